@@ -1,0 +1,1 @@
+//! Cores, rings, sockets, mailboxes.
