@@ -1,1 +1,9 @@
-//! The rules of RocketMQ.
+//! The rules of RocketMQ, as actors on two planes.
+//!
+//! `data` runs on the glommio data cores: sessions, queue actors, pulls, offsets, queue locks.
+//! `control` runs on the actix control plane: topics, groups, registration, admin.
+//! `namesrv` is the name server. `seam` holds the only words the planes exchange.
+#![forbid(unsafe_code)]
+
+pub mod refusal;
+pub mod settings;

@@ -1,0 +1,281 @@
+//! The words that the data plane and the control plane exchange.
+//!
+//! **Owns** the message types of the flume mailboxes between a data core and the control plane.
+//! **Lives on** both planes; every type here is plain data and `Send`.
+//! **Invariants** a core applies what it receives in order, so a reply sent after a catalog change
+//! is written after the change took effect on that core (trap 62: a heartbeat's reply).
+//! **Limits** mailboxes are bounded by `gantry_runtime::mailbox`; one message holds at most one
+//! request's worth of data, rows of offsets excepted (`OFFSET_ROWS_MAX` a message).
+//! **Not here** requests between data cores (`data::router`) and anything per message on the hot
+//! path: appends and pulls never cross this seam.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_protocol::body::group_config::SubscriptionGroupConfig;
+use gantry_protocol::body::heartbeat::{ConsumeType, MessageModel, SubscriptionData};
+use gantry_protocol::body::topic_config::TopicConfig;
+use gantry_protocol::command::Command;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
+
+use crate::refusal::Refusal;
+
+/// Most offset rows one message carries.
+pub const OFFSET_ROWS_MAX: usize = 4096;
+
+/// Names a question or a parked request, chosen by the asker, unique within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A data core's number, 0-based.
+pub type CoreNumber = u16;
+
+/// One consumer group's position in one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetRow {
+    /// Which queue.
+    pub queue: QueueKey,
+    /// Which group.
+    pub group: Arc<str>,
+    /// The next offset the group wants to consume.
+    pub offset: QueueOffset,
+}
+
+/// A request that the control plane answers.
+#[derive(Debug)]
+pub struct ControlRequest {
+    /// Who asked; the reply goes back with `ToData::Write`.
+    pub peer: PeerRef,
+    /// The client's address.
+    pub peer_addr: SocketAddr,
+    /// The request, owned. `command.encoding` is the encoding of the reply.
+    pub command: Command,
+}
+
+/// Data core → control plane.
+#[derive(Debug)]
+pub enum ToControl {
+    /// A request outside the data plane's table.
+    Request(ControlRequest),
+    /// A connection is gone; its producers and consumers leave at once.
+    PeerClosed(PeerRef),
+    /// A send or a pull parked on `core` needs a topic that its catalog doesn't have. The control plane
+    /// applies the TBW102 rules (behaviours §1.3), persists, registers, sends the catalog change
+    /// to every core and then `ToData::Resolved` to this one.
+    EnsureTopic {
+        /// The asking core.
+        core: CoreNumber,
+        /// Names the parked request(s).
+        ticket: Ticket,
+        /// The wanted topic.
+        topic: String,
+        /// The template topic of the request, usually `TBW102`.
+        default_topic: String,
+        /// The client's wish, capped by the template's write queues.
+        default_topic_queue_nums: i32,
+        /// The request's unit-mode flag.
+        unit_mode: bool,
+    },
+    /// A pull or an offset update names an unknown group; created if `autoCreateSubscriptionGroup`.
+    EnsureGroup {
+        /// The asking core.
+        core: CoreNumber,
+        /// Names the parked request(s).
+        ticket: Ticket,
+        /// The wanted group.
+        group: String,
+    },
+    /// Changed consumer offsets, written behind (at most `OFFSET_ROWS_MAX` rows, ≤ 1 s old).
+    OffsetsChanged(Vec<OffsetRow>),
+    /// The answer of one core to a `ToData::Ask`.
+    Answer {
+        /// The answering core.
+        core: CoreNumber,
+        /// The question's name.
+        ticket: Ticket,
+        /// Its queues' share of the answer.
+        answer: Answer,
+    },
+    /// The core has stopped: its offsets are handed over and its shards are closed.
+    CoreStopped(CoreNumber),
+}
+
+/// Control plane → one data core.
+#[derive(Debug, Clone)]
+pub enum ToData {
+    /// A topic, group or permission changed.
+    Catalog(CatalogChange),
+    /// Write this frame to a client: a reply, or the broker's own request.
+    Write {
+        /// To whom; a stale reference is dropped silently.
+        peer: PeerRef,
+        /// One whole frame.
+        frame: Bytes,
+    },
+    /// Close a client's connection.
+    Close(PeerRef),
+    /// The outcome of `EnsureTopic` or `EnsureGroup`; on success the change came before.
+    Resolved {
+        /// The asker's name for it.
+        ticket: Ticket,
+        /// `Err` is what the parked client is told.
+        outcome: Result<(), Refusal>,
+    },
+    /// A question about queues; every core answers for the queues it holds.
+    Ask {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// What is asked.
+        question: Question,
+    },
+    /// Consumer offsets read from the tables at start, before the first client is served.
+    OffsetsLoaded(Vec<OffsetRow>),
+}
+
+/// What the control plane asks of the queue actors.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Bounds of these queues (a core skips those it doesn't hold).
+    Bounds(Vec<QueueKey>),
+    /// Positions of one group (`None`: of all groups) in these topics (`None`: in all topics).
+    Offsets {
+        /// The group, or all.
+        group: Option<Arc<str>>,
+        /// The topics, or all.
+        topics: Option<Vec<TopicId>>,
+    },
+    /// Set a one-shot reset (behaviours §6, code 222): queries return it, updates are swallowed, the
+    /// next pull gets 21 with it.
+    ResetOffsets {
+        /// The group.
+        group: Arc<str>,
+        /// Where to, queue by queue.
+        rows: Vec<(QueueKey, ResetTo)>,
+        /// False: only compute (and set the stored offset), without the one-shot redirect.
+        server_side: bool,
+    },
+    /// Set positions directly.
+    PutOffsets(Vec<OffsetRow>),
+    /// Totals for the runtime-info table.
+    StoreReport,
+    /// Forget a topic's queues and offsets.
+    DropTopic(TopicId),
+    /// Forget a group's offsets.
+    DropGroup(Arc<str>),
+}
+
+/// Where a reset goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetTo {
+    /// First offset stored at or after this time, in ms.
+    Timestamp(i64),
+    /// The end of the queue.
+    Max,
+    /// This offset.
+    Offset(QueueOffset),
+}
+
+/// A core's share of the answer to a [`Question`].
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To `Bounds`.
+    Bounds(Vec<QueueReport>),
+    /// To `Offsets`.
+    Offsets(Vec<GroupReport>),
+    /// To `ResetOffsets`: where each queue was set to.
+    ResetOffsets(Vec<(QueueKey, QueueOffset)>),
+    /// To `StoreReport`.
+    Store(StoreReport),
+    /// To the rest.
+    Done,
+}
+
+/// One queue's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueReport {
+    /// Which queue.
+    pub queue: QueueKey,
+    /// First readable offset.
+    pub min: QueueOffset,
+    /// One past the last readable offset.
+    pub max: QueueOffset,
+    /// Store time of the last record in ms, 0 when empty.
+    pub last_update_ms: u64,
+}
+
+/// One group's progress in one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupReport {
+    /// The group.
+    pub group: Arc<str>,
+    /// The queue with its bounds.
+    pub queue: QueueReport,
+    /// The committed position.
+    pub consumer_offset: QueueOffset,
+    /// The position of the last pull.
+    pub pull_offset: QueueOffset,
+    /// Store time of the record before `consumer_offset` in ms, 0 when unknown.
+    pub last_timestamp_ms: u64,
+}
+
+/// One core's totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Records appended since start.
+    pub put_count: u64,
+    /// Records delivered since start.
+    pub get_count: u64,
+    /// Bytes staged in the logs of this core.
+    pub staged_bytes: u64,
+    /// Store time of the oldest record in ms, 0 when empty.
+    pub earliest_ms: u64,
+}
+
+/// A topic as the data cores know it.
+#[derive(Debug, Clone)]
+pub struct TopicEntry {
+    /// Given at creation, never reused: a topic deleted and made again starts empty.
+    pub id: TopicId,
+    /// Its configuration; `config.perm` is not yet cut by the broker's permission.
+    pub config: TopicConfig,
+}
+
+/// A consumer group as the data cores know it: configuration, and what its live members subscribe.
+#[derive(Debug, Clone)]
+pub struct GroupEntry {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its configuration.
+    pub config: SubscriptionGroupConfig,
+    /// `None` while no member is connected: a pull without its own subscription then gets 24.
+    pub live: Option<LiveGroup>,
+}
+
+/// The heartbeat-fed part of a group.
+#[derive(Debug, Clone)]
+pub struct LiveGroup {
+    /// Clustering or broadcasting.
+    pub message_model: MessageModel,
+    /// Actively (pull) or passively (push).
+    pub consume_type: ConsumeType,
+    /// Topic → subscription.
+    pub subscriptions: HashMap<String, Arc<SubscriptionData>>,
+}
+
+/// A change of the catalog, sent to every core.
+#[derive(Debug, Clone)]
+pub enum CatalogChange {
+    /// A topic was made or changed.
+    TopicPut(Arc<TopicEntry>),
+    /// A topic was deleted.
+    TopicGone(String),
+    /// A group was made or changed, or its members or subscriptions changed.
+    GroupPut(Arc<GroupEntry>),
+    /// A group was deleted.
+    GroupGone(Arc<str>),
+    /// `brokerPermission` changed.
+    BrokerPermission(i32),
+}
