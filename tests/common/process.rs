@@ -1,0 +1,317 @@
+//! A server as a process of its own: started with fresh data on an address of its own, ended by its
+//! process id.
+//!
+//! Each one listens on another address of 127.0.0.0/8, so the ports may be the usual ones and no
+//! two collide.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Client, code, ext, reply, until};
+
+/// How long a start may take on a busy machine.
+const READY_SECONDS: u64 = 30;
+/// How long an ordered stop may take before it counts as a failure.
+const STOP_SECONDS: u64 = 20;
+const BROKER_PORT: u16 = 10911;
+const NAMESRV_PORT: u16 = 9876;
+/// Lines of its log that a failed test prints.
+const LOG_LINES: usize = 60;
+
+static NEXT: AtomicU8 = AtomicU8::new(1);
+
+/// The binary under test: `GANTRY_BIN`, else the one Cargo built for the tests.
+pub fn binary() -> PathBuf {
+    std::env::var_os("GANTRY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_gantry").into(), Into::into)
+}
+
+/// An address that no other test process on this machine uses.
+pub fn fresh_ip() -> IpAddr {
+    let pid = std::process::id();
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(n < 250, "too many servers in one suite");
+    IpAddr::V4(Ipv4Addr::new(
+        127,
+        16 + ((pid >> 8) & 0x7F) as u8,
+        (pid & 0xFF) as u8,
+        n,
+    ))
+}
+
+/// Folders that go away with the value: one on disk, and one in memory for the tail.
+pub struct Scratch {
+    disk: tempfile::TempDir,
+    memory: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        let disk = tempfile::Builder::new()
+            .prefix("gantry-it-")
+            .tempdir()
+            .unwrap();
+        let memory = tempfile::Builder::new()
+            .prefix("gantry-it-")
+            .tempdir_in("/dev/shm")
+            .ok();
+        Self { disk, memory }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// The setting that puts the tail into this scratch, too.
+    fn tail_setting(&self) -> Option<String> {
+        let dir = self.memory.as_ref()?.path();
+        Some(format!("tailDir={}", dir.display()))
+    }
+}
+
+/// `gantry` with its output in a file.
+pub struct Gantry {
+    child: Option<Child>,
+    ip: IpAddr,
+    args: Vec<String>,
+    scratch: Scratch,
+    starts: u32,
+}
+
+impl Gantry {
+    /// `gantry up` with these settings, ready to serve.
+    pub fn up(settings: &[&str]) -> Self {
+        let mut gantry = Self::prepared(settings);
+        gantry.start();
+        gantry.await_ready();
+        gantry
+    }
+
+    /// `gantry up`, not yet started.
+    pub fn prepared(settings: &[&str]) -> Self {
+        let ip = fresh_ip();
+        let scratch = Scratch::new();
+        let data = scratch.path().join("data");
+        let mut args: Vec<String> = ["up", "--data"].map(str::to_owned).into();
+        args.push(data.display().to_string());
+        args.extend(["--listen".to_owned(), ip.to_string()]);
+        args.extend(["--port".to_owned(), BROKER_PORT.to_string()]);
+        args.extend(["--namesrv-port".to_owned(), NAMESRV_PORT.to_string()]);
+        let tail = scratch.tail_setting();
+        // Small files: many servers with fresh data start during the tests.
+        for setting in settings.iter().copied().chain(tail.as_deref()) {
+            args.extend(["--set".to_owned(), setting.to_owned()]);
+        }
+        Self {
+            child: None,
+            ip,
+            args,
+            scratch,
+            starts: 0,
+        }
+    }
+
+    /// Another subcommand than `up`; `{ip}` and `{dir}` in its arguments become this one's address
+    /// and scratch folder.
+    pub fn command(args: &[&str]) -> Self {
+        let ip = fresh_ip();
+        let scratch = Scratch::new();
+        let dir = scratch.path().display().to_string();
+        let fill = |a: &&str| a.replace("{ip}", &ip.to_string()).replace("{dir}", &dir);
+        Self {
+            child: None,
+            ip,
+            args: args.iter().map(fill).collect(),
+            scratch,
+            starts: 0,
+        }
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub fn broker(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, BROKER_PORT)
+    }
+
+    pub fn vip(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, BROKER_PORT - 2)
+    }
+
+    pub fn namesrv(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, NAMESRV_PORT)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.scratch
+            .path()
+            .join(format!("gantry-{}.log", self.starts))
+    }
+
+    /// Starts the process and does not wait.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "already started");
+        self.starts += 1;
+        let log = File::create(self.log_path()).unwrap();
+        let child = Command::new(binary())
+            .args(&self.args)
+            .current_dir(self.scratch.path())
+            .env_remove("NAMESRV_ADDR")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", binary().display()));
+        self.child = Some(child);
+    }
+
+    /// The broker is listening and the name server knows it.
+    pub fn await_ready(&mut self) {
+        self.await_listening(self.broker());
+        self.await_listening(self.namesrv());
+        let mut client = Client::connect(self.namesrv());
+        let fields = ext(&[("topic", "TBW102")]);
+        until(READY_SECONDS, "the broker is registered", || {
+            let answer = client.call(code::ROUTE, &fields, b"");
+            (answer.code == reply::SUCCESS).then_some(())
+        });
+    }
+
+    pub fn await_listening(&mut self, addr: SocketAddr) {
+        let end = Instant::now() + Duration::from_secs(READY_SECONDS);
+        while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_err() {
+            let over = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                over.is_none(),
+                "ended with {over:?} before it listened on {addr}"
+            );
+            assert!(
+                Instant::now() < end,
+                "not listening on {addr} within {READY_SECONDS} s"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.broker())
+    }
+
+    pub fn namesrv_client(&self) -> Client {
+        Client::connect(self.namesrv())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|c| c.try_wait().unwrap().is_none())
+    }
+
+    /// Bytes resident, from /proc.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        let kib = line.split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() * 1024
+    }
+
+    /// SIGKILL: nothing is said goodbye to.
+    pub fn kill9(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it to stop with a signal (`INT`, `TERM`) and waits.
+    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        send_signal(child.id(), signal).unwrap();
+        let end = Instant::now() + Duration::from_secs(STOP_SECONDS);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() >= end {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("no stop within {STOP_SECONDS} s of {signal}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The exit status, when the process ends by itself.
+    pub fn ends_within(&mut self, seconds: u64) -> ExitStatus {
+        let child = self.child.as_mut().unwrap();
+        let status = until(seconds, "the process ends", || child.try_wait().unwrap());
+        self.child = None;
+        status
+    }
+}
+
+/// Any signal by name, through kill(1): no unsafe code for a test.
+fn send_signal(pid: u32, signal: &str) -> io::Result<()> {
+    let status = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("kill: {status}")))
+    }
+}
+
+impl Drop for Gantry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.len().saturating_sub(LOG_LINES);
+            eprintln!(
+                "--- the end of {}:\n{}",
+                self.log_path().display(),
+                lines[from..].join("\n")
+            );
+        }
+        if let Some(mut child) = self.child.take() {
+            // An error means that it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs `gantry ARGS` to its end: whether it succeeded, standard output, standard error.
+pub fn run(args: &[&str], stdin: &[u8]) -> (bool, String, String) {
+    use std::io::Write;
+    let mut child = Command::new(binary())
+        .args(args)
+        .env_remove("NAMESRV_ADDR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}
