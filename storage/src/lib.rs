@@ -1,1 +1,12 @@
-//! The log.
+//! Gantry's storage: one log per shard, the indexes derived from it, and the way back after a crash.
+//!
+//! Single-threaded and async over the [`disk::Disk`] trait; `shard_store` is the face.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod error;
+pub mod shard_store;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim_disk;
+pub mod tail;
+pub mod units;
