@@ -1,0 +1,122 @@
+//! The binary header (`ROCKETMQ`, type 1).
+//!
+//! **Owns** its layout, both directions (`RocketMQSerializable`, 5.5.0).
+//! **Lives on** the session's core.
+//! **Invariants** lengths are checked before use; a zero-length key or value is no field, as in
+//! Java; bytes after the ext fields are ignored on reading and never written.
+//! **Limits** codes are 16 bits wide (trap 9), `EXT_FIELDS_MAX` fields.
+//! **Not here** the JSON header (`json`).
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+
+use super::{EXT_FIELDS_MAX, ExtValue, HeaderParts, HeaderView, Language, widen_binary_code};
+use crate::error::HeaderError;
+use crate::frame::HeaderEncoding;
+
+/// Decodes a binary header.
+///
+/// # Errors
+/// A length runs over the end of the bytes, or there are too many fields.
+pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+    let mut rest = header;
+    let mut view = HeaderView::empty(HeaderEncoding::Binary);
+    view.code = widen_binary_code(u16::from_be_bytes(take(&mut rest, "the code")?));
+    let [language] = take(&mut rest, "the language")?;
+    view.language = Language::from_number(language);
+    view.version = i32::from(u16::from_be_bytes(take(&mut rest, "the version")?));
+    view.opaque = i32::from_be_bytes(take(&mut rest, "the opaque")?);
+    view.flag = i32::from_be_bytes(take(&mut rest, "the flag")?);
+    let remark_bytes = u32::from_be_bytes(take(&mut rest, "the remark length")?);
+    let remark = take_bytes(&mut rest, remark_bytes as usize, "the remark")?;
+    view.remark = (!remark.is_empty()).then(|| text(remark));
+    let ext_bytes = u32::from_be_bytes(take(&mut rest, "the ext length")?);
+    let mut ext = take_bytes(&mut rest, ext_bytes as usize, "the ext fields")?;
+    while !ext.is_empty() {
+        let key_bytes = u16::from_be_bytes(take(&mut ext, "an ext key length")?);
+        let key = take_bytes(&mut ext, usize::from(key_bytes), "an ext key")?;
+        let value_bytes = u32::from_be_bytes(take(&mut ext, "an ext value length")?);
+        let value = take_bytes(&mut ext, value_bytes as usize, "an ext value")?;
+        if key.is_empty() || value.is_empty() {
+            continue;
+        }
+        if view.ext.len() >= EXT_FIELDS_MAX {
+            return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
+        }
+        view.ext.push((text(key), text(value)));
+    }
+    Ok(view)
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8], what: &'static str) -> Result<[u8; N], HeaderError> {
+    let (head, tail) = rest
+        .split_first_chunk::<N>()
+        .ok_or(HeaderError::Truncated(what))?;
+    *rest = tail;
+    Ok(*head)
+}
+
+fn take_bytes<'a>(
+    rest: &mut &'a [u8],
+    bytes: usize,
+    what: &'static str,
+) -> Result<&'a [u8], HeaderError> {
+    let (head, tail) = rest
+        .split_at_checked(bytes)
+        .ok_or(HeaderError::Truncated(what))?;
+    *rest = tail;
+    Ok(head)
+}
+
+/// Appends a header. Names longer than their 16-bit length and values longer than a frame do not
+/// occur: names are ours, and a frame that long is refused when it is finished.
+pub fn write<'e>(
+    out: &mut BytesMut,
+    parts: &HeaderParts<'_>,
+    ext: Option<impl Iterator<Item = (&'e str, ExtValue<'e>)>>,
+) {
+    out.put_u16(low_16(parts.code));
+    out.put_u8(parts.language.number());
+    out.put_u16(low_16(parts.version));
+    out.put_i32(parts.opaque);
+    out.put_i32(parts.flag);
+    put_text_32(out, parts.remark.unwrap_or_default());
+    let length_at = out.len();
+    out.put_u32(0);
+    for (name, value) in ext.into_iter().flatten() {
+        let name = name.as_bytes();
+        out.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
+        out.put_slice(name.get(..usize::from(u16::MAX)).unwrap_or(name));
+        match value {
+            ExtValue::Str(text) => put_text_32(out, text),
+            ExtValue::Int(number) => put_text_32(out, itoa::Buffer::new().format(number)),
+        }
+    }
+    let ext_bytes = u32::try_from(out.len() - length_at - 4).unwrap_or(u32::MAX);
+    if let Some(slot) = out.get_mut(length_at..length_at + 4) {
+        slot.copy_from_slice(&ext_bytes.to_be_bytes());
+    }
+}
+
+/// The low 16 bits, which is what Java's cast to short keeps (trap 9).
+fn low_16(number: i32) -> u16 {
+    let [_, _, high, low] = number.to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+fn put_text_32(out: &mut BytesMut, text: &str) {
+    out.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    out.put_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+#[path = "binary_tests.rs"]
+mod tests;

@@ -1,0 +1,427 @@
+//! The JSON header: one pass in, one pass out.
+//!
+//! **Owns** the grammar of type 0 headers, tolerant on reading, exact on writing.
+//! **Lives on** the session's core.
+//! **Invariants** reading never recurses; text without escapes is borrowed; numbers, booleans and
+//! nested values of ext fields are kept as their text (trap 96); anything after the closing brace
+//! is ignored (trap 101). Writing emits keys in Java's order, no whitespace, string values only.
+//! **Limits** [`DEPTH_MAX`] levels of ignored nested values, `EXT_FIELDS_MAX` fields.
+//! **Not here** JSON bodies (`fastjson`).
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+
+use super::{EXT_FIELDS_MAX, ExtFields, ExtValue, HeaderParts, HeaderView, Language};
+use crate::error::HeaderError;
+use crate::frame::HeaderEncoding;
+
+/// Deepest nesting of a value that is skipped; real headers nest one level.
+pub const DEPTH_MAX: usize = 32;
+
+/// Strings up to this length are scanned bytewise, longer ones by memchr: most keys and values
+/// are shorter than what its setup costs.
+const SHORT_SCAN_BYTES: usize = 24;
+
+/// Decodes a JSON header.
+///
+/// # Errors
+/// Not an object, an unfinished value, a numeric field that is none, or no code.
+pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+    let mut scanner = Scanner {
+        bytes: header,
+        text: std::str::from_utf8(header).ok(),
+        at: 0,
+    };
+    let mut view = HeaderView::empty(HeaderEncoding::Json);
+    let mut code = None;
+    scanner.expect(b'{', "'{'")?;
+    if !scanner.take_if(b'}') {
+        loop {
+            let key = scanner.string()?;
+            scanner.expect(b':', "':'")?;
+            match key.as_ref() {
+                "code" => code = scanner.number("code")?,
+                "opaque" => view.opaque = scanner.number("opaque")?.unwrap_or(0),
+                "flag" => view.flag = scanner.number("flag")?.unwrap_or(0),
+                "version" => view.version = scanner.number("version")?.unwrap_or(0),
+                "language" => {
+                    let text = scanner.scalar_text()?;
+                    view.language = text.map_or(Language::Other, |t| Language::from_text(&t));
+                }
+                "remark" => view.remark = scanner.scalar_text()?,
+                "extFields" => scanner.ext_fields(&mut view.ext)?,
+                _ => {
+                    scanner.scalar_text()?;
+                }
+            }
+            if !scanner.more(b'}', "',' or '}'")? {
+                break;
+            }
+        }
+    }
+    view.code = code.ok_or(HeaderError::NoCode)?;
+    Ok(view)
+}
+
+/// A position in the header's bytes.
+struct Scanner<'a> {
+    bytes: &'a [u8],
+    /// The same bytes when all of them are UTF-8, which is checked once for the whole header.
+    text: Option<&'a str>,
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Skips whitespace and shows the next byte.
+    fn next_token(&mut self) -> Option<u8> {
+        match self.peek() {
+            Some(byte) if byte > b' ' => Some(byte),
+            _ => {
+                self.skip_space();
+                self.peek()
+            }
+        }
+    }
+
+    fn take_if(&mut self, byte: u8) -> bool {
+        let found = self.next_token() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), HeaderError> {
+        if self.take_if(byte) {
+            Ok(())
+        } else {
+            Err(self.expected(name))
+        }
+    }
+
+    fn expected(&self, expected: &'static str) -> HeaderError {
+        HeaderError::Expected {
+            expected,
+            at: self.at,
+        }
+    }
+
+    /// After a member: true when another one follows, false at `close`.
+    fn more(&mut self, close: u8, name: &'static str) -> Result<bool, HeaderError> {
+        match self.next_token() {
+            Some(b',') => {
+                self.at += 1;
+                // A comma before the closing brace is not JSON, but no reason to lose a client.
+                Ok(!self.take_if(close))
+            }
+            Some(byte) if byte == close => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ => Err(self.expected(name)),
+        }
+    }
+
+    fn slice(&self, from: usize, to: usize) -> Cow<'a, str> {
+        match self.text {
+            Some(text) => Cow::Borrowed(text.get(from..to).unwrap_or_default()),
+            // Java replaces what is not UTF-8 as well; some C++ clients send local encodings.
+            None => String::from_utf8_lossy(self.bytes.get(from..to).unwrap_or_default()),
+        }
+    }
+
+    /// Offset of the next quote or backslash from the current position.
+    fn string_stop(&self) -> Option<usize> {
+        let rest = self.bytes.get(self.at..)?;
+        for (i, byte) in rest.iter().take(SHORT_SCAN_BYTES).enumerate() {
+            if matches!(byte, b'"' | b'\\') {
+                return Some(self.at + i);
+            }
+        }
+        let from = self.at + SHORT_SCAN_BYTES;
+        let far = memchr::memchr2(b'"', b'\\', self.bytes.get(from..)?)?;
+        Some(from + far)
+    }
+
+    fn string(&mut self) -> Result<Cow<'a, str>, HeaderError> {
+        self.expect(b'"', "'\"'")?;
+        let from = self.at;
+        let stop = self
+            .string_stop()
+            .ok_or(HeaderError::Truncated("a string"))?;
+        self.at = stop;
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(self.slice(from, stop));
+        }
+        self.escaped_string(from).map(Cow::Owned)
+    }
+
+    /// The slow road: `at` stands on the first backslash of a string that began at `from`.
+    fn escaped_string(&mut self, from: usize) -> Result<String, HeaderError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let quote = memchr::memchr(b'"', rest).unwrap_or(rest.len());
+        let mut out = String::with_capacity(self.at - from + quote);
+        out.push_str(&self.slice(from, self.at));
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(out);
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let escaped = self.escape()?;
+                    out.push(escaped);
+                }
+                Some(_) => {
+                    let from = self.at;
+                    self.at = self
+                        .string_stop()
+                        .ok_or(HeaderError::Truncated("a string"))?;
+                    out.push_str(&self.slice(from, self.at));
+                }
+                None => return Err(HeaderError::Truncated("a string")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, HeaderError> {
+        let byte = self.peek().ok_or(HeaderError::Truncated("an escape"))?;
+        self.at += 1;
+        Ok(match byte {
+            b'n' => '\n',
+            b't' => '\t',
+            b'r' => '\r',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'u' => return self.unicode_escape(),
+            b'"' | b'\\' | b'/' | b'\'' => char::from(byte),
+            _ => return Err(self.expected("an escape of JSON")),
+        })
+    }
+
+    fn hex4(&mut self) -> Result<u32, HeaderError> {
+        let digits = self.bytes.get(self.at..self.at + 4);
+        let digits = digits.ok_or(HeaderError::Truncated("an escape"))?;
+        let mut unit = 0;
+        for digit in digits {
+            let value = char::from(*digit).to_digit(16);
+            unit = unit * 16 + value.ok_or_else(|| self.expected("four hex digits"))?;
+        }
+        self.at += 4;
+        Ok(unit)
+    }
+
+    /// One or two UTF-16 units; half a pair becomes U+FFFD, as it does when Java encodes it.
+    fn unicode_escape(&mut self) -> Result<char, HeaderError> {
+        let unit = self.hex4()?;
+        if (0xD800..0xDC00).contains(&unit)
+            && self
+                .bytes
+                .get(self.at..)
+                .is_some_and(|rest| rest.starts_with(b"\\u"))
+        {
+            let after_first = self.at;
+            self.at += 2;
+            let low = self.hex4()?;
+            if (0xDC00..0xE000).contains(&low) {
+                let joined = 0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
+                return Ok(char::from_u32(joined).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            self.at = after_first;
+        }
+        Ok(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+
+    /// The text of a number or a bare word.
+    fn bare(&mut self) -> Result<Cow<'a, str>, HeaderError> {
+        let from = self.at;
+        while let Some(byte) = self.peek() {
+            if !matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'+' | b'-' | b'.') {
+                break;
+            }
+            self.at += 1;
+        }
+        if self.at == from {
+            return Err(self.expected("a value"));
+        }
+        Ok(self.slice(from, self.at))
+    }
+
+    /// Any value as text; `null` is `None`, an object or array is its own JSON text.
+    fn scalar_text(&mut self) -> Result<Option<Cow<'a, str>>, HeaderError> {
+        match self.next_token() {
+            Some(b'"') => self.string().map(Some),
+            Some(b'{' | b'[') => {
+                let from = self.at;
+                self.skip_nested()?;
+                Ok(Some(self.slice(from, self.at)))
+            }
+            Some(_) => self.bare().map(|text| (text != "null").then_some(text)),
+            None => Err(HeaderError::Truncated("a value")),
+        }
+    }
+
+    fn number(&mut self, field: &'static str) -> Result<Option<i32>, HeaderError> {
+        match self.scalar_text()? {
+            None => Ok(None),
+            Some(text) => text
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| HeaderError::NotANumber { field }),
+        }
+    }
+
+    /// Steps over an object or array, brackets matched by kind, without recursion.
+    fn skip_nested(&mut self) -> Result<(), HeaderError> {
+        let mut closers = [0_u8; DEPTH_MAX];
+        let mut depth = 0;
+        loop {
+            match self
+                .next_token()
+                .ok_or(HeaderError::Truncated("a nested value"))?
+            {
+                open @ (b'{' | b'[') => {
+                    let slot = closers
+                        .get_mut(depth)
+                        .ok_or(HeaderError::TooDeep(DEPTH_MAX))?;
+                    *slot = open + 2; // In ASCII each closer stands two after its opener.
+                    depth += 1;
+                    self.at += 1;
+                }
+                close @ (b'}' | b']') => {
+                    depth -= 1;
+                    if closers.get(depth) != Some(&close) {
+                        return Err(self.expected("the matching bracket"));
+                    }
+                    self.at += 1;
+                    if depth == 0 {
+                        return Ok(());
+                    }
+                }
+                b'"' => {
+                    self.string()?;
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn ext_fields(&mut self, fields: &mut ExtFields<'a>) -> Result<(), HeaderError> {
+        if self.next_token() != Some(b'{') {
+            // null, or something that is no object: no fields.
+            self.scalar_text()?;
+            return Ok(());
+        }
+        self.at += 1;
+        if self.take_if(b'}') {
+            return Ok(());
+        }
+        loop {
+            let key = self.string()?;
+            self.expect(b':', "':'")?;
+            if let Some(value) = self.scalar_text()? {
+                if fields.len() >= EXT_FIELDS_MAX {
+                    return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
+                }
+                fields.push((key, value));
+            }
+            if !self.more(b'}', "',' or '}'")? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Appends a header, keys in Java's order. `ext` of `None` writes no `extFields` at all; an empty
+/// one writes `{}` (trap 2).
+pub fn write<'e>(
+    out: &mut BytesMut,
+    parts: &HeaderParts<'_>,
+    ext: Option<impl Iterator<Item = (&'e str, ExtValue<'e>)>>,
+) {
+    out.put_slice(b"{\"code\":");
+    put_int(out, i64::from(parts.code));
+    if let Some(fields) = ext {
+        out.put_slice(b",\"extFields\":{");
+        let mut first = true;
+        for (name, value) in fields {
+            out.put_slice(if first { b"\"" } else { b",\"" });
+            first = false;
+            put_escaped(out, name);
+            out.put_slice(b"\":\"");
+            match value {
+                ExtValue::Str(text) => put_escaped(out, text),
+                ExtValue::Int(number) => put_int(out, number),
+            }
+            out.put_u8(b'"');
+        }
+        out.put_u8(b'}');
+    }
+    out.put_slice(b",\"flag\":");
+    put_int(out, i64::from(parts.flag));
+    out.put_slice(b",\"language\":\"");
+    out.put_slice(parts.language.name().as_bytes());
+    out.put_slice(b"\",\"opaque\":");
+    put_int(out, i64::from(parts.opaque));
+    if let Some(remark) = parts.remark {
+        out.put_slice(b",\"remark\":\"");
+        put_escaped(out, remark);
+        out.put_u8(b'"');
+    }
+    out.put_slice(b",\"version\":");
+    put_int(out, i64::from(parts.version));
+    out.put_u8(b'}');
+}
+
+pub(crate) fn put_int(out: &mut BytesMut, number: i64) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends text with what JSON wants escaped, without the quotes around it.
+pub(crate) fn put_escaped(out: &mut BytesMut, text: &str) {
+    let mut from = 0;
+    let bytes = text.as_bytes();
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= b' ' && !matches!(byte, b'"' | b'\\') {
+            continue;
+        }
+        out.put_slice(bytes.get(from..at).unwrap_or_default());
+        from = at + 1;
+        match byte {
+            b'"' => out.put_slice(b"\\\""),
+            b'\\' => out.put_slice(b"\\\\"),
+            b'\n' => out.put_slice(b"\\n"),
+            b'\r' => out.put_slice(b"\\r"),
+            b'\t' => out.put_slice(b"\\t"),
+            control => {
+                const HEX: [u8; 16] = *b"0123456789abcdef";
+                let digit = |value: u8| HEX.get(usize::from(value)).copied().unwrap_or(b'0');
+                out.put_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    digit(control >> 4),
+                    digit(control & 15),
+                ]);
+            }
+        }
+    }
+    out.put_slice(bytes.get(from..).unwrap_or_default());
+}
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

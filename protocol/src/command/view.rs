@@ -1,0 +1,88 @@
+//! A header as it lies in the read buffer.
+//!
+//! **Owns** the borrowed view and its lookups.
+//! **Lives on** the session's core, for the time one request is dispatched.
+//! **Invariants** text without escapes is borrowed; of duplicate keys the last one counts, as in
+//! the Java map.
+//! **Limits** `EXT_INLINE` fields without an allocation, `EXT_FIELDS_MAX` in all.
+//! **Not here** the grammar (`json`, `binary`).
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use super::{FLAG_ONE_WAY, FLAG_REPLY, Language, binary, json};
+use crate::error::HeaderError;
+use crate::frame::HeaderEncoding;
+
+/// Ext fields kept without an allocation: a 310 send has 13 to 15, plus namespace fields.
+const EXT_INLINE: usize = 20;
+
+/// Names and values in the order they were sent.
+pub type ExtFields<'a> = SmallVec<[(Cow<'a, str>, Cow<'a, str>); EXT_INLINE]>;
+
+/// A decoded header that borrows the frame's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderView<'a> {
+    /// How it was written; the reply uses the same.
+    pub encoding: HeaderEncoding,
+    /// Request or response code.
+    pub code: i32,
+    /// Who wrote it.
+    pub language: Language,
+    /// Release ordinal of the writer.
+    pub version: i32,
+    /// To be copied into the reply unchanged; may be negative (trap 6).
+    pub opaque: i32,
+    /// Bits [`FLAG_REPLY`] and [`FLAG_ONE_WAY`].
+    pub flag: i32,
+    /// Human text, if any.
+    pub remark: Option<Cow<'a, str>>,
+    /// Ext fields; empty also when the header has none.
+    pub ext: ExtFields<'a>,
+}
+
+impl<'a> HeaderView<'a> {
+    /// Decodes a frame's header.
+    ///
+    /// # Errors
+    /// The bytes are no header of that encoding, or break one of its bounds.
+    pub fn parse(encoding: HeaderEncoding, header: &'a [u8]) -> Result<Self, HeaderError> {
+        match encoding {
+            HeaderEncoding::Json => json::parse(header),
+            HeaderEncoding::Binary => binary::parse(header),
+        }
+    }
+
+    pub(super) fn empty(encoding: HeaderEncoding) -> Self {
+        Self {
+            encoding,
+            code: 0,
+            language: Language::Other,
+            version: 0,
+            opaque: 0,
+            flag: 0,
+            remark: None,
+            ext: ExtFields::new(),
+        }
+    }
+
+    /// The value of an ext field.
+    pub fn ext(&self, name: &str) -> Option<&str> {
+        self.ext
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_ref())
+    }
+
+    /// Whether this answers a request of ours.
+    pub fn is_reply(&self) -> bool {
+        self.flag & FLAG_REPLY != 0
+    }
+
+    /// Whether nobody waits for an answer (trap 5: do not write one).
+    pub fn is_oneway(&self) -> bool {
+        self.flag & FLAG_ONE_WAY != 0
+    }
+}

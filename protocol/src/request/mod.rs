@@ -1,0 +1,15 @@
+//! Typed request headers, by family.
+//!
+//! **Owns** names, defaults and ranges of the ext fields of every request Gantry reads.
+//! **Lives on** the core that handles the request.
+//! **Invariants** a header is read without an allocation; a missing or malformed field is a
+//! [`FieldError`] naming it. Unknown fields are ignored: every client sends some.
+//! **Limits** those of the types.
+//! **Not here** rules about the values (does the topic exist, is the queue in range: `actors`).
+
+mod fields;
+pub mod pull;
+pub mod send;
+
+pub use crate::error::FieldError;
+pub use fields::Fields;
