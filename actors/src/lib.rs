@@ -5,5 +5,6 @@
 //! `namesrv` is the name server. `seam` holds the only words the planes exchange.
 #![forbid(unsafe_code)]
 
+pub mod namesrv;
 pub mod refusal;
 pub mod settings;

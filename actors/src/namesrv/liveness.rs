@@ -1,0 +1,118 @@
+//! Which brokers are alive.
+//!
+//! **Owns** the time of each broker's last word, its expiry, and the connection it registered over.
+//! **Lives on** the control plane; pure, the time is an argument.
+//! **Invariants** a broker is in here exactly while its routes are served; the connection is that of
+//! the latest registration, so the close of an older one is nobody's death.
+//! **Limits** one entry per broker address, bounded by `routes::BROKERS_COUNT_MAX`.
+//! **Not here** what a death does to the routes (`routes`).
+
+use std::collections::HashMap;
+
+/// A broker that names no timeout lives this long after its last word
+/// (RouteInfoManager.DEFAULT_BROKER_CHANNEL_EXPIRED_TIME, 5.5.0).
+pub const EXPIRE_AFTER_MS_DEFAULT: u64 = 120_000;
+
+/// Names a connection to the name server; unique for the process's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Equal when all three numbers are: the broker's way to say that nothing changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DataVersion {
+    /// Raised by a role change; a lower one loses against the address that is registered.
+    pub state_version: i64,
+    /// When it last changed, in ms.
+    pub timestamp: i64,
+    /// How often it changed.
+    pub counter: i64,
+}
+
+/// A broker's place: addresses alone may repeat in several clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BrokerPlace {
+    /// Its cluster.
+    pub cluster: String,
+    /// The address it advertises.
+    pub address: String,
+}
+
+/// What is known of a live broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// When it last registered or beat.
+    pub last_ms: u64,
+    /// How long it lives after that.
+    pub timeout_ms: u64,
+    /// Its topics' version.
+    pub version: DataVersion,
+    /// Where its slaves fetch from.
+    pub ha_address: String,
+    /// Its name.
+    pub broker_name: String,
+    /// Its number.
+    pub broker_id: i64,
+    /// The connection it registered over.
+    pub connection: ConnectionId,
+}
+
+/// The live brokers.
+#[derive(Debug, Default)]
+pub struct Liveness {
+    brokers: HashMap<BrokerPlace, Live>,
+}
+
+impl Liveness {
+    /// A broker registered.
+    pub fn put(&mut self, place: BrokerPlace, live: Live) {
+        self.brokers.insert(place, live);
+    }
+
+    /// A broker left or was turned away.
+    pub fn remove(&mut self, place: &BrokerPlace) -> Option<Live> {
+        self.brokers.remove(place)
+    }
+
+    /// What is known of a broker.
+    pub fn get(&self, place: &BrokerPlace) -> Option<&Live> {
+        self.brokers.get(place)
+    }
+
+    /// A broker gave a sign of life; unknown ones are ignored.
+    pub fn touch(&mut self, place: &BrokerPlace, now_ms: u64) {
+        if let Some(live) = self.brokers.get_mut(place) {
+            live.last_ms = live.last_ms.max(now_ms);
+        }
+    }
+
+    /// Those whose time is up.
+    pub fn expired(&self, now_ms: u64) -> Vec<BrokerPlace> {
+        self.select(|live| now_ms > live.last_ms.saturating_add(live.timeout_ms))
+    }
+
+    /// Those that registered over a connection.
+    pub fn of_connection(&self, connection: ConnectionId) -> Vec<BrokerPlace> {
+        self.select(|live| live.connection == connection)
+    }
+
+    /// How many live.
+    pub fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// Whether none lives.
+    pub fn is_empty(&self) -> bool {
+        self.brokers.is_empty()
+    }
+
+    fn select(&self, want: impl Fn(&Live) -> bool) -> Vec<BrokerPlace> {
+        let mut places: Vec<BrokerPlace> = self
+            .brokers
+            .iter()
+            .filter(|(_, live)| want(live))
+            .map(|(place, _)| place.clone())
+            .collect();
+        places.sort();
+        places
+    }
+}

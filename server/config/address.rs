@@ -1,0 +1,133 @@
+//! Which addresses this machine has, and which ports are free.
+//!
+//! **Owns** the default of `brokerIP1`, the host name, and holding a port until its listener opens.
+//! **Lives on** the main thread.
+//! **Invariants** a held port was free: nobody else, not even another Gantry, listens on it. The data
+//! cores bind with SO_REUSEPORT, which alone would let two brokers share a port unnoticed.
+//! **Limits** none of its own.
+//! **Not here** listening (`gantry_runtime::net`).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The first IPv4 of an interface that is up and not the loopback, else 127.0.0.1.
+pub fn first_ipv4() -> Ipv4Addr {
+    use nix::net::if_::InterfaceFlags;
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Ipv4Addr::LOCALHOST;
+    };
+    interfaces
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+        .find(|ip| !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified())
+        .unwrap_or(Ipv4Addr::LOCALHOST)
+}
+
+/// The machine's name; RocketMQ's fallback when it has none.
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty() && !name.contains(char::is_whitespace))
+        .unwrap_or_else(|| "DEFAULT_BROKER".into())
+}
+
+/// An address written as an IP or a name; IPv4 first, because every client understands it.
+///
+/// # Errors
+/// The resolver's, or that the name has no address.
+pub fn resolve(host: &str) -> io::Result<IpAddr> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(ip);
+    }
+    let all: Vec<IpAddr> = (host, 0)
+        .to_socket_addrs()?
+        .map(|address| address.ip())
+        .collect();
+    all.iter()
+        .find(|ip| ip.is_ipv4())
+        .or_else(|| all.first())
+        .copied()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+/// A port held for a listener that opens soon.
+#[derive(Debug)]
+pub struct HeldPort {
+    /// The address, its port never 0.
+    pub address: SocketAddr,
+    /// Bound, not listening: it keeps others away and receives nothing.
+    _socket: Socket,
+}
+
+/// Holds `address`; port 0 becomes a free one.
+///
+/// # Errors
+/// The bind's: in use, no such address, no permission.
+pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
+    let mut address = address;
+    if address.port() != 0 {
+        // A bind without SO_REUSEPORT fails when anybody else has the port. SO_REUSEADDR lets
+        // connections of an earlier run that still linger pass, as every server does.
+        let trial = open(address)?;
+        trial.set_reuse_address(true)?;
+        trial.bind(&address.into())?;
+        trial.listen(1)?;
+    }
+    let socket = open(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    if address.port() == 0 {
+        let bound = socket
+            .local_addr()?
+            .as_socket()
+            .map_or(0, |bound| bound.port());
+        address.set_port(bound);
+    }
+    Ok(HeldPort {
+        address,
+        _socket: socket,
+    })
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_noticed_and_port_0_becomes_a_free_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap();
+        assert_eq!(hold(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let held = hold("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_ne!(held.address.port(), 0);
+    }
+
+    #[test]
+    fn a_port_shared_by_reuseport_is_noticed_too() {
+        let first = hold("127.0.0.1:0".parse().unwrap()).unwrap();
+        first._socket.listen(1).unwrap();
+        assert_eq!(
+            hold(first.address).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+    }
+
+    #[test]
+    fn names_resolve_to_ipv4_first() {
+        assert_eq!(resolve("127.0.0.9").unwrap().to_string(), "127.0.0.9");
+        assert!(resolve("no-such-host.invalid").is_err());
+    }
+}

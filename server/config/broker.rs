@@ -1,0 +1,312 @@
+//! From keys to a broker's settings.
+//!
+//! **Owns** every rule that needs more than one key, or the machine: addresses, roles, folders, memory.
+//! **Lives on** the main thread.
+//! **Invariants** a `BrokerPlan` is complete: nothing in it is 0 or empty that the start would need,
+//! ports 0 (tests) excepted.
+//! **Limits** none of its own.
+//! **Not here** single values (`values`), opening anything (`server/broker.rs`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+
+use super::values::{ConfigErrors, Origin, Values};
+use super::{address, table, table_more, value};
+
+/// The VIP port lies this far below the main one (MixAll.brokerVIPChannel, 5.5.0).
+const VIP_PORT_DISTANCE: u16 = 2;
+
+/// Written offsets wait at most this long, whatever the key says: DESIGN §4.
+const OFFSET_INTERVAL_MS_MAX: u64 = 1_000;
+
+/// RocketMQ clamps the registration period to this range (BrokerController, 5.5.0).
+const REGISTER_PERIOD_MS: (u64, u64) = (10_000, 60_000);
+
+/// Default bound of the memory limit.
+const MEMORY_LIMIT_DEFAULT_MAX: u64 = 4 << 30;
+
+/// A shard's ring must leave most of the memory to caches; fewer shards than this always fit.
+const SHARD_COUNT_MAX: usize = 64;
+
+/// Direct I/O writes whole blocks of this size.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Which cores serve data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cores {
+    /// The runtime decides: all but one.
+    Auto,
+    /// This many, the runtime chooses which.
+    Count(usize),
+    /// These.
+    List(Vec<usize>),
+}
+
+impl Cores {
+    /// Reads a count or a list.
+    pub fn read(text: &str) -> Option<Self> {
+        if text.is_empty() || text == "auto" {
+            return Some(Self::Auto);
+        }
+        if !text.contains([',', '-']) {
+            let count: usize = text.parse().ok()?;
+            return (1..=SHARD_COUNT_MAX)
+                .contains(&count)
+                .then_some(Self::Count(count));
+        }
+        let mut cores = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            if last < first || last - first >= SHARD_COUNT_MAX {
+                return None;
+            }
+            cores.extend(first..=last);
+        }
+        (cores.len() <= SHARD_COUNT_MAX).then_some(Self::List(cores))
+    }
+}
+
+/// Everything a broker's start needs.
+#[derive(Debug)]
+pub struct BrokerPlan {
+    /// The settings; `shard_count` 0 means as many as data cores.
+    pub settings: BrokerSettings,
+    /// Which cores serve data.
+    pub cores: Cores,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+}
+
+/// All broker keys.
+pub fn values() -> Values {
+    Values::new(&[
+        table::BROKER,
+        table::GANTRY,
+        table_more::COMMON,
+        table_more::FAR,
+    ])
+}
+
+/// Turns values into a plan. `memory_bytes` is what the machine or its cgroup has.
+///
+/// # Errors
+/// All complaints at once.
+pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, ConfigErrors> {
+    let listen = listen(values);
+    let advertised = advertised(values, "brokerIP1", listen.ip());
+    check_role(values);
+    check_commit_log_path(values);
+    let cores = cores(values);
+    values.finish()?;
+
+    let advertised = SocketAddr::new(advertised, listen.port());
+    let ha_ip = match values.text("brokerIP2") {
+        "auto" => advertised.ip(),
+        _ => advertised_or_complain(values, "brokerIP2", advertised.ip()),
+    };
+    let vip_port = listen.port().saturating_sub(VIP_PORT_DISTANCE);
+    values.finish()?;
+    if values.origin("namesrvAddr") == Origin::Default {
+        values.notice(
+            "no namesrvAddr: the broker registers nowhere, and clients can't find it".into(),
+        );
+    }
+    if !advertised.ip().is_ipv4() {
+        values.notice(format!(
+            "brokerIP1={}: some clients (Go, old C++) understand IPv4 addresses only",
+            advertised.ip()
+        ));
+    }
+    let settings = BrokerSettings {
+        cluster_name: values.text("brokerClusterName").to_owned(),
+        broker_name: match values.text("brokerName") {
+            "auto" => address::host_name(),
+            name => name.to_owned(),
+        },
+        broker_id: values.unsigned("brokerId"),
+        role: match values.text("brokerRole") {
+            "SYNC_MASTER" => BrokerRole::SyncMaster,
+            _ => BrokerRole::AsyncMaster,
+        },
+        advertised,
+        ha_advertised: SocketAddr::new(ha_ip, ha_port(values, listen.port())),
+        listen,
+        listen_vip: SocketAddr::new(listen.ip(), vip_port),
+        namesrv_addrs: value::read_addresses(values.text("namesrvAddr")).unwrap_or_default(),
+        region_id: values.text("regionId").to_owned(),
+        trace_on: values.bool("traceOn"),
+        trace_topic_enable: values.bool("traceTopicEnable"),
+        trace_topic_name: values.text("msgTraceTopicName").to_owned(),
+        broker_permission: values.int32("brokerPermission"),
+        auto_create_topic_enable: values.bool("autoCreateTopicEnable"),
+        auto_create_subscription_group: values.bool("autoCreateSubscriptionGroup"),
+        default_topic_queue_nums: values.int32("defaultTopicQueueNums"),
+        cluster_topic_enable: values.bool("clusterTopicEnable"),
+        broker_topic_enable: values.bool("brokerTopicEnable"),
+        message_bytes_max: values.count("maxMessageSize"),
+        enable_property_filter: values.bool("enablePropertyFilter"),
+        long_polling_enable: values.bool("longPollingEnable"),
+        short_polling_time_ms: values.unsigned("shortPollingTimeMills"),
+        notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable"),
+        lite_pull_message_enable: values.bool("litePullMessageEnable"),
+        reject_pull_consumer_enable: values.bool("rejectPullConsumerEnable"),
+        message_index_enable: values.bool("messageIndexEnable"),
+        use_server_side_reset_offset: values.bool("useServerSideResetOffset"),
+        transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory"),
+        transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory"),
+        transfer_bytes_max_on_disk: values.count("maxTransferBytesOnMessageInDisk"),
+        transfer_count_max_on_disk: values.count("maxTransferCountOnMessageInDisk"),
+        default_query_max_num: values.count("defaultQueryMaxNum"),
+        wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue"),
+        send_queue_capacity: values.count("sendThreadPoolQueueCapacity"),
+        flush_disk_type: match values.text("flushDiskType") {
+            "SYNC_FLUSH" => FlushDiskType::Sync,
+            _ => FlushDiskType::Async,
+        },
+        sync_flush_timeout_ms: values.unsigned("syncFlushTimeout"),
+        flush_interval_ms: values.unsigned("flushIntervalCommitLog"),
+        flush_consumer_offset_interval_ms: values
+            .unsigned("flushConsumerOffsetInterval")
+            .min(OFFSET_INTERVAL_MS_MAX),
+        register_name_server_period_ms: values
+            .unsigned("registerNameServerPeriod")
+            .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
+        force_register: values.bool("forceRegister"),
+        compressed_register: values.bool("compressedRegister"),
+        channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout"),
+        channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
+        start_accept_send_request_ms: values.int("startAcceptSendRequestTimeStamp"),
+        reject_transaction_message: values.bool("rejectTransactionMessage"),
+        delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
+            .unwrap_or_default(),
+        data_dir: values.path("storePathRootDir"),
+        tail_dir: path_or_auto(values, "tailDir"),
+        tail_bytes: values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES),
+        segment_bytes: values
+            .unsigned("mappedFileSizeCommitLog")
+            .next_multiple_of(BLOCK_BYTES),
+        shard_count: u8::try_from(values.unsigned("shardCount")).unwrap_or(0),
+        memory_limit_bytes: match values.unsigned("memoryLimit") {
+            0 => (memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
+            bytes => bytes,
+        },
+        config_lines: values.lines(),
+    };
+    Ok(BrokerPlan {
+        settings,
+        cores,
+        notices: values.take_notices(),
+    })
+}
+
+fn listen(values: &Values) -> SocketAddr {
+    let ip = values
+        .text("bindAddress")
+        .parse()
+        .unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    SocketAddr::new(
+        ip,
+        u16::try_from(values.unsigned("listenPort")).unwrap_or(0),
+    )
+}
+
+fn ha_port(values: &Values, listen_port: u16) -> u16 {
+    match values.text("haListenPort") {
+        "auto" => listen_port.saturating_add(1),
+        _ => u16::try_from(values.unsigned("haListenPort")).unwrap_or(0),
+    }
+}
+
+/// What clients are told: the key, else the one address we listen on, else the first of the machine.
+fn advertised(values: &mut Values, key: &str, listen: IpAddr) -> IpAddr {
+    if values.text(key) != "auto" {
+        return advertised_or_complain(values, key, listen);
+    }
+    if listen.is_unspecified() {
+        return address::first_ipv4().into();
+    }
+    listen
+}
+
+fn advertised_or_complain(values: &mut Values, key: &str, otherwise: IpAddr) -> IpAddr {
+    let host = values.text(key).to_owned();
+    let problem = match address::resolve(&host) {
+        Ok(ip) if ip.is_unspecified() => "clients cannot connect to it".to_owned(),
+        Ok(ip) => return ip,
+        Err(error) => format!("it does not resolve ({error})"),
+    };
+    let origin = values.origin(key);
+    let reason = format!("{problem}; give an address that clients reach this broker by");
+    values.refuse(key, &host, origin, &reason);
+    otherwise
+}
+
+fn check_role(values: &mut Values) {
+    let origin = values.origin("brokerRole");
+    match values.text("brokerRole") {
+        "SLAVE" => values.refuse(
+            "brokerRole",
+            "SLAVE",
+            origin,
+            "replication is not built yet; run a master (ASYNC_MASTER), or leave this slave to Apache",
+        ),
+        "SYNC_MASTER" if values.int("inSyncReplicas") > 1 => {
+            let wanted = values.text("inSyncReplicas").to_owned();
+            let origin = values.origin("inSyncReplicas");
+            values.refuse(
+                "inSyncReplicas",
+                &wanted,
+                origin,
+                "SYNC_MASTER would have to wait for slaves, and replication is not built yet; set 1",
+            );
+        }
+        "SYNC_MASTER" => values.notice(format!(
+            "{origin}: brokerRole=SYNC_MASTER with inSyncReplicas=1 waits for no slave, as in RocketMQ"
+        )),
+        _ => {}
+    }
+}
+
+/// The log of a shard lies below the root; a path of its own can't be honoured, and silently writing
+/// to another disk than the operator named would be worse than refusing.
+fn check_commit_log_path(values: &mut Values) {
+    let path = values.text("storePathCommitLog").to_owned();
+    let root = values.path("storePathRootDir");
+    if path == "auto" || super::values::expand_home(&path) == root.join("commitlog") {
+        return;
+    }
+    let origin = values.origin("storePathCommitLog");
+    let reason = format!(
+        "Gantry keeps its logs below storePathRootDir ({}); remove this key and point storePathRootDir \
+         at the disk you mean",
+        root.display()
+    );
+    values.refuse("storePathCommitLog", &path, origin, &reason);
+}
+
+fn cores(values: &mut Values) -> Cores {
+    let text = values.text("cores").to_owned();
+    Cores::read(&text).unwrap_or_else(|| {
+        let origin = values.origin("cores");
+        let reason = "a count from 1 to 64, or core numbers with commas, like 0,2,4-7";
+        values.refuse("cores", &text, origin, reason);
+        Cores::Auto
+    })
+}
+
+fn path_or_auto(values: &Values, key: &str) -> Option<PathBuf> {
+    (values.text(key) != "auto").then(|| values.path(key))
+}
+
+/// A line for the operator when the folder holds an Apache store, which Gantry leaves alone.
+pub fn apache_store_notice(data_dir: &Path) -> Option<String> {
+    data_dir.join("commitlog").is_dir().then(|| {
+        format!(
+            "{} holds an Apache RocketMQ store; Gantry neither reads nor changes it and starts its own beside",
+            data_dir.display()
+        )
+    })
+}

@@ -1,0 +1,321 @@
+//! The key table against the operator's files.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::path::Path;
+
+use super::broker::{self, BrokerPlan, Cores};
+use super::table::{self, Effect};
+use super::{ConfigErrors, Origin, Values};
+use super::{file, namesrv, table_more};
+
+const GIB: u64 = 1 << 30;
+
+fn plan_of(pairs: &[(&str, &str)]) -> Result<BrokerPlan, ConfigErrors> {
+    let mut values = broker::values();
+    for (key, value) in pairs {
+        values.give(key, value, Origin::Set);
+    }
+    broker::plan(&mut values, 8 * GIB)
+}
+
+fn complaint(pairs: &[(&str, &str)]) -> String {
+    plan_of(pairs).unwrap_err().to_string()
+}
+
+fn from_file(text: &str) -> (Values, Result<BrokerPlan, ConfigErrors>) {
+    let mut conf = tempfile::NamedTempFile::new().unwrap();
+    conf.write_all(text.as_bytes()).unwrap();
+    let mut values = broker::values();
+    file::read(conf.path(), &mut values);
+    let plan = broker::plan(&mut values, 8 * GIB);
+    (values, plan)
+}
+
+#[test]
+fn every_default_fits_its_own_kind_and_no_key_is_listed_twice() {
+    for tables in [
+        vec![
+            table::BROKER,
+            table::GANTRY,
+            table_more::COMMON,
+            table_more::FAR,
+        ],
+        vec![table::NAMESRV],
+    ] {
+        let mut seen = HashSet::new();
+        for key in tables.into_iter().flatten() {
+            assert!(seen.insert(key.name), "{} twice", key.name);
+            let fits = matches!(key.default, "auto" | "") || key.kind.accepts(key.default);
+            assert!(fits, "{}={}", key.name, key.default);
+        }
+    }
+}
+
+#[test]
+fn nothing_given_is_a_broker_with_rocketmqs_defaults() {
+    let settings = plan_of(&[]).unwrap().settings;
+    assert_eq!(settings.cluster_name, "DefaultCluster");
+    assert_eq!(settings.listen.to_string(), "0.0.0.0:10911");
+    assert_eq!(settings.listen_vip.port(), 10_909);
+    assert_eq!(settings.ha_advertised.port(), 10_912);
+    assert_eq!(settings.default_topic_queue_nums, 8);
+    assert_eq!(settings.delay_levels_ms.len(), 18);
+    assert_eq!(settings.delay_levels_ms[17], 7_200_000);
+    assert_eq!(
+        settings.memory_limit_bytes,
+        2 * GIB,
+        "a quarter of the machine"
+    );
+    assert!(!settings.broker_name.is_empty());
+    assert!(!settings.advertised.ip().is_unspecified(), "trap 29");
+}
+
+#[test]
+fn every_key_of_the_reference_section_1_works() {
+    let plan = plan_of(&[
+        ("brokerClusterName", "cl"),
+        ("brokerName", "b-1"),
+        ("brokerId", "0"),
+        ("namesrvAddr", "10.0.0.1:9876;ns-2:9876"),
+        ("brokerIP1", "10.1.2.3"),
+        ("brokerIP2", "10.1.2.4"),
+        ("listenPort", "20911"),
+        ("brokerRole", "ASYNC_MASTER"),
+        ("flushDiskType", "SYNC_FLUSH"),
+        ("deleteWhen", "04;16"),
+        ("fileReservedTime", "48"),
+        ("storePathRootDir", "/data/rmq"),
+        ("storePathCommitLog", "/data/rmq/commitlog"),
+        ("autoCreateTopicEnable", "false"),
+        ("autoCreateSubscriptionGroup", "FALSE"),
+        ("defaultTopicQueueNums", "16"),
+    ])
+    .unwrap();
+    let settings = plan.settings;
+    assert_eq!(settings.cluster_name, "cl");
+    assert_eq!(settings.broker_name, "b-1");
+    assert_eq!(settings.namesrv_addrs, ["10.0.0.1:9876", "ns-2:9876"]);
+    assert_eq!(settings.advertised.to_string(), "10.1.2.3:20911");
+    assert_eq!(settings.ha_advertised.to_string(), "10.1.2.4:20912");
+    assert_eq!(settings.listen_vip.port(), 20_909);
+    assert_eq!(settings.data_dir, Path::new("/data/rmq"));
+    assert!(!settings.auto_create_topic_enable);
+    assert!(!settings.auto_create_subscription_group);
+    assert_eq!(settings.default_topic_queue_nums, 16);
+    assert_eq!(
+        settings.flush_disk_type,
+        gantry_actors::settings::FlushDiskType::Sync
+    );
+    let notices = plan.notices.join("\n");
+    assert!(
+        notices.contains("deleteWhen has no effect in Gantry"),
+        "{notices}"
+    );
+    assert!(
+        notices.contains("fileReservedTime has no effect in Gantry"),
+        "{notices}"
+    );
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_a_reason() {
+    for (pairs, why) in [
+        (
+            vec![("brokerRole", "SLAVE")],
+            "replication is not built yet",
+        ),
+        (vec![("brokerId", "1")], "0 is a master"),
+        (
+            vec![("brokerRole", "SYNC_MASTER"), ("inSyncReplicas", "2")],
+            "set 1",
+        ),
+        (
+            vec![("storePathCommitLog", "/other/disk")],
+            "storePathRootDir",
+        ),
+        (
+            vec![("aclEnable", "true")],
+            "starting open instead would be unsafe",
+        ),
+        (vec![("authenticationEnabled", "true")], "unsafe"),
+        (vec![("enableControllerMode", "true")], "failover"),
+        (
+            vec![("brokerIP1", "0.0.0.0")],
+            "clients cannot connect to it",
+        ),
+    ] {
+        let complaint = complaint(&pairs);
+        assert!(
+            complaint.contains("refused") && complaint.contains(why),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
+fn a_promise_switched_off_is_fine() {
+    plan_of(&[("aclEnable", "False"), ("enableDLegerCommitLog", "false")]).unwrap();
+    let plan = plan_of(&[("brokerRole", "SYNC_MASTER")]).unwrap();
+    assert!(plan.notices.join("\n").contains("waits for no slave"));
+}
+
+#[test]
+fn malformed_values_name_key_value_and_what_is_allowed() {
+    for (key, value, allowed) in [
+        ("listenPort", "70000", "from 0 to 65535"),
+        ("listenPort", "ten", "a whole number"),
+        ("flushDiskType", "SYNC", "ASYNC_FLUSH, SYNC_FLUSH"),
+        ("brokerRole", "MASTER", "ASYNC_MASTER, SYNC_MASTER, SLAVE"),
+        ("autoCreateTopicEnable", "yes", "true or false"),
+        ("deleteWhen", "24", "hours from 0 to 23"),
+        ("fileReservedTime", "-1", "from 0"),
+        ("namesrvAddr", "10.0.0.1", "host:port"),
+        (
+            "namesrvAddr",
+            "10.0.0.1:9876,10.0.0.2:9876",
+            "host:port with ;",
+        ),
+        ("brokerIP1", "10.0.0.300", "an IP address or a host name"),
+        ("messageDelayLevel", "1s 5x", "s, m, h or d"),
+        ("brokerName", "", "a name without spaces"),
+        ("maxMessageSize", "99G", "bytes from 1"),
+        ("defaultTopicQueueNums", "0", "from 1"),
+        ("bindAddress", "everywhere", "an IP address of this machine"),
+    ] {
+        let complaint = complaint(&[(key, value)]);
+        let start = format!("--set: {key}={value}: not allowed");
+        assert!(complaint.starts_with(&start), "{complaint}");
+        assert!(complaint.contains(allowed), "{complaint}");
+    }
+}
+
+#[test]
+fn a_file_is_java_properties_and_complaints_name_file_and_line() {
+    let (values, plan) = from_file(
+        "# comment\n! another\nbrokerName = b0\n\nlistenPort:20911\nmessageDelayLevel=1s \\\n   2s\n",
+    );
+    let settings = plan.unwrap().settings;
+    assert_eq!(settings.broker_name, "b0");
+    assert_eq!(settings.delay_levels_ms, [1_000, 2_000]);
+    assert!(values.origin("listenPort").to_string().ends_with(":5"));
+
+    let (_, plan) = from_file("brokerName=b0\nlistenPort=x\nflushDiskType=NOW\nnoSuchKey=1\n");
+    let complaint = plan.unwrap_err().to_string();
+    assert_eq!(complaint.lines().count(), 2, "both at once: {complaint}");
+    assert!(
+        complaint.contains(":2: listenPort=x: not allowed"),
+        "{complaint}"
+    );
+    assert!(
+        complaint.contains(":3: flushDiskType=NOW: not allowed"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_a_warning_with_file_and_line_and_an_error_in_set() {
+    let (_, plan) = from_file("brokerName=b0\nnoSuchKey=1\n");
+    let notices = plan.unwrap().notices.join("\n");
+    assert!(
+        notices.contains(":2: unknown key noSuchKey, ignored"),
+        "{notices}"
+    );
+    assert!(complaint(&[("noSuchKey", "1")]).contains("--set noSuchKey: no such key"));
+}
+
+#[test]
+fn a_missing_or_broken_file_is_one_clear_line() {
+    let mut values = broker::values();
+    file::read(Path::new("/no/such/broker.conf"), &mut values);
+    let complaint = values.finish().unwrap_err().to_string();
+    assert!(
+        complaint.starts_with("/no/such/broker.conf: cannot be read"),
+        "{complaint}"
+    );
+    let (_, plan) = from_file("ok=1\nbad=\\uZZZZ\n");
+    assert!(plan.unwrap_err().to_string().contains(":2: cannot be read"));
+}
+
+#[test]
+fn the_stronger_place_wins_whatever_the_order() {
+    let mut values = broker::values();
+    values.give("namesrvAddr", "flag:1", Origin::Flag("-n"));
+    values.give("namesrvAddr", "file:1", Origin::File("f".into(), 1));
+    values.give("namesrvAddr", "env:1", Origin::Env("NAMESRV_ADDR"));
+    assert_eq!(values.text("namesrvAddr"), "flag:1");
+    values.give("namesrvAddr", "set:1", Origin::Set);
+    assert_eq!(values.text("namesrvAddr"), "set:1");
+}
+
+#[test]
+fn a_single_listen_address_is_advertised_trap_29() {
+    let settings = plan_of(&[("bindAddress", "127.0.0.1")]).unwrap().settings;
+    assert_eq!(settings.advertised.to_string(), "127.0.0.1:10911");
+    let both = plan_of(&[("bindAddress", "127.0.0.1"), ("brokerIP1", "10.9.8.7")]).unwrap();
+    assert_eq!(both.settings.advertised.to_string(), "10.9.8.7:10911");
+}
+
+#[test]
+fn cores_are_a_count_or_a_list() {
+    assert_eq!(Cores::read("auto"), Some(Cores::Auto));
+    assert_eq!(Cores::read("3"), Some(Cores::Count(3)));
+    assert_eq!(
+        Cores::read("0,2,4-6"),
+        Some(Cores::List(vec![0, 2, 4, 5, 6]))
+    );
+    for wrong in ["0", "x", "3-1", "1,,2", "0-99999"] {
+        assert_eq!(Cores::read(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn the_printed_table_names_every_key_and_reads_back() {
+    let printed = broker::values().print();
+    let (values, plan) = from_file(&printed);
+    plan.unwrap();
+    assert!(matches!(values.origin("listenPort"), Origin::File(..)));
+    for key in table::BROKER.iter().chain(table::GANTRY) {
+        assert!(
+            printed.contains(&format!("\n{}=", key.name)),
+            "{}",
+            key.name
+        );
+    }
+}
+
+#[test]
+fn namesrv_keys_fill_its_settings() {
+    let mut values = namesrv::values();
+    values.give("listenPort", "0", Origin::Set);
+    values.give("orderMessageEnable", "true", Origin::Set);
+    values.give("kvConfigPath", "/tmp/kv.json", Origin::Set);
+    values.give("defaultThreadPoolNums", "32", Origin::Set);
+    let plan = namesrv::plan(&mut values).unwrap();
+    assert!(plan.settings.order_message_enable);
+    assert_eq!(plan.settings.kv_config_path, Path::new("/tmp/kv.json"));
+    assert!(plan.notices[0].contains("defaultThreadPoolNums has no effect"));
+    let mut live = plan.settings.clone();
+    for key in table::NAMESRV
+        .iter()
+        .filter(|key| matches!(key.effect, Effect::Live(_)))
+    {
+        assert!(
+            live.switch_mut(key.name).is_some(),
+            "{} is said to change live",
+            key.name
+        );
+    }
+}
+
+#[test]
+fn an_apache_store_in_the_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(broker::apache_store_notice(folder.path()), None);
+    std::fs::create_dir(folder.path().join("commitlog")).unwrap();
+    assert!(
+        broker::apache_store_notice(folder.path())
+            .unwrap()
+            .contains("neither reads nor")
+    );
+}

@@ -1,0 +1,61 @@
+//! From keys to a name server's settings.
+//!
+//! **Owns** the rules of `namesrv.conf`.
+//! **Lives on** the main thread.
+//! **Invariants** the settings are complete.
+//! **Limits** none of its own.
+//! **Not here** what they mean (`gantry_actors::namesrv`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use gantry_actors::namesrv::settings::NamesrvSettings;
+
+use super::table;
+use super::values::{ConfigErrors, Values};
+
+/// Everything a name server's start needs.
+#[derive(Debug)]
+pub struct NamesrvPlan {
+    /// The settings.
+    pub settings: NamesrvSettings,
+    /// What the operator should know.
+    pub notices: Vec<String>,
+}
+
+/// All name-server keys.
+pub fn values() -> Values {
+    Values::new(&[table::NAMESRV])
+}
+
+/// Turns values into a plan.
+///
+/// # Errors
+/// All complaints at once.
+pub fn plan(values: &mut Values) -> Result<NamesrvPlan, ConfigErrors> {
+    values.finish()?;
+    let ip = values
+        .text("bindAddress")
+        .parse()
+        .unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let port = u16::try_from(values.unsigned("listenPort")).unwrap_or(0);
+    let settings = NamesrvSettings {
+        listen: SocketAddr::new(ip, port),
+        kv_config_path: values.path("kvConfigPath"),
+        config_store_path: values.path("configStorePath"),
+        order_message_enable: values.bool("orderMessageEnable"),
+        return_order_topic_config_to_broker: values.bool("returnOrderTopicConfigToBroker"),
+        enable_topic_list: values.bool("enableTopicList"),
+        enable_all_topic_list: values.bool("enableAllTopicList"),
+        support_acting_master: values.bool("supportActingMaster"),
+        need_wait_for_service: values.bool("needWaitForService"),
+        wait_for_service_ms: values.unsigned("waitSecondsForService") * 1_000,
+        delete_topic_with_broker_registration: values.bool("deleteTopicWithBrokerRegistration"),
+        scan_interval_ms: values.unsigned("scanNotActiveBrokerInterval"),
+        channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
+        config_lines: values.lines(),
+    };
+    Ok(NamesrvPlan {
+        settings,
+        notices: values.take_notices(),
+    })
+}

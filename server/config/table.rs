@@ -1,0 +1,527 @@
+//! The one table of configuration keys.
+//!
+//! **Owns** every key of `broker.conf` and `namesrv.conf` that Gantry knows: its default, its range, the
+//! field it fills, whether it changes live, or why it has no effect.
+//! **Lives on** the main thread.
+//! **Invariants** every default is accepted by its own kind (tested); names are RocketMQ 5.5.0's where
+//! RocketMQ has the key, because operators and admin tools use them.
+//! **Limits** none of its own.
+//! **Not here** pop, security and further keys without effect (`table_more`).
+
+use super::value::Kind::{self, *};
+
+/// What setting a key does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Fills this field, and can be changed while running (code 25).
+    Live(&'static str),
+    /// Fills this field at start.
+    Start(&'static str),
+    /// Only the default is possible, for this reason; anything else is refused.
+    DefaultOnly(&'static str),
+    /// Accepted with a notice; this is why it does nothing.
+    None(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// As the operator writes it.
+    pub name: &'static str,
+    /// Its default, as text. `auto` is worked out at start.
+    pub default: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// Short form for the tables.
+pub const fn key(name: &'static str, default: &'static str, kind: Kind, effect: Effect) -> Key {
+    Key {
+        name,
+        default,
+        kind,
+        effect,
+    }
+}
+
+use Effect::{DefaultOnly, Live, None as Nothing, Start};
+
+/// Any count or time without a tighter bound of its own.
+pub const ANY: Kind = Int(0, i32::MAX as i64);
+
+const NO_REPLICATION: &str =
+    "replication is not built yet, so a promise about other machines could not be kept";
+const NO_DELETION: &str = "segments are not deleted by age yet; nothing is lost, the disk fills";
+
+/// Keys set by nearly everyone (a broker's identity, places and promises).
+pub const BROKER: &[Key] = &[
+    key(
+        "brokerClusterName",
+        "DefaultCluster",
+        Name,
+        Start("cluster_name"),
+    ),
+    key(
+        "brokerName",
+        "auto",
+        Name,
+        Start("broker_name (default: host name)"),
+    ),
+    key(
+        "brokerId",
+        "0",
+        Int(0, i64::MAX),
+        DefaultOnly("slaves need replication, not built yet; 0 is a master"),
+    ),
+    key("namesrvAddr", "", Addresses, Start("namesrv_addrs")),
+    key(
+        "brokerIP1",
+        "auto",
+        Host,
+        Start("advertised (default: first non-loopback IPv4)"),
+    ),
+    key(
+        "brokerIP2",
+        "auto",
+        Host,
+        Start("ha_advertised (default: brokerIP1)"),
+    ),
+    key("bindAddress", "0.0.0.0", Ip, Start("listen")),
+    key(
+        "listenPort",
+        "10911",
+        Int(0, 65_535),
+        Start("listen; the VIP port is 2 below"),
+    ),
+    key(
+        "haListenPort",
+        "auto",
+        Int(0, 65_535),
+        Start("ha_advertised (default: listenPort + 1)"),
+    ),
+    key(
+        "brokerRole",
+        "ASYNC_MASTER",
+        OneOf(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]),
+        Start("role"),
+    ),
+    key(
+        "flushDiskType",
+        "ASYNC_FLUSH",
+        OneOf(&["ASYNC_FLUSH", "SYNC_FLUSH"]),
+        Start("flush_disk_type"),
+    ),
+    key("deleteWhen", "04", Hours, Nothing(NO_DELETION)),
+    key("fileReservedTime", "72", ANY, Nothing(NO_DELETION)),
+    key("storePathRootDir", "~/store", Path, Start("data_dir")),
+    key(
+        "storePathCommitLog",
+        "auto",
+        Path,
+        Start("checked against storePathRootDir"),
+    ),
+    key(
+        "autoCreateTopicEnable",
+        "true",
+        Bool,
+        Start("auto_create_topic_enable"),
+    ),
+    key(
+        "autoCreateSubscriptionGroup",
+        "true",
+        Bool,
+        Start("auto_create_subscription_group"),
+    ),
+    key(
+        "defaultTopicQueueNums",
+        "8",
+        Int(1, 65_535),
+        Start("default_topic_queue_nums"),
+    ),
+    key(
+        "brokerPermission",
+        "6",
+        Int(0, 7),
+        Live("broker_permission"),
+    ),
+    key(
+        "clusterTopicEnable",
+        "true",
+        Bool,
+        Start("cluster_topic_enable"),
+    ),
+    key(
+        "brokerTopicEnable",
+        "true",
+        Bool,
+        Start("broker_topic_enable"),
+    ),
+    key("regionId", "DefaultRegion", Name, Start("region_id")),
+    key("traceOn", "true", Bool, Start("trace_on")),
+    key(
+        "traceTopicEnable",
+        "false",
+        Bool,
+        Start("trace_topic_enable"),
+    ),
+    key(
+        "msgTraceTopicName",
+        "RMQ_SYS_TRACE_TOPIC",
+        Name,
+        Start("trace_topic_name"),
+    ),
+    key(
+        "maxMessageSize",
+        "4194304",
+        Bytes(1, 16 << 20),
+        Start("message_bytes_max"),
+    ),
+    key(
+        "enablePropertyFilter",
+        "false",
+        Bool,
+        Start("enable_property_filter; SQL92 itself is not built yet"),
+    ),
+    key(
+        "longPollingEnable",
+        "true",
+        Bool,
+        Start("long_polling_enable"),
+    ),
+    key(
+        "shortPollingTimeMills",
+        "1000",
+        Int(0, 60_000),
+        Start("short_polling_time_ms"),
+    ),
+    key(
+        "notifyConsumerIdsChangedEnable",
+        "true",
+        Bool,
+        Start("notify_consumer_ids_changed_enable"),
+    ),
+    key(
+        "litePullMessageEnable",
+        "true",
+        Bool,
+        Start("lite_pull_message_enable"),
+    ),
+    key(
+        "rejectPullConsumerEnable",
+        "false",
+        Bool,
+        Start("reject_pull_consumer_enable"),
+    ),
+    key(
+        "messageIndexEnable",
+        "true",
+        Bool,
+        Start("message_index_enable"),
+    ),
+    key(
+        "useServerSideResetOffset",
+        "true",
+        Bool,
+        Start("use_server_side_reset_offset"),
+    ),
+    key(
+        "maxTransferBytesOnMessageInMemory",
+        "262144",
+        Bytes(1, 8 << 20),
+        Start("transfer_bytes_max_in_memory"),
+    ),
+    key(
+        "maxTransferCountOnMessageInMemory",
+        "32",
+        Int(1, 4096),
+        Start("transfer_count_max_in_memory"),
+    ),
+    key(
+        "maxTransferBytesOnMessageInDisk",
+        "65536",
+        Bytes(1, 8 << 20),
+        Start("transfer_bytes_max_on_disk"),
+    ),
+    key(
+        "maxTransferCountOnMessageInDisk",
+        "8",
+        Int(1, 4096),
+        Start("transfer_count_max_on_disk"),
+    ),
+    key(
+        "defaultQueryMaxNum",
+        "32",
+        Int(1, 4096),
+        Start("default_query_max_num"),
+    ),
+    key(
+        "waitTimeMillsInSendQueue",
+        "200",
+        Int(1, 3_600_000),
+        Start("wait_time_in_send_queue_ms"),
+    ),
+    key(
+        "sendThreadPoolQueueCapacity",
+        "10000",
+        Int(1, 10_000_000),
+        Start("send_queue_capacity"),
+    ),
+    key(
+        "syncFlushTimeout",
+        "5000",
+        Int(1, 3_600_000),
+        Start("sync_flush_timeout_ms"),
+    ),
+    key(
+        "flushIntervalCommitLog",
+        "500",
+        Int(1, 3_600_000),
+        Start("flush_interval_ms"),
+    ),
+    key(
+        "flushConsumerOffsetInterval",
+        "5000",
+        Int(1, 3_600_000),
+        Start("flush_consumer_offset_interval_ms, at most 1000 here"),
+    ),
+    key(
+        "registerNameServerPeriod",
+        "30000",
+        ANY,
+        Start("register_name_server_period_ms, held in 10000-60000"),
+    ),
+    key("forceRegister", "true", Bool, Start("force_register")),
+    key(
+        "compressedRegister",
+        "false",
+        Bool,
+        Start("compressed_register"),
+    ),
+    key(
+        "channelExpiredTimeout",
+        "120000",
+        Int(1_000, 86_400_000),
+        Start("channel_expired_timeout_ms"),
+    ),
+    key(
+        "serverChannelMaxIdleTimeSeconds",
+        "120",
+        Int(1, 86_400),
+        Start("channel_idle_max_seconds"),
+    ),
+    key(
+        "startAcceptSendRequestTimeStamp",
+        "0",
+        Int(0, i64::MAX),
+        Start("start_accept_send_request_ms"),
+    ),
+    key(
+        "rejectTransactionMessage",
+        "false",
+        Bool,
+        Start("reject_transaction_message; transactions are not built yet"),
+    ),
+    key(
+        "messageDelayLevel",
+        "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
+        Delays,
+        Start("delay_levels_ms"),
+    ),
+    key(
+        "inSyncReplicas",
+        "1",
+        Int(1, 64),
+        Start("checked against brokerRole"),
+    ),
+    key(
+        "minInSyncReplicas",
+        "1",
+        Int(1, 64),
+        Nothing(NO_REPLICATION),
+    ),
+    key("totalReplicas", "1", Int(1, 64), Nothing(NO_REPLICATION)),
+    key(
+        "mappedFileSizeCommitLog",
+        "256M",
+        Bytes(8 << 20, 4 << 30),
+        Start("segment_bytes, rounded up to 4096"),
+    ),
+];
+
+/// Keys that only Gantry has.
+pub const GANTRY: &[Key] = &[
+    key(
+        "tailDir",
+        "auto",
+        Path,
+        Start(
+            "tail_dir: where the shared-memory tail lies (default: /dev/shm if it outlives the process)",
+        ),
+    ),
+    key(
+        "tailBytes",
+        "16M",
+        Bytes(1 << 20, 1 << 30),
+        Start("tail_bytes: ring of one shard"),
+    ),
+    key(
+        "shardCount",
+        "auto",
+        Int(1, 64),
+        Start("shard_count of a new store (default: the data cores)"),
+    ),
+    key(
+        "memoryLimit",
+        "auto",
+        Bytes(64 << 20, 1 << 40),
+        Start("memory_limit_bytes (default: a quarter of the machine, at most 4G)"),
+    ),
+    key(
+        "cores",
+        "auto",
+        Text,
+        Start("data cores: a count like 2 or a list like 1,2,5 (default: all but one)"),
+    ),
+];
+
+/// Keys of `namesrv.conf`.
+pub const NAMESRV: &[Key] = &[
+    key("listenPort", "9876", Int(0, 65_535), Start("listen")),
+    key("bindAddress", "0.0.0.0", Ip, Start("listen")),
+    key(
+        "kvConfigPath",
+        "~/namesrv/kvConfig.json",
+        Path,
+        Start("kv_config_path"),
+    ),
+    key(
+        "configStorePath",
+        "~/namesrv/namesrv.properties",
+        Path,
+        Start("config_store_path"),
+    ),
+    key(
+        "orderMessageEnable",
+        "false",
+        Bool,
+        Live("order_message_enable"),
+    ),
+    key(
+        "returnOrderTopicConfigToBroker",
+        "true",
+        Bool,
+        Live("return_order_topic_config_to_broker"),
+    ),
+    key("enableTopicList", "true", Bool, Live("enable_topic_list")),
+    key(
+        "enableAllTopicList",
+        "true",
+        Bool,
+        Live("enable_all_topic_list"),
+    ),
+    key(
+        "supportActingMaster",
+        "false",
+        Bool,
+        Live("support_acting_master"),
+    ),
+    key(
+        "notifyMinBrokerIdChanged",
+        "false",
+        Bool,
+        Nothing("slaves that act as masters are not built yet"),
+    ),
+    key(
+        "needWaitForService",
+        "false",
+        Bool,
+        Start("need_wait_for_service"),
+    ),
+    key(
+        "waitSecondsForService",
+        "45",
+        Int(0, 3_600),
+        Start("wait_seconds_for_service"),
+    ),
+    key(
+        "deleteTopicWithBrokerRegistration",
+        "false",
+        Bool,
+        Live("delete_topic_with_broker_registration"),
+    ),
+    key(
+        "scanNotActiveBrokerInterval",
+        "5000",
+        Int(100, 3_600_000),
+        Start("scan_interval_ms"),
+    ),
+    key(
+        "enableControllerInNamesrv",
+        "false",
+        Bool,
+        DefaultOnly("the controller (automatic master election) is not built yet"),
+    ),
+    key(
+        "clusterTest",
+        "false",
+        Bool,
+        DefaultOnly("answers from another environment's name server are not built"),
+    ),
+    key(
+        "productEnvName",
+        "center",
+        Text,
+        Nothing("it belongs to clusterTest, which is not built"),
+    ),
+    key(
+        "serverChannelMaxIdleTimeSeconds",
+        "120",
+        Int(1, 86_400),
+        Start("channel_idle_max_seconds"),
+    ),
+    key("clientRequestThreadPoolNums", "8", ANY, Nothing(NO_POOLS)),
+    key("defaultThreadPoolNums", "16", ANY, Nothing(NO_POOLS)),
+    key(
+        "clientRequestThreadPoolQueueCapacity",
+        "50000",
+        ANY,
+        Nothing(NO_POOLS),
+    ),
+    key(
+        "defaultThreadPoolQueueCapacity",
+        "10000",
+        ANY,
+        Nothing(NO_POOLS),
+    ),
+    key(
+        "unRegisterBrokerQueueCapacity",
+        "3000",
+        ANY,
+        Nothing(NO_POOLS),
+    ),
+    key(
+        "configBlackList",
+        "configBlackList;configStorePath;kvConfigPath",
+        Text,
+        Nothing("the list is fixed: keys read at start can't be changed live"),
+    ),
+    key(
+        "rocketmqHome",
+        "",
+        Path,
+        Nothing("Gantry is one binary; it has no home folder"),
+    ),
+    key("serverWorkerThreads", "8", ANY, Nothing(NO_POOLS)),
+    key("serverSelectorThreads", "3", ANY, Nothing(NO_POOLS)),
+    key(
+        "useEpollNativeSelector",
+        "false",
+        Bool,
+        Nothing("sockets are always served by io_uring"),
+    ),
+];
+
+/// Why thread-pool keys do nothing.
+pub const NO_POOLS: &str = "one thread per core serves everything; there are no pools to size";
