@@ -33,15 +33,18 @@ pub fn listening_pid(port: u16) -> Option<u32> {
         .collect();
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let holds = fs::read_dir(entry.path().join("fd")).ok()?.flatten().any(|fd| {
-            fs::read_link(fd.path())
-                .ok()
-                .and_then(|link| {
-                    let text = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-                    Some(inodes.iter().any(|inode| inode == text))
-                })
-                .unwrap_or(false)
-        });
+        let holds = fs::read_dir(entry.path().join("fd"))
+            .ok()?
+            .flatten()
+            .any(|fd| {
+                fs::read_link(fd.path())
+                    .ok()
+                    .and_then(|link| {
+                        let text = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                        Some(inodes.iter().any(|inode| inode == text))
+                    })
+                    .unwrap_or(false)
+            });
         holds.then_some(pid)
     })
 }
@@ -56,7 +59,9 @@ fn listening_inodes(text: &str, port: u16) -> Vec<String> {
             let local_port = fields.get(1)?.rsplit(':').next()?;
             let matches = *fields.get(3)? == STATE_LISTEN
                 && u16::from_str_radix(local_port, 16).ok()? == port;
-            matches.then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
+            matches
+                .then(|| fields.get(9).map(|inode| (*inode).to_owned()))
+                .flatten()
         })
         .collect()
 }
@@ -68,7 +73,12 @@ pub fn read_process(pid: u32) -> Option<ProcessReading> {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     // The name may hold spaces and brackets: fields count from the last bracket.
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     Some(ProcessReading {
         cpu_seconds: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
         rss_bytes: kib_field(&status, "VmRSS:") * 1024,
@@ -89,7 +99,9 @@ fn kib_field(text: &str, name: &str) -> u64 {
 /// CPU seconds that all processes of the machine spent since boot, idle and I/O wait excluded.
 pub fn machine_busy_seconds() -> f64 {
     const IDLE_FIELDS: [usize; 2] = [3, 4];
-    let Ok(text) = fs::read_to_string("/proc/stat") else { return 0.0 };
+    let Ok(text) = fs::read_to_string("/proc/stat") else {
+        return 0.0;
+    };
     text.lines().next().map_or(0.0, |line| {
         line.split_whitespace()
             .skip(1)

@@ -20,7 +20,10 @@ pub struct Pace {
 impl Pace {
     /// `rate` in messages a second for this connection, `None` = flat out.
     pub fn new(rate: Option<f64>) -> Self {
-        Self { interval_ns: rate.map(|r| 1e9 / r), issued_count: 0 }
+        Self {
+            interval_ns: rate.map(|r| 1e9 / r),
+            issued_count: 0,
+        }
     }
 
     /// Whether there is a schedule at all.
@@ -29,10 +32,16 @@ impl Pace {
     }
 
     /// The intended send time of the next message, ns since start; `now_ns` when flat out.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
     pub fn due_ns(&self, now_ns: u64) -> u64 {
         // Exact to the ns for 100 days at any rate accepted: f64 has 53 bits.
-        self.interval_ns.map_or(now_ns, |interval| (self.issued_count as f64 * interval) as u64)
+        self.interval_ns.map_or(now_ns, |interval| {
+            (self.issued_count as f64 * interval) as u64
+        })
     }
 
     /// One message was issued.

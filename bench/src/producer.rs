@@ -136,8 +136,14 @@ impl Connection {
         shared: Rc<Shared>,
     ) -> Result<Self, BenchError> {
         let addr = drive.addr;
-        let socket = |source: std::io::Error| BenchError::Socket { doing: "connecting to", addr, source };
-        let stream = TcpStream::connect(addr).await.map_err(|e| socket(e.into()))?;
+        let socket = |source: std::io::Error| BenchError::Socket {
+            doing: "connecting to",
+            addr,
+            source,
+        };
+        let stream = TcpStream::connect(addr)
+            .await
+            .map_err(|e| socket(e.into()))?;
         stream.set_nodelay(true).map_err(|e| socket(e.into()))?;
         let slots = u32::try_from(drive.in_flight).unwrap_or(u32::MAX);
         Ok(Self {
@@ -199,7 +205,11 @@ impl Connection {
         let addr = self.drive.addr;
         let written = self.stream.write_all(&self.out).await;
         self.out.clear();
-        written.map_err(|source| BenchError::Socket { doing: "writing to", addr, source })
+        written.map_err(|source| BenchError::Socket {
+            doing: "writing to",
+            addr,
+            source,
+        })
     }
 
     async fn receive_or_nap(&mut self) -> Result<(), BenchError> {
@@ -212,8 +222,16 @@ impl Connection {
 
     async fn receive(&mut self) -> Result<(), BenchError> {
         let addr = self.drive.addr;
-        let socket = |source| BenchError::Socket { doing: "reading from", addr, source };
-        let Some(room) = self.input.get_mut(self.input_len..).filter(|room| !room.is_empty()) else {
+        let socket = |source| BenchError::Socket {
+            doing: "reading from",
+            addr,
+            source,
+        };
+        let Some(room) = self
+            .input
+            .get_mut(self.input_len..)
+            .filter(|room| !room.is_empty())
+        else {
             return Err(BenchError::Answer {
                 doing: "reading a reply",
                 what: format!("a frame of more than {} bytes", self.input.len()),
@@ -242,8 +260,9 @@ impl Connection {
             taken += len;
             let ReplyHead { code, opaque } = reply;
             let slot = opaque.wrapping_sub(OPAQUE_BASE);
-            let Some(started) =
-                usize::try_from(slot).ok().and_then(|slot| self.started_ns.get(slot).copied())
+            let Some(started) = usize::try_from(slot)
+                .ok()
+                .and_then(|slot| self.started_ns.get(slot).copied())
             else {
                 return Err(BenchError::Answer {
                     doing: "matching a reply",
@@ -274,7 +293,13 @@ impl Connection {
         let lost = self.drive.in_flight - self.free.len();
         if lost > 0 {
             let messages = self.template.messages_count() * lost as u64;
-            *self.shared.outcome.borrow_mut().errors.entry(-1).or_default() += messages;
+            *self
+                .shared
+                .outcome
+                .borrow_mut()
+                .errors
+                .entry(-1)
+                .or_default() += messages;
         }
         let _ = self.stream.shutdown(std::net::Shutdown::Both).await;
         Ok(())

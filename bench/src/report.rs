@@ -61,14 +61,21 @@ impl Report {
     /// `code × count` pairs.
     pub fn errors_by_code(&self) -> String {
         let errors: &BTreeMap<i32, u64> = &self.measured.errors;
-        errors.iter().map(|(code, count)| format!("{code} × {count}")).collect::<Vec<_>>().join(", ")
+        errors
+            .iter()
+            .map(|(code, count)| format!("{code} × {count}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// For scripts.
     pub fn to_json(&self) -> Value {
         let quantile = |q: f64| self.measured.latency_ns.value_at_quantile(q) / 1000;
-        let scenario: serde_json::Map<String, Value> =
-            self.scenario.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+        let scenario: serde_json::Map<String, Value> = self
+            .scenario
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), json!(v)))
+            .collect();
         json!({
             "scenario": scenario,
             "messages_per_second": self.messages_per_second(),
@@ -95,7 +102,7 @@ impl Report {
     pub fn to_table(&self) -> String {
         const MIB: f64 = 1024.0 * 1024.0;
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         let mut row = |name: &str, value: String| {
             table.add_row([name.to_owned(), value]);
         };
@@ -104,7 +111,10 @@ impl Report {
         }
         let rate = self.messages_per_second();
         row("messages/s", format!("{rate:.0}"));
-        row("MiB/s", format!("{:.1}", rate * self.body_bytes as f64 / MIB));
+        row(
+            "MiB/s",
+            format!("{:.1}", rate * self.body_bytes as f64 / MIB),
+        );
         let us = |q: f64| self.measured.latency_ns.value_at_quantile(q) as f64 / 1000.0;
         row(
             "latency µs p50 / p90 / p99 / p99.9 / max",
@@ -123,13 +133,26 @@ impl Report {
         if let Some((before, after)) = self.spent.broker {
             row(
                 "broker RSS / anonymous MiB",
-                format!("{:.1} / {:.1}", after.rss_bytes as f64 / MIB, after.rss_anon_bytes as f64 / MIB),
+                format!(
+                    "{:.1} / {:.1}",
+                    after.rss_bytes as f64 / MIB,
+                    after.rss_anon_bytes as f64 / MIB
+                ),
             );
             let written = after.write_bytes.saturating_sub(before.write_bytes);
-            row("broker wrote to the device, MiB", format!("{:.1}", written as f64 / MIB));
+            row(
+                "broker wrote to the device, MiB",
+                format!("{:.1}", written as f64 / MIB),
+            );
         }
-        row("generator CPU-s", format!("{:.2}", self.spent.generator_cpu_seconds));
-        row("machine CPU-s (all processes)", format!("{:.2}", self.spent.machine_cpu_seconds));
+        row(
+            "generator CPU-s",
+            format!("{:.2}", self.spent.generator_cpu_seconds),
+        );
+        row(
+            "machine CPU-s (all processes)",
+            format!("{:.2}", self.spent.machine_cpu_seconds),
+        );
         if self.failed() > 0 {
             row("FAILED sends by code", self.errors_by_code());
         }

@@ -106,16 +106,35 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
 }
 
 fn check(args: &ProduceArgs) -> Result<(), BenchError> {
-    let argument = |name, value: String, allowed| BenchError::Argument { name, value, allowed };
+    let argument = |name, value: String, allowed| BenchError::Argument {
+        name,
+        value,
+        allowed,
+    };
     if args.connections == 0 || args.connections > CONNECTIONS_MAX {
-        return Err(argument("--connections", args.connections.to_string(), "1 to 10000"));
+        return Err(argument(
+            "--connections",
+            args.connections.to_string(),
+            "1 to 10000",
+        ));
     }
     if args.in_flight == 0 || args.in_flight > IN_FLIGHT_MAX {
-        return Err(argument("--in-flight", args.in_flight.to_string(), "1 to 65536"));
+        return Err(argument(
+            "--in-flight",
+            args.in_flight.to_string(),
+            "1 to 65536",
+        ));
     }
     if args.queues == 0 || args.batch == 0 || args.seconds == 0 || args.size == 0 {
-        let value = format!("{}/{}/{}/{}", args.queues, args.batch, args.seconds, args.size);
-        return Err(argument("--queues/--batch/--seconds/--size", value, "each 1 or more"));
+        let value = format!(
+            "{}/{}/{}/{}",
+            args.queues, args.batch, args.seconds, args.size
+        );
+        return Err(argument(
+            "--queues/--batch/--seconds/--size",
+            value,
+            "each 1 or more",
+        ));
     }
     match args.rate {
         Some(rate) if rate == 0 || rate > RATE_MAX => {
@@ -130,7 +149,9 @@ fn run_produce(args: &ProduceArgs) -> Result<(), BenchError> {
     let broker = route::prepare_topic(&args.namesrv, &args.topic, args.queues)?;
     let pid = args.broker_pid.or_else(|| listening_pid(broker.port()));
     #[allow(clippy::cast_precision_loss)]
-    let rate = args.rate.map(|rate| rate as f64 / args.connections as f64 / f64::from(args.batch));
+    let rate = args
+        .rate
+        .map(|rate| rate as f64 / args.connections as f64 / f64::from(args.batch));
     let drives = (0..args.connections)
         .map(|number| {
             let drive = Drive {
@@ -143,14 +164,26 @@ fn run_produce(args: &ProduceArgs) -> Result<(), BenchError> {
             (drive, SendTemplate::new(args, number))
         })
         .collect();
-    let before = (pid.and_then(read_process), own_cpu(), machine_busy_seconds());
+    let before = (
+        pid.and_then(read_process),
+        own_cpu(),
+        machine_busy_seconds(),
+    );
     let measured = on_executor(drives)?;
     let spent = Spent {
         broker: before.0.zip(pid.and_then(read_process)),
         generator_cpu_seconds: own_cpu() - before.1,
         machine_cpu_seconds: machine_busy_seconds() - before.2,
     };
-    finish(args, Report { scenario: describe(args, pid), body_bytes: args.size, measured, spent })
+    finish(
+        args,
+        Report {
+            scenario: describe(args, pid),
+            body_bytes: args.size,
+            measured,
+            spent,
+        },
+    )
 }
 
 fn own_cpu() -> f64 {
@@ -167,20 +200,28 @@ fn on_executor(drives: Vec<(Drive, SendTemplate)>) -> Result<Measured, BenchErro
 }
 
 fn describe(args: &ProduceArgs, pid: Option<u32>) -> Vec<(&'static str, String)> {
-    let rate = args.rate.map_or("flat out".to_owned(), |rate| format!("{rate} messages/s"));
+    let rate = args
+        .rate
+        .map_or("flat out".to_owned(), |rate| format!("{rate} messages/s"));
     vec![
         ("scenario", "produce".to_owned()),
-        ("connections × in flight", format!("{} × {}", args.connections, args.in_flight)),
+        (
+            "connections × in flight",
+            format!("{} × {}", args.connections, args.in_flight),
+        ),
         ("queues", args.queues.to_string()),
         ("body bytes", args.size.to_string()),
         ("batch", args.batch.to_string()),
         ("rate", rate),
         ("encoding", format!("{:?}", args.encoding)),
-        ("broker process", pid.map_or("not found".to_owned(), |pid| pid.to_string())),
+        (
+            "broker process",
+            pid.map_or("not found".to_owned(), |pid| pid.to_string()),
+        ),
     ]
 }
 
-fn finish(args: &ProduceArgs, report: Report) -> Result<(), BenchError> {
+fn finish(args: &ProduceArgs, report: &Report) -> Result<(), BenchError> {
     let text = report.to_json().to_string();
     if args.json {
         println!("{text}");
