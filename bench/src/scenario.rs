@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::broker_process::{listening_pid, machine_busy_seconds, read_process};
@@ -25,7 +25,11 @@ use crate::templates::SendTemplate;
 const CONNECTIONS_MAX: usize = 10_000;
 
 /// `gantry bench …`
-#[derive(Debug, Args)]
+#[derive(Debug, Parser)]
+#[command(
+    name = "gantry bench",
+    about = "Drive a RocketMQ-protocol broker and measure it"
+)]
 pub struct BenchArgs {
     /// What to run.
     #[command(subcommand)]
@@ -95,11 +99,14 @@ pub struct ProduceArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Runs a scenario to its end and prints its report.
+/// Runs a scenario to its end and prints its report. `words` are what follows `gantry bench`; asked for help or
+/// given unknown words, it prints the usage and ends the process as command lines do.
 ///
 /// # Errors
 /// Arguments out of range, connections that break, or failed sends.
-pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+pub fn run(words: &[String]) -> Result<(), BenchError> {
+    let program = std::iter::once("gantry bench");
+    let args = BenchArgs::parse_from(program.chain(words.iter().map(String::as_str)));
     match &args.scenario {
         Scenario::Produce(args) => run_produce(args),
     }
@@ -177,7 +184,7 @@ fn run_produce(args: &ProduceArgs) -> Result<(), BenchError> {
     };
     finish(
         args,
-        Report {
+        &Report {
             scenario: describe(args, pid),
             body_bytes: args.size,
             measured,
