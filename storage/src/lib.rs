@@ -5,8 +5,12 @@
 
 pub mod disk;
 pub mod error;
+pub mod index_pages;
+pub mod key_index;
+pub mod queue_index;
 pub mod shard_store;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
+pub mod tables;
 pub mod tail;
 pub mod units;

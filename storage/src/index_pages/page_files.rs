@@ -1,0 +1,266 @@
+//! The files that hold a shard's index pages.
+//!
+//! **Owns** one continuous space of page places cut into files, and which files still matter.
+//! **Lives on** one data core, over a `Disk`.
+//! **Invariants** pages are only appended, synced before their place is told to anyone; a file
+//! without a page in use is removed only once a checkpoint that does not name it is durable.
+//! **Limits** `file_bytes` per file; one write at a time; a batch fits one file.
+//! **Not here** which queue owns which page (`queue_index`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use super::{PAGE_BYTES_MAX, Page, PageError};
+use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::queue_index::{PageId, PagePlace, PageWanted};
+use crate::units::BLOCK_BYTES;
+
+/// Default length of a page file: 3.3 million entries.
+pub const PAGE_FILE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Smallest allowed length: a full write batch and a block.
+pub const PAGE_FILE_BYTES_MIN: u64 = 512 << 10;
+/// Suffix of page files; the name is the first byte's place, 20 digits.
+const SUFFIX: &str = ".idx";
+
+const _: () = assert!(PAGE_FILE_BYTES_MIN > crate::queue_index::UNWRITTEN_BYTES_FLUSH as u64);
+
+/// Why index pages could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PageFileError {
+    /// The device failed.
+    #[error("index pages: {0}")]
+    Disk(#[from] DiskError),
+    /// The bytes at the place are not the page that was written there.
+    #[error("{file} at byte {position}: {error}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// The byte in the file.
+        position: u64,
+        /// What is wrong.
+        error: PageError,
+    },
+}
+
+/// One file: its handle once it was needed, and how many pages in it are in use.
+struct PageFile<F> {
+    file: Option<F>,
+    live: u64,
+}
+
+/// The page files of one shard.
+pub struct PageFiles<D: Disk> {
+    disk: D,
+    folder: String,
+    file_bytes: u64,
+    files: RefCell<BTreeMap<u64, PageFile<D::File>>>,
+    end: Cell<u64>,
+    retired: RefCell<Vec<u64>>,
+}
+
+impl<D: Disk> PageFiles<D> {
+    /// Opens `folder`, whose pages in use lie at `places` and end at byte `end`; every other file there
+    /// is removed.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn open(
+        disk: D,
+        folder: &str,
+        file_bytes: u64,
+        end: u64,
+        places: impl Iterator<Item = PagePlace>,
+    ) -> Result<Self, PageFileError> {
+        let file_bytes = file_bytes
+            .max(PAGE_FILE_BYTES_MIN)
+            .next_multiple_of(BLOCK_BYTES);
+        let files = Self {
+            disk,
+            folder: folder.to_owned(),
+            file_bytes,
+            files: RefCell::default(),
+            end: Cell::new(end.next_multiple_of(BLOCK_BYTES)),
+            retired: RefCell::default(),
+        };
+        for place in places {
+            let start = files.start_of(place.byte_position());
+            files
+                .files
+                .borrow_mut()
+                .entry(start)
+                .or_insert(PageFile {
+                    file: None,
+                    live: 0,
+                })
+                .live += 1;
+        }
+        files.disk.make_dir(folder).await?;
+        for found in files.disk.list(folder).await? {
+            let start = found
+                .name
+                .strip_suffix(SUFFIX)
+                .and_then(|name| name.parse::<u64>().ok());
+            let keep = start.is_some_and(|start| files.files.borrow().contains_key(&start));
+            if start.is_some() && !keep {
+                files
+                    .disk
+                    .remove(&format!("{folder}/{}", found.name))
+                    .await?;
+            }
+        }
+        Ok(files)
+    }
+
+    fn start_of(&self, position: u64) -> u64 {
+        position - position % self.file_bytes
+    }
+
+    fn name_of(&self, start: u64) -> String {
+        format!("{}/{start:020}{SUFFIX}", self.folder)
+    }
+
+    /// Byte after the last page written; part of the checkpoint.
+    pub fn end(&self) -> u64 {
+        self.end.get()
+    }
+
+    async fn file(&self, start: u64, create: bool) -> Result<D::File, PageFileError> {
+        if let Some(PageFile {
+            file: Some(file), ..
+        }) = self.files.borrow().get(&start)
+        {
+            return Ok(file.clone());
+        }
+        let name = self.name_of(start);
+        let known = self.files.borrow().contains_key(&start);
+        let mode = if known || !create {
+            OpenMode::Existing
+        } else {
+            OpenMode::CreateLen(self.file_bytes)
+        };
+        let file = self.disk.open(&name, mode).await?;
+        if mode != OpenMode::Existing {
+            self.disk.sync_dir(&self.folder).await?;
+        }
+        let mut files = self.files.borrow_mut();
+        let entry = files.entry(start).or_insert(PageFile {
+            file: None,
+            live: 0,
+        });
+        entry.file = Some(file.clone());
+        Ok(file)
+    }
+
+    /// Writes and syncs a batch; tells where each page lies. One call at a time.
+    ///
+    /// # Errors
+    /// As the device says; nothing of the batch may be used then, and it can be tried again.
+    pub async fn write(
+        &self,
+        batch: &[(PageId, Rc<Page>)],
+    ) -> Result<Vec<(PageId, PagePlace)>, PageFileError> {
+        let (mut bytes, mut starts) = (Vec::new(), Vec::with_capacity(batch.len()));
+        for (id, page) in batch {
+            starts.push((*id, bytes.len() as u64));
+            page.encode(id.key, &mut bytes);
+        }
+        let padded = (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
+        let mut begin = self.end.get();
+        if self.start_of(begin) + self.file_bytes < begin + padded {
+            begin = self.start_of(begin) + self.file_bytes;
+        }
+        let start = self.start_of(begin);
+        let file = self.file(start, true).await?;
+        bytes.resize(usize::try_from(padded).unwrap_or(bytes.len()), 0);
+        let mut buf = self.disk.alloc(bytes.len());
+        buf.as_mut().copy_from_slice(&bytes);
+        file.write_at_and_sync(buf, begin - start).await?;
+        self.end.set(begin + padded);
+        if let Some(entry) = self.files.borrow_mut().get_mut(&start) {
+            entry.live += starts.len() as u64;
+        }
+        Ok(starts
+            .into_iter()
+            .map(|(id, at)| (id, PagePlace::at_byte(begin + at)))
+            .collect())
+    }
+
+    /// Reads one page and checks that it is the one wanted.
+    ///
+    /// # Errors
+    /// `Damaged` naming file and byte when it is not; `Disk` as the device says.
+    pub async fn read(&self, wanted: PageWanted) -> Result<Page, PageFileError> {
+        let position = wanted.place.byte_position();
+        let start = self.start_of(position);
+        let file = self.file(start, false).await?;
+        let inside = position - start;
+        let from = inside - inside % BLOCK_BYTES;
+        let end = (inside + PAGE_BYTES_MAX as u64)
+            .next_multiple_of(BLOCK_BYTES)
+            .min(self.file_bytes);
+        let length = usize::try_from(end - from).unwrap_or(PAGE_BYTES_MAX);
+        let read = file.read_at(from, length).await?;
+        let skip = usize::try_from(inside - from).unwrap_or(0);
+        let bytes = read.as_ref().get(skip..).unwrap_or_default();
+        let decoded = Page::decode(wanted.id.key, bytes).and_then(|page| {
+            if page.first_offset() == wanted.id.first_offset {
+                return Ok(page);
+            }
+            let (topic, queue) = (wanted.id.key.topic.0, wanted.id.key.queue.0);
+            Err(PageError::Misplaced {
+                topic,
+                queue,
+                first_offset: page.first_offset().0,
+            })
+        });
+        decoded.map_err(|error| PageFileError::Damaged {
+            file: self.name_of(start),
+            position: inside,
+            error,
+        })
+    }
+
+    /// Counts pages that no queue uses any more.
+    pub fn freed(&self, places: &[PagePlace]) {
+        let current = self.start_of(self.end.get());
+        let mut files = self.files.borrow_mut();
+        for place in places {
+            let start = self.start_of(place.byte_position());
+            let Some(entry) = files.get_mut(&start) else {
+                continue;
+            };
+            entry.live = entry.live.saturating_sub(1);
+        }
+        let dead: Vec<u64> = files
+            .iter()
+            .filter(|(start, file)| file.live == 0 && **start < current)
+            .map(|(start, _)| *start)
+            .collect();
+        for start in dead {
+            files.remove(&start);
+            self.retired.borrow_mut().push(start);
+        }
+    }
+
+    /// Files no longer in use, to be given to `remove` once the checkpoint begun now is durable.
+    pub fn take_retired(&self) -> Vec<u64> {
+        self.retired.take()
+    }
+
+    /// Removes files that `take_retired` gave; those that are gone already are fine.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn remove(&self, retired: &[u64]) -> Result<(), PageFileError> {
+        for start in retired {
+            match self.disk.remove(&self.name_of(*start)).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

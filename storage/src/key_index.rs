@@ -1,0 +1,472 @@
+//! The key index of one shard: from a message key to the records that carry it, newest first.
+//!
+//! **Owns** entries not yet on the device, the list of partitions, and what a checkpoint must know.
+//! **Lives on** one data core; `add` is synchronous, the rest waits on the device.
+//! **Invariants** derived from the log: a crash loses nothing that replay does not bring back; every
+//! entry is in exactly one of active, frozen, partition; sources are ordered by log position.
+//! **Limits** `ACTIVE_ENTRIES_MAX`, `FROZEN_MAX` (beyond it entries are skipped and counted, the
+//! device has then taken nothing for `FROZEN_MAX × ACTIVE_ENTRIES_MAX` keys), `MERGE_COUNT`.
+//! **Not here** which keys a record has (the actors), comparing the keys themselves (the clients do:
+//! hash collisions give additional answers, as `RocketMQ`'s own index does).
+
+mod partition;
+mod snapshot;
+mod sorting;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+pub use snapshot::{KeySnapshot, KeySnapshotError};
+
+use crate::disk::{Disk, DiskError};
+use crate::units::{FilePosition, StoreTimestamp, TopicId};
+use partition::{Partition, PartitionWriter, SourceReader};
+
+/// Entries collected in memory before they become a partition: 1.5 MiB, 32,000 records with a unique
+/// key and one more. One linear scan of them in a query takes about 50 µs.
+pub const ACTIVE_ENTRIES_MAX: usize = 64 << 10;
+/// Full buffers that may wait for the device: 12 MiB.
+pub const FROZEN_MAX: usize = 8;
+/// So many neighbouring small partitions become one: a query reads each partition about twice.
+pub const MERGE_COUNT: usize = 16;
+/// A merged partition is not merged again; it holds about a million entries.
+const LEVEL_MERGED: u32 = 1;
+/// Entries merged between two yields: about 0.1 ms.
+const MERGE_SLICE: usize = 2048;
+
+/// One key of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyEntry {
+    pub(crate) hash: u64,
+    pub(crate) position: FilePosition,
+    pub(crate) time: StoreTimestamp,
+}
+
+impl KeyEntry {
+    /// The order of a partition: by hash, newest first.
+    fn order(&self) -> (u64, std::cmp::Reverse<u64>) {
+        (self.hash, std::cmp::Reverse(self.position.0))
+    }
+}
+
+/// Why the key index could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeyIndexError {
+    /// The device failed.
+    #[error("key index: {0}")]
+    Disk(#[from] DiskError),
+    /// A partition does not hold what was written.
+    #[error("{file}, page {page}: {detail}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// The 4 KiB page, 0 for the head.
+        page: u64,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// The checkpoint's part is unusable: open without it and replay the log from its start.
+    #[error(transparent)]
+    Snapshot(#[from] KeySnapshotError),
+}
+
+/// What a key query wants.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyQuery<'a> {
+    /// The topic.
+    pub topic: TopicId,
+    /// The key: a unique key or one token of KEYS.
+    pub key: &'a [u8],
+    /// Earliest store time, inclusive.
+    pub begin: StoreTimestamp,
+    /// Latest store time, inclusive.
+    pub end: StoreTimestamp,
+    /// Most positions wanted.
+    pub count_max: usize,
+}
+
+/// Entries in memory and the time they span.
+#[derive(Debug)]
+struct Buffer {
+    entries: Vec<KeyEntry>,
+    time_min: StoreTimestamp,
+    time_max: StoreTimestamp,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        let (time_min, time_max) = (StoreTimestamp(u64::MAX), StoreTimestamp(0));
+        Self {
+            entries: Vec::new(),
+            time_min,
+            time_max,
+        }
+    }
+}
+
+impl Buffer {
+    #[inline]
+    fn push(&mut self, entry: KeyEntry) {
+        self.time_min = self.time_min.min(entry.time);
+        self.time_max = self.time_max.max(entry.time);
+        self.entries.push(entry);
+    }
+
+    fn find(&self, wanted: &Wanted, out: &mut Vec<FilePosition>) {
+        if self.time_max < wanted.begin || self.time_min > wanted.end {
+            return;
+        }
+        for entry in self.entries.iter().rev() {
+            if out.len() >= wanted.count_max {
+                return;
+            }
+            wanted.take(entry, out);
+        }
+    }
+}
+
+/// A query after hashing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    hash: u64,
+    begin: StoreTimestamp,
+    end: StoreTimestamp,
+    position_min: FilePosition,
+    count_max: usize,
+}
+
+impl Wanted {
+    fn take(&self, entry: &KeyEntry, out: &mut Vec<FilePosition>) {
+        let hit = entry.hash == self.hash
+            && (self.begin..=self.end).contains(&entry.time)
+            && entry.position >= self.position_min;
+        // The same key twice in one record (a unique key that is also in KEYS) is one answer.
+        if hit && out.last() != Some(&entry.position) {
+            out.push(entry.position);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    active: Buffer,
+    frozen: VecDeque<Rc<Buffer>>,
+    partitions: Vec<Rc<Partition>>,
+    next_number: u64,
+    /// Position after the last record added; replay below it is ignored.
+    covered: FilePosition,
+    last_position: Option<FilePosition>,
+    position_min: FilePosition,
+    retired: Vec<u64>,
+    skipped: u64,
+}
+
+/// The key index of a shard.
+pub struct KeyIndex<D: Disk> {
+    disk: D,
+    folder: String,
+    entries_max: usize,
+    state: RefCell<State>,
+    writing: Cell<bool>,
+}
+
+/// The 64-bit hash under which a key of a topic is found.
+#[inline]
+pub fn key_hash(topic: TopicId, key: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(key, u64::from(topic.0))
+}
+
+impl<D: Disk> KeyIndex<D> {
+    /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index that
+    /// the log fills again. Partitions the snapshot does not name are removed.
+    ///
+    /// # Errors
+    /// `Snapshot` (open again without one), or as the device says.
+    pub async fn open(
+        disk: D,
+        folder: &str,
+        snapshot: Option<&[u8]>,
+    ) -> Result<Self, KeyIndexError> {
+        Self::open_with(disk, folder, snapshot, ACTIVE_ENTRIES_MAX).await
+    }
+
+    async fn open_with(
+        disk: D,
+        folder: &str,
+        snapshot: Option<&[u8]>,
+        entries_max: usize,
+    ) -> Result<Self, KeyIndexError> {
+        let mut state = match snapshot {
+            Some(bytes) => snapshot::restore(bytes)?,
+            None => State::default(),
+        };
+        disk.make_dir(folder).await?;
+        let found = disk.list(folder).await?;
+        for entry in &found {
+            let Some(number) = partition::number_of(&entry.name) else {
+                continue;
+            };
+            if !state
+                .partitions
+                .iter()
+                .any(|partition| partition.number == number)
+            {
+                disk.remove(&format!("{folder}/{}", entry.name)).await?;
+            }
+        }
+        // Retention may have removed files after the checkpoint; their records are gone as well.
+        state.partitions.retain(|partition| {
+            found
+                .iter()
+                .any(|entry| partition::number_of(&entry.name) == Some(partition.number))
+        });
+        let (state, writing) = (RefCell::new(state), Cell::new(false));
+        Ok(Self {
+            disk,
+            folder: folder.to_owned(),
+            entries_max,
+            state,
+            writing,
+        })
+    }
+
+    /// Adds one key of the record at `position`. Records come in log order; all keys of a record are
+    /// added in one turn. Positions the index has already (replay) are ignored. Replay must call
+    /// `write_frozen` whenever `needs_write`, as nothing else runs then.
+    #[inline]
+    pub fn add(&self, topic: TopicId, key: &[u8], position: FilePosition, time: StoreTimestamp) {
+        let mut state = self.state.borrow_mut();
+        if position < state.covered {
+            return;
+        }
+        if state.active.entries.len() >= self.entries_max && !state.freeze(self.entries_max) {
+            return;
+        }
+        state.active.push(KeyEntry {
+            hash: key_hash(topic, key),
+            position,
+            time,
+        });
+        state.last_position = Some(position);
+    }
+
+    /// Whether a full buffer waits for `write_frozen`.
+    pub fn needs_write(&self) -> bool {
+        !self.state.borrow().frozen.is_empty() && !self.writing.get()
+    }
+
+    /// Keys not indexed because the device took nothing for too long.
+    pub fn skipped_count(&self) -> u64 {
+        self.state.borrow().skipped
+    }
+
+    /// Number of partitions on the device.
+    pub fn partitions_count(&self) -> usize {
+        self.state.borrow().partitions.len()
+    }
+
+    /// Positions of the records with this key, newest first.
+    ///
+    /// # Errors
+    /// As reading a partition.
+    pub async fn query(&self, query: KeyQuery<'_>) -> Result<Vec<FilePosition>, KeyIndexError> {
+        let mut out = Vec::new();
+        let (wanted, partitions) = {
+            let state = self.state.borrow();
+            let wanted = Wanted {
+                hash: key_hash(query.topic, query.key),
+                begin: query.begin,
+                end: query.end,
+                position_min: state.position_min,
+                count_max: query.count_max,
+            };
+            state.active.find(&wanted, &mut out);
+            for frozen in state.frozen.iter().rev() {
+                frozen.find(&wanted, &mut out);
+            }
+            (wanted, state.partitions.clone())
+        };
+        for partition in partitions.iter().rev() {
+            if out.len() >= wanted.count_max {
+                break;
+            }
+            partition
+                .find(&self.disk, &self.folder, &wanted, &mut out)
+                .await?;
+        }
+        Ok(out)
+    }
+
+    /// Writes full buffers as partitions and merges small ones, yielding every fraction of a
+    /// millisecond. One at a time; a second call returns at once.
+    ///
+    /// # Errors
+    /// As the device says; the entries stay in memory and the next call tries again.
+    pub async fn write_frozen(&self) -> Result<(), KeyIndexError> {
+        if self.writing.replace(true) {
+            return Ok(());
+        }
+        let result = self.write_and_merge().await;
+        self.writing.set(false);
+        result
+    }
+
+    async fn write_and_merge(&self) -> Result<(), KeyIndexError> {
+        loop {
+            let front = self.state.borrow().frozen.front().cloned();
+            let Some(frozen) = front else { break };
+            let partition = self.write_partition(&frozen).await?;
+            {
+                let mut state = self.state.borrow_mut();
+                state.partitions.push(Rc::new(partition));
+                state.frozen.pop_front();
+            }
+            if let Some(small) = self.mergeable() {
+                self.merge(&small).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_number(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        state.next_number += 1;
+        state.next_number
+    }
+
+    async fn write_partition(&self, frozen: &Buffer) -> Result<Partition, KeyIndexError> {
+        let mut entries = frozen.entries.clone();
+        let runs = sorting::sort_in_slices(&self.disk, &mut entries).await;
+        let number = self.take_number();
+        let count = entries.len() as u64;
+        let mut writer =
+            PartitionWriter::create(&self.disk, &self.folder, number, 0, count).await?;
+        let mut merged = sorting::Merge::new(&entries, runs);
+        let mut slice = 0;
+        while let Some(entry) = merged.next() {
+            writer.push(entry).await?;
+            slice += 1;
+            if slice % MERGE_SLICE == 0 {
+                self.disk.yield_now().await;
+            }
+        }
+        writer.finish().await
+    }
+
+    /// The last `MERGE_COUNT` partitions, if none of them was merged.
+    fn mergeable(&self) -> Option<Vec<Rc<Partition>>> {
+        let state = self.state.borrow();
+        let from = state.partitions.len().checked_sub(MERGE_COUNT)?;
+        let last = state.partitions.get(from..)?;
+        last.iter()
+            .all(|partition| partition.level < LEVEL_MERGED)
+            .then(|| last.to_vec())
+    }
+
+    async fn merge(&self, small: &[Rc<Partition>]) -> Result<(), KeyIndexError> {
+        let count = small.iter().map(|partition| partition.count).sum();
+        let number = self.take_number();
+        let (disk, folder) = (&self.disk, &self.folder);
+        let mut writer = PartitionWriter::create(disk, folder, number, LEVEL_MERGED, count).await?;
+        let mut sources = Vec::with_capacity(small.len());
+        for partition in small {
+            sources.push(SourceReader::open(disk, folder, Rc::clone(partition)).await?);
+        }
+        let mut slice = 0;
+        loop {
+            let first = sources
+                .iter_mut()
+                .filter(|source| source.head().is_some())
+                .min_by_key(|source| source.head().map(KeyEntry::order));
+            let Some(source) = first else { break };
+            if let Some(entry) = source.next().await? {
+                writer.push(entry).await?;
+            }
+            slice += 1;
+            if slice % MERGE_SLICE == 0 {
+                disk.yield_now().await;
+            }
+        }
+        let merged = Rc::new(writer.finish().await?);
+        let mut state = self.state.borrow_mut();
+        let old: Vec<u64> = small.iter().map(|partition| partition.number).collect();
+        // Retention may have dropped some meanwhile: the merged one takes the place of the rest.
+        let at = state
+            .partitions
+            .iter()
+            .position(|partition| old.contains(&partition.number));
+        state
+            .partitions
+            .retain(|partition| !old.contains(&partition.number));
+        match at {
+            Some(at) => state.partitions.insert(at, merged),
+            None => state.retired.push(number),
+        }
+        state.retired.extend(old);
+        Ok(())
+    }
+
+    /// Forgets what points below `position`, the log's first: whole partitions, and single answers.
+    pub fn drop_below(&self, position: FilePosition) {
+        let mut state = self.state.borrow_mut();
+        state.position_min = state.position_min.max(position);
+        let (kept, dropped) = std::mem::take(&mut state.partitions)
+            .into_iter()
+            .partition(|partition| partition.last_position >= position);
+        state.partitions = kept;
+        state.retired.extend(
+            dropped
+                .iter()
+                .map(|partition: &Rc<Partition>| partition.number),
+        );
+    }
+
+    /// The index's part of a checkpoint. It may become the checkpoint only when every record added
+    /// before this call is committed.
+    pub fn snapshot(&self) -> KeySnapshot {
+        let mut state = self.state.borrow_mut();
+        let unneeded = std::mem::take(&mut state.retired);
+        KeySnapshot {
+            bytes: snapshot::take(&state),
+            unneeded,
+        }
+    }
+
+    /// To be called when the checkpoint with this snapshot is durable: removes partitions nothing needs.
+    ///
+    /// # Errors
+    /// As the device says; the files are then removed at the next start.
+    pub async fn checkpoint_durable(&self, unneeded: &[u64]) -> Result<(), KeyIndexError> {
+        for number in unneeded {
+            let name = partition::file_name(&self.folder, *number);
+            match self.disk.remove(&name).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Moves the full active buffer to the frozen ones; false when too many wait already.
+    #[cold]
+    fn freeze(&mut self, entries_max: usize) -> bool {
+        if self.frozen.len() >= FROZEN_MAX {
+            self.skipped += 1;
+            return false;
+        }
+        let fresh = Buffer {
+            entries: Vec::with_capacity(entries_max),
+            ..Buffer::default()
+        };
+        let full = std::mem::replace(&mut self.active, fresh);
+        self.frozen.push_back(Rc::new(full));
+        true
+    }
+}

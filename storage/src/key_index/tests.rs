@@ -1,0 +1,249 @@
+//! The key index against a list, on the simulated disk.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::disk::DiskErrorKind;
+use crate::sim_disk::{SimDisk, SimOp};
+
+const TOPIC: TopicId = TopicId(3);
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key-{number}").into_bytes()
+}
+
+/// A record in the model: key, position, time.
+type Record = (u64, u64, u64);
+
+fn expected(model: &[Record], wanted: (u64, u64, u64, usize), first: u64) -> Vec<FilePosition> {
+    let (key, begin, end, max) = wanted;
+    let hits = model
+        .iter()
+        .rev()
+        .filter(|record| record.0 == key && record.1 >= first);
+    let hits = hits.filter(|record| (begin..=end).contains(&record.2));
+    hits.take(max)
+        .map(|record| FilePosition(record.1))
+        .collect()
+}
+
+async fn ask(index: &KeyIndex<SimDisk>, wanted: (u64, u64, u64, usize)) -> Vec<FilePosition> {
+    let (number, begin, end, count_max) = wanted;
+    let (begin, end) = (StoreTimestamp(begin), StoreTimestamp(end));
+    let key = key(number);
+    index
+        .query(KeyQuery {
+            topic: TOPIC,
+            key: &key,
+            begin,
+            end,
+            count_max,
+        })
+        .await
+        .unwrap()
+}
+
+fn add(index: &KeyIndex<SimDisk>, model: &[Record]) {
+    for (number, position, time) in model {
+        index.add(
+            TOPIC,
+            &key(*number),
+            FilePosition(*position),
+            StoreTimestamp(*time),
+        );
+    }
+}
+
+fn run(seed: u64, body: impl AsyncFn(SimDisk)) -> u64 {
+    let disk = SimDisk::new(seed);
+    disk.block_on(body(disk.clone()));
+    disk.trace()
+}
+
+/// Adds what `keys` says, writing and restarting as told, and compares; gives the disk's trace.
+fn agrees(seed: u64, keys: &[(u64, u8)], first_part: u64) -> u64 {
+    run(seed, async |disk| {
+        let mut index = KeyIndex::open_with(disk.clone(), "keys", None, 300)
+            .await
+            .unwrap();
+        let mut model: Vec<Record> = Vec::new();
+        let (mut saved, mut saved_at) = (None, 0);
+        for (at, (number, step)) in (0u64..).zip(keys) {
+            for i in 0..120 {
+                let at = at * 120 + i;
+                let record = ((number + i) % 50, at * 1000, 5000 + at / 7);
+                model.push(record);
+                add(&index, &[record]);
+            }
+            match step {
+                0 | 1 => index.write_frozen().await.unwrap(),
+                2 => {
+                    let KeySnapshot { bytes, unneeded } = index.snapshot();
+                    index.checkpoint_durable(&unneeded).await.unwrap();
+                    (saved, saved_at) = (Some(bytes), model.len() / 2);
+                }
+                3 => {
+                    let open = KeyIndex::open_with(disk.clone(), "keys", saved.as_deref(), 300);
+                    index = open.await.unwrap();
+                    // Replay from before the checkpoint: what is known is not added again.
+                    for record in &model[saved_at..] {
+                        add(&index, &[*record]);
+                        if index.needs_write() && record.0 % 7 == 0 {
+                            index.write_frozen().await.unwrap();
+                        }
+                    }
+                }
+                _ => {}
+            }
+            assert_eq!(index.skipped_count(), 0);
+            if index.state.borrow().frozen.len() > FROZEN_MAX / 2 {
+                index.write_frozen().await.unwrap();
+            }
+        }
+        let last = model.len() as u64;
+        let first = last * 1000 * first_part / 10;
+        index.drop_below(FilePosition(first));
+        for number in [0, 1, 17, 49, 50] {
+            for (begin, end) in [
+                (0, u64::MAX),
+                (5000, 5000 + last / 14),
+                (6000, 6001),
+                (9, 1),
+            ] {
+                for max in [0, 1, 32, 10_000] {
+                    let wanted = (number, begin, end, max);
+                    assert_eq!(ask(&index, wanted).await, expected(&model, wanted, first));
+                }
+            }
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn the_index_agrees_with_a_list(
+        keys in prop::collection::vec((0..50u64, 0..8u8), 1..60),
+        seed in any::<u64>(),
+        first_part in 0..10u64,
+    ) {
+        let trace = agrees(seed, &keys, first_part);
+        prop_assert_eq!(trace, agrees(seed, &keys, first_part), "one seed, one run");
+    }
+}
+
+#[test]
+fn a_much_used_key_and_merging_stay_right() {
+    run(7, async |disk| {
+        let index = KeyIndex::open_with(disk.clone(), "keys", None, 1000)
+            .await
+            .unwrap();
+        let mut model = Vec::new();
+        for at in 0..40_000 {
+            let record = (if at % 2 == 0 { 0 } else { at }, at * 10, at);
+            model.push(record);
+            add(&index, &[record]);
+            if index.needs_write() {
+                index.write_frozen().await.unwrap();
+            }
+        }
+        assert!(
+            index.partitions_count() < 2 + 39 % MERGE_COUNT + 2,
+            "merged"
+        );
+        for wanted in [
+            (0, 0, u64::MAX, 64),
+            (0, 0, 20_000, 3),
+            (777, 0, u64::MAX, 5),
+        ] {
+            assert_eq!(ask(&index, wanted).await, expected(&model, wanted, 0));
+        }
+        let reads = disk.count(SimOp::Read);
+        ask(&index, (39_999, 39_000, u64::MAX, 32)).await;
+        assert!(
+            disk.count(SimOp::Read) - reads <= 4,
+            "few reads per partition"
+        );
+    });
+}
+
+#[test]
+fn a_failing_device_loses_nothing_and_memory_stays_bounded() {
+    run(8, async |disk| {
+        let index = KeyIndex::open_with(disk.clone(), "keys", None, 100)
+            .await
+            .unwrap();
+        add(&index, &(0..250).map(|at| (at, at, at)).collect::<Vec<_>>());
+        for op in [SimOp::Create, SimOp::Write, SimOp::Sync, SimOp::SyncDir] {
+            disk.fail_after(op, 0, DiskErrorKind::Io);
+            assert!(index.write_frozen().await.is_err(), "{op:?}");
+            disk.clear_faults();
+        }
+        assert_eq!(ask(&index, (3, 0, 900, 9)).await, [FilePosition(3)]);
+        index.write_frozen().await.unwrap();
+        assert_eq!(ask(&index, (3, 0, 900, 9)).await, [FilePosition(3)]);
+        add(
+            &index,
+            &(300..2000).map(|at| (at, at, at)).collect::<Vec<_>>(),
+        );
+        assert!(index.skipped_count() > 0);
+        assert_eq!(index.state.borrow().frozen.len(), FROZEN_MAX);
+    });
+}
+
+#[test]
+fn a_flipped_bit_is_reported_with_its_place() {
+    run(9, async |disk| {
+        let index = KeyIndex::open_with(disk.clone(), "keys", None, 100)
+            .await
+            .unwrap();
+        add(&index, &(0..101).map(|at| (at, at, at)).collect::<Vec<_>>());
+        index.write_frozen().await.unwrap();
+        disk.flip_bit(&partition::file_name("keys", 1), 4096 + 99, 3);
+        let (begin, end) = (StoreTimestamp(0), StoreTimestamp(900));
+        let key = key(3);
+        let query = KeyQuery {
+            topic: TOPIC,
+            key: &key,
+            begin,
+            end,
+            count_max: 9,
+        };
+        let damaged = index.query(query).await.unwrap_err();
+        let said = "keys/00000000000000000001.keys, page 1: checksum differs";
+        assert_eq!(damaged.to_string(), said);
+    });
+}
+
+/// `cargo test --release -p gantry-storage key_index_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, meant for the release profile"]
+fn key_index_speed() {
+    run(1, async |disk| {
+        let index = KeyIndex::open(disk.clone(), "keys", None).await.unwrap();
+        let key = b"7F000001000018B4AAC20000000000A7";
+        let (rounds, part) = (40u64, ACTIVE_ENTRIES_MAX as u64);
+        let mut spent = std::time::Duration::ZERO;
+        let begun_all = std::time::Instant::now();
+        for round in 0..rounds {
+            let begun = std::time::Instant::now();
+            for at in 0..part {
+                index.add(
+                    TOPIC,
+                    key,
+                    FilePosition(round * part + at),
+                    StoreTimestamp(at),
+                );
+            }
+            spent += begun.elapsed();
+            index.write_frozen().await.unwrap();
+        }
+        let (ns, all) = (spent.as_nanos(), begun_all.elapsed().as_nanos());
+        let count = u128::from(rounds * part);
+        println!(
+            "{} ns per key, {} ns with sort, merge, write",
+            ns / count,
+            all / count
+        );
+    });
+}
