@@ -1,0 +1,87 @@
+//! The time of a tick: read once, used by everything that happens in it.
+//!
+//! **Owns** the cached wall and monotonic time of one core.
+//! **Lives on** each data core; not `Send`.
+//! **Invariants** the monotonic time never goes back. The wall time may, when the host's does.
+//! **Limits** the cached values are as old as the last `refresh`; sockets, mesh and mailboxes refresh
+//! whenever they wake, so within a tick they differ from the truth by that tick's length.
+//! **Not here** simulated time, which lives with the simulated disk of `storage`.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One core's clock. Cheap to clone by `Rc`.
+#[derive(Debug)]
+pub struct Clock {
+    origin: Instant,
+    wall_ms: Cell<u64>,
+    mono_us: Cell<u64>,
+}
+
+impl Clock {
+    /// A clock that has been read once.
+    pub fn new() -> Rc<Self> {
+        let clock = Self {
+            origin: Instant::now(),
+            wall_ms: Cell::new(0),
+            mono_us: Cell::new(0),
+        };
+        clock.refresh();
+        Rc::new(clock)
+    }
+
+    /// Reads both clocks; called when a core wakes with work.
+    pub fn refresh(&self) {
+        self.wall_ms.set(wall_now_ms());
+        self.mono_us.set(as_u64(self.origin.elapsed().as_micros()));
+    }
+
+    /// Milliseconds since the Unix epoch, as of the last refresh.
+    pub fn wall_ms(&self) -> u64 {
+        self.wall_ms.get()
+    }
+
+    /// Microseconds since this clock was made, as of the last refresh.
+    pub fn mono_us(&self) -> u64 {
+        self.mono_us.get()
+    }
+
+    /// Milliseconds since this clock was made, as of the last refresh.
+    pub fn mono_ms(&self) -> u64 {
+        self.mono_us.get() / 1000
+    }
+
+    /// Microseconds since this clock was made, read now.
+    pub fn mono_us_now(&self) -> u64 {
+        as_u64(self.origin.elapsed().as_micros())
+    }
+}
+
+/// Milliseconds since the Unix epoch, read now. A host set before 1970 reads as 0.
+pub fn wall_now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    as_u64(since.as_millis())
+}
+
+fn as_u64(value: u128) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stands_still_until_refreshed() {
+        let clock = Clock::new();
+        let before = clock.mono_us();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(clock.mono_us(), before);
+        clock.refresh();
+        assert!(clock.mono_us() >= before + 2000);
+        assert!(clock.wall_ms() > 1_600_000_000_000);
+    }
+}

@@ -1,0 +1,179 @@
+//! Reading one connection: bytes in, whole frames out to the handler.
+//!
+//! **Owns** the bytes of a frame whose end has not arrived yet, and the cutting of what has.
+//! **Lives on** the data core that accepted the connection: one task each.
+//! **Invariants** frames reach the handler in wire order, all complete ones of a read in one call; nothing
+//! is read while the connection is clogged; a length that cannot be a frame ends the connection before a
+//! byte is reserved for it.
+//! **Limits** one frame as `gantry_protocol::frame` says; one read is `READ_BYTES`; incomplete frames of all
+//! connections of the core together as `assembly_bytes_max` says. An idle connection holds no buffer.
+//! **Not here** writing (`writer`), the idle limit (`net::sweep`).
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use gantry_protocol::frame::{self, Frame};
+
+use super::session::{CloseReason, Session};
+use super::{FrameHandler, Net};
+use crate::budget::Charge;
+use crate::metrics::Stage;
+
+/// The start of a frame whose end has not arrived.
+struct Partial {
+    bytes: BytesMut,
+    /// Bytes of the whole frame, length word included; `None` until the length word is complete.
+    whole: Option<usize>,
+    /// Held until the frame is complete.
+    _charge: Charge,
+}
+
+/// The task of one connection.
+pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) {
+    net.handler.on_open(&session);
+    let reason = read_until_end(&net, &session).await;
+    if matches!(reason, CloseReason::BadFrame | CloseReason::NoMemory) {
+        net.metrics.count(|counts| counts.expelled += 1);
+    }
+    let reason = session.close_reason().unwrap_or(reason);
+    net.peers.remove(session.id());
+    session.end(reason);
+    net.metrics.count(|counts| counts.connections -= 1);
+    tracing::debug!(peer = %session.peer_addr(), ?reason, "connection ended");
+    net.handler.on_close(&session);
+}
+
+async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>) -> CloseReason {
+    let mut partial = None;
+    loop {
+        if session.is_clogged() {
+            session.until_unclogged().await;
+        }
+        let step = poll_fn(|cx| poll_step(net, session, &mut partial, cx)).await;
+        let mut frames = match step {
+            Ok(frames) => frames,
+            Err(reason) => return reason,
+        };
+        if !session.is_open() {
+            return CloseReason::Peer;
+        }
+        if session.is_listening() && !frames.is_empty() {
+            let count = frames.len() as u64;
+            let begin = net.clock.mono_us();
+            net.handler.on_frames(session, &mut frames);
+            let took = net.clock.mono_us_now().saturating_sub(begin);
+            net.metrics.record_many(Stage::Handle, took, count);
+        }
+        frames.clear();
+        net.frames.set(frames);
+        // A peer that never stops sending must not keep the core from its other sessions.
+        glommio::yield_if_needed().await;
+    }
+}
+
+/// One read and what it completes. Runs without an await, so the core's scratch is free again after it.
+fn poll_step<H: FrameHandler>(
+    net: &Rc<Net<H>>,
+    session: &Rc<Session>,
+    partial: &mut Option<Partial>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Vec<Frame>, CloseReason>> {
+    let mut scratch = net.scratch.borrow_mut();
+    let read = match session.poll_read(cx, &mut scratch) {
+        Poll::Pending => return Poll::Pending,
+        Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(CloseReason::Peer)),
+        Poll::Ready(Ok(read)) => read,
+    };
+    net.clock.refresh();
+    session.note_read(net.clock.mono_ms());
+    let mut frames = net.frames.take();
+    let fresh = scratch.get(..read).unwrap_or_default();
+    let cut = cut(net, partial, fresh, &mut frames);
+    net.metrics.count(|counts| {
+        counts.reads += 1;
+        counts.bytes_in += read as u64;
+        counts.frames_in += frames.len() as u64;
+    });
+    Poll::Ready(cut.map(|()| frames))
+}
+
+/// Appends to `frames` what `fresh` completes and keeps the rest in `partial`.
+fn cut<H>(
+    net: &Net<H>,
+    partial: &mut Option<Partial>,
+    mut fresh: &[u8],
+    frames: &mut Vec<Frame>,
+) -> Result<(), CloseReason> {
+    while let Some(open) = partial.as_mut() {
+        let Some(whole) = open.whole else {
+            // Fewer than four bytes so far: complete the length word first.
+            let need = frame::LENGTH_WORD_BYTES - open.bytes.len();
+            let (head, rest) = fresh.split_at(need.min(fresh.len()));
+            open.bytes.extend_from_slice(head);
+            fresh = rest;
+            let Some(whole) = declared(&open.bytes)? else {
+                return Ok(());
+            };
+            let word = std::mem::take(&mut open.bytes);
+            *partial = Some(begin(net, &word, Some(whole))?);
+            continue;
+        };
+        let need = whole.saturating_sub(open.bytes.len());
+        let (body, rest) = fresh.split_at(need.min(fresh.len()));
+        open.bytes.extend_from_slice(body);
+        fresh = rest;
+        if open.bytes.len() < whole {
+            return Ok(());
+        }
+        let mut done = partial.take().map(|open| open.bytes).unwrap_or_default();
+        take_all(&mut done, frames)?;
+    }
+    let complete = complete_prefix(fresh)?;
+    let (ready, rest) = fresh.split_at(complete.min(fresh.len()));
+    if !ready.is_empty() {
+        // One copy out of the hot scratch buys frames that pin no more than this read.
+        take_all(&mut BytesMut::from(ready), frames)?;
+    }
+    if !rest.is_empty() {
+        *partial = Some(begin(net, rest, declared(rest)?)?);
+    }
+    Ok(())
+}
+
+fn begin<H>(net: &Net<H>, held: &[u8], whole: Option<usize>) -> Result<Partial, CloseReason> {
+    let charge = net
+        .assembly
+        .try_charge(whole.unwrap_or(frame::LENGTH_WORD_BYTES))
+        .ok_or(CloseReason::NoMemory)?;
+    // The declared length is only a claim: memory grows with the bytes that really arrive.
+    Ok(Partial {
+        bytes: BytesMut::from(held),
+        whole,
+        _charge: charge,
+    })
+}
+
+/// How many leading bytes are whole frames.
+fn complete_prefix(bytes: &[u8]) -> Result<usize, CloseReason> {
+    let mut end = 0;
+    while let Some(whole) = declared(bytes.get(end..).unwrap_or_default())? {
+        if bytes.len() - end < whole {
+            break;
+        }
+        end += whole;
+    }
+    Ok(end)
+}
+
+fn take_all(block: &mut BytesMut, frames: &mut Vec<Frame>) -> Result<(), CloseReason> {
+    while let Some(frame) = frame::take_frame(block).map_err(|_| CloseReason::BadFrame)? {
+        frames.push(frame);
+    }
+    Ok(())
+}
+
+fn declared(bytes: &[u8]) -> Result<Option<usize>, CloseReason> {
+    frame::frame_bytes_wanted(bytes).map_err(|_| CloseReason::BadFrame)
+}

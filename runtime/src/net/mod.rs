@@ -1,0 +1,201 @@
+//! The sockets of a data core, and the small client of the control plane.
+//!
+//! **Owns** what the network rooms share: the handler's trait, the limits, the core's network state.
+//! **Lives on** each data core, except `client`, which lives on tokio.
+//! **Invariants** one connection lives and dies on the core that accepted it; its frames reach the handler in
+//! the order of the wire; a bad frame costs its own connection only.
+//! **Limits** [`NetOptions`], whose defaults are the constants of this room.
+//! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
+
+mod connection;
+mod listener;
+mod peers;
+mod session;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use gantry_protocol::frame::Frame;
+
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::error::ListenError;
+use crate::metrics::CoreMetrics;
+use crate::shard::{CoreContext, TaskQueues};
+pub use peers::{PeerRef, PeerTable};
+pub use session::{CloseReason, Session};
+use writer::WriteLane;
+
+/// A connection that sends nothing for this long is closed (netty's `serverChannelMaxIdleTimeSeconds`,
+/// 120 s, 5.5.0).
+pub const IDLE_MS: u64 = 120_000;
+/// How often the idle limit is looked at.
+const SWEEP_MS: u64 = 1_000;
+/// Connections of one core.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// While more than this waits to be written to a connection, nothing more is read from it.
+pub const OUT_BYTES_SOFT: usize = 1024 * 1024;
+/// A connection with more than this waiting is closed: its peer does not read, and pushes and late replies
+/// still arrive although nothing more is read from it.
+pub const OUT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// One read: long enough for 4 x 64 pipelined messages of 1 KiB.
+const READ_BYTES: usize = 256 * 1024;
+/// Bytes of one core promised to frames whose end has not arrived yet.
+pub const ASSEMBLY_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+const _: () = assert!(OUT_BYTES_SOFT < OUT_BYTES_MAX);
+const _: () = assert!(READ_BYTES >= 64 * 1024);
+
+/// The limits of a core's connections.
+#[derive(Debug, Clone)]
+pub struct NetOptions {
+    /// Silence after which a connection is closed, in milliseconds.
+    pub idle_ms: u64,
+    /// Most connections of this core; further ones are closed at once.
+    pub connections_max: usize,
+    /// Waiting output above which a connection is not read.
+    pub out_bytes_soft: usize,
+    /// Waiting output above which a connection is closed.
+    pub out_bytes_max: usize,
+    /// Bytes promised to incomplete frames; above it, the connection that asks is closed.
+    pub assembly_bytes_max: usize,
+}
+
+impl Default for NetOptions {
+    fn default() -> Self {
+        Self {
+            idle_ms: IDLE_MS,
+            connections_max: CONNECTIONS_MAX,
+            out_bytes_soft: OUT_BYTES_SOFT,
+            out_bytes_max: OUT_BYTES_MAX,
+            assembly_bytes_max: ASSEMBLY_BYTES_MAX,
+        }
+    }
+}
+
+/// What a data core does with frames. Called on the core, never across an await.
+pub trait FrameHandler: 'static {
+    /// A connection was accepted.
+    fn on_open(self: &Rc<Self>, session: &Rc<Session>) {
+        let _ = session;
+    }
+
+    /// All complete frames of one read, in the order of the wire. The handler drains `frames`; what
+    /// it leaves is dropped.
+    fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>);
+
+    /// The connection is gone; called once. [`PeerTable::get`] no longer finds it.
+    fn on_close(self: &Rc<Self>, session: &Rc<Session>);
+}
+
+/// The network of one core. Clone the `Rc`.
+pub struct Net<H> {
+    queues: TaskQueues,
+    clock: Rc<Clock>,
+    metrics: Rc<CoreMetrics>,
+    options: NetOptions,
+    handler: Rc<H>,
+    peers: Rc<PeerTable>,
+    lane: Rc<WriteLane>,
+    assembly: Rc<Budget>,
+    /// Every read of the core goes through this, so that an idle connection needs no buffer.
+    scratch: RefCell<Box<[u8]>>,
+    /// The vector handed to the handler, kept for its capacity.
+    frames: Cell<Vec<Frame>>,
+    closing: Cell<bool>,
+}
+
+impl<H: FrameHandler> Net<H> {
+    /// The network of `core`, with `handler` behind every port.
+    pub fn new(
+        core: &CoreContext,
+        options: NetOptions,
+        handler: Rc<H>,
+        peers: Rc<PeerTable>,
+    ) -> Rc<Self> {
+        let assembly = Budget::new("frame assembly", options.assembly_bytes_max);
+        let net = Rc::new(Self {
+            queues: core.queues,
+            clock: Rc::clone(&core.clock),
+            metrics: Rc::clone(&core.metrics),
+            lane: WriteLane::new(core.queues.serve, Rc::clone(&core.metrics)),
+            options,
+            handler,
+            peers,
+            assembly,
+            scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            frames: Cell::new(Vec::new()),
+            closing: Cell::new(false),
+        });
+        core.spawn_serve(writer::run(Rc::downgrade(&net.lane)));
+        core.spawn_clean(sweep(Rc::downgrade(&net)));
+        net
+    }
+
+    /// Listens on `addr` and accepts from then on. With port 0 the system chooses; the chosen address comes
+    /// back, for the other cores to listen on as well. The first core of a process passes
+    /// `Claim::First`, which refuses an address that another process listens on.
+    ///
+    /// # Errors
+    /// The address is in use or the system refuses.
+    pub fn listen(
+        self: &Rc<Self>,
+        addr: SocketAddr,
+        claim: Claim,
+    ) -> Result<SocketAddr, ListenError> {
+        listener::listen(self, addr, claim)
+    }
+
+    /// The connections of this core.
+    pub fn peers(&self) -> &Rc<PeerTable> {
+        &self.peers
+    }
+
+    /// Stops accepting, closes every connection once its output is written, waits for that at most `limit`.
+    pub async fn close(&self, limit: Duration) {
+        self.closing.set(true);
+        for session in self.peers.all() {
+            session.close_after_flush();
+        }
+        let deadline = self.clock.mono_us_now() + u64::try_from(limit.as_micros()).unwrap_or(0);
+        while !self.peers.is_empty() && self.clock.mono_us_now() < deadline {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        for session in self.peers.all() {
+            session.close(CloseReason::Stopping);
+        }
+    }
+}
+
+/// Whether a listener is the first of its process on an address, see [`Net::listen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Nobody else may listen there yet.
+    First,
+    /// Another core of this process already listens there.
+    Joined,
+}
+
+/// Closes what has been silent too long, and takes back memory that a quiet connection still holds.
+async fn sweep<H: FrameHandler>(net: std::rc::Weak<Net<H>>) {
+    loop {
+        glommio::timer::sleep(Duration::from_millis(SWEEP_MS)).await;
+        let Some(net) = net.upgrade() else { return };
+        net.clock.refresh();
+        let now = net.clock.mono_ms();
+        for session in net.peers.all() {
+            let silent_ms = now.saturating_sub(session.last_read_ms());
+            if silent_ms >= net.options.idle_ms {
+                session.close(CloseReason::Idle);
+            } else if silent_ms >= SWEEP_MS {
+                session.release_idle_memory();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

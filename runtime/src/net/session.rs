@@ -1,0 +1,311 @@
+//! One connection as the handler sees it: a name, two addresses, an out buffer.
+//!
+//! **Owns** the socket, what waits to be written to it, and its end.
+//! **Lives on** the data core that accepted it; not `Send`. Other cores know it by its [`PeerRef`].
+//! **Invariants** bytes leave in the order they were appended; after the end nothing is appended; the socket
+//! is closed when its reader task ends, however many `Rc`s still point here.
+//! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]).
+//! **Not here** reading (`connection`), the one write of a tick (`writer`).
+
+use std::any::Any;
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+
+use super::peers::PeerRef;
+use super::writer::WriteLane;
+
+/// An out buffer keeps this much capacity after it has been written.
+const OUT_KEEP_BYTES: usize = 64 * 1024;
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed it, or the network did.
+    Peer,
+    /// It sent nothing for too long.
+    Idle,
+    /// It sent something that is not a frame.
+    BadFrame,
+    /// It does not read what is written to it.
+    SlowReader,
+    /// Too many bytes are promised to incomplete frames.
+    NoMemory,
+    /// The handler wanted it closed.
+    Handler,
+    /// The process stops.
+    Stopping,
+}
+
+/// One connection.
+pub struct Session {
+    id: PeerRef,
+    peer_addr: SocketAddr,
+    local_addr: SocketAddr,
+    stream: RefCell<Option<TcpStream>>,
+    lane: Rc<WriteLane>,
+    out: RefCell<BytesMut>,
+    out_soft: usize,
+    out_max: usize,
+    /// In the lane's list, or the drain task is at work.
+    pub(super) queued: Cell<bool>,
+    drained: RefCell<Option<Waker>>,
+    end_after_flush: Cell<bool>,
+    reason: Cell<Option<CloseReason>>,
+    last_read_ms: Cell<u64>,
+    user: RefCell<Option<Rc<dyn Any>>>,
+}
+
+/// What the accepting side knows of a new connection.
+pub(super) struct Accepted {
+    pub(super) id: PeerRef,
+    pub(super) peer_addr: SocketAddr,
+    pub(super) local_addr: SocketAddr,
+    pub(super) stream: TcpStream,
+    pub(super) lane: Rc<WriteLane>,
+    pub(super) out_soft: usize,
+    pub(super) out_max: usize,
+    pub(super) now_ms: u64,
+}
+
+impl Session {
+    pub(super) fn new(new: Accepted) -> Rc<Self> {
+        Rc::new(Self {
+            id: new.id,
+            peer_addr: new.peer_addr,
+            local_addr: new.local_addr,
+            stream: RefCell::new(Some(new.stream)),
+            lane: new.lane,
+            out: RefCell::new(BytesMut::new()),
+            out_soft: new.out_soft,
+            out_max: new.out_max,
+            queued: Cell::new(false),
+            drained: RefCell::new(None),
+            end_after_flush: Cell::new(false),
+            reason: Cell::new(None),
+            last_read_ms: Cell::new(new.now_ms),
+            user: RefCell::new(None),
+        })
+    }
+
+    /// The connection's name.
+    pub fn id(&self) -> PeerRef {
+        self.id
+    }
+
+    /// The client's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// The address the client connected to; its port tells the main port from the VIP port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Whether replies still make sense.
+    pub fn is_open(&self) -> bool {
+        self.reason.get().is_none()
+    }
+
+    /// The out buffer, to append whole frames to; follow with [`Session::flush_soon`]. The borrow must
+    /// end before any other call on this session. Appending to an ended session is harmless.
+    pub fn out(&self) -> RefMut<'_, BytesMut> {
+        self.out.borrow_mut()
+    }
+
+    /// Writes what was appended, once, when the tasks that are ready now have run.
+    pub fn flush_soon(self: &Rc<Self>) {
+        if !self.is_open() {
+            self.out.borrow_mut().clear();
+        } else if self.out_bytes() > self.out_max {
+            self.close(CloseReason::SlowReader);
+        } else if !self.queued.replace(true) {
+            self.lane.push(Rc::clone(self));
+        }
+    }
+
+    /// Appends one encoded frame and schedules its write.
+    pub fn send(self: &Rc<Self>, frame: &[u8]) {
+        if self.is_open() {
+            self.out.borrow_mut().extend_from_slice(frame);
+            self.flush_soon();
+        }
+    }
+
+    /// Bytes waiting to be written.
+    pub fn out_bytes(&self) -> usize {
+        self.out.borrow().len()
+    }
+
+    /// Ends the connection now; waiting output is dropped.
+    pub fn close(&self, reason: CloseReason) {
+        if self.reason.get().is_some() {
+            return;
+        }
+        self.reason.set(Some(reason));
+        *self.out.borrow_mut() = BytesMut::new();
+        if let Some(stream) = self.stream.borrow().as_ref() {
+            // Completes at once; it also completes the reader's pending poll.
+            let done = poll_once(stream.shutdown(Shutdown::Both));
+            tracing::trace!(peer = %self.peer_addr, ?done, "socket shut down");
+        }
+        self.wake_drained();
+    }
+
+    /// Ends the connection once its waiting output is written. Frames that arrive meanwhile are not handled.
+    pub fn close_after_flush(self: &Rc<Self>) {
+        self.end_after_flush.set(true);
+        if self.out_bytes() == 0 {
+            self.close(CloseReason::Handler);
+        } else {
+            self.flush_soon();
+        }
+    }
+
+    /// Attaches the handler's own state of this connection.
+    pub fn attach(&self, user: Rc<dyn Any>) {
+        *self.user.borrow_mut() = Some(user);
+    }
+
+    /// The handler's state, if it is a `T`.
+    pub fn attached<T: 'static>(&self) -> Option<Rc<T>> {
+        self.user
+            .borrow()
+            .clone()
+            .and_then(|user| user.downcast::<T>().ok())
+    }
+
+    /// Why the connection ended, once it has.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.reason.get()
+    }
+
+    pub(super) fn last_read_ms(&self) -> u64 {
+        self.last_read_ms.get()
+    }
+
+    pub(super) fn note_read(&self, now_ms: u64) {
+        self.last_read_ms.set(now_ms);
+    }
+
+    /// Whether frames that arrive now are still wanted.
+    pub(super) fn is_listening(&self) -> bool {
+        self.is_open() && !self.end_after_flush.get()
+    }
+
+    pub(super) fn is_clogged(&self) -> bool {
+        self.out_bytes() > self.out_soft
+    }
+
+    /// Waits until the out buffer is below its soft bound, or the end.
+    pub(super) async fn until_unclogged(&self) {
+        poll_fn(|cx| {
+            if !self.is_open() || !self.is_clogged() {
+                return Poll::Ready(());
+            }
+            *self.drained.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Gives back buffers that a quiet connection does not need.
+    pub(super) fn release_idle_memory(&self) {
+        if let Ok(mut out) = self.out.try_borrow_mut()
+            && out.is_empty()
+            && out.capacity() > 0
+        {
+            *out = BytesMut::new();
+        }
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.stream.borrow_mut().as_mut() {
+            Some(stream) => Pin::new(stream).poll_read(cx, into),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Writes as much as the socket takes now. `Ready` when nothing waits any more. The second number counts
+    /// write calls.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
+        let mut flushed = Flushed::default();
+        let mut stream = self.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else {
+            return Poll::Ready(flushed);
+        };
+        let mut out = self.out.borrow_mut();
+        while !out.is_empty() {
+            flushed.calls += 1;
+            match Pin::new(&mut *stream).poll_write(cx, &out) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    flushed.failed = true;
+                    break;
+                }
+                Poll::Ready(Ok(n)) => {
+                    flushed.bytes += n;
+                    if n == out.len() {
+                        out.clear();
+                    } else {
+                        out.advance(n);
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if out.capacity() > OUT_KEEP_BYTES {
+            *out = BytesMut::new();
+        }
+        Poll::Ready(flushed)
+    }
+
+    /// After a write: whoever waits for room goes on, and a connection that should end does.
+    pub(super) fn after_flush(&self) {
+        if !self.is_clogged() {
+            self.wake_drained();
+        }
+        if self.end_after_flush.get() && self.out_bytes() == 0 {
+            self.close(CloseReason::Handler);
+        }
+    }
+
+    /// Closes the socket; only the reader task calls this, at its end.
+    pub(super) fn end(&self, reason: CloseReason) {
+        self.close(reason);
+        drop(self.stream.borrow_mut().take());
+    }
+
+    fn wake_drained(&self) {
+        if let Some(waker) = self.drained.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// What one flush did.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Flushed {
+    pub(super) bytes: usize,
+    pub(super) calls: u64,
+    pub(super) failed: bool,
+}
+
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut cx = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut cx) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

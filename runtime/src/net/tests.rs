@@ -1,0 +1,237 @@
+//! Real sockets on loopback.
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use super::*;
+use crate::shard::{CorePlan, DataCores};
+use crate::shutdown::Shutdown;
+use crate::topology::unbound;
+
+/// Answers each frame with its own bytes.
+struct Echo {
+    closed: flume::Sender<CloseReason>,
+}
+
+impl FrameHandler for Echo {
+    fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>) {
+        for frame in frames.drain(..) {
+            let bytes = super::tests::frame(&frame.body);
+            session.out().extend_from_slice(&bytes);
+        }
+        session.flush_soon();
+    }
+
+    fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
+        let _ = self.closed.send(session.close_reason().unwrap());
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    closed: flume::Receiver<CloseReason>,
+    shutdown: Shutdown,
+    cores: Option<DataCores>,
+}
+
+impl Server {
+    fn start(options: NetOptions) -> Self {
+        let shutdown = Shutdown::new();
+        let (news, seen) = flume::bounded(1);
+        let (closed, closed_seen) = flume::unbounded();
+        let seat = (news, closed, options);
+        let plan = CorePlan::new(unbound(1));
+        let cores = DataCores::start(
+            &plan,
+            &shutdown,
+            vec![seat],
+            |core, (news, closed, options): (flume::Sender<SocketAddr>, _, NetOptions)| async move {
+                let peers = PeerTable::new(core.index);
+                let net = Net::new(&core, options, Rc::new(Echo { closed }), peers);
+                let addr = net
+                    .listen("127.0.0.1:0".parse().unwrap(), Claim::First)
+                    .unwrap();
+                news.send(addr).unwrap();
+                core.shutdown.wait().await;
+                net.close(Duration::from_millis(500)).await;
+            },
+        )
+        .unwrap();
+        Self {
+            addr: seen.recv().unwrap(),
+            closed: closed_seen,
+            shutdown,
+            cores: Some(cores),
+        }
+    }
+
+    fn client(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream
+    }
+
+    fn reason(&self) -> CloseReason {
+        self.closed.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.ask("test over");
+        assert!(self.cores.take().unwrap().join().is_empty());
+    }
+}
+
+/// A frame with a 4-byte header word of zero header bytes and this body.
+fn frame(body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(body.len() + 4)
+        .unwrap()
+        .to_be_bytes()
+        .to_vec();
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+#[test]
+fn echoes_pipelined_and_torn_frames_in_order() {
+    let server = Server::start(NetOptions::default());
+    let mut client = server.client();
+    let mut sent = Vec::new();
+    for n in 0..300_usize {
+        sent.extend_from_slice(&frame(&vec![u8::try_from(n % 251).unwrap(); n * 7 % 3000]));
+    }
+    sent.extend_from_slice(&frame(&vec![7; 3 * 1024 * 1024]));
+    sent.extend_from_slice(&frame(b"last"));
+    let mut reader = client.try_clone().unwrap();
+    let writer = {
+        let sent = sent.clone();
+        std::thread::spawn(move || {
+            for (index, piece) in sent.chunks(997).enumerate() {
+                client.write_all(piece).unwrap();
+                if index % 50 == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            client
+        })
+    };
+    let mut got = vec![0; sent.len()];
+    reader.read_exact(&mut got).unwrap();
+    assert!(got == sent);
+    drop((writer.join().unwrap(), reader));
+    assert_eq!(server.reason(), CloseReason::Peer);
+}
+
+#[test]
+fn a_bad_frame_costs_its_own_connection_only() {
+    let server = Server::start(NetOptions::default());
+    let mut good = server.client();
+    for bad in [[0x80, 0, 0, 0], [0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 0]] {
+        let mut client = server.client();
+        client.write_all(&bad).unwrap();
+        assert_eq!(server.reason(), CloseReason::BadFrame);
+        assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0);
+    }
+    let ping = frame(b"still here");
+    good.write_all(&ping).unwrap();
+    let mut got = vec![0; ping.len()];
+    good.read_exact(&mut got).unwrap();
+    assert_eq!(got, ping);
+}
+
+#[test]
+fn half_a_frame_then_silence_ends_by_the_idle_limit() {
+    let server = Server::start(NetOptions {
+        idle_ms: 1_000,
+        ..NetOptions::default()
+    });
+    let mut client = server.client();
+    let begin = Instant::now();
+    client.write_all(&frame(&[1; 100])[..40]).unwrap();
+    assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(server.reason(), CloseReason::Idle);
+}
+
+#[test]
+fn a_slow_reader_stops_being_read() {
+    let server = Server::start(NetOptions::default());
+    let mut client = server.client();
+    client
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let piece = frame(&vec![9; 60_000]);
+    let mut written = 0;
+    // The broker's soft bound plus both socket buffers; far below what a deaf peer could send otherwise.
+    while client.write_all(&piece).is_ok() {
+        written += piece.len();
+        assert!(
+            written < 64 * 1024 * 1024,
+            "the broker reads for a peer that does not read"
+        );
+    }
+    let mut other = server.client();
+    let ping = frame(b"x");
+    other.write_all(&ping).unwrap();
+    let mut got = vec![0; ping.len()];
+    other.read_exact(&mut got).unwrap();
+    assert_eq!(got, ping);
+}
+
+#[test]
+fn the_connection_limit_and_a_shared_port_are_refused() {
+    let server = Server::start(NetOptions {
+        connections_max: 1,
+        ..NetOptions::default()
+    });
+    let mut first = server.client();
+    let ping = frame(b"x");
+    first.write_all(&ping).unwrap();
+    first.read_exact(&mut vec![0; ping.len()]).unwrap();
+    let mut second = server.client();
+    assert_eq!(second.read(&mut [0; 8]).unwrap_or(0), 0);
+}
+
+#[test]
+fn two_thousand_idle_connections_stay_small() {
+    let server = Server::start(NetOptions::default());
+    let before = resident_bytes();
+    let mut clients: Vec<_> = (0..2_000).map(|_| server.client()).collect();
+    let ping = frame(&[3; 1000]);
+    for client in &mut clients {
+        client.write_all(&ping).unwrap();
+        client.read_exact(&mut vec![0; ping.len()]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    let each = resident_bytes().saturating_sub(before) / clients.len();
+    assert!(each < 8 * 1024, "{each} bytes a connection");
+}
+
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 4096
+}
+
+#[test]
+fn stale_peer_refs_miss() {
+    let table = PeerTable::new(3);
+    assert!(
+        table
+            .get(PeerRef {
+                core: 3,
+                slot: 0,
+                generation: 1
+            })
+            .is_none()
+    );
+    assert!(table.is_empty());
+}

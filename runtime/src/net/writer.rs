@@ -1,0 +1,118 @@
+//! The one write of a tick and connection.
+//!
+//! **Owns** the list of sessions with something to write, and the task that writes it.
+//! **Lives on** each data core.
+//! **Invariants** a session is in the list at most once; everything appended to it by tasks that were ready
+//! before the writer's turn leaves in one system call. A socket that takes no more gets a task of its own
+//! until it has been drained, so it holds up nobody.
+//! **Limits** the list is bounded by the number of connections.
+//! **Not here** the bound of the out buffer (`session`).
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use glommio::TaskQueueHandle;
+
+use super::session::{CloseReason, Session};
+use crate::metrics::CoreMetrics;
+use crate::shard::spawn_into;
+
+/// The sessions of a core that have something to write.
+pub(super) struct WriteLane {
+    queue: TaskQueueHandle,
+    metrics: Rc<CoreMetrics>,
+    dirty: RefCell<Vec<Rc<Session>>>,
+    waker: RefCell<Option<Waker>>,
+    gone: Cell<bool>,
+}
+
+impl WriteLane {
+    pub(super) fn new(queue: TaskQueueHandle, metrics: Rc<CoreMetrics>) -> Rc<Self> {
+        Rc::new(Self {
+            queue,
+            metrics,
+            dirty: RefCell::default(),
+            waker: RefCell::default(),
+            gone: Cell::new(false),
+        })
+    }
+
+    pub(super) fn push(&self, session: Rc<Session>) {
+        self.dirty.borrow_mut().push(session);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_dirty(&self, cx: &Context<'_>, batch: &mut Vec<Rc<Session>>) -> Poll<()> {
+        let mut dirty = self.dirty.borrow_mut();
+        if dirty.is_empty() && !self.gone.get() {
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut *dirty, batch);
+        Poll::Ready(())
+    }
+
+    fn write(&self, session: &Rc<Session>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        match session.poll_flush(&mut cx) {
+            Poll::Ready(flushed) => {
+                self.metrics.count(|counts| {
+                    counts.writes += flushed.calls;
+                    counts.bytes_out += flushed.bytes as u64;
+                });
+                session.queued.set(false);
+                if flushed.failed {
+                    session.close(CloseReason::Peer);
+                }
+                session.after_flush();
+            }
+            Poll::Pending => spawn_into(self.queue, drain(Rc::clone(session))),
+        }
+    }
+}
+
+impl Drop for WriteLane {
+    fn drop(&mut self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The writer task of a core; ends with its lane.
+pub(super) async fn run(lane: Weak<WriteLane>) {
+    let mut batch = Vec::new();
+    loop {
+        let ready = poll_fn(|cx| match lane.upgrade() {
+            Some(lane) => lane.poll_dirty(cx, &mut batch).map(|()| true),
+            None => Poll::Ready(false),
+        });
+        if !ready.await {
+            return;
+        }
+        let Some(lane) = lane.upgrade() else { return };
+        for session in batch.drain(..) {
+            lane.write(&session);
+        }
+    }
+}
+
+/// Writes one session whose socket is full, until nothing waits.
+async fn drain(session: Rc<Session>) {
+    let flushed = poll_fn(|cx| {
+        if !session.is_open() {
+            return Poll::Ready(None);
+        }
+        session.poll_flush(cx).map(Some)
+    })
+    .await;
+    session.queued.set(false);
+    if flushed.is_some_and(|flushed| flushed.failed) {
+        session.close(CloseReason::Peer);
+    }
+    session.after_flush();
+}

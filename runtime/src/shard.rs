@@ -1,0 +1,332 @@
+//! The executors of the data plane: one per data core.
+//!
+//! **Owns** the threads, their glommio executors, their task queues and the news of their end.
+//! **Lives on** the main thread (the handle) and on each data core (the context).
+//! **Invariants** a panic anywhere on a core ends that core, is reported with its cause and asks the
+//! process to stop: queues of a half-dead core must not look alive. All cores have started when
+//! [`DataCores::start`] returns.
+//! **Limits** [`IO_MEMORY_BYTES`] of registered memory a core; [`PREEMPT`] between two polls of the ring.
+//! **Not here** what runs on a core (`actors`), which CPU it is (`topology`).
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Shares, TaskQueueHandle};
+
+use crate::clock::Clock;
+use crate::error::StartError;
+use crate::metrics::CoreMetrics;
+use crate::shutdown::{Shutdown, panic_text};
+use crate::topology::Placement;
+
+/// Memory registered with the ring of each core. Registered memory counts against the memlock limit
+/// (8 MiB by default), and the log's buffers are pooled by `glommio_disk`.
+pub const IO_MEMORY_BYTES: usize = 2 * 1024 * 1024;
+/// How long user code runs before the ring is looked at again (1-5 ms measured as equal).
+pub const PREEMPT: Duration = Duration::from_millis(2);
+/// Shares of sessions and queue actors.
+const SERVE_SHARES: usize = 1000;
+/// Shares of the log writer: it has little CPU work, which everybody waits for.
+const FLUSH_SHARES: usize = 500;
+/// Shares of zeroing, retention and other housekeeping.
+const CLEAN_SHARES: usize = 50;
+/// Longest spin before a core parks.
+pub const SPIN_US_MAX: u64 = 10_000;
+
+/// How the data cores are to be made.
+#[derive(Debug, Clone)]
+pub struct CorePlan {
+    /// One entry a core.
+    pub placements: Vec<Placement>,
+    /// Microseconds to spin before parking: 0 saves power, 200 cuts the wake-up of a core from some 50 to
+    /// 16 us. Pinned cores only; at most [`SPIN_US_MAX`].
+    pub spin_us: u64,
+    /// Prefix of the thread names; the core's number follows.
+    pub name: String,
+}
+
+impl CorePlan {
+    /// Cores as placed, without spinning.
+    pub fn new(placements: Vec<Placement>) -> Self {
+        Self {
+            placements,
+            spin_us: 0,
+            name: "data".to_owned(),
+        }
+    }
+}
+
+/// The task queues of a core, by falling share of the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct TaskQueues {
+    /// Sessions and queue actors.
+    pub serve: TaskQueueHandle,
+    /// The log writer.
+    pub flush: TaskQueueHandle,
+    /// Housekeeping.
+    pub clean: TaskQueueHandle,
+}
+
+/// What a core's main future gets.
+#[derive(Debug, Clone)]
+pub struct CoreContext {
+    /// This core's number, 0-based.
+    pub index: u16,
+    /// How many data cores there are.
+    pub count: u16,
+    /// The task queues.
+    pub queues: TaskQueues,
+    /// The core's clock.
+    pub clock: Rc<Clock>,
+    /// The core's recorder.
+    pub metrics: Rc<CoreMetrics>,
+    /// The process-wide stop signal.
+    pub shutdown: Shutdown,
+}
+
+impl CoreContext {
+    /// Starts a task with the sessions' share.
+    pub fn spawn_serve(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_into(self.queues.serve, task);
+    }
+
+    /// Starts a task with the log writer's share.
+    pub fn spawn_flush(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_into(self.queues.flush, task);
+    }
+
+    /// Starts a task with the housekeeping share.
+    pub fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_into(self.queues.clean, task);
+    }
+}
+
+pub(crate) fn spawn_into(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
+    // The queue was made by this executor and is never removed.
+    glommio::spawn_local_into(task, queue)
+        .expect("the core's own task queue")
+        .detach();
+}
+
+/// The running data cores.
+#[derive(Debug)]
+pub struct DataCores {
+    threads: Vec<(u16, JoinHandle<Result<(), String>>)>,
+}
+
+impl DataCores {
+    /// Starts one executor per placement and runs `make(context, seat)` on each; `seats` holds what each
+    /// core takes with it (mesh seats, mailboxes), one entry a core. Returns when every executor
+    /// exists; `make`'s future then runs until it ends by itself, usually after `context.shutdown`.
+    ///
+    /// # Errors
+    /// An executor could not be made; the others are told to stop.
+    ///
+    /// # Panics
+    /// When `seats` and `plan.placements` differ in length.
+    pub fn start<S, F, Fut>(
+        plan: &CorePlan,
+        shutdown: &Shutdown,
+        seats: Vec<S>,
+        make: F,
+    ) -> Result<Self, StartError>
+    where
+        S: Send + 'static,
+        F: Fn(CoreContext, S) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        assert_eq!(
+            seats.len(),
+            plan.placements.len(),
+            "one seat for each data core"
+        );
+        let count = core_number(plan.placements.len());
+        let (news, started) = flume::unbounded();
+        let mut threads = Vec::with_capacity(seats.len());
+        for (index, (seat, placement)) in seats.into_iter().zip(&plan.placements).enumerate() {
+            let index = core_number(index);
+            let news = news.clone();
+            let (stop, make) = (shutdown.clone(), make.clone());
+            let builder = builder(plan, *placement);
+            let run = move || run_core(builder, index, count, &stop, seat, make, &news);
+            let thread = std::thread::Builder::new()
+                .name(format!("{}-{index}", plan.name))
+                .spawn(run)
+                .map_err(|error| StartError::Core {
+                    core: index,
+                    cause: error.to_string(),
+                });
+            match thread {
+                Ok(thread) => threads.push((index, thread)),
+                Err(error) => {
+                    shutdown.fail(&error.to_string());
+                    return Err(error);
+                }
+            }
+        }
+        for _ in 0..threads.len() {
+            if let Ok(Err((core, cause))) = started.recv() {
+                let error = StartError::Core { core, cause };
+                shutdown.fail(&error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(Self { threads })
+    }
+
+    /// Waits for every core to end. Each failed core's number and cause come back.
+    pub fn join(self) -> Vec<(u16, String)> {
+        let mut failures = Vec::new();
+        for (index, thread) in self.threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(cause)) => failures.push((index, cause)),
+                Err(payload) => failures.push((index, panic_text(payload.as_ref()))),
+            }
+        }
+        failures
+    }
+
+    /// Whether every core has ended.
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().all(|(_, thread)| thread.is_finished())
+    }
+}
+
+type StartNews = flume::Sender<Result<(), (u16, String)>>;
+
+fn core_number(n: usize) -> u16 {
+    u16::try_from(n).expect("at most 64 data cores")
+}
+
+fn builder(plan: &CorePlan, placement: Placement) -> LocalExecutorBuilder {
+    let placement = match placement {
+        Placement::Pinned(cpu) => glommio::Placement::Fixed(cpu),
+        Placement::Unbound => glommio::Placement::Unbound,
+    };
+    let spin = Duration::from_micros(plan.spin_us.min(SPIN_US_MAX));
+    LocalExecutorBuilder::new(placement)
+        .name(&plan.name)
+        .spin_before_park(spin)
+        .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(PREEMPT)
+}
+
+fn run_core<S, F, Fut>(
+    builder: LocalExecutorBuilder,
+    index: u16,
+    count: u16,
+    shutdown: &Shutdown,
+    seat: S,
+    make: F,
+    news: &StartNews,
+) -> Result<(), String>
+where
+    F: Fn(CoreContext, S) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    // With io_uring denied glommio panics instead of returning an error.
+    let executor = match catch_unwind(AssertUnwindSafe(|| builder.make())) {
+        Ok(Ok(executor)) => executor,
+        Ok(Err(error)) => return refuse(news, index, error.to_string()),
+        Err(payload) => return refuse(news, index, panic_text(payload.as_ref())),
+    };
+    drop(news.send(Ok(())));
+    let context = (index, count, shutdown.clone());
+    let run = || executor.run(main_future(context, seat, make));
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => Ok(()),
+        Err(payload) => {
+            let cause = panic_text(payload.as_ref());
+            tracing::error!(core = index, %cause, "a data core ended by a panic");
+            shutdown.fail(&format!("data core {index} panicked: {cause}"));
+            // Its tasks are in an unknown state; dropping them could panic once more.
+            std::mem::forget::<LocalExecutor>(executor);
+            Err(cause)
+        }
+    }
+}
+
+fn refuse(news: &StartNews, index: u16, cause: String) -> Result<(), String> {
+    drop(news.send(Err((index, cause.clone()))));
+    Err(cause)
+}
+
+async fn main_future<S, F, Fut>((index, count, shutdown): (u16, u16, Shutdown), seat: S, make: F)
+where
+    F: Fn(CoreContext, S) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    let executor = glommio::executor();
+    let queue = |shares, name| {
+        executor.create_task_queue(Shares::Static(shares), Latency::NotImportant, name)
+    };
+    let queues = TaskQueues {
+        serve: queue(SERVE_SHARES, "serve"),
+        flush: queue(FLUSH_SHARES, "flush"),
+        clean: queue(CLEAN_SHARES, "clean"),
+    };
+    let context = CoreContext {
+        index,
+        count,
+        queues,
+        clock: Clock::new(),
+        metrics: CoreMetrics::new(),
+        shutdown,
+    };
+    let main = make(context, seat);
+    glommio::spawn_local_into(main, queues.serve)
+        .expect("the core's own task queue")
+        .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shutdown::StopReason;
+    use crate::topology::unbound;
+
+    #[test]
+    fn runs_a_future_on_each_core_until_shutdown() {
+        let shutdown = Shutdown::new();
+        let (news, seen) = flume::unbounded();
+        let plan = CorePlan::new(unbound(2));
+        let cores = DataCores::start(&plan, &shutdown, vec![news.clone(), news], {
+            |context, news: flume::Sender<(u16, u16)>| async move {
+                news.send((context.index, context.count)).unwrap();
+                context.shutdown.wait().await;
+            }
+        })
+        .unwrap();
+        let mut both = vec![seen.recv().unwrap(), seen.recv().unwrap()];
+        both.sort_unstable();
+        assert_eq!(both, [(0, 2), (1, 2)]);
+        assert!(!cores.is_finished());
+        shutdown.ask("test");
+        assert!(cores.join().is_empty());
+    }
+
+    #[test]
+    fn a_panic_in_a_detached_task_stops_the_process_with_its_cause() {
+        let shutdown = Shutdown::new();
+        let plan = CorePlan::new(unbound(1));
+        let cores = DataCores::start(&plan, &shutdown, vec![()], |context, ()| async move {
+            context.spawn_clean(async { panic!("injected") });
+            context.shutdown.wait().await;
+            std::future::pending::<()>().await;
+        })
+        .unwrap();
+        shutdown.wait_blocking();
+        let failures = cores.join();
+        assert_eq!(failures, [(0, "injected".to_owned())]);
+        let reason = shutdown.reason().unwrap();
+        assert!(reason.is_failure());
+        assert_eq!(
+            reason,
+            StopReason::Failed("data core 0 panicked: injected".into())
+        );
+    }
+}

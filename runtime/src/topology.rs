@@ -1,0 +1,182 @@
+//! Which CPUs the data cores run on.
+//!
+//! **Owns** the reading of `--cores`, the default count and the placement.
+//! **Lives on** the main thread, at start.
+//! **Invariants** a plan has 1 to [`DATA_CORES_MAX`] cores; a pinned CPU is one this process may use,
+//! and no CPU is pinned twice.
+//! **Limits** [`DATA_CORES_MAX`].
+//! **Not here** the executors themselves (`shard`).
+
+use crate::error::StartError;
+
+/// Most data cores: a core's number travels in seven bits of a physical offset's shard.
+pub const DATA_CORES_MAX: usize = 64;
+/// Up to this many CPUs there is one data core, and the control plane takes what is left.
+const SMALL_HOST_CPUS_MAX: usize = 2;
+
+/// Where one data core runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// On this CPU only.
+    Pinned(usize),
+    /// Wherever the kernel puts it: small hosts, tests, more cores than CPUs.
+    Unbound,
+}
+
+/// The CPUs this process may run on, ascending.
+pub fn cpus_allowed() -> Vec<usize> {
+    if let Ok(set) = rustix::thread::sched_getaffinity(None) {
+        return (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|cpu| set.is_set(*cpu))
+            .collect();
+    }
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (0..count).collect()
+}
+
+/// The data cores taken when nobody chose: one on a host of up to two CPUs, else all but one.
+pub fn data_cores_default(cpus: usize) -> usize {
+    if cpus <= SMALL_HOST_CPUS_MAX {
+        1
+    } else {
+        (cpus - 1).min(DATA_CORES_MAX)
+    }
+}
+
+/// Turns `--cores` (`None`: the default) into placements.
+///
+/// A plain number is a count: pinned when it leaves a CPU for the control plane, else unbound. A value with a
+/// comma or a dash is a list of CPUs (`0,2-3`), always pinned; write `2,` for CPU 2 alone.
+///
+/// # Errors
+/// The value cannot be read, is empty, too long, or names a CPU outside `allowed`.
+pub fn plan_cores(wish: Option<&str>, allowed: &[usize]) -> Result<Vec<Placement>, StartError> {
+    let Some(text) = wish.map(str::trim) else {
+        return Ok(place_count(data_cores_default(allowed.len()), allowed));
+    };
+    let refuse = |cause: String| StartError::Cores {
+        value: text.to_owned(),
+        cause,
+    };
+    if !text.contains([',', '-']) {
+        let count: usize = text
+            .parse()
+            .map_err(|_| refuse("expected a count such as 2 or a list such as 0,2-3".into()))?;
+        if count == 0 || count > DATA_CORES_MAX {
+            return Err(refuse(format!("expected 1 to {DATA_CORES_MAX} cores")));
+        }
+        return Ok(place_count(count, allowed));
+    }
+    let cpus = read_list(text).map_err(refuse)?;
+    if cpus.is_empty() || cpus.len() > DATA_CORES_MAX {
+        return Err(refuse(format!("expected 1 to {DATA_CORES_MAX} cores")));
+    }
+    if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        return Err(refuse(format!(
+            "CPU {cpu} is not allowed here; allowed are {allowed:?}"
+        )));
+    }
+    Ok(cpus.into_iter().map(Placement::Pinned).collect())
+}
+
+/// `count` cores without pinning, as tests want them.
+pub fn unbound(count: usize) -> Vec<Placement> {
+    vec![Placement::Unbound; count.clamp(1, DATA_CORES_MAX)]
+}
+
+/// Pins from the highest CPU down, so that CPU 0, where most hosts take their interrupts, stays
+/// with the control plane; leaves all unbound when no CPU would remain for it.
+fn place_count(count: usize, allowed: &[usize]) -> Vec<Placement> {
+    if count >= allowed.len() || allowed.len() <= SMALL_HOST_CPUS_MAX {
+        return unbound(count);
+    }
+    let mut taken: Vec<usize> = allowed.iter().rev().take(count).copied().collect();
+    taken.reverse();
+    taken.into_iter().map(Placement::Pinned).collect()
+}
+
+fn read_list(text: &str) -> Result<Vec<usize>, String> {
+    let mut cpus = Vec::new();
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let (low, high) = match part.split_once('-') {
+            Some((low, high)) => (read_cpu(low)?, read_cpu(high)?),
+            None => (read_cpu(part)?, read_cpu(part)?),
+        };
+        if low > high {
+            return Err(format!("`{part}` runs backwards"));
+        }
+        for cpu in low..=high {
+            if cpus.contains(&cpu) {
+                return Err(format!("CPU {cpu} is named twice"));
+            }
+            if cpus.len() >= DATA_CORES_MAX {
+                return Err(format!("expected 1 to {DATA_CORES_MAX} cores"));
+            }
+            cpus.push(cpu);
+        }
+    }
+    Ok(cpus)
+}
+
+fn read_cpu(text: &str) -> Result<usize, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| format!("`{text}` is not a CPU number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_leave_room_for_the_control_plane() {
+        assert_eq!(data_cores_default(1), 1);
+        assert_eq!(data_cores_default(2), 1);
+        assert_eq!(data_cores_default(3), 2);
+        assert_eq!(data_cores_default(16), 15);
+        assert_eq!(plan_cores(None, &[0, 1]).unwrap(), [Placement::Unbound]);
+        assert_eq!(
+            plan_cores(None, &[0, 1, 2]).unwrap(),
+            [Placement::Pinned(1), Placement::Pinned(2)]
+        );
+        assert!(!cpus_allowed().is_empty());
+    }
+
+    #[test]
+    fn lists_and_counts() {
+        let allowed = [0, 1, 2, 3];
+        assert_eq!(plan_cores(Some("2"), &allowed).unwrap().len(), 2);
+        assert_eq!(plan_cores(Some("8"), &allowed).unwrap(), unbound(8));
+        assert_eq!(
+            plan_cores(Some("0,2-3"), &allowed).unwrap(),
+            [
+                Placement::Pinned(0),
+                Placement::Pinned(2),
+                Placement::Pinned(3)
+            ]
+        );
+        assert_eq!(
+            plan_cores(Some("2,"), &allowed).unwrap(),
+            [Placement::Pinned(2)]
+        );
+        for bad in [
+            "",
+            "0",
+            "x",
+            "3-1",
+            "1,1",
+            "9,",
+            "0-99999999999",
+            "-",
+            ",",
+            "65",
+        ] {
+            let error = plan_cores(Some(bad), &allowed).unwrap_err().to_string();
+            assert!(error.starts_with("cores `"), "{error}");
+        }
+    }
+}
