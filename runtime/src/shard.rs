@@ -144,6 +144,7 @@ impl DataCores {
             "one seat for each data core"
         );
         let count = core_number(plan.placements.len());
+        crate::probe::require_ring()?;
         let (news, started) = flume::unbounded();
         let mut threads = Vec::with_capacity(seats.len());
         for (index, (seat, placement)) in seats.into_iter().zip(&plan.placements).enumerate() {

@@ -1,0 +1,183 @@
+use gantry_storage::disk::DiskFile;
+
+use super::*;
+use crate::shard::{CorePlan, DataCores};
+use crate::shutdown::Shutdown;
+use crate::topology::unbound;
+
+/// A folder on the file system of the build, which has direct I/O where /tmp may not.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+}
+
+fn on_disk<F, Fut>(root: PathBuf, act: F)
+where
+    F: Fn(GlommioDisk) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let shutdown = Shutdown::new();
+    let plan = CorePlan::new(unbound(1));
+    let cores = DataCores::start(&plan, &shutdown, vec![root], move |core, root: PathBuf| {
+        let act = act.clone();
+        async move {
+            let disk = GlommioDisk::open(&root, core.queues.flush).await.unwrap();
+            act(disk).await;
+        }
+    })
+    .unwrap();
+    assert!(cores.join().is_empty());
+}
+
+#[test]
+fn writes_syncs_and_reads_back_directly() {
+    let folder = folder();
+    on_disk(folder.path().join("store"), |disk| async move {
+        disk.make_dir("shard-0").await.unwrap();
+        let mode = OpenMode::CreateLen(64 * 1024);
+        let file = disk.open("shard-0/a.log", mode).await.unwrap();
+        assert_eq!(file.len(), 64 * 1024);
+        let empty = file.read_at(4096, 4096).await.unwrap();
+        assert!(empty.as_ref().iter().all(|byte| *byte == 0) && empty.as_ref().len() == 4096);
+        for (index, fill) in [7_u8, 8, 9].into_iter().enumerate() {
+            let mut buf = disk.alloc(8192);
+            assert_eq!(buf.as_ref().len(), 8192);
+            buf.as_mut().fill(fill);
+            file.write_at_and_sync(buf, index as u64 * 8192)
+                .await
+                .unwrap();
+        }
+        file.clone().close().await.unwrap();
+        let read = file.read_at(8192, 16384).await.unwrap();
+        assert!(read.as_ref()[..8192].iter().all(|byte| *byte == 8));
+        assert!(read.as_ref()[8192..].iter().all(|byte| *byte == 9));
+        let end = file.read_at(60 * 1024, 16384).await.unwrap();
+        assert_eq!(end.as_ref().len(), 4096);
+        file.close().await.unwrap();
+    });
+}
+
+#[test]
+fn folders_names_and_errors() {
+    let folder = folder();
+    on_disk(folder.path().to_owned(), |disk| async move {
+        disk.make_dir("a/b").await.unwrap();
+        disk.make_dir("a/b").await.unwrap();
+        let missing = disk.open("a/none", OpenMode::Existing).await.err().unwrap();
+        assert!(missing.is_not_found(), "{missing}");
+        assert!(disk.list("nowhere").await.unwrap_err().is_not_found());
+        assert!(disk.remove("a/none").await.unwrap_err().is_not_found());
+        assert!(
+            disk.rename("a/none", "a/x")
+                .await
+                .unwrap_err()
+                .is_not_found()
+        );
+        let large = disk
+            .open("a/huge", OpenMode::CreateLen(1 << 60))
+            .await
+            .err()
+            .unwrap();
+        assert!(!large.is_not_found(), "{large}");
+        disk.remove("a/huge").await.unwrap();
+        disk.open("a/one", OpenMode::CreateLen(4096))
+            .await
+            .unwrap()
+            .close()
+            .await
+            .unwrap();
+        disk.rename("a/one", "a/two").await.unwrap();
+        disk.sync_dir("a").await.unwrap();
+        let mut entries = disk.list("a").await.unwrap();
+        entries.sort();
+        assert_eq!(entries.len(), 2);
+        assert!(entries[0].is_dir && entries[0].name == "b");
+        assert!(entries[1].name == "two" && entries[1].len == 4096);
+        assert!(
+            disk.list("")
+                .await
+                .unwrap()
+                .iter()
+                .all(|entry| entry.name == "a")
+        );
+        assert!(disk.free_bytes().await.unwrap() > 0);
+        assert_ne!(disk.random_u64(), disk.random_u64());
+        let begin = disk.now_mono_us();
+        disk.sleep_ms(5).await;
+        assert!(disk.now_mono_us() - begin >= 5000 && disk.now_ms() > 1_600_000_000_000);
+        let (news, seen) = flume::bounded(1);
+        disk.spawn(async move { news.send(()).unwrap() });
+        seen.recv_async().await.unwrap();
+    });
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_refused_with_a_remedy() {
+    if !Path::new("/dev/shm").is_dir() {
+        return;
+    }
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let shutdown = Shutdown::new();
+    let plan = CorePlan::new(unbound(1));
+    let seats = vec![folder.path().to_owned()];
+    let cores = DataCores::start(&plan, &shutdown, seats, |core, root: PathBuf| async move {
+        let refused = GlommioDisk::open(&root, core.queues.flush)
+            .await
+            .err()
+            .unwrap();
+        let text = refused.to_string();
+        assert!(
+            text.contains("tmpfs") && text.contains("another folder"),
+            "{text}"
+        );
+    })
+    .unwrap();
+    assert!(cores.join().is_empty());
+}
+
+#[test]
+fn the_lock_admits_one_and_names_its_holder() {
+    let folder = folder();
+    let lock = StoreLock::take(folder.path()).unwrap();
+    let refused = StoreLock::take(folder.path()).unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("process {}", std::process::id())),
+        "{refused}"
+    );
+    drop(lock);
+    StoreLock::take(folder.path()).unwrap();
+}
+
+#[test]
+fn the_tail_keeps_its_bytes_and_its_larger_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = TailPlace::choose(Some(folder.path()), Path::new("/nowhere"));
+    assert_eq!(place.home, TailHome::Named);
+    let path = place.path(0xabc, 3);
+    let mut tail = SharedTail::open(&path, 64 * 1024).unwrap();
+    assert!(!tail.existed());
+    assert!(tail.as_ref().iter().all(|byte| *byte == 0));
+    tail.as_mut()[60_000] = 42;
+    drop(tail);
+    let tail = SharedTail::open(&path, 4096).unwrap();
+    assert!(tail.existed() && tail.len() == 64 * 1024 && !tail.is_empty());
+    assert_eq!(tail.as_ref()[60_000], 42);
+    drop(tail);
+    let tail = SharedTail::open(&path, 128 * 1024).unwrap();
+    assert_eq!(
+        (tail.len(), tail.as_ref()[60_000], tail.as_ref()[100_000]),
+        (131_072, 42, 0)
+    );
+    for bytes in [0, 100, TAIL_TOO_LONG] {
+        assert!(matches!(
+            SharedTail::open(&path, bytes),
+            Err(TailError::Length { .. })
+        ));
+    }
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(SharedTail::open(&link, 4096).is_err());
+    let data = TailPlace::choose(None, folder.path());
+    assert!(!data.why.is_empty());
+}
+
+const TAIL_TOO_LONG: u64 = shared_tail::TAIL_BYTES_MAX + 4096;
