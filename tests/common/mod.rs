@@ -20,7 +20,7 @@ pub mod process;
 pub mod record;
 
 pub use client::{Client, Frame, ext};
-pub use process::{Gantry, Scratch};
+pub use process::Gantry;
 pub use record::{Record, properties, records};
 
 use std::time::{Duration, Instant};
@@ -118,4 +118,15 @@ impl Dice {
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n).map(|_| self.roll() as u8).collect()
     }
+}
+
+/// A topic or group name that no other test uses.
+pub fn fresh(stem: &str) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "{stem}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }

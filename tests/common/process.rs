@@ -83,9 +83,14 @@ pub struct Gantry {
 }
 
 impl Gantry {
-    /// `gantry up` with these settings, ready to serve.
+    /// `gantry up` with these settings, ready to serve. With `GANTRY_TEST_AGAINST=ip` nothing is
+    /// started: the suite then shows what another server does (Apache RocketMQ, by `tests/peer`).
     pub fn up(settings: &[&str]) -> Self {
         let mut gantry = Self::prepared(settings);
+        if let Ok(ip) = std::env::var("GANTRY_TEST_AGAINST") {
+            gantry.ip = ip.parse().unwrap();
+            return gantry;
+        }
         gantry.start();
         gantry.await_ready();
         gantry
@@ -103,7 +108,10 @@ impl Gantry {
         args.extend(["--namesrv-port".to_owned(), NAMESRV_PORT.to_string()]);
         let tail = scratch.tail_setting();
         // Small files: many servers with fresh data start during the tests.
-        for setting in settings.iter().copied().chain(tail.as_deref()) {
+        let fixed = ["mappedFileSizeCommitLog=8M"]
+            .into_iter()
+            .chain(tail.as_deref());
+        for setting in fixed.chain(settings.iter().copied()) {
             args.extend(["--set".to_owned(), setting.to_owned()]);
         }
         Self {
@@ -219,9 +227,11 @@ impl Gantry {
     }
 
     pub fn is_alive(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|c| c.try_wait().unwrap().is_none())
+        self.starts == 0
+            || self
+                .child
+                .as_mut()
+                .is_some_and(|c| c.try_wait().unwrap().is_none())
     }
 
     /// Bytes resident, from /proc.
