@@ -1,0 +1,63 @@
+//! What can go wrong in a benchmark run.
+
+use std::net::SocketAddr;
+
+/// Why a run could not be made or can't be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// An argument is out of range.
+    #[error("{name} = {value}: {allowed}")]
+    Argument {
+        /// The option's name.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A socket failed.
+    #[error("{doing} {addr}: {source}")]
+    Socket {
+        /// What was being done.
+        doing: &'static str,
+        /// The other side.
+        addr: SocketAddr,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// An address can't be resolved.
+    #[error("address {value}: not a host:port that resolves")]
+    Address {
+        /// What was given.
+        value: String,
+    },
+    /// The other side answered something else than expected.
+    #[error("{doing}: {what}")]
+    Answer {
+        /// What was being done.
+        doing: &'static str,
+        /// What came.
+        what: String,
+    },
+    /// The executor could not be started.
+    #[error("the generator's executor could not be started: {0}")]
+    Executor(String),
+    /// A file of results could not be written.
+    #[error("writing {path}: {source}")]
+    Output {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Sends failed, so the figures must not be read as throughput.
+    #[error("{failed} of {sent} sends failed (by code: {by_code})")]
+    Failed {
+        /// Refused or lost sends.
+        failed: u64,
+        /// All sends.
+        sent: u64,
+        /// `code × count` pairs.
+        by_code: String,
+    },
+}
