@@ -190,3 +190,36 @@ pub enum BatchError {
         index: usize,
     },
 }
+
+/// Why a JSON or compressed body cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BodyError {
+    /// Something else stands where the grammar wants a token.
+    #[error("body: expected {expected} at byte {at}")]
+    Expected {
+        /// What would have been right.
+        expected: &'static str,
+        /// Offset in the body.
+        at: usize,
+    },
+    /// Nested deeper than any body is.
+    #[error("body nests deeper than {0} levels")]
+    TooDeep(usize),
+    /// More values than any body has.
+    #[error("body has more than {0} values")]
+    TooManyValues(usize),
+    /// A member that the body cannot do without is missing or of another kind.
+    #[error("body: {0} is missing or malformed")]
+    Member(&'static str),
+    /// The checksum of the request does not match its body.
+    #[error("crc32 not match: the header says {claimed}, the body has {found}")]
+    Checksum {
+        /// `bodyCrc32` of the header.
+        claimed: u32,
+        /// CRC of the bytes that arrived.
+        found: u32,
+    },
+    /// The compressed form cannot be unpacked.
+    #[error("body cannot be unpacked: {0}")]
+    Unpack(&'static str),
+}

@@ -19,14 +19,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod body;
 pub mod code;
 pub mod command;
 pub mod error;
+pub mod fastjson;
 pub mod frame;
 pub mod message;
 pub mod message_id;
 pub mod properties;
 pub mod request;
+pub mod subscription;
 pub mod sys_flag;
 pub mod system_topic;
 

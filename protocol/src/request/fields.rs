@@ -1,16 +1,16 @@
 //! Reading typed values out of ext fields.
 //!
-//! **Owns** the one conversion from ext text to numbers and booleans, and the macro that declares
-//! a header by its fields.
+//! **Owns** the one conversion between ext text and typed fields, and the macro that declares a
+//! header by its fields.
 //! **Lives on** any core.
 //! **Invariants** as Java's decoder: booleans are "true" in any case, else false; numbers are
-//! decimal; empty optional values count as absent.
+//! decimal; an empty value counts as absent.
 //! **Limits** none of its own.
 //! **Not here** the headers themselves.
 
 use std::str::FromStr;
 
-use crate::command::HeaderView;
+use crate::command::ExtValue;
 use crate::error::FieldError;
 
 /// What a number may be, for the error's text.
@@ -19,74 +19,6 @@ pub(super) const ALLOWED_I32: &str = "a 32-bit integer";
 pub(super) const ALLOWED_I64: &str = "a 64-bit integer";
 /// What a text may be, for the error's text.
 pub(super) const ALLOWED_TEXT: &str = "a non-empty text";
-
-/// Typed access to the ext fields of one request.
-#[derive(Debug, Clone, Copy)]
-pub struct Fields<'v, 'a>(&'v HeaderView<'a>);
-
-impl<'v, 'a> Fields<'v, 'a> {
-    /// Reads from this header.
-    pub fn of(view: &'v HeaderView<'a>) -> Self {
-        Self(view)
-    }
-
-    /// A text; empty counts as absent.
-    pub fn text(&self, name: &'static str) -> Option<&'v str> {
-        self.0.ext(name).filter(|text| !text.is_empty())
-    }
-
-    /// A required text.
-    ///
-    /// # Errors
-    /// Missing or empty.
-    pub fn required_text(&self, name: &'static str) -> Result<&'v str, FieldError> {
-        self.text(name)
-            .ok_or_else(|| FieldError::missing(name, ALLOWED_TEXT))
-    }
-
-    /// An optional 32-bit number.
-    ///
-    /// # Errors
-    /// Present and no such number.
-    pub fn i32(&self, name: &'static str) -> Result<Option<i32>, FieldError> {
-        self.text(name)
-            .map(|text| number(name, text, ALLOWED_I32))
-            .transpose()
-    }
-
-    /// A required 32-bit number.
-    ///
-    /// # Errors
-    /// Missing or no such number.
-    pub fn required_i32(&self, name: &'static str) -> Result<i32, FieldError> {
-        self.i32(name)?
-            .ok_or_else(|| FieldError::missing(name, ALLOWED_I32))
-    }
-
-    /// An optional 64-bit number.
-    ///
-    /// # Errors
-    /// Present and no such number.
-    pub fn i64(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
-        self.text(name)
-            .map(|text| number(name, text, ALLOWED_I64))
-            .transpose()
-    }
-
-    /// A required 64-bit number.
-    ///
-    /// # Errors
-    /// Missing or no such number.
-    pub fn required_i64(&self, name: &'static str) -> Result<i64, FieldError> {
-        self.i64(name)?
-            .ok_or_else(|| FieldError::missing(name, ALLOWED_I64))
-    }
-
-    /// A boolean, if sent.
-    pub fn bool(&self, name: &'static str) -> Option<bool> {
-        self.text(name).map(boolean)
-    }
-}
 
 /// Java's `Boolean.parseBoolean`.
 pub(super) fn boolean(text: &str) -> bool {
@@ -102,3 +34,116 @@ pub(super) fn number<T: FromStr>(
     text.parse()
         .map_err(|_| FieldError::bad(name, text, allowed))
 }
+
+/// A type that a header's field can have. `Option` makes the field optional; a plain `bool` is
+/// false when absent.
+pub(super) trait Field<'a>: Sized {
+    /// From what was sent.
+    fn read(name: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError>;
+    /// To what is sent; `None` leaves the field out.
+    fn value(&self) -> Option<ExtValue<'a>>;
+}
+
+impl<'a> Field<'a> for &'a str {
+    fn read(name: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError> {
+        sent.filter(|t| !t.is_empty())
+            .ok_or_else(|| FieldError::missing(name, ALLOWED_TEXT))
+    }
+
+    fn value(&self) -> Option<ExtValue<'a>> {
+        Some(ExtValue::Str(self))
+    }
+}
+
+impl<'a> Field<'a> for i32 {
+    fn read(name: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError> {
+        let sent = sent.filter(|t| !t.is_empty());
+        number(
+            name,
+            sent.ok_or_else(|| FieldError::missing(name, ALLOWED_I32))?,
+            ALLOWED_I32,
+        )
+    }
+
+    fn value(&self) -> Option<ExtValue<'a>> {
+        Some((*self).into())
+    }
+}
+
+impl<'a> Field<'a> for i64 {
+    fn read(name: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError> {
+        let sent = sent.filter(|t| !t.is_empty());
+        number(
+            name,
+            sent.ok_or_else(|| FieldError::missing(name, ALLOWED_I64))?,
+            ALLOWED_I64,
+        )
+    }
+
+    fn value(&self) -> Option<ExtValue<'a>> {
+        Some((*self).into())
+    }
+}
+
+impl<'a> Field<'a> for bool {
+    fn read(_: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError> {
+        Ok(sent.is_some_and(boolean))
+    }
+
+    fn value(&self) -> Option<ExtValue<'a>> {
+        Some((*self).into())
+    }
+}
+
+impl<'a, T: Field<'a>> Field<'a> for Option<T> {
+    fn read(name: &'static str, sent: Option<&'a str>) -> Result<Self, FieldError> {
+        match sent.filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            text => T::read(name, text).map(Some),
+        }
+    }
+
+    fn value(&self) -> Option<ExtValue<'a>> {
+        self.as_ref().and_then(T::value)
+    }
+}
+
+/// Ext fields of a header to send.
+pub type ExtList<'a> = smallvec::SmallVec<[(&'static str, ExtValue<'a>); 14]>;
+
+/// Declares headers: each field with its type and its name on the wire.
+macro_rules! headers {
+    ($(
+        $(#[$about:meta])*
+        $name:ident<$life:lifetime> {
+            $($(#[$field_about:meta])* $field:ident: $kind:ty = $wire:literal,)*
+        }
+    )*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name<$life> {
+            $($(#[$field_about])* #[doc = concat!("`", $wire, "`")] pub $field: $kind,)*
+        }
+
+        impl<$life> $name<$life> {
+            /// Reads the header's ext fields.
+            ///
+            /// # Errors
+            /// A required field is missing, or a number is none.
+            pub fn parse(
+                view: &$life crate::command::HeaderView<'_>,
+            ) -> Result<Self, crate::error::FieldError> {
+                use crate::request::fields::Field;
+                Ok(Self { $($field: Field::read($wire, view.ext($wire))?,)* })
+            }
+
+            /// The ext fields to send.
+            pub fn to_ext(&self) -> crate::request::fields::ExtList<$life> {
+                use crate::request::fields::Field;
+                let values = [$(($wire, self.$field.value()),)*];
+                values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+            }
+        }
+    )*};
+}
+pub(super) use headers;
