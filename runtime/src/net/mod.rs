@@ -7,6 +7,7 @@
 //! **Limits** [`NetOptions`], whose defaults are the constants of this room.
 //! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
 
+pub mod client;
 mod connection;
 mod listener;
 mod peers;
