@@ -124,6 +124,9 @@ impl Page {
         if position > DELTA_MAX || time > DELTA_MAX {
             return false;
         }
+        if self.entries.capacity() - self.entries.len() < WIDE_BYTES {
+            self.grow();
+        }
         let mut packed = [0u8; WIDE_BYTES];
         let head = (position << 16) | (time >> 32);
         packed[..8].copy_from_slice(&head.to_le_bytes());
@@ -142,6 +145,21 @@ impl Page {
         self.count += 1;
         self.last_time = entry.store_time.0;
         true
+    }
+
+    /// Room for 4, 16, 64, then a full page's entries: a little-used queue stays small, a busy one
+    /// does not copy often, and a complete page has nothing to give back.
+    #[cold]
+    fn grow(&mut self) {
+        let count = self.count();
+        let wanted = (count * 4).max(4);
+        let wanted = if wanted > 64 {
+            self.entries_max()
+        } else {
+            wanted
+        };
+        self.entries
+            .reserve_exact((wanted - count.min(wanted)) * self.stride());
     }
 
     /// Re-packs narrow entries as wide ones; false when they would not fit.

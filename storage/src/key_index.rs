@@ -320,17 +320,27 @@ impl<D: Disk> KeyIndex<D> {
         loop {
             let front = self.state.borrow().frozen.front().cloned();
             let Some(frozen) = front else { break };
-            let partition = self.write_partition(&frozen).await?;
+            let number = self.take_number();
+            let written = self.write_partition(&frozen, number).await;
+            let partition = written.inspect_err(|_| self.discard(number))?;
             {
                 let mut state = self.state.borrow_mut();
                 state.partitions.push(Rc::new(partition));
                 state.frozen.pop_front();
             }
             if let Some(small) = self.mergeable() {
-                self.merge(&small).await?;
+                let number = self.take_number();
+                self.merge(&small, number)
+                    .await
+                    .inspect_err(|_| self.discard(number))?;
             }
         }
         Ok(())
+    }
+
+    /// A partition that was not finished: its file goes with the next checkpoint.
+    fn discard(&self, number: u64) {
+        self.state.borrow_mut().retired.push(number);
     }
 
     fn take_number(&self) -> u64 {
@@ -339,10 +349,13 @@ impl<D: Disk> KeyIndex<D> {
         state.next_number
     }
 
-    async fn write_partition(&self, frozen: &Buffer) -> Result<Partition, KeyIndexError> {
+    async fn write_partition(
+        &self,
+        frozen: &Buffer,
+        number: u64,
+    ) -> Result<Partition, KeyIndexError> {
         let mut entries = frozen.entries.clone();
         let runs = sorting::sort_in_slices(&self.disk, &mut entries).await;
-        let number = self.take_number();
         let count = entries.len() as u64;
         let mut writer =
             PartitionWriter::create(&self.disk, &self.folder, number, 0, count).await?;
@@ -368,9 +381,8 @@ impl<D: Disk> KeyIndex<D> {
             .then(|| last.to_vec())
     }
 
-    async fn merge(&self, small: &[Rc<Partition>]) -> Result<(), KeyIndexError> {
+    async fn merge(&self, small: &[Rc<Partition>], number: u64) -> Result<(), KeyIndexError> {
         let count = small.iter().map(|partition| partition.count).sum();
-        let number = self.take_number();
         let (disk, folder) = (&self.disk, &self.folder);
         let mut writer = PartitionWriter::create(disk, folder, number, LEVEL_MERGED, count).await?;
         let mut sources = Vec::with_capacity(small.len());
