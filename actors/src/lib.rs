@@ -5,6 +5,8 @@
 //! `namesrv` is the name server. `seam` holds the only words the planes exchange.
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod namesrv;
 pub mod refusal;
+pub mod seam;
 pub mod settings;

@@ -14,9 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_protocol::body::group_config::SubscriptionGroupConfig;
-use gantry_protocol::body::heartbeat::{ConsumeType, MessageModel, SubscriptionData};
-use gantry_protocol::body::topic_config::TopicConfig;
+use gantry_protocol::body::{
+    ConsumeType, MessageModel, SubscriptionData, SubscriptionGroupConfig, TopicConfig,
+};
 use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};

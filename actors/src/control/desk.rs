@@ -1,0 +1,164 @@
+//! The desk: everything that the data cores hand to the control plane arrives here.
+//!
+//! **Owns** the one table of request code → part, and the answer to unbuilt codes.
+//! **Lives on** the control plane's thread.
+//! **Invariants** messages of one core are handed on in the order they came; a code without a part
+//! gets code 3 with its name (trap 15), never silence.
+//! **Limits** a batch of `gantry_runtime::mailbox` at a time, so the parts run in between.
+//! **Not here** what a request means (the parts).
+
+use std::rc::Rc;
+
+use gantry_protocol::code::{self, request, response};
+use gantry_runtime::mailbox::MailReceiver;
+
+use crate::refusal::Refusal;
+use crate::seam::{ControlRequest, CoreNumber, ToControl};
+
+use super::plane::Plane;
+use super::reply::ReplyTo;
+use super::{admin, groups, offsets, topics};
+
+/// Which part answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// `topics`.
+    Topics,
+    /// `groups`.
+    Groups,
+    /// `offsets`.
+    Offsets,
+    /// `admin`.
+    Admin,
+    /// Nobody yet.
+    Unbuilt,
+}
+
+/// The table.
+pub fn counter(code: i32) -> Counter {
+    match code {
+        request::UPDATE_AND_CREATE_TOPIC
+        | request::UPDATE_AND_CREATE_TOPIC_LIST
+        | request::GET_ALL_TOPIC_CONFIG
+        | request::GET_TOPIC_STATS_INFO
+        | request::DELETE_TOPIC_IN_BROKER
+        | request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER
+        | request::GET_TOPIC_CONFIG => Counter::Topics,
+        request::HEART_BEAT
+        | request::UNREGISTER_CLIENT
+        | request::GET_CONSUMER_LIST_BY_GROUP
+        | request::CHECK_CLIENT_CONFIG
+        | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
+        | request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG
+        | request::GET_CONSUMER_CONNECTION_LIST
+        | request::GET_PRODUCER_CONNECTION_LIST
+        | request::DELETE_SUBSCRIPTIONGROUP
+        | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
+        | request::QUERY_TOPIC_CONSUME_BY_WHO
+        | request::GET_ALL_PRODUCER_INFO
+        | request::QUERY_TOPICS_BY_CONSUMER
+        | request::QUERY_SUBSCRIPTION_BY_CONSUMER
+        | request::GET_SUBSCRIPTIONGROUP_CONFIG => Counter::Groups,
+        request::GET_ALL_CONSUMER_OFFSET
+        | request::GET_CONSUME_STATS
+        | request::INVOKE_BROKER_TO_RESET_OFFSET => Counter::Offsets,
+        request::UPDATE_BROKER_CONFIG
+        | request::GET_BROKER_CONFIG
+        | request::GET_BROKER_RUNTIME_INFO
+        | request::VIEW_BROKER_STATS_DATA => Counter::Admin,
+        _ => Counter::Unbuilt,
+    }
+}
+
+/// The refusal of a request that no part answers.
+pub fn unbuilt(request: i32) -> Refusal {
+    let remark = match code::request_name(request) {
+        Some(name) => format!("request type {request} ({name}) not supported by this broker yet"),
+        None => format!("request type {request} not supported"),
+    };
+    Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark)
+}
+
+/// Reads the mailbox until every core is gone.
+pub async fn serve(
+    mail: MailReceiver<ToControl>,
+    plane: Rc<Plane>,
+    core_stopped: impl Fn(CoreNumber),
+) {
+    let mut batch = Vec::new();
+    while mail.recv_batch(&mut batch).await {
+        for message in batch.drain(..) {
+            hand_on(message, &plane, &core_stopped);
+        }
+        // Everything the batch started runs before the next one is taken.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNumber)) {
+    let book = plane.book();
+    match message {
+        ToControl::Request(request) => route(request, plane),
+        ToControl::PeerClosed(peer) => book.groups.tell(groups::Msg::PeerClosed(peer)),
+        ToControl::EnsureTopic {
+            core,
+            ticket,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            unit_mode,
+        } => book.topics.tell(topics::Msg::Ensure(topics::Ensure {
+            core,
+            ticket,
+            topic,
+            default_topic,
+            default_topic_queue_nums,
+            unit_mode,
+        })),
+        ToControl::EnsureGroup {
+            core,
+            ticket,
+            group,
+        } => {
+            book.groups.tell(groups::Msg::Ensure {
+                core,
+                ticket,
+                group,
+            });
+        }
+        ToControl::OffsetsChanged(rows) => book.offsets.tell(offsets::Msg::Changed(rows)),
+        ToControl::Answer {
+            core,
+            ticket,
+            answer,
+        } => plane.asker.answered(core, ticket, answer),
+        ToControl::CoreStopped(core) => core_stopped(core),
+    }
+}
+
+/// A code of the tests: the part named in ext field `part` panics.
+#[cfg(test)]
+pub const INJECT_PANIC: i32 = -13;
+
+fn route(request: ControlRequest, plane: &Rc<Plane>) {
+    let book = plane.book();
+    #[cfg(test)]
+    if request.command.code == INJECT_PANIC {
+        match request.command.ext("part") {
+            Some("topics") => book.topics.inject_panic(),
+            Some("groups") => book.groups.inject_panic(),
+            Some("offsets") => book.offsets.inject_panic(),
+            _ => book.admin.inject_panic(),
+        }
+        return;
+    }
+    match counter(request.command.code) {
+        Counter::Topics => book.topics.tell(topics::Msg::Serve(request)),
+        Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
+        Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
+        Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
+        // A reply to a notification of ours, or nonsense: either way nobody waits.
+        Counter::Unbuilt if request.command.is_reply() => {}
+        Counter::Unbuilt => plane.refuse(&ReplyTo::of(&request), &unbuilt(request.command.code)),
+    }
+}

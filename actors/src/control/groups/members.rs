@@ -1,0 +1,408 @@
+//! Who is connected: the live producers and consumers of every group.
+//!
+//! **Owns** the producer and consumer tables, fed by heartbeats, closes, unregistrations and time.
+//! **Lives on** the control plane, outside the actor: it outlives a restart of `groups`. Pure.
+//! **Invariants** a peer stands in `by_peer` exactly while it stands in some group; a consumer group
+//! without members does not exist; who must be told of a change is part of each call's outcome, so it
+//! can't be forgotten (traps 70, 71).
+//! **Limits** one heartbeat joins at most `GROUPS_PER_PEER_MAX` groups; a group's subscriptions are
+//! those of its last full heartbeat, at most `SUBSCRIPTIONS_PER_GROUP_MAX`.
+//! **Not here** group configurations (`table`), sending the notifications (`super`).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gantry_protocol::Language;
+use gantry_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
+use gantry_runtime::net::PeerRef;
+
+use crate::seam::LiveGroup;
+
+/// Most groups (of both kinds) that one connection joins. A Java process seldom has over a hundred.
+pub const GROUPS_PER_PEER_MAX: usize = 4096;
+/// Most topics that one group subscribes.
+pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4096;
+
+/// One connected client of one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// `ip@instance`, chosen by the client.
+    pub client_id: Arc<str>,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Language of its library.
+    pub language: Language,
+    /// Version ordinal of its header.
+    pub version: i32,
+    /// When its last heartbeat came, ms.
+    pub last_update_ms: i64,
+}
+
+/// What one heartbeat says of one consumer group.
+#[derive(Debug, Clone)]
+pub struct ConsumerBeat {
+    /// The group.
+    pub group: Arc<str>,
+    /// How it consumes.
+    pub consume_type: ConsumeType,
+    /// Clustering or broadcasting.
+    pub message_model: MessageModel,
+    /// Where a new group starts.
+    pub consume_from_where: ConsumeFromWhere,
+    /// Its subscriptions; `None` in a heartbeat without them (V2).
+    pub subscriptions: Option<Vec<SubscriptionData>>,
+    /// Fingerprint of the client's subscriptions, 0 in a V1 heartbeat.
+    pub fingerprint: i32,
+}
+
+/// What a change of membership asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whom to send code 40, empty when nobody needs to know.
+    pub notify: Vec<PeerRef>,
+    /// The data cores' copy of the group is out of date.
+    pub live_changed: bool,
+    /// The client should send its subscriptions with the next heartbeat (V2 reply).
+    pub wants_full: bool,
+}
+
+/// A live consumer group.
+#[derive(Debug)]
+pub struct ConsumerGroup {
+    /// How it consumes.
+    pub consume_type: ConsumeType,
+    /// Clustering or broadcasting.
+    pub message_model: MessageModel,
+    /// Where a new group starts.
+    pub consume_from_where: ConsumeFromWhere,
+    /// Topic → subscription.
+    pub subscriptions: HashMap<String, Arc<SubscriptionData>>,
+    /// Joined when → member; the number keeps the order of joining.
+    members: BTreeMap<u64, (PeerRef, Client)>,
+    seats: HashMap<PeerRef, u64>,
+    fingerprint: i32,
+    /// Whether a heartbeat with subscriptions has come since the group came alive.
+    has_full: bool,
+}
+
+impl ConsumerGroup {
+    fn new(beat: &ConsumerBeat) -> Self {
+        Self {
+            consume_type: beat.consume_type,
+            message_model: beat.message_model,
+            consume_from_where: beat.consume_from_where,
+            subscriptions: HashMap::new(),
+            members: BTreeMap::new(),
+            seats: HashMap::new(),
+            fingerprint: 0,
+            has_full: false,
+        }
+    }
+
+    /// Members in the order they joined.
+    pub fn members(&self) -> impl Iterator<Item = &(PeerRef, Client)> {
+        self.members.values()
+    }
+
+    /// Whether nobody is left.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Client ids, each once, in the order of joining. A client that reconnects shows up under two
+    /// connections until the old one closes; listed twice, it would be given two shares of queues.
+    pub fn client_ids(&self) -> Vec<Arc<str>> {
+        let mut seen = HashSet::new();
+        self.members()
+            .map(|(_, client)| &client.client_id)
+            .filter(|id| seen.insert(Arc::clone(id)))
+            .cloned()
+            .collect()
+    }
+
+    /// The group as the data cores know it.
+    pub fn live(&self) -> LiveGroup {
+        LiveGroup {
+            message_model: self.message_model,
+            consume_type: self.consume_type,
+            subscriptions: self.subscriptions.clone(),
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerRef> {
+        self.members().map(|(peer, _)| *peer).collect()
+    }
+
+    /// Joins or touches a member; true when it is new.
+    fn sit(&mut self, peer: PeerRef, client: &Client, next_seat: &mut u64) -> bool {
+        let known = self.seats.get(&peer).copied();
+        let seat = known.unwrap_or_else(|| {
+            *next_seat += 1;
+            *next_seat
+        });
+        self.seats.insert(peer, seat);
+        self.members.insert(seat, (peer, client.clone()));
+        known.is_none()
+    }
+
+    fn leave(&mut self, peer: PeerRef) -> bool {
+        match self.seats.remove(&peer) {
+            Some(seat) => self.members.remove(&seat).is_some(),
+            None => false,
+        }
+    }
+
+    /// Takes over the subscriptions of a full heartbeat. Returns (set of topics changed, anything changed).
+    fn subscribe(&mut self, wanted: &[SubscriptionData]) -> (bool, bool) {
+        let mut topics_changed = false;
+        let mut changed = false;
+        let mut named = HashSet::new();
+        for data in wanted.iter().take(SUBSCRIPTIONS_PER_GROUP_MAX) {
+            named.insert(data.topic.as_str());
+            let known = self.subscriptions.get(&data.topic);
+            let is_newer = known.is_none_or(|known| data.sub_version > known.sub_version);
+            if is_newer {
+                topics_changed |= known.is_none();
+                changed = true;
+                self.subscriptions
+                    .insert(data.topic.clone(), Arc::new(data.clone()));
+            }
+        }
+        let before = self.subscriptions.len();
+        self.subscriptions
+            .retain(|topic, _| named.contains(topic.as_str()));
+        let removed = self.subscriptions.len() != before;
+        (topics_changed || removed, changed || removed)
+    }
+}
+
+/// What one peer belongs to.
+#[derive(Debug, Default)]
+struct Seats {
+    consumers: HashSet<Arc<str>>,
+    producers: HashSet<Arc<str>>,
+}
+
+impl Seats {
+    fn count(&self) -> usize {
+        self.consumers.len() + self.producers.len()
+    }
+}
+
+/// A consumer group that lost a member.
+#[derive(Debug)]
+pub struct Departure {
+    /// Which group.
+    pub group: Arc<str>,
+    /// Whom to tell; empty for a broadcasting group (trap 77).
+    pub notify: Vec<PeerRef>,
+    /// Nobody is left, so the data cores must forget the subscriptions.
+    pub is_last: bool,
+}
+
+/// The producer and consumer tables; see the room's head.
+#[derive(Debug, Default)]
+pub struct Members {
+    consumers: HashMap<Arc<str>, ConsumerGroup>,
+    producers: HashMap<Arc<str>, HashMap<PeerRef, Client>>,
+    by_peer: HashMap<PeerRef, Seats>,
+    next_seat: u64,
+}
+
+impl Members {
+    /// A live consumer group.
+    pub fn consumers(&self, group: &str) -> Option<&ConsumerGroup> {
+        self.consumers.get(group)
+    }
+
+    /// The live producers of a group.
+    pub fn producers(&self, group: &str) -> Option<&HashMap<PeerRef, Client>> {
+        self.producers.get(group)
+    }
+
+    /// All live producer groups.
+    pub fn producer_groups(&self) -> impl Iterator<Item = (&Arc<str>, &HashMap<PeerRef, Client>)> {
+        self.producers.iter()
+    }
+
+    /// Connections that belong to some group.
+    pub fn peers_count(&self) -> usize {
+        self.by_peer.len()
+    }
+
+    fn has_room(&self, peer: PeerRef) -> bool {
+        self.by_peer
+            .get(&peer)
+            .is_none_or(|seats| seats.count() < GROUPS_PER_PEER_MAX)
+    }
+
+    /// A heartbeat's word on one consumer group. `notify_enabled` is the group's and the broker's
+    /// `notifyConsumerIdsChangedEnable`.
+    pub fn beat_consumer(
+        &mut self,
+        peer: PeerRef,
+        client: &Client,
+        beat: &ConsumerBeat,
+        notify_enabled: bool,
+    ) -> Outcome {
+        let is_known = self
+            .by_peer
+            .get(&peer)
+            .is_some_and(|seats| seats.consumers.contains(&beat.group));
+        if !is_known && !self.has_room(peer) {
+            return Outcome::default();
+        }
+        let group = self
+            .consumers
+            .entry(Arc::clone(&beat.group))
+            .or_insert_with(|| ConsumerGroup::new(beat));
+        let joined = group.sit(peer, client, &mut self.next_seat);
+        let mut outcome = Outcome::default();
+        let mut topics_changed = false;
+        if let Some(subscriptions) = &beat.subscriptions {
+            let kind_changed = group.message_model != beat.message_model
+                || group.consume_type != beat.consume_type;
+            group.consume_type = beat.consume_type;
+            group.message_model = beat.message_model;
+            group.consume_from_where = beat.consume_from_where;
+            let (topics, anything) = group.subscribe(subscriptions);
+            topics_changed = topics;
+            outcome.live_changed = anything || kind_changed || !group.has_full;
+            group.has_full = true;
+        }
+        // Another fingerprint in the group means that its members disagree (or one changed its mind):
+        // ask for the whole heartbeat again (`ClientManageProcessor.heartBeatV2`, 5.5.0). So does a
+        // heartbeat without subscriptions in a group we know none of.
+        outcome.wants_full = beat.fingerprint == 0
+            || (group.fingerprint != 0 && group.fingerprint != beat.fingerprint)
+            || !group.has_full;
+        group.fingerprint = beat.fingerprint;
+        if (joined || topics_changed)
+            && notify_enabled
+            && group.message_model == MessageModel::Clustering
+        {
+            outcome.notify = group.peers();
+        }
+        let seats = self.by_peer.entry(peer).or_default();
+        seats.consumers.insert(Arc::clone(&beat.group));
+        outcome
+    }
+
+    /// A heartbeat's word on one producer group.
+    pub fn beat_producer(&mut self, peer: PeerRef, client: &Client, group: &str) {
+        let known = self
+            .producers
+            .get_key_value(group)
+            .map(|(name, _)| Arc::clone(name));
+        let is_member = known.as_ref().is_some_and(|name| {
+            self.by_peer
+                .get(&peer)
+                .is_some_and(|seats| seats.producers.contains(name))
+        });
+        if !is_member && !self.has_room(peer) {
+            return;
+        }
+        let name = known.unwrap_or_else(|| Arc::from(group));
+        self.producers
+            .entry(Arc::clone(&name))
+            .or_default()
+            .insert(peer, client.clone());
+        self.by_peer.entry(peer).or_default().producers.insert(name);
+    }
+
+    /// Takes a peer out of one consumer group (`UNREGISTER_CLIENT`).
+    pub fn leave_consumer(&mut self, peer: PeerRef, name: &str) -> Option<Departure> {
+        let (name, group) = self.consumers.get_key_value(name)?;
+        let name = Arc::clone(name);
+        let message_model = group.message_model;
+        let group = self.consumers.get_mut(&name)?;
+        if !group.leave(peer) {
+            return None;
+        }
+        let is_last = group.is_empty();
+        let is_told = message_model == MessageModel::Clustering;
+        let notify = if is_told { group.peers() } else { Vec::new() };
+        if is_last {
+            self.consumers.remove(&name);
+        }
+        self.forget(peer, |seats| seats.consumers.remove(&name));
+        Some(Departure {
+            group: name,
+            notify,
+            is_last,
+        })
+    }
+
+    /// Takes a peer out of one producer group (`UNREGISTER_CLIENT`).
+    pub fn leave_producer(&mut self, peer: PeerRef, name: &str) {
+        if let Some(group) = self.producers.get_mut(name) {
+            group.remove(&peer);
+            if group.is_empty() {
+                self.producers.remove(name);
+            }
+        }
+        self.forget(peer, |seats| seats.producers.remove(name));
+    }
+
+    fn forget(&mut self, peer: PeerRef, unseat: impl FnOnce(&mut Seats) -> bool) {
+        if let Some(seats) = self.by_peer.get_mut(&peer) {
+            unseat(seats);
+            if seats.count() == 0 {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+
+    /// The connection is gone: it leaves everything at once (trap 76).
+    pub fn closed(&mut self, peer: PeerRef) -> Vec<Departure> {
+        let Some(seats) = self.by_peer.remove(&peer) else {
+            return Vec::new();
+        };
+        for name in &seats.producers {
+            self.leave_producer(peer, name);
+        }
+        seats
+            .consumers
+            .iter()
+            .filter_map(|name| self.leave_consumer(peer, name))
+            .collect()
+    }
+
+    /// Peers whose newest heartbeat in any group is older than `idle_ms`.
+    pub fn expired(&self, now_ms: i64, idle_ms: i64) -> Vec<PeerRef> {
+        let is_old = |client: &Client| now_ms.saturating_sub(client.last_update_ms) > idle_ms;
+        let newest_is_old = |peer: &PeerRef, seats: &Seats| {
+            let consumers = seats.consumers.iter().filter_map(|name| {
+                let group = self.consumers.get(name)?;
+                group
+                    .members
+                    .get(group.seats.get(peer)?)
+                    .map(|(_, client)| client)
+            });
+            let producers = seats
+                .producers
+                .iter()
+                .filter_map(|name| self.producers.get(name)?.get(peer));
+            consumers.chain(producers).all(is_old)
+        };
+        self.by_peer
+            .iter()
+            .filter(|(peer, seats)| newest_is_old(peer, seats))
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Groups that subscribe a topic now.
+    pub fn groups_of_topic(&self, topic: &str) -> Vec<Arc<str>> {
+        self.consumers
+            .iter()
+            .filter(|(_, group)| group.subscriptions.contains_key(topic))
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;

@@ -1,0 +1,229 @@
+use gantry_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
+
+use super::*;
+
+fn peer(slot: u32) -> PeerRef {
+    PeerRef {
+        core: 0,
+        slot,
+        generation: 1,
+    }
+}
+
+fn client(id: &str, at_ms: i64) -> Client {
+    Client {
+        client_id: Arc::from(id),
+        addr: "127.0.0.1:5000".parse().unwrap(),
+        language: gantry_protocol::Language::Java,
+        version: 513,
+        last_update_ms: at_ms,
+    }
+}
+
+fn subscription(topic: &str, version: i64) -> SubscriptionData {
+    SubscriptionData::tag(topic, "*", version)
+}
+
+fn beat(group: &str, topics: &[(&str, i64)]) -> ConsumerBeat {
+    ConsumerBeat {
+        group: Arc::from(group),
+        consume_type: ConsumeType::Passively,
+        message_model: MessageModel::Clustering,
+        consume_from_where: ConsumeFromWhere::LastOffset,
+        subscriptions: Some(topics.iter().map(|(t, v)| subscription(t, *v)).collect()),
+        fingerprint: 0,
+    }
+}
+
+fn without_sub(group: &str, fingerprint: i32) -> ConsumerBeat {
+    ConsumerBeat {
+        subscriptions: None,
+        fingerprint,
+        ..beat(group, &[])
+    }
+}
+
+#[test]
+fn trap_70_everybody_is_told_of_a_new_member_the_new_one_too() {
+    let mut members = Members::default();
+    let first = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    assert_eq!(first.notify, [peer(1)]);
+    assert!(first.live_changed);
+    let second = members.beat_consumer(peer(2), &client("b", 0), &beat("g", &[("T", 1)]), true);
+    assert_eq!(second.notify, [peer(1), peer(2)]);
+    assert!(
+        !second.live_changed,
+        "the same subscriptions: the cores know them"
+    );
+    let again = members.beat_consumer(peer(2), &client("b", 5), &beat("g", &[("T", 1)]), true);
+    assert_eq!(
+        again,
+        Outcome {
+            wants_full: true,
+            ..Outcome::default()
+        }
+    );
+}
+
+#[test]
+fn a_new_topic_notifies_a_newer_version_of_one_does_not() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    let newer = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 2)]), true);
+    assert!(newer.notify.is_empty() && newer.live_changed);
+    let added = members.beat_consumer(
+        peer(1),
+        &client("a", 0),
+        &beat("g", &[("T", 2), ("U", 2)]),
+        true,
+    );
+    assert_eq!(added.notify, [peer(1)]);
+    let removed = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("U", 2)]), true);
+    assert_eq!(removed.notify, [peer(1)]);
+    assert!(
+        !members
+            .consumers("g")
+            .unwrap()
+            .subscriptions
+            .contains_key("T")
+    );
+    let older = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("U", 1)]), true);
+    assert!(!older.live_changed);
+    assert_eq!(
+        members.consumers("g").unwrap().subscriptions["U"].sub_version,
+        2
+    );
+}
+
+#[test]
+fn trap_77_broadcasting_members_are_not_notified() {
+    let mut members = Members::default();
+    let mut word = beat("g", &[("T", 1)]);
+    word.message_model = MessageModel::Broadcasting;
+    assert!(
+        members
+            .beat_consumer(peer(1), &client("a", 0), &word, true)
+            .notify
+            .is_empty()
+    );
+    members.beat_consumer(peer(2), &client("b", 0), &word, true);
+    let departures = members.closed(peer(2));
+    assert_eq!(departures.len(), 1);
+    assert!(departures[0].notify.is_empty());
+}
+
+#[test]
+fn a_group_that_switches_notifications_off_gets_none() {
+    let mut members = Members::default();
+    let outcome = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), false);
+    assert!(outcome.notify.is_empty() && outcome.live_changed);
+}
+
+#[test]
+fn trap_71_and_76_a_close_removes_at_once_and_tells_the_rest() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_consumer(peer(2), &client("b", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_producer(peer(2), &client("b", 0), "pg");
+    let departures = members.closed(peer(2));
+    assert_eq!(departures.len(), 1);
+    assert_eq!(departures[0].notify, [peer(1)]);
+    assert!(!departures[0].is_last);
+    assert!(members.producers("pg").is_none());
+    assert!(
+        members.closed(peer(2)).is_empty(),
+        "a second close is nothing"
+    );
+    let last = members.closed(peer(1));
+    assert!(last[0].is_last);
+    assert!(members.consumers("g").is_none());
+    assert_eq!(members.peers_count(), 0);
+}
+
+#[test]
+fn unregistering_leaves_one_group_only() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_consumer(peer(1), &client("a", 0), &beat("h", &[("T", 1)]), true);
+    members.beat_consumer(peer(2), &client("b", 0), &beat("g", &[("T", 1)]), true);
+    let departure = members.leave_consumer(peer(1), "g").unwrap();
+    assert_eq!(departure.notify, [peer(2)]);
+    assert!(members.consumers("h").is_some());
+    assert!(members.leave_consumer(peer(1), "g").is_none());
+    assert!(members.leave_consumer(peer(1), "unknown").is_none());
+}
+
+#[test]
+fn silence_expires_a_client_unless_one_of_its_groups_speaks() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(1), &client("a", 1_000), &beat("g", &[("T", 1)]), true);
+    members.beat_producer(peer(1), &client("a", 90_000), "pg");
+    members.beat_producer(peer(2), &client("b", 1_000), "pg");
+    assert_eq!(members.expired(125_000, 120_000), [peer(2)]);
+    assert_eq!(members.expired(121_000, 120_000), []);
+}
+
+#[test]
+fn heartbeat_v2_asks_for_the_whole_when_it_knows_nothing_or_members_differ() {
+    let mut members = Members::default();
+    // Without subscriptions in a group we know none of (we were restarted).
+    let blind = members.beat_consumer(peer(1), &client("a", 0), &without_sub("g", 7), true);
+    assert!(blind.wants_full && !blind.live_changed);
+    let full = ConsumerBeat {
+        fingerprint: 7,
+        ..beat("g", &[("T", 1)])
+    };
+    let known = members.beat_consumer(peer(1), &client("a", 0), &full, true);
+    assert!(!known.wants_full && known.live_changed);
+    let touch = members.beat_consumer(peer(1), &client("a", 9), &without_sub("g", 7), true);
+    assert_eq!(touch, Outcome::default());
+    assert!(
+        members
+            .consumers("g")
+            .unwrap()
+            .subscriptions
+            .contains_key("T")
+    );
+    let other = members.beat_consumer(peer(2), &client("b", 0), &without_sub("g", 8), true);
+    assert!(other.wants_full);
+    assert_eq!(
+        other.notify,
+        [peer(1), peer(2)],
+        "its channel is new all the same"
+    );
+}
+
+#[test]
+fn client_ids_are_listed_once_in_the_order_of_joining() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(5), &client("b", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_consumer(peer(3), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_consumer(peer(4), &client("b", 0), &beat("g", &[("T", 1)]), true);
+    let ids = members.consumers("g").unwrap().client_ids();
+    assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), ["b", "a"]);
+}
+
+#[test]
+fn one_connection_joins_a_bounded_number_of_groups() {
+    let mut members = Members::default();
+    for n in 0..GROUPS_PER_PEER_MAX + 10 {
+        members.beat_producer(peer(1), &client("a", 0), &format!("pg{n}"));
+    }
+    assert_eq!(members.producer_groups().count(), GROUPS_PER_PEER_MAX);
+    let outcome = members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    assert_eq!(outcome, Outcome::default());
+    // Those it has joined still count as alive.
+    members.beat_producer(peer(1), &client("a", 77), "pg0");
+    assert_eq!(
+        members.producers("pg0").unwrap()[&peer(1)].last_update_ms,
+        77
+    );
+}
+
+#[test]
+fn groups_of_a_topic_are_those_that_subscribe_it_now() {
+    let mut members = Members::default();
+    members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 1)]), true);
+    members.beat_consumer(peer(2), &client("b", 0), &beat("h", &[("U", 1)]), true);
+    assert_eq!(members.groups_of_topic("T"), [Arc::from("g")]);
+}

@@ -1,0 +1,299 @@
+//! The groups actor: subscription groups, heartbeats, who is online.
+//!
+//! **Owns** the only write access to group configurations and members; the notifications (code 40).
+//! **Lives on** the control plane's thread.
+//! **Invariants** a heartbeat's changes reach the cores before its reply reaches the client (trap 62); a
+//! change of membership tells the others at once (traps 70, 71, 76), except in broadcasting groups (trap 77).
+//! **Limits** see `members` and `table`.
+//! **Not here** positions of groups (`offsets`), queue locks (the queue actors).
+
+mod beat;
+pub mod members;
+mod queries;
+mod requests;
+pub mod table;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_protocol::body::SubscriptionGroupConfig;
+use gantry_protocol::code::request;
+use gantry_protocol::command::Command;
+use gantry_runtime::net::PeerRef;
+
+use crate::refusal::Refusal;
+use crate::seam::{
+    CatalogChange, ControlRequest, CoreNumber, GroupEntry, Question, Ticket, ToData,
+};
+
+use super::plane::Plane;
+use super::reply::{Reply, ReplyTo, encoded};
+use super::shell::Part;
+use members::Departure;
+use table::GroupTable;
+
+/// How often silent clients are looked for.
+const SCAN_EVERY: Duration = Duration::from_secs(10);
+
+/// What the groups actor is told.
+pub enum Msg {
+    /// A client's request with a code of this actor.
+    Serve(ControlRequest),
+    /// A pull or an offset update names an unknown group.
+    Ensure {
+        /// The asking core.
+        core: CoreNumber,
+        /// Its name for the parked request.
+        ticket: Ticket,
+        /// The wanted group.
+        group: String,
+    },
+    /// A connection is gone.
+    PeerClosed(PeerRef),
+    /// Write out what has changed.
+    Commit,
+    /// Look for silent clients.
+    Scan,
+}
+
+/// The groups actor; see the room's head.
+pub struct Groups {
+    put: Vec<Arc<SubscriptionGroupConfig>>,
+    gone: Vec<Arc<str>>,
+    /// Answers that wait for the next commit.
+    waiters: Vec<(ReplyTo, Reply)>,
+    is_commit_due: bool,
+}
+
+impl Part for Groups {
+    const NAME: &'static str = "groups";
+    type Msg = Msg;
+
+    fn build(plane: &Rc<Plane>) -> Result<Self, Refusal> {
+        load(plane)?;
+        Ok(Self {
+            put: Vec::new(),
+            gone: Vec::new(),
+            waiters: Vec::new(),
+            is_commit_due: false,
+        })
+    }
+
+    fn handle(&mut self, message: Msg, plane: &Rc<Plane>) {
+        match message {
+            Msg::Serve(request) => self.serve(&request, plane),
+            Msg::Ensure {
+                core,
+                ticket,
+                group,
+            } => {
+                // A new group is on its way to this core already, ahead of this word.
+                let outcome = self.ensure(&group, plane).map(drop);
+                plane
+                    .outbox
+                    .send(core, ToData::Resolved { ticket, outcome });
+            }
+            Msg::PeerClosed(peer) => {
+                let departures = plane.members.borrow_mut().closed(peer);
+                departed(departures, plane);
+            }
+            Msg::Commit => self.commit(plane),
+            Msg::Scan => scan(plane),
+        }
+    }
+
+    fn waiting(message: &Msg) -> Option<ReplyTo> {
+        match message {
+            Msg::Serve(request) => Some(ReplyTo::of(request)),
+            _ => None,
+        }
+    }
+
+    fn abandon(&mut self, plane: &Rc<Plane>, why: &Refusal) {
+        for (to, _) in std::mem::take(&mut self.waiters) {
+            plane.refuse(&to, why);
+        }
+    }
+}
+
+fn load(plane: &Rc<Plane>) -> Result<(), Refusal> {
+    let stored = plane.ledger.load_groups()?;
+    *plane.groups.borrow_mut() = GroupTable::new(stored.configs, stored.version);
+    Ok(())
+}
+
+/// Looks for silent clients now and then, for as long as the plane lives.
+pub fn scan_for_ever(plane: &Rc<Plane>) {
+    let plane = Rc::clone(plane);
+    actix::spawn(async move {
+        loop {
+            actix::clock::sleep(SCAN_EVERY).await;
+            plane.book().groups.tell(Msg::Scan);
+        }
+    });
+}
+
+/// Clients silent for `channelExpiredTimeout` leave their groups and lose their connection.
+fn scan(plane: &Rc<Plane>) {
+    let idle_ms = i64::try_from(plane.settings.channel_expired_timeout_ms).unwrap_or(i64::MAX);
+    let expired = plane.members.borrow().expired(plane.now_ms(), idle_ms);
+    for peer in expired {
+        tracing::info!(
+            ?peer,
+            idle_ms,
+            "a client sent no heartbeat and is disconnected"
+        );
+        let departures = plane.members.borrow_mut().closed(peer);
+        departed(departures, plane);
+        plane.outbox.send(peer.core, ToData::Close(peer));
+    }
+}
+
+/// Tells the members who are left, and the cores when nobody is.
+fn departed(departures: Vec<Departure>, plane: &Rc<Plane>) {
+    for departure in departures {
+        if departure.is_last {
+            publish(&departure.group, plane);
+        }
+        if may_notify(&departure.group, plane) {
+            notify(&departure.group, &departure.notify, plane);
+        }
+    }
+}
+
+/// Whether members of this group are told of changes.
+fn may_notify(group: &str, plane: &Plane) -> bool {
+    let enabled = plane
+        .groups
+        .borrow()
+        .get(group)
+        .is_none_or(|config| config.notify_ids_changed_enable);
+    plane.settings.notify_consumer_ids_changed_enable && enabled
+}
+
+/// Sends code 40 to these members.
+fn notify(group: &Arc<str>, peers: &[PeerRef], plane: &Plane) {
+    for peer in peers {
+        // JSON whatever the client speaks: every client reads it, the C++ one nothing else (trap 7).
+        let command = Command::request(request::NOTIFY_CONSUMER_IDS_CHANGED, plane.take_opaque())
+            .with_ext("consumerGroup", &**group)
+            .one_way();
+        match encoded(&command) {
+            Ok(frame) => plane.outbox.write(*peer, frame),
+            Err(error) => tracing::error!(%error, "a notification can't be encoded"),
+        }
+    }
+}
+
+/// Gives the cores the present state of a group.
+fn publish(group: &str, plane: &Plane) {
+    let groups = plane.groups.borrow();
+    let Some((name, config)) = groups.name_of(group).zip(groups.get(group)) else {
+        return;
+    };
+    let members = plane.members.borrow();
+    let entry = GroupEntry {
+        name: Arc::clone(name),
+        config: config.as_ref().clone(),
+        live: members.consumers(group).map(members::ConsumerGroup::live),
+    };
+    plane
+        .outbox
+        .change(CatalogChange::GroupPut(Arc::new(entry)));
+}
+
+/// Every group, for a core that starts.
+pub fn publish_all(plane: &Plane) {
+    let names: Vec<Arc<str>> = plane
+        .groups
+        .borrow()
+        .iter()
+        .map(|(name, _)| Arc::clone(name))
+        .collect();
+    for name in names {
+        publish(&name, plane);
+    }
+}
+
+impl Groups {
+    /// Finds or makes a group by the auto-creation rules; a new one is published at once and stored
+    /// with the next commit (losing it costs nothing: it is made again the same way).
+    fn ensure(
+        &mut self,
+        group: &str,
+        plane: &Rc<Plane>,
+    ) -> Result<Arc<SubscriptionGroupConfig>, Refusal> {
+        let auto = plane.settings.auto_create_subscription_group;
+        let now_ms = plane.now_ms();
+        let (config, is_new) = plane.groups.borrow_mut().ensure(group, auto, now_ms)?;
+        if is_new {
+            publish(group, plane);
+            self.put.push(Arc::clone(&config));
+            self.commit_soon(plane);
+        }
+        Ok(config)
+    }
+
+    /// Answers success once everything so far is stored.
+    fn wait(&mut self, to: ReplyTo, plane: &Rc<Plane>) {
+        self.waiters.push((to, Reply::ok()));
+        self.commit_soon(plane);
+    }
+
+    fn commit_soon(&mut self, plane: &Rc<Plane>) {
+        if !self.is_commit_due {
+            self.is_commit_due = true;
+            plane.book().groups.tell(Msg::Commit);
+        }
+    }
+
+    fn commit(&mut self, plane: &Rc<Plane>) {
+        self.is_commit_due = false;
+        let put = std::mem::take(&mut self.put);
+        let gone = std::mem::take(&mut self.gone);
+        let waiters = std::mem::take(&mut self.waiters);
+        let stored = plane
+            .ledger
+            .store_groups(&put, &gone, &plane.groups.borrow());
+        if let Err(refusal) = stored {
+            tracing::error!(%refusal, "group changes can't be stored and are taken back");
+            for (to, _) in waiters {
+                plane.refuse(&to, &refusal);
+            }
+            if let Err(refusal) = load(plane) {
+                plane.give_up(Self::NAME, &refusal.remark);
+            }
+            publish_all(plane);
+            return;
+        }
+        for config in &put {
+            publish(&config.group, plane);
+        }
+        for group in gone {
+            plane.outbox.change(CatalogChange::GroupGone(group));
+        }
+        for (to, reply) in waiters {
+            plane.reply(&to, reply);
+        }
+    }
+}
+
+/// Offsets of a deleted group go from the queues, then from the tables.
+fn forget_offsets(group: &Arc<str>, plane: &Rc<Plane>) {
+    let group = Arc::clone(group);
+    let plane = Rc::clone(plane);
+    actix::spawn(async move {
+        if let Err(refusal) = plane
+            .asker
+            .ask(Question::DropGroup(Arc::clone(&group)))
+            .await
+        {
+            tracing::warn!(%group, %refusal, "a deleted group's offsets may come back");
+        }
+        plane
+            .book()
+            .offsets
+            .tell(super::offsets::Msg::GroupGone(group));
+    });
+}

@@ -1,0 +1,203 @@
+//! The group requests that change something, and the table of this actor's codes.
+//!
+//! **Owns** codes 46, 200, 201, 207, 225 and 352, and the dispatch to `beat` and `queries`.
+//! **Lives on** the control plane's thread, as part of the groups actor.
+//! **Invariants** a changed group is stored before its reply; 225 is all or nothing.
+//! **Limits** `GROUPS_PER_REQUEST_MAX` groups in one 225.
+//! **Not here** heartbeats (`beat`), questions about members (`queries`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::body::{
+    DataVersion, SubscriptionData, SubscriptionGroupConfig, SubscriptionGroupWrapper,
+};
+use gantry_protocol::code::{request, response};
+use gantry_protocol::command::Command;
+use gantry_protocol::fastjson::{self, Value};
+use gantry_protocol::subscription::is_tag_type;
+
+use crate::control::plane::Plane;
+use crate::control::reply::{self, Reply, ReplyTo};
+use crate::refusal::{Refusal, quoted};
+use crate::seam::ControlRequest;
+
+use super::{Groups, forget_offsets, table};
+
+/// Most groups in one list request.
+const GROUPS_PER_REQUEST_MAX: usize = 10_000;
+
+impl Groups {
+    /// Answers one request of this actor's codes.
+    pub(super) fn serve(&mut self, request: &ControlRequest, plane: &Rc<Plane>) {
+        let to = ReplyTo::of(request);
+        let command = &request.command;
+        let outcome = match command.code {
+            request::HEART_BEAT => self.heartbeat(request, plane).map(Some),
+            request::UNREGISTER_CLIENT => self.unregister(request, plane).map(Some),
+            request::CHECK_CLIENT_CONFIG => check_client(command, plane).map(Some),
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update(command, to, plane),
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => {
+                self.update_list(command, to, plane)
+            }
+            request::DELETE_SUBSCRIPTIONGROUP => self.delete(command, to, plane),
+            request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => all_configs(command, plane).map(Some),
+            request::GET_SUBSCRIPTIONGROUP_CONFIG => self.one_config(command, plane).map(Some),
+            _ => super::queries::serve(request, plane),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reply)) => plane.reply(&to, reply),
+            Err(refusal) => plane.refuse(&to, &refusal),
+        }
+    }
+
+    fn update(
+        &mut self,
+        command: &Command,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let config = SubscriptionGroupConfig::parse(&command.body).map_err(bad_body)?;
+        self.change(vec![config], to, plane)
+    }
+
+    fn update_list(
+        &mut self,
+        command: &Command,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let body = fastjson::parse(&command.body).map_err(bad_body)?;
+        let list = body
+            .get("groupConfigList")
+            .map(Value::elements)
+            .unwrap_or_default();
+        self.change(
+            list.iter()
+                .map(SubscriptionGroupConfig::from_value)
+                .collect(),
+            to,
+            plane,
+        )
+    }
+
+    fn change(
+        &mut self,
+        configs: Vec<SubscriptionGroupConfig>,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
+        if configs.len() > GROUPS_PER_REQUEST_MAX {
+            return Err(Refusal::new(
+                response::INVALID_PARAMETER,
+                format!(
+                    "{} groups in one request, {GROUPS_PER_REQUEST_MAX} are allowed",
+                    configs.len()
+                ),
+            ));
+        }
+        for config in &configs {
+            table::check_group_name(&config.group)?;
+        }
+        for config in configs {
+            let stored = plane.groups.borrow_mut().put(config, plane.now_ms())?;
+            self.put.push(stored);
+        }
+        self.wait(to, plane);
+        Ok(None)
+    }
+
+    fn delete(
+        &mut self,
+        command: &Command,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let group = reply::text(command, "groupName")?;
+        let name: Arc<str> = Arc::from(group);
+        let gone = plane.groups.borrow_mut().remove(group, plane.now_ms());
+        if gone.is_some() {
+            self.put.retain(|config| config.group != group);
+            self.gone.push(Arc::clone(&name));
+        }
+        if reply::switch_or(command, "cleanOffset", false) {
+            forget_offsets(&name, plane);
+        }
+        self.wait(to, plane);
+        Ok(None)
+    }
+
+    fn one_config(&mut self, command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+        let group = reply::text(command, "group")?;
+        // Asking for a group makes it where that is allowed, as the Java broker's lookup does.
+        let config = self.ensure(group, plane).map_err(|_| {
+            Refusal::new(
+                response::SUBSCRIPTION_GROUP_NOT_EXIST,
+                format!("No group in this broker. group: {}", quoted(group)),
+            )
+        })?;
+        Ok(Reply::json(&config.to_value()))
+    }
+}
+
+fn bad_body(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(response::SYSTEM_ERROR, error.to_string())
+}
+
+fn all_configs(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+    let table = plane.groups.borrow();
+    let mut configs: Vec<_> = table.iter().map(|(_, config)| config).collect();
+    configs.sort_by(|a, b| a.group.cmp(&b.group));
+    let total = configs.len();
+    let page: usize = reply::number_or(command, "maxGroupNum", 0)?;
+    if page > 0 {
+        let asked = reply::optional(command, "dataVersion")
+            .and_then(|json| fastjson::parse(json.as_bytes()).ok())
+            .map(|json| DataVersion::from_value(&json));
+        let is_stale = asked.is_some_and(|version| version != *table.version());
+        let from = if is_stale {
+            0
+        } else {
+            reply::number_or(command, "groupSeq", 0)?
+        };
+        configs = configs.into_iter().skip(from).take(page).collect();
+    }
+    let groups = configs
+        .into_iter()
+        .map(|config| (config.group.clone(), config.as_ref().clone()));
+    let body = SubscriptionGroupWrapper {
+        data_version: *table.version(),
+        forbidden: None,
+        groups: groups.collect(),
+    };
+    Ok(Reply::json(&body.to_value()).with("totalGroupNum", total))
+}
+
+/// Code 46: may this client subscribe like that? Java clients ask for SQL92 subscriptions only.
+fn check_client(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+    let body = fastjson::parse(&command.body).map_err(bad_body)?;
+    let Some(data) = body
+        .get("subscriptionData")
+        .map(SubscriptionData::from_value)
+    else {
+        return Ok(Reply::ok());
+    };
+    let kind = data.expression_type.as_str();
+    if is_tag_type(Some(kind)) {
+        return Ok(Reply::ok());
+    }
+    if !plane.settings.enable_property_filter {
+        return Err(Refusal::new(
+            response::SYSTEM_ERROR,
+            format!(
+                "The broker does not support consumer to filter message by {}",
+                quoted(kind)
+            ),
+        ));
+    }
+    Err(Refusal::new(
+        response::SUBSCRIPTION_PARSE_FAILED,
+        format!("filtering by {} is not built yet; TAG works", quoted(kind)),
+    ))
+}

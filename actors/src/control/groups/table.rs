@@ -1,0 +1,152 @@
+//! The configurations of all consumer groups.
+//!
+//! **Owns** group name → `SubscriptionGroupConfig`, the data version, the built-in groups.
+//! **Lives on** the control plane; pure.
+//! **Invariants** each change moves the data version; a built-in group is never deleted.
+//! **Limits** `GROUPS_MAX` groups.
+//! **Not here** live members (`members`), persistence (`super`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gantry_protocol::body::DataVersion;
+use gantry_protocol::body::SubscriptionGroupConfig;
+use gantry_protocol::code::response;
+use gantry_protocol::system_topic::{self, SYSTEM_GROUPS};
+
+use crate::refusal::{Refusal, quoted};
+
+/// Most groups of a broker; bounds what a client inventing names in heartbeats can take.
+pub const GROUPS_MAX: usize = 100_000;
+
+/// Whether a group may be called so.
+///
+/// # Errors
+/// 29 with what is wrong.
+pub fn check_group_name(group: &str) -> Result<(), Refusal> {
+    if group.trim().is_empty() {
+        return Err(Refusal::new(
+            response::INVALID_PARAMETER,
+            "The specified group is blank.",
+        ));
+    }
+    system_topic::check_group_name(group).map_err(|error| {
+        Refusal::new(
+            response::INVALID_PARAMETER,
+            format!("The specified group contains illegal characters or is too long: {error}"),
+        )
+    })
+}
+
+/// All group configurations; see the room's head.
+#[derive(Debug, Default)]
+pub struct GroupTable {
+    configs: HashMap<Arc<str>, Arc<SubscriptionGroupConfig>>,
+    version: DataVersion,
+}
+
+impl GroupTable {
+    /// A table of stored rows and the built-in groups.
+    pub fn new(
+        stored: impl IntoIterator<Item = SubscriptionGroupConfig>,
+        version: DataVersion,
+    ) -> Self {
+        let mut configs = HashMap::new();
+        let built_in = SYSTEM_GROUPS.into_iter().map(SubscriptionGroupConfig::new);
+        for config in built_in.chain(stored) {
+            configs.insert(Arc::from(config.group.as_str()), Arc::new(config));
+        }
+        Self { configs, version }
+    }
+
+    /// The configuration of a group.
+    pub fn get(&self, group: &str) -> Option<&Arc<SubscriptionGroupConfig>> {
+        self.configs.get(group)
+    }
+
+    /// The stored name of a group, so that equal names share memory.
+    pub fn name_of(&self, group: &str) -> Option<&Arc<str>> {
+        self.configs.get_key_value(group).map(|(name, _)| name)
+    }
+
+    /// Every group, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<SubscriptionGroupConfig>)> {
+        self.configs.iter()
+    }
+
+    /// The version of the whole table.
+    pub fn version(&self) -> &DataVersion {
+        &self.version
+    }
+
+    /// Finds a group or makes it by the auto-creation rules. The flag says that it is new.
+    ///
+    /// # Errors
+    /// 26 when it may not be made.
+    pub fn ensure(
+        &mut self,
+        group: &str,
+        auto_create: bool,
+        now_ms: i64,
+    ) -> Result<(Arc<SubscriptionGroupConfig>, bool), Refusal> {
+        if let Some(config) = self.configs.get(group) {
+            return Ok((Arc::clone(config), false));
+        }
+        let refuse = |why: &str| {
+            Err(Refusal::new(
+                response::SUBSCRIPTION_GROUP_NOT_EXIST,
+                format!("subscription group not exist, {} ({why})", quoted(group)),
+            ))
+        };
+        if !auto_create && !system_topic::is_system_group(group) {
+            return refuse("autoCreateSubscriptionGroup=false");
+        }
+        if let Err(refusal) = check_group_name(group) {
+            return refuse(&refusal.remark);
+        }
+        match self.put(SubscriptionGroupConfig::new(group), now_ms) {
+            Ok(made) => Ok((made, true)),
+            Err(refusal) => refuse(&refusal.remark),
+        }
+    }
+
+    /// Makes or changes a group.
+    ///
+    /// # Errors
+    /// 1 when the table is full.
+    pub fn put(
+        &mut self,
+        config: SubscriptionGroupConfig,
+        now_ms: i64,
+    ) -> Result<Arc<SubscriptionGroupConfig>, Refusal> {
+        let is_new = !self.configs.contains_key(config.group.as_str());
+        if is_new && self.configs.len() >= GROUPS_MAX {
+            return Err(Refusal::new(
+                response::SYSTEM_ERROR,
+                format!("this broker holds {GROUPS_MAX} groups already"),
+            ));
+        }
+        let name: Arc<str> = match self.name_of(&config.group) {
+            Some(name) => Arc::clone(name),
+            None => Arc::from(config.group.as_str()),
+        };
+        let config = Arc::new(config);
+        self.configs.insert(name, Arc::clone(&config));
+        self.version = self.version.next(now_ms);
+        Ok(config)
+    }
+
+    /// Removes a group; a built-in one stays and `None` is returned.
+    pub fn remove(&mut self, group: &str, now_ms: i64) -> Option<Arc<SubscriptionGroupConfig>> {
+        if SYSTEM_GROUPS.contains(&group) {
+            return None;
+        }
+        let config = self.configs.remove(group)?;
+        self.version = self.version.next(now_ms);
+        Some(config)
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,319 @@
+//! The control plane's rows in the embedded store.
+//!
+//! **Owns** how topics, groups, data versions and offsets are spelled as keys and values.
+//! **Lives on** the control plane's thread; blocking calls of 1–3 ms per commit.
+//! **Invariants** a change and the data version it makes travel in one commit; the next topic id is
+//! stored with the topic that took the last one, so no id is given twice. What can't be read is an
+//! error of the start, never skipped: a skipped topic would be made anew and lose its queues.
+//! **Limits** those of `gantry_storage::tables`.
+//! **Not here** when to commit (the parts).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_protocol::body::SubscriptionGroupConfig;
+use gantry_protocol::body::{DataVersion, TopicConfig};
+use gantry_protocol::code::response;
+use gantry_protocol::fastjson::{self, IntegerKeys, to_bytes};
+use gantry_storage::tables::{Batch, Durable, Namespace, Tables, TablesError};
+use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
+
+use crate::refusal::Refusal;
+use crate::seam::{OffsetRow, TopicEntry};
+
+use super::groups::table::GroupTable;
+use super::topics::table::TopicTable;
+
+/// Keys in `Namespace::DataVersions`; never change one.
+const TOPICS_VERSION: &[u8] = b"topics";
+const GROUPS_VERSION: &[u8] = b"groups";
+const NEXT_TOPIC_ID: &[u8] = b"next-topic-id";
+/// First bytes of an offset's key: topic id and queue id; the group's name follows.
+const QUEUE_BYTES: usize = 6;
+
+/// The topics as stored.
+pub struct StoredTopics {
+    /// Every topic.
+    pub entries: Vec<TopicEntry>,
+    /// The table's version.
+    pub version: DataVersion,
+    /// The next free id.
+    pub next_id: u32,
+}
+
+/// The groups as stored.
+pub struct StoredGroups {
+    /// Every group that was changed or made after the start.
+    pub configs: Vec<SubscriptionGroupConfig>,
+    /// The table's version.
+    pub version: DataVersion,
+}
+
+/// The rows; see the room's head.
+pub struct Ledger {
+    tables: Tables,
+}
+
+fn failed(error: TablesError) -> Refusal {
+    Refusal::new(
+        response::SYSTEM_ERROR,
+        format!("the broker's tables: {error}"),
+    )
+}
+
+fn unreadable(what: &str, key: &[u8]) -> Refusal {
+    Refusal::new(
+        response::SYSTEM_ERROR,
+        format!(
+            "the broker's tables: {what} {} can't be read",
+            String::from_utf8_lossy(key)
+        ),
+    )
+}
+
+fn version_bytes(version: &DataVersion) -> Vec<u8> {
+    let fields = [version.state_version, version.timestamp, version.counter];
+    fields
+        .iter()
+        .flat_map(|field| field.to_be_bytes())
+        .collect()
+}
+
+fn version_from(bytes: &[u8]) -> Option<DataVersion> {
+    let (fields, []) = bytes.as_chunks::<8>() else {
+        return None;
+    };
+    let [state_version, timestamp, counter] = fields else {
+        return None;
+    };
+    Some(DataVersion {
+        state_version: i64::from_be_bytes(*state_version),
+        timestamp: i64::from_be_bytes(*timestamp),
+        counter: i64::from_be_bytes(*counter),
+    })
+}
+
+fn topic_bytes(entry: &TopicEntry) -> Vec<u8> {
+    let mut bytes = entry.id.0.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&to_bytes(&entry.config.to_value(), IntegerKeys::Quoted));
+    bytes
+}
+
+fn topic_from(bytes: &[u8]) -> Option<TopicEntry> {
+    let (id, json) = bytes.split_first_chunk::<4>()?;
+    let config = TopicConfig::from_value(&fastjson::parse(json).ok()?);
+    Some(TopicEntry {
+        id: TopicId(u32::from_be_bytes(*id)),
+        config,
+    })
+}
+
+fn offset_key(queue: QueueKey, group: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(QUEUE_BYTES + group.len());
+    key.extend_from_slice(&queue.topic.0.to_be_bytes());
+    key.extend_from_slice(&queue.queue.0.to_be_bytes());
+    key.extend_from_slice(group.as_bytes());
+    key
+}
+
+fn offset_from(key: &[u8], value: &[u8]) -> Option<OffsetRow> {
+    let (topic, rest) = key.split_first_chunk::<4>()?;
+    let (queue, group) = rest.split_first_chunk::<2>()?;
+    let queue = QueueKey {
+        topic: TopicId(u32::from_be_bytes(*topic)),
+        queue: QueueId(u16::from_be_bytes(*queue)),
+    };
+    let offset = QueueOffset(u64::from_be_bytes(value.try_into().ok()?));
+    Some(OffsetRow {
+        queue,
+        group: Arc::from(std::str::from_utf8(group).ok()?),
+        offset,
+    })
+}
+
+impl Ledger {
+    /// Opens the tables in a folder.
+    ///
+    /// # Errors
+    /// In use, newer, or broken.
+    pub fn open(folder: &Path) -> Result<Self, Refusal> {
+        Ok(Self {
+            tables: Tables::open(folder).map_err(failed)?,
+        })
+    }
+
+    fn version(&self, key: &[u8]) -> Result<DataVersion, Refusal> {
+        match self
+            .tables
+            .get(Namespace::DataVersions, key)
+            .map_err(failed)?
+        {
+            None => Ok(DataVersion::default()),
+            Some(bytes) => version_from(&bytes).ok_or_else(|| unreadable("data version", key)),
+        }
+    }
+
+    /// Reads all topics.
+    ///
+    /// # Errors
+    /// The store fails or a row can't be read.
+    pub fn load_topics(&self) -> Result<StoredTopics, Refusal> {
+        let mut entries = Vec::new();
+        for (name, bytes) in self.tables.all(Namespace::Topics).map_err(failed)? {
+            entries.push(topic_from(&bytes).ok_or_else(|| unreadable("topic", &name))?);
+        }
+        let next_id = self
+            .tables
+            .get(Namespace::DataVersions, NEXT_TOPIC_ID)
+            .map_err(failed)?;
+        let next_id = match next_id {
+            None => 1,
+            Some(bytes) => <[u8; 4]>::try_from(bytes.as_slice())
+                .map(u32::from_be_bytes)
+                .map_err(|_| unreadable("number", NEXT_TOPIC_ID))?,
+        };
+        Ok(StoredTopics {
+            entries,
+            version: self.version(TOPICS_VERSION)?,
+            next_id,
+        })
+    }
+
+    /// Stores changed and deleted topics with the table's version.
+    ///
+    /// # Errors
+    /// The store fails; then nothing is stored.
+    pub fn store_topics(
+        &self,
+        put: &[Arc<TopicEntry>],
+        gone: &[Arc<TopicEntry>],
+        table: &TopicTable,
+    ) -> Result<(), Refusal> {
+        if put.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        // A topic deleted and made again within one wave stands in both lists.
+        for entry in gone {
+            batch.delete(Namespace::Topics, entry.config.name.as_bytes());
+        }
+        for entry in put {
+            let name = entry.config.name.as_bytes();
+            batch.put(Namespace::Topics, name, topic_bytes(entry));
+        }
+        batch.put(
+            Namespace::DataVersions,
+            TOPICS_VERSION,
+            version_bytes(table.version()),
+        );
+        batch.put(
+            Namespace::DataVersions,
+            NEXT_TOPIC_ID,
+            table.next_id().to_be_bytes(),
+        );
+        self.tables.commit(&batch, Durable::Now).map_err(failed)
+    }
+
+    /// Reads all groups.
+    ///
+    /// # Errors
+    /// The store fails or a row can't be read.
+    pub fn load_groups(&self) -> Result<StoredGroups, Refusal> {
+        let mut configs = Vec::new();
+        for (name, bytes) in self.tables.all(Namespace::Groups).map_err(failed)? {
+            let config = SubscriptionGroupConfig::parse(&bytes);
+            configs.push(config.map_err(|_| unreadable("group", &name))?);
+        }
+        Ok(StoredGroups {
+            configs,
+            version: self.version(GROUPS_VERSION)?,
+        })
+    }
+
+    /// Stores changed and deleted groups with the table's version.
+    ///
+    /// # Errors
+    /// The store fails; then nothing is stored.
+    pub fn store_groups(
+        &self,
+        put: &[Arc<SubscriptionGroupConfig>],
+        gone: &[Arc<str>],
+        table: &GroupTable,
+    ) -> Result<(), Refusal> {
+        if put.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        for group in gone {
+            batch.delete(Namespace::Groups, group.as_bytes());
+        }
+        for config in put {
+            let json = to_bytes(&config.to_value(), IntegerKeys::Quoted);
+            batch.put(Namespace::Groups, config.group.as_bytes(), json);
+        }
+        batch.put(
+            Namespace::DataVersions,
+            GROUPS_VERSION,
+            version_bytes(table.version()),
+        );
+        self.tables.commit(&batch, Durable::Now).map_err(failed)
+    }
+
+    /// Reads all positions.
+    ///
+    /// # Errors
+    /// The store fails or a row can't be read.
+    pub fn load_offsets(&self) -> Result<Vec<OffsetRow>, Refusal> {
+        let pairs = self.tables.all(Namespace::Offsets).map_err(failed)?;
+        let rows = pairs
+            .iter()
+            .map(|(key, value)| offset_from(key, value).ok_or_else(|| unreadable("offset", key)));
+        rows.collect()
+    }
+
+    /// Stores positions.
+    ///
+    /// # Errors
+    /// The store fails; then nothing is stored.
+    pub fn store_offsets(&self, rows: &[OffsetRow]) -> Result<(), Refusal> {
+        let mut batch = Batch::new();
+        for row in rows {
+            let key = offset_key(row.queue, &row.group);
+            batch.put(Namespace::Offsets, key, row.offset.0.to_be_bytes());
+        }
+        self.tables.commit(&batch, Durable::Now).map_err(failed)
+    }
+
+    /// Forgets all positions in a topic.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn drop_offsets_of_topic(&self, topic: TopicId) -> Result<(), Refusal> {
+        let from = topic.0.to_be_bytes();
+        let to = topic.0.checked_add(1).map(u32::to_be_bytes);
+        let to = to.as_ref().map(<[u8; 4]>::as_slice);
+        let pairs = self
+            .tables
+            .range(Namespace::Offsets, &from, to, usize::MAX)
+            .map_err(failed)?;
+        self.drop_offsets(pairs.into_iter().map(|(key, _)| key))
+    }
+
+    /// Forgets all positions of a group.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn drop_offsets_of_group(&self, group: &str) -> Result<(), Refusal> {
+        let pairs = self.tables.all(Namespace::Offsets).map_err(failed)?;
+        let keys = pairs.into_iter().map(|(key, _)| key);
+        self.drop_offsets(keys.filter(|key| key.get(QUEUE_BYTES..) == Some(group.as_bytes())))
+    }
+
+    fn drop_offsets(&self, keys: impl Iterator<Item = Vec<u8>>) -> Result<(), Refusal> {
+        let mut batch = Batch::new();
+        for key in keys {
+            batch.delete(Namespace::Offsets, key);
+        }
+        self.tables.commit(&batch, Durable::Now).map_err(failed)
+    }
+}

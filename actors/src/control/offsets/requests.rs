@@ -1,0 +1,181 @@
+//! Questions about the progress of groups.
+//!
+//! **Owns** codes 43 and 208, and the dispatch of this actor's codes.
+//! **Lives on** the control plane's thread.
+//! **Invariants** figures come from the queue actors, not from the tables.
+//! **Limits** those of `ask`.
+//! **Not here** resets (`reset`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::body::{ConsumeStats, ConsumerOffsets, MessageQueue, QueueConsumeStats};
+use gantry_protocol::code::{request, response};
+use gantry_protocol::system_topic;
+use gantry_storage::units::{QueueKey, QueueOffset};
+
+use crate::control::plane::Plane;
+use crate::control::reply::{self, Reply, ReplyTo};
+use crate::control::topics::{as_wire, queues_of};
+use crate::refusal::{Refusal, quoted};
+use crate::seam::{Answer, ControlRequest, GroupReport, Question, QueueReport};
+
+/// Answers one request of this actor's codes.
+pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
+    let outcome = match asked.command.code {
+        request::GET_ALL_CONSUMER_OFFSET => {
+            all_offsets(asked, plane);
+            Ok(())
+        }
+        request::GET_CONSUME_STATS => consume_stats(asked, plane),
+        request::INVOKE_BROKER_TO_RESET_OFFSET => super::reset::serve(asked, plane),
+        other => Err(Refusal::new(
+            response::REQUEST_CODE_NOT_SUPPORTED,
+            format!("request code {other} is no offset request"),
+        )),
+    };
+    if let Err(refusal) = outcome {
+        plane.refuse(&ReplyTo::of(asked), &refusal);
+    }
+}
+
+/// Asks the cores for positions.
+pub(super) async fn reports(
+    plane: &Plane,
+    group: Option<Arc<str>>,
+    topics: Option<Vec<gantry_storage::units::TopicId>>,
+) -> Result<Vec<GroupReport>, Refusal> {
+    let answers = plane.asker.ask(Question::Offsets { group, topics }).await?;
+    let reports = answers.into_iter().flat_map(|answer| match answer {
+        Answer::Offsets(reports) => reports,
+        _ => Vec::new(),
+    });
+    Ok(reports.collect())
+}
+
+/// Asks the cores for the bounds of these queues.
+pub(super) async fn bounds(
+    plane: &Plane,
+    queues: Vec<QueueKey>,
+) -> Result<Vec<QueueReport>, Refusal> {
+    let answers = plane.asker.ask(Question::Bounds(queues)).await?;
+    let reports = answers.into_iter().flat_map(|answer| match answer {
+        Answer::Bounds(reports) => reports,
+        _ => Vec::new(),
+    });
+    Ok(reports.collect())
+}
+
+/// Code 43: every group's position in every queue.
+fn all_offsets(asked: &ControlRequest, plane: &Rc<Plane>) {
+    let asking = Rc::clone(plane);
+    plane.reply_later(ReplyTo::of(asked), async move {
+        let reports = reports(&asking, None, None).await?;
+        let table = asking.topics.borrow();
+        let mut offsets: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        let mut pulls: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        for report in reports {
+            let Some(topic) = table.name_of(report.queue.queue.topic) else {
+                continue;
+            };
+            let key = format!("{topic}@{}", report.group);
+            let queue = i32::from(report.queue.queue.queue.0);
+            let committed = as_wire(report.consumer_offset.0);
+            offsets
+                .entry(key.clone())
+                .or_default()
+                .insert(queue, committed);
+            pulls
+                .entry(key)
+                .or_default()
+                .insert(queue, as_wire(report.pull_offset.0));
+        }
+        let body = ConsumerOffsets {
+            data_version: *table.version(),
+            offsets,
+            pull_offsets: pulls,
+        };
+        Ok(Reply::json(&body.to_value()))
+    });
+}
+
+/// Code 208: how far a group is behind, queue by queue. Without a topic: in all topics it
+/// subscribes or has a position in.
+fn consume_stats(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusal> {
+    let command = &asked.command;
+    let group: Arc<str> = Arc::from(reply::text(command, "consumerGroup")?);
+    let mut wanted: BTreeSet<String> = reply::optional(command, "topicList")
+        .unwrap_or_default()
+        .split(';')
+        .chain(reply::optional(command, "topic"))
+        .filter(|topic| !topic.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let everything = wanted.is_empty();
+    if everything {
+        let members = plane.members.borrow();
+        let live = members.consumers(&group);
+        wanted.extend(
+            live.into_iter()
+                .flat_map(|live| live.subscriptions.keys().cloned()),
+        );
+        wanted.insert(system_topic::retry_topic(&group));
+    }
+    let asking = Rc::clone(plane);
+    plane.reply_later(ReplyTo::of(asked), async move {
+        let positions = reports(&asking, Some(Arc::clone(&group)), None).await?;
+        if everything {
+            let table = asking.topics.borrow();
+            let known = positions
+                .iter()
+                .filter_map(|row| table.name_of(row.queue.queue.topic));
+            wanted.extend(known.map(str::to_owned));
+        }
+        let topics: Vec<_> = {
+            let table = asking.topics.borrow();
+            wanted
+                .iter()
+                .filter_map(|topic| table.get(topic).cloned())
+                .collect()
+        };
+        if topics.is_empty() {
+            return Err(Refusal::new(
+                response::TOPIC_NOT_EXIST,
+                format!("no topic of group {} exists here", quoted(&group)),
+            ));
+        }
+        let queues = topics.iter().flat_map(|entry| queues_of(entry)).collect();
+        let bounds = bounds(&asking, queues).await?;
+        Ok(Reply::json(&stats(&asking, &bounds, &positions).to_value()))
+    });
+    Ok(())
+}
+
+fn stats(plane: &Plane, bounds: &[QueueReport], positions: &[GroupReport]) -> ConsumeStats {
+    let table = plane.topics.borrow();
+    let by_queue: BTreeMap<QueueKey, &GroupReport> =
+        positions.iter().map(|row| (row.queue.queue, row)).collect();
+    let rows = bounds.iter().filter_map(|bounds| {
+        let topic = table.name_of(bounds.queue.topic)?;
+        let position = by_queue.get(&bounds.queue);
+        let offset =
+            |pick: fn(&GroupReport) -> QueueOffset| position.map_or(0, |row| as_wire(pick(row).0));
+        let queue = MessageQueue {
+            topic: topic.to_owned(),
+            broker_name: plane.settings.broker_name.clone(),
+            queue_id: i32::from(bounds.queue.queue.0),
+        };
+        let progress = QueueConsumeStats {
+            broker_offset: as_wire(bounds.max.0),
+            consumer_offset: offset(|row| row.consumer_offset),
+            pull_offset: offset(|row| row.pull_offset),
+            last_timestamp_ms: position.map_or(0, |row| as_wire(row.last_timestamp_ms)),
+        };
+        Some((queue, progress))
+    });
+    ConsumeStats {
+        queues: rows.collect(),
+        consume_tps: 0.0,
+    }
+}

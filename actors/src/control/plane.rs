@@ -1,0 +1,178 @@
+//! What the parts of the control plane share.
+//!
+//! **Owns** the tables, the way out to the cores, the members, and the address of every part.
+//! **Lives on** the control plane's thread, as one `Rc`.
+//! **Invariants** a table is written by its own part only; the others borrow it to read, never across
+//! an await. Members outlive the part that feeds them, so that its restart loses nobody.
+//! **Limits** none of its own.
+//! **Not here** what the parts do.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::code::response;
+use gantry_runtime::clock::wall_now_ms;
+use gantry_runtime::control::{RestartBudget, caught};
+use gantry_runtime::shutdown::Shutdown;
+
+use crate::refusal::Refusal;
+use crate::settings::BrokerSettings;
+
+use super::admin::Admin;
+use super::ask::Asker;
+use super::groups::Groups;
+use super::groups::members::Members;
+use super::groups::table::GroupTable;
+use super::ledger::Ledger;
+use super::offsets::Offsets;
+use super::outbox::Outbox;
+use super::registration::Registration;
+use super::reply::{Reply, ReplyTo};
+use super::shell::Inbox;
+use super::topics::Topics;
+use super::topics::table::TopicTable;
+use super::tree::Tree;
+
+/// Where each part receives.
+pub struct Book {
+    /// Topics.
+    pub topics: Inbox<Topics>,
+    /// Groups, producers and consumers.
+    pub groups: Inbox<Groups>,
+    /// Consumer offsets.
+    pub offsets: Inbox<Offsets>,
+    /// Runtime report and live settings.
+    pub admin: Inbox<Admin>,
+    /// The name servers.
+    pub registration: Registration,
+}
+
+/// The shared state; see the room's head.
+pub struct Plane {
+    /// As configured at start.
+    pub settings: Arc<BrokerSettings>,
+    /// The embedded store.
+    pub ledger: Ledger,
+    /// To the cores.
+    pub outbox: Rc<Outbox>,
+    /// Open questions to the cores.
+    pub asker: Asker,
+    /// All topics.
+    pub topics: RefCell<TopicTable>,
+    /// All group configurations.
+    pub groups: RefCell<GroupTable>,
+    /// Live producers and consumers.
+    pub members: RefCell<Members>,
+    /// `brokerPermission`, which code 25 changes.
+    pub permission: Cell<i32>,
+    /// When this broker started, ms.
+    pub boot_ms: i64,
+    /// Names, restarts.
+    pub tree: Tree,
+    /// Ends the process when a part can't go on.
+    pub shutdown: Shutdown,
+    book: OnceCell<Book>,
+    next_opaque: Cell<i32>,
+}
+
+impl Plane {
+    /// The shared state of a control plane whose parts haven't started.
+    pub fn new(
+        settings: Arc<BrokerSettings>,
+        ledger: Ledger,
+        outbox: Rc<Outbox>,
+        shutdown: Shutdown,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            asker: Asker::new(Rc::clone(&outbox)),
+            outbox,
+            ledger,
+            topics: RefCell::default(),
+            groups: RefCell::default(),
+            members: RefCell::default(),
+            permission: Cell::new(settings.broker_permission),
+            boot_ms: i64::try_from(wall_now_ms()).unwrap_or(i64::MAX),
+            tree: Tree::default(),
+            shutdown,
+            book: OnceCell::new(),
+            next_opaque: Cell::new(0),
+            settings,
+        })
+    }
+
+    /// Enters the parts' addresses, once.
+    pub fn open_book(&self, book: Book) {
+        // A second book would be a bug of the start; the first one stays.
+        let _ = self.book.set(book);
+    }
+
+    /// The parts' addresses.
+    pub fn book(&self) -> &Book {
+        self.book
+            .get()
+            .expect("`start` opens the book before any message flows")
+    }
+
+    /// Wall clock, ms.
+    #[allow(
+        clippy::unused_self,
+        reason = "the plane is where a test's clock would go"
+    )]
+    pub fn now_ms(&self) -> i64 {
+        i64::try_from(wall_now_ms()).unwrap_or(i64::MAX)
+    }
+
+    /// Numbers the broker's own requests to clients; their replies are matched per connection.
+    pub fn take_opaque(&self) -> i32 {
+        let opaque = self.next_opaque.get();
+        self.next_opaque.set(opaque.wrapping_add(1));
+        opaque
+    }
+
+    /// Answers a client.
+    pub fn reply(&self, to: &ReplyTo, reply: Reply) {
+        if let Some(frame) = to.frame(reply) {
+            self.outbox.write(to.peer, frame);
+        }
+    }
+
+    /// Refuses a client's request.
+    pub fn refuse(&self, to: &ReplyTo, refusal: &Refusal) {
+        self.reply(to, Reply::refused(refusal));
+    }
+
+    /// Answers a client once `work` is done. A panic in it answers code 1 and costs nobody else anything.
+    pub fn reply_later(
+        self: &Rc<Self>,
+        to: ReplyTo,
+        work: impl Future<Output = Result<Reply, Refusal>> + 'static,
+    ) {
+        let plane = Rc::clone(self);
+        actix::spawn(async move {
+            let reply = match caught(work).await {
+                Ok(outcome) => Reply::from(outcome),
+                Err(panic) => {
+                    tracing::error!(panic, "an admin request panicked");
+                    Reply::refused(&Refusal::new(
+                        response::SYSTEM_ERROR,
+                        format!("a fault in the broker while answering: {panic}"),
+                    ))
+                }
+            };
+            plane.reply(&to, reply);
+        });
+    }
+
+    /// The budget of a part; over it the process stops.
+    pub fn budget(&self, name: &str) -> RestartBudget {
+        RestartBudget::new(name, &self.shutdown)
+    }
+
+    /// A part can't go on: the process ends, and recovery is fast.
+    pub fn give_up(&self, part: &str, why: &str) {
+        self.shutdown
+            .fail(&format!("control plane, part {part}: {why}"));
+    }
+}

@@ -1,0 +1,76 @@
+//! What a name server is sent.
+//!
+//! **Owns** headers and bodies of 103, 104 and 322.
+//! **Lives on** the control plane's thread; reads the tables.
+//! **Invariants** permissions are cut by `brokerPermission` when it lacks reading or writing
+//! (`BrokerController.doRegisterBrokerAll`, 5.5.0), so that a drained broker gets no clients (trap 36);
+//! an incremental body holds only topics that exist (trap 33 makes it safe).
+//! **Limits** the frame limit; about 90,000 topics fit a full body.
+//! **Not here** sending (`link`).
+
+use std::collections::BTreeSet;
+
+use gantry_protocol::body::{RegisterBrokerBody, TopicConfig, TopicConfigWrapper, perm};
+use gantry_protocol::code::request;
+use gantry_protocol::command::Command;
+
+use crate::control::plane::Plane;
+
+/// A request that names this broker.
+pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
+    let settings = &plane.settings;
+    Command::request(code, opaque)
+        .with_ext("brokerAddr", settings.advertised.to_string().as_str())
+        .with_ext("brokerId", settings.broker_id.to_string().as_str())
+        .with_ext("brokerName", settings.broker_name.as_str())
+        .with_ext("clusterName", settings.cluster_name.as_str())
+}
+
+/// A registration with all topics, or with those of `only` that exist.
+pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> Command {
+    let table = plane.topics.borrow();
+    let permission = plane.permission.get();
+    let configs: Vec<TopicConfig> = match only {
+        None => table
+            .iter()
+            .map(|entry| cut(&entry.config, permission))
+            .collect(),
+        Some(names) => names
+            .iter()
+            .filter_map(|name| table.get(name))
+            .map(|entry| cut(&entry.config, permission))
+            .collect(),
+    };
+    let topics = TopicConfigWrapper {
+        data_version: *table.version(),
+        topics: configs
+            .into_iter()
+            .map(|config| (config.name.clone(), config))
+            .collect(),
+        ..TopicConfigWrapper::default()
+    };
+    let body = RegisterBrokerBody {
+        topics,
+        filter_servers: Vec::new(),
+    };
+    let is_compressed = plane.settings.compressed_register;
+    let (bytes, crc) = body.encode(is_compressed);
+    identified(plane, request::REGISTER_BROKER, opaque)
+        .with_ext(
+            "haServerAddr",
+            plane.settings.ha_advertised.to_string().as_str(),
+        )
+        .with_ext("compressed", is_compressed)
+        .with_ext("enableActingMaster", false)
+        .with_ext("bodyCrc32", i64::from(crc))
+        .with_body(bytes)
+}
+
+fn cut(config: &TopicConfig, permission: i32) -> TopicConfig {
+    let mut config = config.clone();
+    let read_write = perm::READ | perm::WRITE;
+    if permission & read_write != read_write {
+        config.perm &= permission;
+    }
+    config
+}

@@ -1,0 +1,168 @@
+//! All topics of this broker.
+//!
+//! **Owns** name → configuration and id, the data version, the next free topic id.
+//! **Lives on** the control plane; pure.
+//! **Invariants** an id is given once and never again, also not after a deletion and a restart; each
+//! change moves the data version; a system topic is never deleted.
+//! **Limits** `TOPICS_MAX` topics.
+//! **Not here** persistence and registration (`super`), validation (`rules`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gantry_protocol::body::{DataVersion, TopicConfig};
+use gantry_protocol::code::response;
+use gantry_storage::units::TopicId;
+
+use crate::refusal::{Refusal, quoted};
+use crate::seam::TopicEntry;
+
+/// Most topics of a broker; a name server's registration body of that many is about 20 MB, more than
+/// its frame limit, so operators meet other walls first.
+pub const TOPICS_MAX: usize = 100_000;
+
+/// All topics; see the room's head.
+#[derive(Debug, Default)]
+pub struct TopicTable {
+    by_name: HashMap<String, Arc<TopicEntry>>,
+    names: HashMap<TopicId, String>,
+    version: DataVersion,
+    next_id: u32,
+}
+
+impl TopicTable {
+    /// A table from stored rows.
+    pub fn new(
+        entries: impl IntoIterator<Item = TopicEntry>,
+        version: DataVersion,
+        next_id: u32,
+    ) -> Self {
+        let mut table = Self {
+            by_name: HashMap::new(),
+            names: HashMap::new(),
+            version,
+            next_id: next_id.max(1),
+        };
+        for entry in entries {
+            // A row above the stored counter would be a lost counter write: never reuse its id.
+            table.next_id = table.next_id.max(entry.id.0.saturating_add(1));
+            table.insert(Arc::new(entry));
+        }
+        table
+    }
+
+    fn insert(&mut self, entry: Arc<TopicEntry>) {
+        let name = entry.config.name.clone();
+        self.names.insert(entry.id, name.clone());
+        self.by_name.insert(name, entry);
+    }
+
+    /// The topic of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<TopicEntry>> {
+        self.by_name.get(name)
+    }
+
+    /// The name of a topic id.
+    pub fn name_of(&self, id: TopicId) -> Option<&str> {
+        self.names.get(&id).map(String::as_str)
+    }
+
+    /// Every topic, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<TopicEntry>> {
+        self.by_name.values()
+    }
+
+    /// How many topics.
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// The version of the whole table.
+    pub fn version(&self) -> &DataVersion {
+        &self.version
+    }
+
+    /// The id that the next new topic gets.
+    pub fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    /// Makes or changes a topic. `Ok(None)` when it is already exactly so.
+    ///
+    /// # Errors
+    /// 1 when the table is full.
+    pub fn put(
+        &mut self,
+        config: TopicConfig,
+        now_ms: i64,
+    ) -> Result<Option<Arc<TopicEntry>>, Refusal> {
+        let known = self.by_name.get(&config.name);
+        if known.is_some_and(|entry| entry.config == config) {
+            return Ok(None);
+        }
+        let id = match known {
+            Some(entry) => entry.id,
+            None => self.take_id(&config.name)?,
+        };
+        let entry = Arc::new(TopicEntry { id, config });
+        self.insert(Arc::clone(&entry));
+        self.version = self.version.next(now_ms);
+        Ok(Some(entry))
+    }
+
+    fn take_id(&mut self, name: &str) -> Result<TopicId, Refusal> {
+        let full = self.by_name.len() >= TOPICS_MAX || self.next_id == u32::MAX;
+        if full {
+            return Err(Refusal::new(
+                response::SYSTEM_ERROR,
+                format!(
+                    "topic[{}] not created: this broker holds {TOPICS_MAX} topics already",
+                    quoted(name)
+                ),
+            ));
+        }
+        let id = TopicId(self.next_id);
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// Removes a topic; its id is never given again.
+    pub fn remove(&mut self, name: &str, now_ms: i64) -> Option<Arc<TopicEntry>> {
+        let entry = self.by_name.remove(name)?;
+        self.names.remove(&entry.id);
+        self.version = self.version.next(now_ms);
+        Some(entry)
+    }
+
+    /// Sets `order` on the topics that `ORDER_TOPIC_CONFIG` names (the body of a 103 reply). Never clears
+    /// it: the flag of code 17 would be lost with every registration
+    /// (`TopicConfigManager.updateOrderTopicConfig`, 5.5.0). Returns what changed.
+    pub fn apply_order_topics<'a>(
+        &mut self,
+        ordered: impl IntoIterator<Item = &'a str>,
+        now_ms: i64,
+    ) -> Vec<Arc<TopicEntry>> {
+        let mut changed = Vec::new();
+        for name in ordered {
+            let Some(entry) = self.by_name.get(name).filter(|entry| !entry.config.order) else {
+                continue;
+            };
+            let mut config = entry.config.clone();
+            config.order = true;
+            let entry = Arc::new(TopicEntry {
+                id: entry.id,
+                config,
+            });
+            self.insert(Arc::clone(&entry));
+            changed.push(entry);
+        }
+        if !changed.is_empty() {
+            self.version = self.version.next(now_ms);
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
