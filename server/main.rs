@@ -1,14 +1,20 @@
 //! The one binary: reads the command line, hands over to the command's own file.
 //!
-//! **Owns** logging and the exit code.
+//! **Owns** the exit code.
 //! **Lives on** the main thread.
-//! **Invariants** a failure is one line on stderr that names the cause and what to do; exit code 1.
+//! **Invariants** a failure is a line on stderr that names the cause and what to do; exit code 1.
 //! **Limits** none of its own.
 //! **Not here** rules; see the crates.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod config;
+mod doctor;
+mod log;
+mod namesrv;
+mod print;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -17,15 +23,7 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(&cli.log);
-    let outcome = match cli.command {
-        Command::Version => {
-            println!("gantry {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
-        _ => Err("not wired yet".to_owned()),
-    };
-    match outcome {
+    match log::start(&cli.log).and_then(|()| run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             for line in complaint.lines() {
@@ -36,4 +34,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_log(_filter: &str) {}
+fn run(command: &Command) -> Result<(), String> {
+    match command {
+        Command::Namesrv(args) => namesrv::run(args),
+        Command::Doctor(args) => doctor::run(&args.data),
+        Command::Bench(args) => bench::run(&args.args),
+        Command::Version => {
+            println!("gantry {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => Err("this command is not wired yet".into()),
+    }
+}

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+use gantry_runtime::topology::{self, Placement};
 
 use super::values::{ConfigErrors, Origin, Values};
 use super::{address, table, table_more, value};
@@ -27,55 +28,16 @@ const REGISTER_PERIOD_MS: (u64, u64) = (10_000, 60_000);
 /// Default bound of the memory limit.
 const MEMORY_LIMIT_DEFAULT_MAX: u64 = 4 << 30;
 
-/// A shard's ring must leave most of the memory to caches; fewer shards than this always fit.
-const SHARD_COUNT_MAX: usize = 64;
-
 /// Direct I/O writes whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
-
-/// Which cores serve data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cores {
-    /// The runtime decides: all but one.
-    Auto,
-    /// This many, the runtime chooses which.
-    Count(usize),
-    /// These.
-    List(Vec<usize>),
-}
-
-impl Cores {
-    /// Reads a count or a list.
-    pub fn read(text: &str) -> Option<Self> {
-        if text.is_empty() || text == "auto" {
-            return Some(Self::Auto);
-        }
-        if !text.contains([',', '-']) {
-            let count: usize = text.parse().ok()?;
-            return (1..=SHARD_COUNT_MAX)
-                .contains(&count)
-                .then_some(Self::Count(count));
-        }
-        let mut cores = Vec::new();
-        for part in text.split(',').map(str::trim) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-            if last < first || last - first >= SHARD_COUNT_MAX {
-                return None;
-            }
-            cores.extend(first..=last);
-        }
-        (cores.len() <= SHARD_COUNT_MAX).then_some(Self::List(cores))
-    }
-}
 
 /// Everything a broker's start needs.
 #[derive(Debug)]
 pub struct BrokerPlan {
-    /// The settings; `shard_count` 0 means as many as data cores.
+    /// The settings.
     pub settings: BrokerSettings,
-    /// Which cores serve data.
-    pub cores: Cores,
+    /// The data cores.
+    pub placements: Vec<Placement>,
     /// What the operator should know.
     pub notices: Vec<String>,
 }
@@ -99,7 +61,7 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
     let advertised = advertised(values, "brokerIP1", listen.ip());
     check_role(values);
     check_commit_log_path(values);
-    let cores = cores(values);
+    let placements = placements(values);
     values.finish()?;
 
     let advertised = SocketAddr::new(advertised, listen.port());
@@ -188,7 +150,10 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
         segment_bytes: values
             .unsigned("mappedFileSizeCommitLog")
             .next_multiple_of(BLOCK_BYTES),
-        shard_count: u8::try_from(values.unsigned("shardCount")).unwrap_or(0),
+        shard_count: match values.unsigned("shardCount") {
+            0 => u8::try_from(placements.len()).unwrap_or(u8::MAX),
+            count => u8::try_from(count).unwrap_or(u8::MAX),
+        },
         memory_limit_bytes: match values.unsigned("memoryLimit") {
             0 => (memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
             bytes => bytes,
@@ -197,7 +162,7 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
     };
     Ok(BrokerPlan {
         settings,
-        cores,
+        placements,
         notices: values.take_notices(),
     })
 }
@@ -287,13 +252,13 @@ fn check_commit_log_path(values: &mut Values) {
     values.refuse("storePathCommitLog", &path, origin, &reason);
 }
 
-fn cores(values: &mut Values) -> Cores {
+fn placements(values: &mut Values) -> Vec<Placement> {
     let text = values.text("cores").to_owned();
-    Cores::read(&text).unwrap_or_else(|| {
+    let wish = (text != "auto").then_some(text.as_str());
+    topology::plan_cores(wish, &topology::cpus_allowed()).unwrap_or_else(|error| {
         let origin = values.origin("cores");
-        let reason = "a count from 1 to 64, or core numbers with commas, like 0,2,4-7";
-        values.refuse("cores", &text, origin, reason);
-        Cores::Auto
+        values.refuse("cores", &text, origin, &error.to_string());
+        topology::unbound(1)
     })
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::broker::{self, BrokerPlan, Cores};
+use super::Origin;
+use super::broker::{self, BrokerPlan};
 use super::table::{self, Effect};
-use super::{ConfigErrors, Origin, Values};
+use super::values::{ConfigErrors, Values};
 use super::{file, namesrv, table_more};
 
 const GIB: u64 = 1 << 30;
@@ -258,14 +259,15 @@ fn a_single_listen_address_is_advertised_trap_29() {
 
 #[test]
 fn cores_are_a_count_or_a_list() {
-    assert_eq!(Cores::read("auto"), Some(Cores::Auto));
-    assert_eq!(Cores::read("3"), Some(Cores::Count(3)));
-    assert_eq!(
-        Cores::read("0,2,4-6"),
-        Some(Cores::List(vec![0, 2, 4, 5, 6]))
-    );
-    for wrong in ["0", "x", "3-1", "1,,2", "0-99999"] {
-        assert_eq!(Cores::read(wrong), None, "{wrong}");
+    assert_eq!(plan_of(&[("cores", "3")]).unwrap().placements.len(), 3);
+    assert_eq!(plan_of(&[("cores", "3")]).unwrap().settings.shard_count, 3);
+    assert_eq!(plan_of(&[("cores", "0,")]).unwrap().placements.len(), 1);
+    for wrong in ["0", "x", "3-1", "0-99999"] {
+        let complaint = complaint(&[("cores", wrong)]);
+        assert!(
+            complaint.starts_with(&format!("--set: cores={wrong}: refused")),
+            "{complaint}"
+        );
     }
 }
 

@@ -16,7 +16,7 @@ pub mod table_more;
 pub mod value;
 pub mod values;
 
-pub use values::{ConfigErrors, Origin, Values};
+pub use values::Origin;
 
 #[cfg(test)]
 mod config_tests;

@@ -9,6 +9,8 @@
 
 use std::collections::HashMap;
 
+pub use gantry_protocol::body::DataVersion;
+
 /// A broker that names no timeout lives this long after its last word
 /// (RouteInfoManager.DEFAULT_BROKER_CHANNEL_EXPIRED_TIME, 5.5.0).
 pub const EXPIRE_AFTER_MS_DEFAULT: u64 = 120_000;
@@ -16,17 +18,6 @@ pub const EXPIRE_AFTER_MS_DEFAULT: u64 = 120_000;
 /// Names a connection to the name server; unique for the process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u64);
-
-/// Equal when all three numbers are: the broker's way to say that nothing changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DataVersion {
-    /// Raised by a role change; a lower one loses against the address that is registered.
-    pub state_version: i64,
-    /// When it last changed, in ms.
-    pub timestamp: i64,
-    /// How often it changed.
-    pub counter: i64,
-}
 
 /// A broker's place: addresses alone may repeat in several clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,11 +7,15 @@
 //! **Limits** see the rooms.
 //! **Not here** listening (`server/namesrv`), the broker's side of registration (`control`).
 
+pub mod bodies;
+pub mod desk;
 pub mod kv;
 pub mod liveness;
 pub mod lookup;
+pub mod port;
 pub mod routes;
 pub mod settings;
+pub mod shell;
 
 #[cfg(test)]
 mod routes_tests;

@@ -1,0 +1,192 @@
+//! The name server's actor.
+//!
+//! **Owns** receiving requests and closed connections, sending replies, the scan for silent brokers.
+//! **Lives on** the control plane's thread (actix).
+//! **Invariants** frames of one connection are answered in the order they came. A panic costs the
+//! request that caused it (answered with code 1) and restarts the actor; the tables outlive it,
+//! because every entry is written in one step and renewed by each registration.
+//! **Limits** one mailbox of `gantry_runtime::mailbox`; the restart budget of `gantry_runtime::control`.
+//! **Not here** what a request means (`desk`), sockets (`port`).
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext as _, Context, Handler, Message, Supervised, Supervisor};
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::code::response;
+use gantry_protocol::{Command, Frame};
+use gantry_runtime::clock::wall_now_ms;
+use gantry_runtime::control::{RestartBudget, guard};
+use gantry_runtime::mailbox::{MailReceiver, MailSender};
+use gantry_runtime::net::PeerRef;
+use gantry_runtime::shutdown::Shutdown;
+
+use super::desk::Desk;
+use super::liveness::ConnectionId;
+
+/// From the name server's port to its actor.
+#[derive(Debug)]
+pub enum ToNamesrv {
+    /// A frame arrived.
+    Frame {
+        /// From whom.
+        peer: PeerRef,
+        /// Their address, for the log.
+        peer_addr: SocketAddr,
+        /// What.
+        frame: Frame,
+    },
+    /// A connection is gone.
+    Closed(PeerRef),
+}
+
+/// From the actor to the port.
+#[derive(Debug)]
+pub enum FromNamesrv {
+    /// Write this frame.
+    Write {
+        /// To whom; a stale reference is dropped.
+        peer: PeerRef,
+        /// One whole frame.
+        frame: Bytes,
+    },
+    /// Close a connection that sends no frames a name server understands.
+    Close(PeerRef),
+}
+
+/// A batch of the mailbox.
+struct Batch(Vec<ToNamesrv>);
+
+impl Message for Batch {
+    type Result = ();
+}
+
+struct Shell {
+    desk: Rc<RefCell<Desk>>,
+    out: MailSender<FromNamesrv>,
+    budget: RestartBudget,
+}
+
+/// Starts the actor and feeds it from `mail` until the port is gone.
+pub async fn serve(
+    desk: Desk,
+    mail: MailReceiver<ToNamesrv>,
+    out: MailSender<FromNamesrv>,
+    shutdown: Shutdown,
+) {
+    let shell = Shell {
+        desk: Rc::new(RefCell::new(desk)),
+        out,
+        budget: RestartBudget::new("namesrv", &shutdown),
+    };
+    let address = Supervisor::start(|_| shell);
+    loop {
+        let mut batch = Vec::new();
+        if !mail.recv_batch(&mut batch).await {
+            return;
+        }
+        // Waiting for the answer keeps the actor's own mailbox at one batch.
+        if address.send(Batch(batch)).await.is_err() {
+            tracing::debug!("a batch was lost with its actor");
+        }
+    }
+}
+
+impl Actor for Shell {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let every = Duration::from_millis(self.desk.borrow().scan_interval_ms());
+        ctx.run_interval(every, |shell, ctx| {
+            let (budget, desk) = (shell.budget.clone(), Rc::clone(&shell.desk));
+            guard::<Self, _>(&budget, ctx, |_: &mut Context<Self>| {
+                for place in desk.borrow_mut().expire(wall_now_ms()) {
+                    tracing::warn!(
+                        address = place.address,
+                        "broker silent for too long: dropped"
+                    );
+                }
+            });
+        });
+    }
+}
+
+impl Supervised for Shell {}
+
+impl Handler<Batch> for Shell {
+    type Result = ();
+
+    fn handle(&mut self, Batch(batch): Batch, ctx: &mut Self::Context) {
+        for message in batch {
+            match message {
+                ToNamesrv::Frame {
+                    peer,
+                    peer_addr,
+                    frame,
+                } => self.frame(peer, peer_addr, &frame, ctx),
+                ToNamesrv::Closed(peer) => {
+                    let desk = Rc::clone(&self.desk);
+                    guard::<Self, _>(&self.budget, ctx, |_: &mut Context<Self>| {
+                        for place in desk.borrow_mut().connection_closed(connection(peer)) {
+                            tracing::warn!(
+                                address = place.address,
+                                "broker's connection closed: dropped"
+                            );
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Shell {
+    fn frame(&self, peer: PeerRef, peer_addr: SocketAddr, frame: &Frame, ctx: &mut Context<Self>) {
+        let command = match Command::from_frame(frame) {
+            Ok(command) => command,
+            Err(error) => {
+                tracing::warn!(%peer_addr, %error, "unreadable header: connection closed");
+                self.send(FromNamesrv::Close(peer));
+                return;
+            }
+        };
+        let desk = Rc::clone(&self.desk);
+        let answer = guard::<Self, _>(&self.budget, ctx, |_: &mut Context<Self>| {
+            desk.borrow_mut()
+                .answer(&command, connection(peer), wall_now_ms())
+        });
+        let reply = answer.unwrap_or_else(|| {
+            (!command.is_oneway()).then(|| {
+                Command::reply_to(&command, response::SYSTEM_ERROR)
+                    .with_remark("a fault in the name server; its actor restarts")
+            })
+        });
+        if let Some(reply) = reply {
+            let mut frame = BytesMut::new();
+            match reply.encode(&mut frame) {
+                Ok(_) => self.send(FromNamesrv::Write {
+                    peer,
+                    frame: frame.freeze(),
+                }),
+                Err(error) => {
+                    tracing::error!(code = command.code, %error, "reply too large");
+                    self.send(FromNamesrv::Close(peer));
+                }
+            }
+        }
+    }
+
+    fn send(&self, message: FromNamesrv) {
+        // Full: the port is behind or gone; its client asks again after its timeout.
+        if self.out.try_send(message).is_err() {
+            tracing::warn!("a reply was dropped: the name server's port is behind");
+        }
+    }
+}
+
+/// A connection's number: unique, because a slot's generation grows with each use.
+pub fn connection(peer: PeerRef) -> ConnectionId {
+    ConnectionId(u64::from(peer.generation) << 32 | u64::from(peer.slot))
+}

@@ -1,0 +1,27 @@
+//! Logs to stderr.
+//!
+//! **Owns** the format and the filter.
+//! **Lives on** every thread, once started.
+//! **Invariants** stdout stays free for what commands print.
+//! **Limits** none of its own.
+//! **Not here** what is logged.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging. `filter` is a level, or a tracing filter such as `info,gantry_actors=debug`.
+///
+/// # Errors
+/// The filter can't be read.
+pub fn start(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("--log {filter}: {error}; use error, warn, info, debug, trace or a tracing filter")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init()
+        .map_err(|error| format!("logging cannot start: {error}"))
+}

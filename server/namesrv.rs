@@ -1,0 +1,199 @@
+//! `gantry namesrv`: wiring a name server.
+//!
+//! **Owns** the start, stop and report of the name server's parts.
+//! **Lives on** the main thread; the parts on an executor and a control thread of their own.
+//! **Invariants** when `start` returns, the port is open; `stop` closes connections before the actor.
+//! **Limits** `STOP_LIMIT` for connections to take their last replies.
+//! **Not here** routes and answers (`gantry_actors::namesrv`).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use gantry_actors::namesrv::desk::Desk;
+use gantry_actors::namesrv::kv::KeyValues;
+use gantry_actors::namesrv::port::{self, Port};
+use gantry_actors::namesrv::settings::NamesrvSettings;
+use gantry_actors::namesrv::shell::{self, FromNamesrv, ToNamesrv};
+use gantry_runtime::clock::wall_now_ms;
+use gantry_runtime::control::ControlPlane;
+use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
+use gantry_runtime::net::{Claim, Net, NetOptions, PeerTable};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shutdown::{Shutdown, StopReport};
+use gantry_runtime::topology::unbound;
+
+use crate::cli;
+use crate::config::address::{self, HeldPort};
+use crate::config::namesrv::{self as config, NamesrvPlan};
+use crate::config::{Origin, file};
+use crate::{print, signals};
+
+/// How long connections may take their last replies.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running name server.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: Shutdown,
+    cores: DataCores,
+    control: ControlPlane,
+}
+
+/// What the executor takes with it.
+struct Seat {
+    settings: NamesrvSettings,
+    listen: SocketAddr,
+    to_actor: MailSender<ToNamesrv>,
+    from_actor: MailReceiver<FromNamesrv>,
+    opened: std::sync::mpsc::Sender<Result<SocketAddr, String>>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// One line for the operator.
+pub fn run(args: &cli::Namesrv) -> Result<(), String> {
+    let mut values = config::values();
+    if let Some(path) = &args.config {
+        file::read(path, &mut values);
+        // Changes by code 318 go into the file that was given, as in RocketMQ.
+        let path = path.display().to_string();
+        values.give("configStorePath", &path, Origin::Flag("--config"));
+    } else if values.path("configStorePath").is_file() {
+        let path = values.path("configStorePath");
+        file::read(&path, &mut values);
+    }
+    if let Some(ip) = args.listen {
+        values.give("bindAddress", &ip.to_string(), Origin::Flag("--listen"));
+    }
+    if let Some(port) = args.port {
+        values.give("listenPort", &port.to_string(), Origin::Flag("--port"));
+    }
+    for (key, value) in &args.sets {
+        values.give(key, value, Origin::Set);
+    }
+    let NamesrvPlan { settings, notices } =
+        config::plan(&mut values).map_err(|errors| errors.to_string())?;
+    print::notices(&notices);
+    if args.print_config {
+        print!("{}", values.print());
+        return Ok(());
+    }
+    let shutdown = Shutdown::new();
+    signals::watch(&shutdown)?;
+    let held = hold(settings.listen)?;
+    let running = start(settings, &held, &shutdown)?;
+    println!("gantry name server listening on {}", running.address);
+    println!("ready: namesrv {}", running.address);
+    shutdown.wait_blocking();
+    let mut report = StopReport::new();
+    running.stop(&mut report);
+    print::stopped(&shutdown, &report)
+}
+
+/// Holds the name server's port.
+///
+/// # Errors
+/// One line for the operator.
+pub fn hold(listen: SocketAddr) -> Result<HeldPort, String> {
+    address::hold(listen).map_err(|error| print::port_refused("name server", listen, &error))
+}
+
+/// Starts a name server; a failure of it is passed on to `process`.
+///
+/// # Errors
+/// One line for the operator.
+pub fn start(
+    settings: NamesrvSettings,
+    held: &HeldPort,
+    process: &Shutdown,
+) -> Result<Running, String> {
+    let path = &settings.kv_config_path;
+    let values = KeyValues::load(path)
+        .map_err(|error| format!("kvConfigPath {}: cannot be read: {error}", path.display()))?;
+    let stop = Shutdown::new();
+    pass_failures_on(&stop, process);
+    let (to_actor, at_actor) = mailbox(MAILBOX_MESSAGES_MAX);
+    let (to_port, at_port) = mailbox(MAILBOX_MESSAGES_MAX);
+    let desk_settings = settings.clone();
+    let control = ControlPlane::start(&stop, move |stop| async move {
+        let desk = Desk::new(desk_settings, values, wall_now_ms());
+        shell::serve(desk, at_actor, to_port, stop).await;
+    })
+    .map_err(|error| error.to_string())?;
+    let (opened, when_open) = std::sync::mpsc::channel();
+    let seat = Seat {
+        settings,
+        listen: held.address,
+        to_actor,
+        from_actor: at_port,
+        opened,
+    };
+    let mut plan = CorePlan::new(unbound(1));
+    plan.name = "namesrv".into();
+    let cores =
+        DataCores::start(&plan, &stop, vec![seat], serve).map_err(|error| error.to_string())?;
+    let running = |address| Running {
+        address,
+        stop: stop.clone(),
+        cores,
+        control,
+    };
+    match when_open.recv() {
+        Ok(Ok(address)) => Ok(running(address)),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err("the name server's executor ended before its port was open".into()),
+    }
+}
+
+async fn serve(core: CoreContext, seat: Seat) {
+    let port = Port::new(core.clone(), seat.to_actor);
+    let peers = PeerTable::new(core.index);
+    let options = NetOptions {
+        idle_ms: seat.settings.channel_idle_max_seconds.saturating_mul(1_000),
+        ..NetOptions::default()
+    };
+    let net = Net::new(&core, options, port, Rc::clone(&peers));
+    let opened = net
+        .listen(seat.listen, Claim::First)
+        .map_err(|error| error.to_string());
+    let failed = opened.is_err();
+    // The receiver waits for exactly this.
+    let _ = seat.opened.send(opened);
+    if failed {
+        return;
+    }
+    core.spawn_serve(port::deliver(seat.from_actor, peers));
+    core.shutdown.wait().await;
+    net.close(STOP_LIMIT).await;
+}
+
+impl Running {
+    /// Stops it.
+    pub fn stop(self, report: &mut StopReport) {
+        self.stop.ask("the process stops");
+        report.step("name server: connections", STOP_LIMIT * 2, || {
+            match self.cores.join().into_iter().next() {
+                None => Ok(()),
+                Some((_, why)) => Err(why),
+            }
+        });
+        report.step("name server: actor", STOP_LIMIT, || self.control.stop());
+    }
+}
+
+/// A part that fails beyond its budget ends the process.
+pub fn pass_failures_on(part: &Shutdown, process: &Shutdown) {
+    let (part, process) = (part.clone(), process.clone());
+    // Without the thread a failure is still logged by the part itself.
+    let _ = std::thread::Builder::new()
+        .name("part-watch".into())
+        .spawn(move || {
+            part.wait_blocking();
+            if let Some(reason) = part.reason().filter(|reason| reason.is_failure()) {
+                process.trigger(reason);
+            }
+        });
+}
