@@ -57,6 +57,12 @@ pub enum FlushError {
         /// The first fault.
         reason: Rc<str>,
     },
+    /// The device failed at something that can be tried again.
+    #[error("{detail}")]
+    Device {
+        /// What was tried and what the system said.
+        detail: String,
+    },
     /// The shard was closed before the position was committed.
     #[error("the shard is closed")]
     Closed,
@@ -75,6 +81,12 @@ pub enum ReadError {
         file: String,
         /// The position in the shard's log.
         position: FilePosition,
+    },
+    /// An index page is not what was written there.
+    #[error("{detail}")]
+    Index {
+        /// The file and what is wrong with it.
+        detail: String,
     },
     /// The position is not (or no longer) in the log.
     #[error("physical offset {physical} is outside the log")]

@@ -240,6 +240,12 @@ impl<D: Disk> KeyIndex<D> {
     /// `write_frozen` whenever `needs_write`, as nothing else runs then.
     #[inline]
     pub fn add(&self, topic: TopicId, key: &[u8], position: FilePosition, time: StoreTimestamp) {
+        self.add_hash(key_hash(topic, key), position, time);
+    }
+
+    /// `add` of a key hashed before (by `key_hash`), as the log keeps it.
+    #[inline]
+    pub fn add_hash(&self, hash: u64, position: FilePosition, time: StoreTimestamp) {
         let mut state = self.state.borrow_mut();
         if position < state.covered {
             return;
@@ -248,7 +254,7 @@ impl<D: Disk> KeyIndex<D> {
             return;
         }
         state.active.push(KeyEntry {
-            hash: key_hash(topic, key),
+            hash,
             position,
             time,
         });

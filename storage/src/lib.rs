@@ -3,10 +3,14 @@
 //! Single-threaded and async over the [`disk::Disk`] trait; `shard_store` is the face.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod disk;
 pub mod error;
+pub mod format;
+pub mod identity;
 pub mod index_pages;
 pub mod key_index;
+mod log;
 pub mod queue_index;
 pub mod shard_store;
 #[cfg(any(test, feature = "sim"))]

@@ -11,6 +11,11 @@ use std::fmt;
 /// Bytes of one device block: every device write starts and ends on a multiple of it.
 pub const BLOCK_BYTES: u64 = 4096;
 
+/// A byte count as an index into memory; what does not fit cannot be in memory either.
+pub(crate) fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

@@ -1,0 +1,137 @@
+//! The files that say whose store this is.
+//!
+//! **Owns** the store's file (shards count) and each shard's (checksum secret, segment size).
+//! **Lives on** the shard's core; the store's file is read by whoever starts the broker.
+//! **Invariants** written once, durably, before anything else; a newer format is refused.
+//! **Limits** one block each.
+//! **Not here** keeping a second process out (runtime).
+
+use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::error::RecoverError;
+use crate::format::{
+    FORMAT_VERSION, IDENTITY_BYTES, Identity, IdentityError, IdentityKind, STORE_FILE,
+};
+
+/// Reads the identity at `folder/name`, or creates it from `wanted`; says whether it did.
+/// `folder` must be a direct child of the root, or the root itself (`""`).
+///
+/// # Errors
+/// `NewerFormat`, `Damaged`, or the device's.
+pub async fn load_or_create<D: Disk>(
+    disk: &D,
+    kind: IdentityKind,
+    (folder, name): (&str, &str),
+    wanted: Identity,
+) -> Result<(Identity, bool), RecoverError> {
+    let path = if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    };
+    match disk.open(&path, OpenMode::Existing).await {
+        Ok(file) => read(kind, &path, &file)
+            .await
+            .map(|identity| (identity, false)),
+        Err(error) if error.is_not_found() => {
+            create(disk, kind, (folder, &path), wanted).await?;
+            Ok((wanted, true))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn read<F: DiskFile>(
+    kind: IdentityKind,
+    path: &str,
+    file: &F,
+) -> Result<Identity, RecoverError> {
+    let block = file.read_at(0, IDENTITY_BYTES).await?;
+    Identity::decode(kind, block.as_ref()).map_err(|error| match error {
+        IdentityError::Newer(found) => RecoverError::NewerFormat {
+            file: path.to_owned(),
+            found,
+            known: FORMAT_VERSION,
+        },
+        IdentityError::Damaged => RecoverError::Damaged {
+            file: path.to_owned(),
+            detail: "not an identity file of this program, or damaged".to_owned(),
+        },
+    })
+}
+
+async fn create<D: Disk>(
+    disk: &D,
+    kind: IdentityKind,
+    (folder, path): (&str, &str),
+    identity: Identity,
+) -> Result<(), DiskError> {
+    if !folder.is_empty() {
+        disk.make_dir(folder).await?;
+        disk.sync_dir("").await?;
+    }
+    // Written aside and renamed, so that a crash leaves all of it or nothing.
+    let aside = format!("{path}.new");
+    let file = disk
+        .open(&aside, OpenMode::CreateLen(IDENTITY_BYTES as u64))
+        .await?;
+    let mut block = disk.alloc(IDENTITY_BYTES);
+    identity.encode(kind, block.as_mut());
+    file.write_at_and_sync(block, 0).await?;
+    disk.rename(&aside, path).await?;
+    disk.sync_dir(folder).await
+}
+
+/// What holds for the whole store; decided when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// The store's random number.
+    pub id: u64,
+    /// How many shards it has, whatever the cores of today.
+    pub shards_count: u8,
+}
+
+impl StoreIdentity {
+    /// Reads the store's identity, or creates a store of `shards_count` shards. To be called once,
+    /// before any shard is opened.
+    ///
+    /// # Errors
+    /// `NewerFormat`, `Damaged`, or the device's.
+    pub async fn load_or_create<D: Disk>(disk: &D, shards_count: u8) -> Result<Self, RecoverError> {
+        let wanted = Identity {
+            id: disk.random_u64(),
+            segment_bytes: 0,
+            shard: shards_count,
+        };
+        let place = ("", STORE_FILE);
+        let (found, _) = load_or_create(disk, IdentityKind::Store, place, wanted).await?;
+        Ok(Self {
+            id: found.id,
+            shards_count: found.shard,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim_disk::SimDisk;
+
+    #[test]
+    fn a_store_keeps_its_shards() {
+        let disk = SimDisk::new(1);
+        let first = disk
+            .block_on(StoreIdentity::load_or_create(&disk, 4))
+            .unwrap();
+        disk.cut_power();
+        let again = disk
+            .block_on(StoreIdentity::load_or_create(&disk, 2))
+            .unwrap();
+        assert_eq!(first, again);
+        disk.flip_bit(STORE_FILE, 4, 1);
+        let newer = disk.block_on(StoreIdentity::load_or_create(&disk, 2));
+        assert!(matches!(
+            newer,
+            Err(RecoverError::NewerFormat { found: 3, .. })
+        ));
+    }
+}

@@ -1,0 +1,171 @@
+//! The point from which recovery replays, with the indexes as they were there.
+//!
+//! **Owns** writing and reading the checkpoint file.
+//! **Lives on** the shard's core.
+//! **Invariants** written aside, synced, renamed: the old one or the new one is there, whole.
+//! **Limits** chunks of `CHUNK_BYTES`, so that a large index does not hold up the core.
+//! **Not here** when one is due (`shard_store`), what the parts mean (the index rooms).
+
+use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::format::{
+    CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CHECKPOINT_NEW_FILE, CheckpointHeader,
+};
+use crate::units::{BLOCK_BYTES, index};
+
+/// Bytes copied between two awaits.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A checkpoint read back.
+#[derive(Debug, Default)]
+pub struct Checkpoint {
+    /// Its header.
+    pub header: CheckpointHeader,
+    /// The queue index's part.
+    pub index: Vec<u8>,
+    /// The key index's part.
+    pub keys: Vec<u8>,
+}
+
+fn parts_crc(index: &[u8], keys: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(index);
+    hasher.update(keys);
+    hasher.finalize()
+}
+
+/// Writes a checkpoint; lengths in `header` are filled in.
+///
+/// # Errors
+/// As the device says; the old checkpoint is then still there.
+pub async fn write<D: Disk>(
+    disk: &D,
+    folder: &str,
+    store_id: u64,
+    checkpoint: &Checkpoint,
+) -> Result<(), DiskError> {
+    let header = CheckpointHeader {
+        index_bytes: checkpoint.index.len() as u64,
+        keys_bytes: checkpoint.keys.len() as u64,
+        ..checkpoint.header
+    };
+    let head = header.encode(store_id, parts_crc(&checkpoint.index, &checkpoint.keys));
+    let parts = [head.as_slice(), &checkpoint.index, &checkpoint.keys];
+    let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    let total = total.next_multiple_of(BLOCK_BYTES);
+    let aside = format!("{folder}/{CHECKPOINT_NEW_FILE}");
+    let file = disk.open(&aside, OpenMode::CreateLen(total)).await?;
+    let mut bytes = parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES));
+    let mut rest: &[u8] = &[];
+    let mut at = 0;
+    while at < total {
+        let len = index(total - at).min(CHUNK_BYTES);
+        let mut buf = disk.alloc(len);
+        let mut room = buf.as_mut();
+        while !room.is_empty() {
+            if rest.is_empty() {
+                let Some(next) = bytes.next() else { break };
+                rest = next;
+            }
+            let count = rest.len().min(room.len());
+            let (into, after) = room.split_at_mut(count);
+            let (from, left) = rest.split_at(count);
+            into.copy_from_slice(from);
+            (room, rest) = (after, left);
+        }
+        room.fill(0);
+        file.write_at(buf, at).await?;
+        at += len as u64;
+    }
+    file.sync().await?;
+    disk.rename(&aside, &format!("{folder}/{CHECKPOINT_FILE}"))
+        .await?;
+    disk.sync_dir(folder).await
+}
+
+/// Reads the checkpoint; `None` when there is none or it is not whole.
+///
+/// # Errors
+/// As the device says.
+pub async fn read<D: Disk>(
+    disk: &D,
+    folder: &str,
+    store_id: u64,
+) -> Result<Option<Checkpoint>, DiskError> {
+    let path = format!("{folder}/{CHECKPOINT_FILE}");
+    let file = match disk.open(&path, OpenMode::Existing).await {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let len = index(file.len() - file.len() % BLOCK_BYTES);
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let count = (len - bytes.len()).min(CHUNK_BYTES);
+        let read = file.read_at(bytes.len() as u64, count).await?;
+        if read.as_ref().is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(read.as_ref());
+    }
+    Ok(decode(&bytes, store_id))
+}
+
+fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {
+    let (header, crc) = CheckpointHeader::decode(bytes, store_id)?;
+    let rest = bytes.get(CHECKPOINT_HEADER_BYTES..)?;
+    let (index_part, rest) = rest.split_at_checked(index(header.index_bytes))?;
+    let keys_part = rest.get(..index(header.keys_bytes))?;
+    (crc == parts_crc(index_part, keys_part)).then(|| Checkpoint {
+        header,
+        index: index_part.to_vec(),
+        keys: keys_part.to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim_disk::SimDisk;
+    use crate::units::FilePosition;
+
+    fn sample(byte: u8, len: usize) -> Checkpoint {
+        let header = CheckpointHeader {
+            epoch: u64::from(byte),
+            position: FilePosition(8192),
+            ..CheckpointHeader::default()
+        };
+        Checkpoint {
+            header,
+            index: vec![byte; len],
+            keys: vec![byte + 1; 77],
+        }
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_old_or_the_new_one() {
+        for seed in 0..40 {
+            let disk = SimDisk::new(seed);
+            disk.block_on(async {
+                disk.make_dir("s").await.unwrap();
+                disk.sync_dir("").await.unwrap();
+                assert!(read(&disk, "s", 9).await.unwrap().is_none());
+                write(&disk, "s", 9, &sample(1, 3 << 20)).await.unwrap();
+            });
+            let cut = disk.clone();
+            disk.spawn(async move {
+                write(&cut, "s", 9, &sample(2, 2 << 20)).await.unwrap();
+            });
+            disk.block_on(disk.sleep_ms(seed % 4));
+            disk.cut_power();
+            let found = disk.block_on(read(&disk, "s", 9)).unwrap().unwrap();
+            let byte = u8::try_from(found.header.epoch).unwrap();
+            assert!(found.index.iter().all(|b| *b == byte) && found.keys == vec![byte + 1; 77]);
+            assert!(
+                disk.block_on(read(&disk, "s", 8)).unwrap().is_none(),
+                "another store's"
+            );
+        }
+    }
+
+    use crate::disk::Disk;
+}

@@ -1,0 +1,179 @@
+//! Group commit: takes what has piled up in the tail to the device, and syncs it.
+//!
+//! **Owns** the order of device writes and when they happen.
+//! **Lives on** the shard's core: one writer task, and one syncing task under `FlushMode::Async`.
+//! **Invariants** one group in flight, in log order; a watermark moves only after the device's word;
+//! any failure poisons the shard.
+//! **Limits** writes of at most `WRITE_BYTES_MAX`.
+//! **Not here** what is in a group (`staging`).
+
+use std::rc::Rc;
+
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::log::segment::Segment;
+use crate::log::shard_log::{ShardLog, WRITE_BYTES_MIN};
+use crate::log::staging::Group;
+use crate::log::watermark::{Committed, Stable, Staged};
+use crate::shard_store::FlushMode;
+use crate::units::{FilePosition, index};
+
+/// Bytes of one write call.
+const WRITE_BYTES_MAX: u64 = 1 << 20;
+
+/// Starts the tasks that take `log` to the device.
+pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
+    log.task_begins();
+    let writer = Rc::clone(log);
+    log.disk.spawn(async move {
+        write_loop(&writer).await;
+        writer.task_ends();
+    });
+    if log.options.flush_mode == FlushMode::Async {
+        log.task_begins();
+        let syncer = Rc::clone(log);
+        log.disk.spawn(async move {
+            sync_loop(&syncer).await;
+            syncer.task_ends();
+        });
+    }
+}
+
+async fn write_loop<D: Disk>(log: &ShardLog<D>) {
+    loop {
+        let go_on = log
+            .work
+            .wait(|| {
+                if log.poison.is_set() {
+                    return Some(false);
+                }
+                if log.staging.borrow().sealed_bytes() > 0 {
+                    return Some(true);
+                }
+                log.closing.get().then_some(false)
+            })
+            .await;
+        if !go_on {
+            return;
+        }
+        if log.options.flush_mode == FlushMode::Async {
+            let enough = || {
+                log.staging.borrow().sealed_bytes() >= WRITE_BYTES_MIN
+                    || log.closing.get()
+                    || log.urgent.get() > log.marks.stable().0
+            };
+            log.work
+                .wait_ms(&log.disk, log.options.write_delay_ms, enough)
+                .await;
+        }
+        let group = log.staging.borrow_mut().take_group(log.marks.committed().0);
+        let Some(group) = group else { continue };
+        // Taking a group may have sealed a run.
+        log.marks.stage(Staged(group.runs_end));
+        if let Err(error) = write_group(log, group).await {
+            log.fail(&error);
+            return;
+        }
+    }
+}
+
+async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), DiskError> {
+    let segment = segment_for(log, group.start).await?;
+    if segment.zeros_touch(group.start, group.end()) {
+        log.progress
+            .wait(|| (!segment.zeros_touch(group.start, group.end())).then_some(()))
+            .await;
+    }
+    let sync = log.options.flush_mode == FlushMode::Sync;
+    let mut at = group.start;
+    while at < group.end() {
+        let bytes = group.end().since(at).min(WRITE_BYTES_MAX);
+        let mut buf = log.disk.alloc(index(bytes));
+        log.staging.borrow().copy_to(at, buf.as_mut());
+        let offset = segment.offset_of(at);
+        at = at.plus(bytes);
+        log.unsynced.borrow_mut().insert(segment.start);
+        // Under SYNC every earlier segment was synced with its own last group.
+        if sync && at >= group.end() {
+            segment.file.write_at_and_sync(buf, offset).await?;
+        } else {
+            segment.file.write_at(buf, offset).await?;
+        }
+        log.writes_count.set(log.writes_count.get() + 1);
+        log.written_bytes.set(log.written_bytes.get() + bytes);
+    }
+    log.staging.borrow_mut().written(group);
+    log.marks.stabilize(Stable(group.runs_end));
+    if sync {
+        log.unsynced.borrow_mut().remove(&segment.start);
+        log.syncs_count.set(log.syncs_count.get() + 1);
+        log.marks.commit(Committed(group.runs_end));
+    }
+    // The syncing task and the pool look at it as well.
+    log.work.notify();
+    log.progressed();
+    Ok(())
+}
+
+async fn segment_for<D: Disk>(
+    log: &ShardLog<D>,
+    position: FilePosition,
+) -> Result<Rc<Segment<D>>, DiskError> {
+    match log.segments.open(position).await? {
+        Some(segment) => Ok(segment),
+        None => Err(missing_segment(position)),
+    }
+}
+
+fn missing_segment(position: FilePosition) -> DiskError {
+    let name = crate::format::segment_name(position);
+    DiskError::new(
+        crate::disk::DiskErrorKind::NotFound,
+        "write",
+        name,
+        "no segment here",
+    )
+}
+
+async fn sync_loop<D: Disk>(log: &ShardLog<D>) {
+    loop {
+        let go_on = log
+            .work
+            .wait(|| {
+                if log.poison.is_set() {
+                    return Some(false);
+                }
+                if log.marks.committed().0 < log.marks.stable().0 {
+                    return Some(true);
+                }
+                let all_written = log.marks.stable().0 >= log.marks.staged().0;
+                (log.closing.get() && all_written).then_some(false)
+            })
+            .await;
+        if !go_on {
+            return;
+        }
+        let hurry = || log.closing.get() || log.urgent.get() > log.marks.committed().0;
+        log.work
+            .wait_ms(&log.disk, log.options.flush_interval_ms, hurry)
+            .await;
+        if let Err(error) = sync(log).await {
+            log.fail(&error);
+            return;
+        }
+    }
+}
+
+async fn sync<D: Disk>(log: &ShardLog<D>) -> Result<(), DiskError> {
+    let stable = log.marks.stable().0;
+    let starts = std::mem::take(&mut *log.unsynced.borrow_mut());
+    for start in starts {
+        segment_for(log, start).await?.file.sync().await?;
+        log.syncs_count.set(log.syncs_count.get() + 1);
+    }
+    if !log.poison.is_set() {
+        log.marks.commit(Committed(stable));
+        log.work.notify();
+        log.progressed();
+    }
+    Ok(())
+}

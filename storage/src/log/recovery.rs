@@ -1,0 +1,284 @@
+//! Finding the log's end again: runs on the device, then runs only the tail has.
+//!
+//! **Owns** the rules by which bytes count as the next run.
+//! **Lives on** the shard's core, at start only.
+//! **Invariants** a run counts only at its own position, with the next sequence, an epoch not below
+//! its predecessor's, and a right checksum; the tail's runs are durable before new ones are taken.
+//! **Limits** reads of `READ_BYTES`; a run longer than `PAYLOAD_BYTES_MAX` is none.
+//! **Not here** what is done with the entries (`shard_store`).
+
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::format::{RUN_HEADER_BYTES, RunHeader};
+use crate::log::segments::Segments;
+use crate::log::staging::RUN_BYTES_MAX;
+use crate::shard_store::RECORD_BYTES_MAX;
+use crate::tail::Tail;
+use crate::units::{FilePosition, index};
+
+/// Bytes of one sequential read.
+const READ_BYTES: u64 = 1 << 20;
+/// No run written by this program has a longer payload.
+const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64 << 10);
+
+/// Where the scan is and what may come next.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan {
+    /// The number checksums are made with.
+    pub store_id: u64,
+    /// The end of the last run.
+    pub position: FilePosition,
+    /// The next run's number; unknown before the first run when there is no checkpoint.
+    pub sequence: Option<u64>,
+    /// The last run's epoch.
+    pub epoch: u64,
+}
+
+impl Scan {
+    /// The places the next run may start at.
+    fn candidates<D: Disk>(&self, segments: &Segments<D>) -> [FilePosition; 3] {
+        let block = self.position.block_up();
+        [
+            self.position,
+            block,
+            segments.next_start(FilePosition(block.0.saturating_sub(1))),
+        ]
+    }
+
+    fn may_follow<D: Disk>(&self, header: &RunHeader, segments: &Segments<D>) -> bool {
+        let last = FilePosition(header.end().0.saturating_sub(1));
+        self.sequence
+            .is_none_or(|sequence| header.sequence == sequence)
+            && header.epoch >= self.epoch
+            && u64::from(header.payload_bytes) <= PAYLOAD_BYTES_MAX
+            && segments.start_of(last) == segments.start_of(header.position)
+    }
+
+    fn accept(&mut self, header: &RunHeader) {
+        self.position = header.end();
+        self.sequence = Some(header.sequence.wrapping_add(1));
+        self.epoch = header.epoch;
+    }
+}
+
+/// Reads the log's device bytes front to back.
+pub struct DeviceScan<'a, D: Disk> {
+    segments: &'a Segments<D>,
+    window: Vec<u8>,
+    window_start: FilePosition,
+}
+
+/// A run and where its payload starts.
+pub struct Run<'a> {
+    /// Its header.
+    pub header: RunHeader,
+    /// Its entries.
+    pub payload: &'a [u8],
+}
+
+impl Run<'_> {
+    /// Where the payload starts.
+    pub fn payload_start(&self) -> FilePosition {
+        self.header.position.plus(RUN_HEADER_BYTES)
+    }
+}
+
+impl<'a, D: Disk> DeviceScan<'a, D> {
+    /// A reader over `segments`.
+    pub fn new(segments: &'a Segments<D>) -> Self {
+        Self {
+            segments,
+            window: Vec::new(),
+            window_start: FilePosition(0),
+        }
+    }
+
+    /// Has `start..start + len` in the window; false when the segment does not reach that far.
+    async fn fill(&mut self, start: FilePosition, len: u64) -> Result<bool, DiskError> {
+        let window_end = self.window_start.plus(self.window.len() as u64);
+        if start >= self.window_start && start.plus(len) <= window_end {
+            return Ok(true);
+        }
+        let segment_end = self.segments.next_start(start);
+        if start.plus(len) > segment_end {
+            return Ok(false);
+        }
+        let Some(segment) = self.segments.open(start).await? else {
+            return Ok(false);
+        };
+        let from = start.block_down();
+        let until = start
+            .plus(len)
+            .block_up()
+            .max(from.plus(READ_BYTES))
+            .min(segment_end);
+        // What the window already has is kept: every byte is read once.
+        if from >= self.window_start && from < window_end {
+            self.window.drain(..index(from.since(self.window_start)));
+        } else {
+            self.window.clear();
+        }
+        self.window_start = from;
+        let mut at = from.plus(self.window.len() as u64);
+        while at < until {
+            let bytes = until.since(at).min(READ_BYTES);
+            let read = segment
+                .file
+                .read_at(segment.offset_of(at), index(bytes))
+                .await?;
+            let count = read.as_ref().len() as u64;
+            if count < bytes {
+                return Ok(false);
+            }
+            self.window.extend_from_slice(read.as_ref());
+            at = at.plus(bytes);
+        }
+        Ok(true)
+    }
+
+    fn bytes(&self, start: FilePosition, len: u64) -> &[u8] {
+        let from = index(start.since(self.window_start));
+        self.window
+            .get(from..from.saturating_add(index(len)))
+            .unwrap_or_default()
+    }
+
+    /// The run that follows `scan`, which it moves on; `None` at the end.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn next(&mut self, scan: &mut Scan) -> Result<Option<Run<'_>>, DiskError> {
+        for position in scan.candidates(self.segments) {
+            if !self.fill(position, RUN_HEADER_BYTES).await? {
+                continue;
+            }
+            let header = RunHeader::peek(self.bytes(position, RUN_HEADER_BYTES), position);
+            let Some(header) = header.filter(|header| scan.may_follow(header, self.segments))
+            else {
+                continue;
+            };
+            let payload_bytes = u64::from(header.payload_bytes);
+            if !self
+                .fill(position, RUN_HEADER_BYTES + payload_bytes)
+                .await?
+            {
+                continue;
+            }
+            let whole = self.bytes(position, RUN_HEADER_BYTES + payload_bytes);
+            let (head, payload) = whole.split_at(index(RUN_HEADER_BYTES).min(whole.len()));
+            if header.verify(scan.store_id, head, &[payload]) {
+                scan.accept(&header);
+                let payload = self.bytes(position.plus(RUN_HEADER_BYTES), payload_bytes);
+                return Ok(Some(Run { header, payload }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The device's bytes from the last block boundary up to `position`.
+    ///
+    /// # Errors
+    /// As the device says.
+    async fn block_before(&mut self, position: FilePosition) -> Result<Vec<u8>, DiskError> {
+        let from = position.block_down();
+        let len = position.since(from);
+        self.fill(from, len).await?;
+        Ok(self.bytes(from, len).to_vec())
+    }
+}
+
+/// Runs found only in the tail, as they must be written to the device.
+#[derive(Debug, Default)]
+pub struct TailRuns {
+    /// First and last byte, one pair for each segment.
+    extents: Vec<(FilePosition, FilePosition)>,
+}
+
+impl TailRuns {
+    /// The run that follows `scan` in the ring, its payload copied to `payload`.
+    pub fn next<D: Disk>(
+        &mut self,
+        tail: &Tail,
+        segments: &Segments<D>,
+        scan: &mut Scan,
+        payload: &mut Vec<u8>,
+    ) -> Option<RunHeader> {
+        for position in scan.candidates(segments) {
+            let mut head = [0; 64];
+            tail.copy_to(position, &mut head);
+            let header = RunHeader::peek(&head, position);
+            let Some(header) = header.filter(|header| scan.may_follow(header, segments)) else {
+                continue;
+            };
+            let bytes = u64::from(header.payload_bytes);
+            if bytes + RUN_HEADER_BYTES > tail.ring_bytes() {
+                continue;
+            }
+            let pieces = tail.pieces(position.plus(RUN_HEADER_BYTES), bytes);
+            if !header.verify(scan.store_id, &head, &pieces) {
+                continue;
+            }
+            payload.clear();
+            payload.extend_from_slice(pieces[0]);
+            payload.extend_from_slice(pieces[1]);
+            scan.accept(&header);
+            self.add(segments, &header);
+            return Some(header);
+        }
+        None
+    }
+
+    fn add<D: Disk>(&mut self, segments: &Segments<D>, header: &RunHeader) {
+        match self.extents.last_mut() {
+            Some((start, end))
+                if segments.start_of(*start) == segments.start_of(header.position) =>
+            {
+                *end = header.end();
+            }
+            _ => self.extents.push((header.position, header.end())),
+        }
+    }
+
+    /// Writes and syncs what was found, so that the device alone has the whole log again.
+    ///
+    /// # Errors
+    /// As the device says; nothing is lost then, the tail still has it.
+    pub async fn write<D: Disk>(
+        &self,
+        disk: &D,
+        tail: &Tail,
+        device: &mut DeviceScan<'_, D>,
+    ) -> Result<(), DiskError> {
+        for (start, end) in &self.extents {
+            if !device.segments.exists(*start) {
+                device
+                    .segments
+                    .create(device.segments.start_of(*start))
+                    .await?;
+            }
+            // The block before the first run belongs to runs the device has.
+            let mut lead = device.block_before(*start).await?;
+            let Some(segment) = device.segments.open(*start).await? else {
+                continue;
+            };
+            let mut at = start.block_down();
+            while at < *end {
+                let bytes = end.block_up().since(at).min(READ_BYTES);
+                let mut buf = disk.alloc(index(bytes));
+                buf.as_mut().fill(0);
+                let from = lead.len();
+                let until = index(end.since(at).min(bytes));
+                if let Some(into) = buf.as_mut().get_mut(..from) {
+                    into.copy_from_slice(&lead);
+                }
+                if let Some(into) = buf.as_mut().get_mut(from..until) {
+                    tail.copy_to(at.plus(from as u64), into);
+                }
+                lead.clear();
+                segment.file.write_at(buf, segment.offset_of(at)).await?;
+                at = at.plus(bytes);
+            }
+            segment.file.sync().await?;
+        }
+        Ok(())
+    }
+}

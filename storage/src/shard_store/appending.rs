@@ -1,0 +1,191 @@
+//! The way in: a record into the tail, an offset out.
+//!
+//! **Owns** offsets given out, and when a record enters the indexes.
+//! **Lives on** the shard's core; no await in here.
+//! **Invariants** an offset is given only with its place in the tail; the indexes get records in log
+//! order, once they may be acknowledged.
+//! **Limits** `RECORD_BYTES_MAX`, `KEYS_COUNT_MAX` (more keys are not indexed).
+//! **Not here** packing (`staging`), the record's layout (protocol).
+
+use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use smallvec::SmallVec;
+
+use super::{Appended, Assigned, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
+use crate::address;
+use crate::disk::Disk;
+use crate::error::AppendError;
+use crate::format::{EntryHead, KEYS_COUNT_MAX};
+use crate::key_index::key_hash;
+use crate::log::staging::Staging;
+use crate::queue_index::IndexEntry;
+use crate::units::{FilePosition, QueueKey, QueueOffset, StoreTimestamp};
+
+impl<D: Disk> ShardStore<D> {
+    /// Stages one record in the open run: a memory copy, no wait. Not readable and not
+    /// acknowledgeable before `seal`.
+    ///
+    /// # Errors
+    /// `TailFull` is flow control; the others are permanent or need the operator.
+    pub fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
+        self.log.check_open()?;
+        let store_timestamp = record
+            .store_timestamp
+            .unwrap_or_else(|| StoreTimestamp(self.log.disk.now_ms()));
+        let offset = self.next_offset(record.key);
+        let mut encoded = EncodedRecord::new(&parts(record, offset, store_timestamp))
+            .map_err(|_| too_large(record))?;
+        let length = encoded.record_bytes();
+        let hashes: SmallVec<[u64; 2]> = record
+            .keys
+            .iter()
+            .take(KEYS_COUNT_MAX)
+            .map(|key| key_hash(record.key.topic, key.as_bytes()))
+            .collect();
+        let entry_bytes = EntryHead::entry_bytes(u64::from(length), hashes.len());
+        let mut staging = self.log.staging.borrow_mut();
+        if u64::from(length) > RECORD_BYTES_MAX || entry_bytes > self.log.entry_bytes_max.get() {
+            return Err(too_large(record));
+        }
+        let start = self.log.reserve(&mut staging, entry_bytes)?;
+        let position = start.plus(entry_bytes - u64::from(length));
+        let physical = address::physical(self.log.options.shard, position);
+        encoded.head.set_physical_offset(signed(physical.0));
+        let head = EntryHead {
+            record_bytes: length,
+            key: record.key,
+            tags_code: record.tags_code,
+            keys_count: u16::try_from(hashes.len()).unwrap_or(0),
+        };
+        put(&mut staging, &head, &hashes, &encoded);
+        drop(staging);
+        let entry = IndexEntry {
+            position,
+            length,
+            tags_code: record.tags_code,
+            store_time: store_timestamp,
+        };
+        self.note(
+            record.key,
+            Pending {
+                key: record.key,
+                offset,
+                entry,
+                hashes,
+            },
+        );
+        let end = position.plus(u64::from(length));
+        Ok(Appended {
+            queue_offset: offset,
+            physical,
+            end,
+            store_timestamp,
+        })
+    }
+
+    /// Completes the open run in the tail and wakes the writer; returns `staged()`.
+    pub fn seal(&self) -> FilePosition {
+        let staged = self.log.seal();
+        self.apply();
+        staged
+    }
+
+    fn next_offset(&self, key: QueueKey) -> QueueOffset {
+        match self.assigned.borrow().get(&key) {
+            Some(assigned) => assigned.next,
+            None => self.index.index().next_offset(key),
+        }
+    }
+
+    fn note(&self, key: QueueKey, pending: Pending) {
+        let next = pending.offset.next();
+        let mut assigned = self.assigned.borrow_mut();
+        let assigned = assigned.entry(key).or_insert(Assigned {
+            next,
+            pending_count: 0,
+        });
+        assigned.next = next;
+        assigned.pending_count += 1;
+        self.pending.borrow_mut().push_back(pending);
+    }
+
+    /// Puts what may be acknowledged by now into the indexes.
+    pub(super) fn apply(&self) {
+        let acknowledged = self.log.acknowledged();
+        let mut pending = self.pending.borrow_mut();
+        if pending
+            .front()
+            .is_none_or(|first| first.end() > acknowledged)
+        {
+            return;
+        }
+        let mut assigned = self.assigned.borrow_mut();
+        let mut index = self.index.index_mut();
+        while let Some(first) = pending.pop_front_if(|first| first.end() <= acknowledged) {
+            if let Err(fault) = index.append(first.key, first.offset, first.entry) {
+                // Offsets are given out densely, so this is a bug or a queue of 2^48 records.
+                self.log.fail(&fault);
+                return;
+            }
+            for hash in &first.hashes {
+                self.keys
+                    .add_hash(*hash, first.entry.position, first.entry.store_time);
+            }
+            if let Some(queue) = assigned.get_mut(&first.key) {
+                queue.pending_count -= 1;
+                if queue.pending_count == 0 {
+                    assigned.remove(&first.key);
+                }
+            }
+        }
+        drop((pending, assigned, index));
+        self.wake_upkeep();
+    }
+}
+
+fn put(staging: &mut Staging, head: &EntryHead, hashes: &[u64], record: &EncodedRecord<'_>) {
+    staging.put(&head.encode());
+    for hash in hashes {
+        staging.put(&hash.to_le_bytes());
+    }
+    for piece in record.pieces() {
+        staging.put(piece);
+    }
+    staging.entry_done();
+}
+
+fn parts<'a>(
+    record: &NewRecord<'a>,
+    offset: QueueOffset,
+    store_timestamp: StoreTimestamp,
+) -> RecordParts<'a> {
+    RecordParts {
+        topic: record.topic,
+        queue_id: i32::from(record.key.queue.0),
+        flag: record.flag,
+        queue_offset: signed(offset.0),
+        physical_offset: 0,
+        sys_flag: record.sys_flag,
+        born_timestamp: record.born_timestamp,
+        born_host: record.born_host,
+        store_timestamp: signed(store_timestamp.0),
+        store_host: record.store_host,
+        reconsume_times: record.reconsume_times,
+        prepared_transaction_offset: record.prepared_offset,
+        body: record.body,
+        body_crc: body_crc(record.body),
+        properties: record.properties,
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cold]
+fn too_large(record: &NewRecord<'_>) -> AppendError {
+    let bytes = record.body.len() + record.topic.len() + record.properties.len();
+    AppendError::TooLarge {
+        bytes: bytes as u64,
+        bytes_max: RECORD_BYTES_MAX,
+    }
+}

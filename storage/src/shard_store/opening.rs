@@ -1,0 +1,311 @@
+//! Opening a shard: checkpoint, device, tail, and then the tasks.
+//!
+//! **Owns** the order of recovery.
+//! **Lives on** the shard's core, at start only.
+//! **Invariants** the ring is not written before what it has is on the device; the new epoch is
+//! durable before a run of it can be.
+//! **Limits** none: time follows from the checkpoint's distance.
+//! **Not here** what counts as a run (`recovery`), what an index keeps.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
+use crate::disk::Disk;
+use crate::error::RecoverError;
+use crate::format::{
+    INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, shard_folder,
+};
+use crate::identity;
+use crate::key_index::{KeyIndex, KeyIndexError};
+use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::read_ahead::ReadCache;
+use crate::log::recovery::{DeviceScan, Scan, TailRuns};
+use crate::log::segments::Segments;
+use crate::log::shard_log::ShardLog;
+use crate::log::signal::Signal;
+use crate::log::staging::{Staging, StagingStart};
+use crate::log::{log_writer, segment_pool};
+use crate::queue_index::paged::{IndexOpenError, PagedIndex, PagedOptions};
+use crate::queue_index::{Added, IndexEntry, IndexLimits};
+use crate::tail::{Tail, TailMemory};
+use crate::units::{BLOCK_BYTES, FilePosition, index};
+
+/// The smallest segment a store may have: twice the largest record.
+pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
+
+/// The indexes while they are being filled.
+struct Indexes<D: Disk> {
+    queues: PagedIndex<D>,
+    keys: KeyIndex<D>,
+}
+
+impl<D: Disk> ShardStore<D> {
+    /// Opens (or creates) the shard below the disk's root, replays what the checkpoint does not
+    /// cover from the device and the tail, and starts the writer.
+    ///
+    /// # Errors
+    /// `RecoverError` when the device fails, the format is newer, or the shard's files are damaged.
+    pub async fn open(
+        disk: D,
+        memory: Box<dyn TailMemory>,
+        options: StoreOptions,
+    ) -> Result<(Rc<Self>, RecoveryReport), RecoverError> {
+        let started_us = disk.now_mono_us();
+        let mut tail = Tail::new(memory).ok_or_else(|| RecoverError::Options {
+            detail: "the tail's memory is too small".to_owned(),
+        })?;
+        check(&options)?;
+        let folder = shard_folder(options.shard);
+        let wanted = Identity {
+            id: disk.random_u64(),
+            segment_bytes: options.segment_bytes,
+            shard: options.shard.0,
+        };
+        let place = (folder.as_str(), SHARD_FILE);
+        let (identity, created) =
+            identity::load_or_create(&disk, IdentityKind::Shard, place, wanted).await?;
+        let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
+        let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
+        let (indexes, checkpoint) = open_indexes(&disk, &folder, &options, checkpoint).await?;
+        let mut scan = first_scan(identity.id, checkpoint.as_ref(), &segments);
+        let mut report = RecoveryReport {
+            created,
+            scanned_from: scan.position,
+            ..RecoveryReport::default()
+        };
+        replay(
+            &disk,
+            &segments,
+            &mut tail,
+            &mut scan,
+            &indexes,
+            &mut report,
+        )
+        .await?;
+        let epoch = checkpoint
+            .map_or(0, |found| found.header.epoch)
+            .max(scan.epoch)
+            + 1;
+        let start = StagingStart {
+            store_id: identity.id,
+            epoch,
+            sequence: scan.sequence.unwrap_or(0),
+            position: scan.position.block_up(),
+            segment_bytes: identity.segment_bytes,
+        };
+        report.end = start.position;
+        if !segments.exists(start.position) {
+            segments.create(segments.start_of(start.position)).await?;
+        }
+        segments.open(start.position).await?;
+        let store = assemble(disk, options, segments, tail, start, (folder, indexes));
+        // The new epoch must be durable before any run carries it.
+        store
+            .write_checkpoint(start.position, start.sequence)
+            .await?;
+        store.log.begin_tail();
+        Self::begin(&store);
+        report.elapsed_us = store.log.disk.now_mono_us().saturating_sub(started_us);
+        Ok((store, report))
+    }
+
+    fn begin(store: &Rc<Self>) {
+        let weak = Rc::downgrade(store);
+        store.log.on_progress(Box::new(move || {
+            if let Some(store) = weak.upgrade() {
+                store.apply();
+            }
+        }));
+        log_writer::start(&store.log);
+        segment_pool::start(&store.log);
+        Self::start_upkeep(store);
+    }
+}
+
+fn check(options: &StoreOptions) -> Result<(), RecoverError> {
+    let bytes = options.segment_bytes;
+    if bytes < SEGMENT_BYTES_MIN || !bytes.is_multiple_of(BLOCK_BYTES) {
+        return Err(RecoverError::Options {
+            detail: format!(
+                "segments of {bytes} bytes: at least {SEGMENT_BYTES_MIN} and a multiple of 4096"
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn first_scan<D: Disk>(
+    store_id: u64,
+    checkpoint: Option<&Checkpoint>,
+    segments: &Segments<D>,
+) -> Scan {
+    if let Some(Checkpoint { header, .. }) = checkpoint {
+        return Scan {
+            store_id,
+            position: header.position,
+            sequence: Some(header.sequence),
+            epoch: header.epoch,
+        };
+    }
+    let position = segments.first().unwrap_or_default();
+    Scan {
+        store_id,
+        position,
+        sequence: None,
+        epoch: 0,
+    }
+}
+
+/// Opens both indexes from the checkpoint, or both empty and without it when a part is unusable.
+async fn open_indexes<D: Disk>(
+    disk: &D,
+    folder: &str,
+    options: &StoreOptions,
+    checkpoint: Option<Checkpoint>,
+) -> Result<(Indexes<D>, Option<Checkpoint>), RecoverError> {
+    let limits = IndexLimits {
+        resident_bytes_max: index(options.index_cache_bytes),
+    };
+    let paged = PagedOptions {
+        limits,
+        ..PagedOptions::default()
+    };
+    let index_folder = format!("{folder}/{INDEX_FOLDER}");
+    let keys_folder = format!("{folder}/{KEYS_FOLDER}");
+    if let Some(found) = checkpoint {
+        let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
+        let keys = KeyIndex::open(disk.clone(), &keys_folder, Some(&found.keys)).await;
+        match (queues, keys) {
+            (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, Some(found))),
+            (Err(IndexOpenError::Files(error)), _) => return Err(damaged(folder, &error)),
+            (_, Err(KeyIndexError::Disk(error))) => return Err(error.into()),
+            (queues, keys) => {
+                let (queues, keys) = (queues.err(), keys.err());
+                tracing::warn!(?queues, ?keys, "indexes are rebuilt from the whole log");
+            }
+        }
+    }
+    let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
+        .await
+        .map_err(|error| damaged(folder, &error))?;
+    let keys = KeyIndex::open(disk.clone(), &keys_folder, None)
+        .await
+        .map_err(|error| damaged(folder, &error))?;
+    Ok((Indexes { queues, keys }, None))
+}
+
+fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {
+    RecoverError::Damaged {
+        file: folder.to_owned(),
+        detail: error.to_string(),
+    }
+}
+
+async fn replay<D: Disk>(
+    disk: &D,
+    segments: &Segments<D>,
+    tail: &mut Tail,
+    scan: &mut Scan,
+    indexes: &Indexes<D>,
+    report: &mut RecoveryReport,
+) -> Result<(), RecoverError> {
+    let mut device = DeviceScan::new(segments);
+    while let Some(run) = device.next(scan).await? {
+        report.runs_from_disk += 1;
+        let start = run.payload_start();
+        indexes.replay_run(run.payload, start, report).await?;
+    }
+    let header = tail
+        .header()
+        .filter(|header| header.store_id == scan.store_id);
+    let Some(header) = header.filter(|header| tail.use_ring_of(header)) else {
+        return Ok(());
+    };
+    tracing::debug!(epoch = header.epoch, "reading the tail of the last process");
+    let mut runs = TailRuns::default();
+    let mut payload = Vec::new();
+    while let Some(run) = runs.next(tail, segments, scan, &mut payload) {
+        report.runs_from_tail += 1;
+        let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
+        indexes.replay_run(&payload, start, report).await?;
+    }
+    Ok(runs.write(disk, tail, &mut device).await?)
+}
+
+impl<D: Disk> Indexes<D> {
+    async fn replay_run(
+        &self,
+        payload: &[u8],
+        start: FilePosition,
+        report: &mut RecoveryReport,
+    ) -> Result<(), RecoverError> {
+        for entry in entries(payload, start) {
+            let known = IndexEntry {
+                position: entry.position,
+                length: entry.head.record_bytes,
+                tags_code: entry.head.tags_code,
+                store_time: entry.store_time,
+            };
+            let added = self
+                .queues
+                .index_mut()
+                .append(entry.head.key, entry.queue_offset, known);
+            match added {
+                Ok(Added::Yes) => report.records += 1,
+                Ok(Added::Known) => {}
+                Err(error) => report
+                    .damage
+                    .push(format!("position {}: {error}", entry.position)),
+            }
+            for hash in entry.hashes() {
+                self.keys.add_hash(hash, entry.position, entry.store_time);
+            }
+        }
+        if self.queues.needs_flush() {
+            self.queues
+                .flush()
+                .await
+                .map_err(|error| damaged(INDEX_FOLDER, &error))?;
+        }
+        if self.keys.needs_write() {
+            self.keys
+                .write_frozen()
+                .await
+                .map_err(|error| damaged(KEYS_FOLDER, &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn assemble<D: Disk>(
+    disk: D,
+    options: StoreOptions,
+    segments: Segments<D>,
+    tail: Tail,
+    start: StagingStart,
+    (folder, indexes): (String, Indexes<D>),
+) -> Rc<ShardStore<D>> {
+    let cache = ReadCache::new(options.read_cache_bytes);
+    let staging = Staging::new(tail, start);
+    Rc::new(ShardStore {
+        log: Rc::new(ShardLog::new(disk, options, segments, staging)),
+        index: indexes.queues,
+        keys: indexes.keys,
+        cache,
+        folder,
+        store_id: start.store_id,
+        pending: RefCell::new(VecDeque::new()),
+        assigned: RefCell::new(HashMap::new()),
+        scratch: RefCell::new(Vec::new()),
+        upkeep: Signal::default(),
+        upkeep_runs: Cell::new(false),
+        checkpoint_position: Cell::new(start.position),
+        checkpointing: Cell::new(false),
+    })
+}
+
+const _: () = assert!(SEGMENT_BYTES_MIN > RECORD_BYTES_MAX + (64 << 10));

@@ -1,0 +1,199 @@
+//! What a shard does besides taking and giving records: index pages out, checkpoints, the end.
+//!
+//! **Owns** when a checkpoint is due and the order in which it becomes durable.
+//! **Lives on** the shard's core, one task.
+//! **Invariants** a checkpoint is written only when all that its index parts know is committed.
+//! **Limits** `checkpoint_bytes` of log, or `IDLE_MS` without news, between two checkpoints.
+//! **Not here** the checkpoint's bytes (`checkpoint`).
+
+use std::rc::Rc;
+
+use super::ShardStore;
+use crate::disk::{Disk, DiskError};
+use crate::error::FlushError;
+use crate::format::CheckpointHeader;
+use crate::log::checkpoint::{self, Checkpoint};
+use crate::units::FilePosition;
+
+/// After so long without a new record a checkpoint is taken, so that the next start is quick.
+pub const IDLE_MS: u64 = 5000;
+
+impl<D: Disk> ShardStore<D> {
+    pub(super) fn start_upkeep(store: &Rc<Self>) {
+        store.upkeep_runs.set(true);
+        let store = Rc::clone(store);
+        store.log.disk.clone().spawn(async move {
+            store.upkeep_loop().await;
+            store.upkeep_runs.set(false);
+            store.upkeep.notify();
+        });
+    }
+
+    fn ends(&self) -> bool {
+        self.log.closing.get() || self.log.poison.is_set()
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        self.staged().since(self.checkpoint_position.get()) >= self.log.options.checkpoint_bytes
+    }
+
+    fn has_work(&self) -> bool {
+        self.index.needs_flush() || self.keys.needs_write() || self.checkpoint_due()
+    }
+
+    pub(super) fn wake_upkeep(&self) {
+        // The first news after a checkpoint also starts the idle timer.
+        self.upkeep.notify();
+    }
+
+    async fn upkeep_loop(&self) {
+        loop {
+            let news = || self.staged() > self.checkpoint_position.get() || self.has_work();
+            self.upkeep
+                .wait(|| (news() || self.ends()).then_some(()))
+                .await;
+            if self.ends() {
+                return;
+            }
+            if !self.has_work() {
+                let seen = self.staged();
+                let stop = || self.has_work() || self.ends();
+                self.upkeep.wait_ms(&self.log.disk, IDLE_MS, stop).await;
+                if self.ends() {
+                    return;
+                }
+                if !self.has_work() && self.staged() == seen {
+                    self.try_checkpoint().await;
+                }
+                continue;
+            }
+            self.write_indexes().await;
+            if self.checkpoint_due() {
+                self.try_checkpoint().await;
+            }
+        }
+    }
+
+    async fn write_indexes(&self) {
+        let queues = self
+            .index
+            .flush()
+            .await
+            .err()
+            .map(|error| error.to_string());
+        let keys = self
+            .keys
+            .write_frozen()
+            .await
+            .err()
+            .map(|error| error.to_string());
+        if let Some(error) = queues.or(keys) {
+            // Nothing is lost: entries stay in memory and in the log. Not at once again, though.
+            tracing::warn!(%error, "index pages could not be written");
+            let ends = || self.ends();
+            self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+        }
+    }
+
+    async fn try_checkpoint(&self) {
+        if let Err(error) = self.checkpoint().await {
+            tracing::warn!(%error, "no checkpoint");
+            let ends = || self.ends();
+            self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+        }
+    }
+
+    /// Writes a checkpoint now; returns at once when one is being written.
+    ///
+    /// # Errors
+    /// When the shard is poisoned or the device fails.
+    pub async fn checkpoint(&self) -> Result<(), FlushError> {
+        if self.checkpointing.replace(true) {
+            return Ok(());
+        }
+        let result = self.checkpoint_here().await;
+        self.checkpointing.set(false);
+        result
+    }
+
+    async fn checkpoint_here(&self) -> Result<(), FlushError> {
+        let position = self.seal();
+        // The run after `position` has this number, whoever seals it.
+        let sequence = self.log.staging.borrow().sequence();
+        self.until_committed(position).await?;
+        self.apply();
+        let write = self.write_checkpoint(position, sequence).await;
+        write.map_err(|error| FlushError::Device {
+            detail: error.to_string(),
+        })
+    }
+
+    /// Snapshots the indexes, which cover at least `position`, waits until all they cover is
+    /// committed, and writes the checkpoint.
+    pub(super) async fn write_checkpoint(
+        &self,
+        position: FilePosition,
+        sequence: u64,
+    ) -> Result<(), DiskError> {
+        let keys = self.keys.snapshot();
+        let queues = self.index.snapshot().await;
+        let covered = self.log.acknowledged();
+        if self.log.marks.committed().0 < covered && self.until_committed(covered).await.is_err() {
+            return Ok(());
+        }
+        let epoch = self.log.staging.borrow().epoch();
+        let header = CheckpointHeader {
+            epoch,
+            position,
+            sequence,
+            ..CheckpointHeader::default()
+        };
+        let checkpoint = Checkpoint {
+            header,
+            index: queues.bytes,
+            keys: keys.bytes,
+        };
+        let disk = &self.log.disk;
+        checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
+        self.checkpoint_position.set(position);
+        let queues = self
+            .index
+            .checkpoint_durable(&queues.unneeded_files)
+            .await
+            .err();
+        let keys = self.keys.checkpoint_durable(&keys.unneeded).await.err();
+        if queues.is_some() || keys.is_some() {
+            // They are removed at the next start.
+            tracing::debug!(?queues, ?keys, "old index files stay for now");
+        }
+        Ok(())
+    }
+
+    /// Gives up whole segments before `position` (retention decides which): they are kept for use
+    /// again or removed. Queues must have been moved on first. Returns how many went.
+    ///
+    /// # Errors
+    /// As the device says; what was given up before stays so.
+    pub async fn truncate_before(&self, position: FilePosition) -> Result<u64, DiskError> {
+        // Replay starts at the checkpoint: nothing after it may go.
+        let position = position.min(self.checkpoint_position.get());
+        let dropped = self.log.segments.truncate_before(position).await?;
+        self.keys
+            .drop_below(self.log.segments.first().unwrap_or_default());
+        Ok(dropped)
+    }
+
+    /// Seals, writes, syncs, checkpoints, stops the tasks. Appends get `Closed` from now on.
+    ///
+    /// # Errors
+    /// When the last bytes could not be made durable.
+    pub async fn shutdown(&self) -> Result<(), FlushError> {
+        let checkpoint = self.checkpoint().await;
+        let closed = self.log.close().await;
+        self.upkeep.notify();
+        self.upkeep
+            .wait(|| (!self.upkeep_runs.get()).then_some(()))
+            .await;
+        closed.and(checkpoint)
+    }
+}

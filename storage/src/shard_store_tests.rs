@@ -1,0 +1,427 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::error::{AppendError, ReadError};
+use crate::sim_disk::{SimDisk, SimOp};
+use crate::tail::TailMemory;
+use crate::units::{Boundary, PhysicalOffset, StoreTimestamp};
+
+pub(crate) const SEGMENT: u64 = 8 << 20;
+
+/// A tail that outlives the store, as a mapping would.
+#[derive(Clone)]
+pub(crate) struct SharedTail(Rc<RefCell<Vec<u8>>>);
+
+struct TailLoan {
+    home: SharedTail,
+    bytes: Vec<u8>,
+}
+
+impl SharedTail {
+    pub(crate) fn new(ring: usize) -> Self {
+        Self(Rc::new(RefCell::new(vec![0; 4096 + ring])))
+    }
+
+    pub(crate) fn lend(&self) -> Box<dyn TailMemory> {
+        Box::new(TailLoan {
+            home: self.clone(),
+            bytes: self.0.borrow().clone(),
+        })
+    }
+}
+
+impl AsRef<[u8]> for TailLoan {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsMut<[u8]> for TailLoan {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for TailLoan {
+    fn drop(&mut self) {
+        self.home.0.replace(std::mem::take(&mut self.bytes));
+    }
+}
+
+pub(crate) fn options(flush_mode: FlushMode) -> StoreOptions {
+    StoreOptions {
+        flush_mode,
+        segment_bytes: SEGMENT,
+        ..StoreOptions::default()
+    }
+}
+
+pub(crate) fn record<'a>(key: QueueKey, body: &'a [u8], keys: &'a [&'a str]) -> NewRecord<'a> {
+    NewRecord {
+        key,
+        topic: "Topic",
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: "127.0.0.1:5".parse().unwrap(),
+        store_timestamp: None,
+        store_host: "127.0.0.1:10911".parse().unwrap(),
+        reconsume_times: 0,
+        prepared_offset: 0,
+        body,
+        properties: b"",
+        tags_code: 7,
+        keys,
+    }
+}
+
+pub(crate) fn limits(messages: u32) -> ReadLimits {
+    ReadLimits {
+        messages,
+        bytes: 64 << 20,
+        entries_examined: 100_000,
+    }
+}
+
+pub(crate) fn bodies(out: &[u8]) -> Vec<Vec<u8>> {
+    gantry_protocol::message::RecordIter::new(out)
+        .map(|record| record.unwrap().body.to_vec())
+        .collect()
+}
+
+type Store = Rc<ShardStore<SimDisk>>;
+
+async fn open(disk: &SimDisk, tail: &SharedTail, mode: FlushMode) -> (Store, RecoveryReport) {
+    ShardStore::open(disk.clone(), tail.lend(), options(mode))
+        .await
+        .unwrap()
+}
+
+/// The process dies: its tasks go first, then what it owned.
+fn kill(disk: &SimDisk, store: Store) {
+    disk.kill();
+    assert_eq!(Rc::strong_count(&store), 1);
+    drop(store);
+}
+
+async fn read_all(store: &Store, key: QueueKey) -> Vec<Vec<u8>> {
+    let mut out = BytesMut::new();
+    let from = store.bounds(key).min;
+    let outcome = store
+        .read(key, from, limits(1 << 30), &|_| true, &mut out)
+        .await
+        .unwrap();
+    assert_eq!(outcome.next_offset, outcome.bounds.max);
+    bodies(&out)
+}
+
+#[test]
+fn records_come_back_hot_cold_and_after_a_kill() {
+    let disk = SimDisk::new(1);
+    let tail = SharedTail::new(1 << 20);
+    let key = QueueKey::new(3, 1);
+    let store = disk.block_on(async {
+        let (store, report) = open(&disk, &tail, FlushMode::Async).await;
+        assert!(report.created);
+        for n in 0..100u64 {
+            let body = n.to_string().repeat(10);
+            let appended = store.append(&record(key, body.as_bytes(), &["k"])).unwrap();
+            assert_eq!(appended.queue_offset, QueueOffset(n));
+            assert_eq!(store.bounds(key).max, QueueOffset(0), "not sealed yet");
+        }
+        store.seal();
+        let mut out = BytesMut::new();
+        let hot = store
+            .read_hot(key, QueueOffset(10), limits(5), &|_| true, &mut out)
+            .unwrap();
+        assert_eq!((hot.found, hot.next_offset), (5, QueueOffset(15)));
+        assert_eq!(bodies(&out)[0], b"10".repeat(10));
+        store
+    });
+    kill(&disk, store);
+    disk.block_on(async {
+        let (store, report) = open(&disk, &tail, FlushMode::Async).await;
+        assert_eq!((report.records, report.damage.len()), (100, 0));
+        assert!(report.runs_from_tail > 0);
+        assert_eq!(read_all(&store, key).await.len(), 100);
+        let mut out = BytesMut::new();
+        let cached = store.read_hot(key, QueueOffset(0), limits(32), &|_| true, &mut out);
+        assert_eq!(cached.unwrap().found, 32);
+        let found = store
+            .query_key(TopicId(3), "k", 0, u64::MAX, 200)
+            .await
+            .unwrap();
+        assert_eq!(found.len(), 100);
+        let newest = store.record_at(found[0]).await.unwrap();
+        assert_eq!(bodies(&newest), [b"99".repeat(10)]);
+        let wrong = store.record_at(PhysicalOffset(found[0].0 + 1)).await;
+        assert!(matches!(wrong, Err(ReadError::Damaged { .. })));
+        let beyond = store.record_at(PhysicalOffset(1 << 40)).await;
+        assert!(matches!(beyond, Err(ReadError::Outside { .. })));
+        let appended = store.append(&record(key, b"next", &[])).unwrap();
+        assert_eq!(appended.queue_offset, QueueOffset(100));
+    });
+}
+
+#[test]
+fn a_clean_shutdown_leaves_nothing_to_replay() {
+    let disk = SimDisk::new(2);
+    let key = QueueKey::new(1, 0);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Async).await;
+        store.append(&record(key, b"a", &[])).unwrap();
+        store.seal();
+        store.shutdown().await.unwrap();
+        assert_eq!(
+            store.append(&record(key, b"b", &[])),
+            Err(AppendError::Closed)
+        );
+    });
+    disk.cut_power();
+    disk.block_on(async {
+        let (store, report) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Async).await;
+        assert_eq!((report.runs_from_disk, report.runs_from_tail), (0, 0));
+        assert_eq!(read_all(&store, key).await, [b"a"]);
+        let time = store
+            .store_time_at(key, QueueOffset(0))
+            .await
+            .unwrap()
+            .unwrap();
+        let at = store
+            .search_by_time(key, time, Boundary::Lower)
+            .await
+            .unwrap();
+        assert_eq!(at, QueueOffset(0));
+        let late = StoreTimestamp(time.0 + 1);
+        let at = store
+            .search_by_time(key, late, Boundary::Lower)
+            .await
+            .unwrap();
+        assert_eq!(at, QueueOffset(1));
+    });
+}
+
+#[test]
+fn sync_shows_nothing_before_it_is_durable() {
+    let disk = SimDisk::new(3);
+    let key = QueueKey::new(1, 0);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Sync).await;
+        let end = store.append(&record(key, b"a", &[])).unwrap().end;
+        store.seal();
+        assert_eq!(store.bounds(key).max, QueueOffset(0));
+        store.until_committed(end).await.unwrap();
+        assert_eq!(store.bounds(key).max, QueueOffset(1));
+    });
+    disk.cut_power();
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Sync).await;
+        assert_eq!(read_all(&store, key).await, [b"a"]);
+    });
+}
+
+#[test]
+fn async_writes_within_the_delay_and_syncs_within_the_interval() {
+    let disk = SimDisk::new(4);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Async).await;
+        let end = store
+            .append(&record(QueueKey::new(1, 0), b"a", &[]))
+            .unwrap()
+            .end;
+        store.seal();
+        disk.sleep_ms(15).await;
+        assert!(store.stable() >= end);
+        assert!(store.committed() < end);
+        disk.sleep_ms(510).await;
+        assert!(store.committed() >= end);
+    });
+}
+
+#[test]
+fn large_records_wrap_and_roll() {
+    let disk = SimDisk::new(5);
+    let tail = SharedTail::new(16 << 20);
+    let key = QueueKey::new(1, 0);
+    let sizes = [
+        3 << 20,
+        100,
+        2 << 20,
+        4 << 20,
+        7,
+        1 << 20,
+        4 << 20,
+        4 << 20,
+        1000,
+        3 << 20,
+    ];
+    let store = disk.block_on(async {
+        let (store, _) = open(&disk, &tail, FlushMode::Async).await;
+        for (n, size) in (0u8..).zip(sizes) {
+            append_patiently(&disk, &store, &record(key, &vec![n; size], &[])).await;
+        }
+        let too_large = vec![0; 5 << 20];
+        let refused = store.append(&record(key, &too_large, &[]));
+        assert!(matches!(refused, Err(AppendError::TooLarge { .. })));
+        store
+    });
+    kill(&disk, store);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &tail, FlushMode::Async).await;
+        let found = read_all(&store, key).await;
+        assert_eq!(found.len(), sizes.len());
+        for ((body, size), n) in found.iter().zip(sizes).zip(0u8..) {
+            assert!(body.len() == size && body.iter().all(|byte| *byte == n));
+        }
+    });
+}
+
+pub(crate) async fn append_patiently(disk: &SimDisk, store: &Store, record: &NewRecord<'_>) {
+    for _ in 0..10_000 {
+        match store.append(record) {
+            Ok(_) => {
+                store.seal();
+                return;
+            }
+            Err(AppendError::TailFull { .. }) => disk.sleep_ms(1).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    panic!("the tail stays full");
+}
+
+#[test]
+fn a_failed_sync_poisons() {
+    for mode in [FlushMode::Async, FlushMode::Sync] {
+        let disk = SimDisk::new(6);
+        disk.block_on(async {
+            let (store, _) = open(&disk, &SharedTail::new(1 << 20), mode).await;
+            let key = QueueKey::new(1, 0);
+            disk.sleep_ms(1000).await;
+            disk.fail_after(SimOp::Sync, 0, crate::disk::DiskErrorKind::Io);
+            let end = store.append(&record(key, b"a", &[])).unwrap().end;
+            store.seal();
+            let waited = store.until_committed(end).await;
+            assert!(
+                matches!(waited, Err(FlushError::Poisoned { .. })),
+                "{waited:?}"
+            );
+            let refused = store.append(&record(key, b"b", &[]));
+            assert!(matches!(refused, Err(AppendError::Poisoned { .. })));
+            assert!(store.poisoned().is_some());
+        });
+    }
+}
+
+#[test]
+fn a_full_device_refuses_and_loses_nothing() {
+    let disk = SimDisk::new(7);
+    let tail = SharedTail::new(4 << 20);
+    let key = QueueKey::new(1, 0);
+    let body = vec![1; 100_000];
+    let taken = disk.block_on(async {
+        let (store, _) = open(&disk, &tail, FlushMode::Async).await;
+        disk.set_capacity(2 * SEGMENT + (1 << 20));
+        let mut taken = 0u64;
+        let reason = loop {
+            match store.append(&record(key, &body, &[])) {
+                Ok(_) => taken += 1,
+                Err(AppendError::TailFull { .. }) => disk.sleep_ms(1).await,
+                Err(AppendError::StoreFull { reason }) => break reason,
+                Err(other) => panic!("{other}"),
+            }
+            store.seal();
+        };
+        assert!(reason.contains("no space"), "{reason}");
+        assert_eq!(store.bounds(key).max, QueueOffset(taken));
+        assert_eq!(read_all(&store, key).await.len() as u64, taken);
+        disk.set_capacity(u64::MAX);
+        disk.sleep_ms(2000).await;
+        store.append(&record(key, &body, &[])).unwrap();
+        let end = store.seal();
+        store.until_committed(end).await.unwrap();
+        taken + 1
+    });
+    disk.cut_power();
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(4 << 20), FlushMode::Async).await;
+        assert_eq!(read_all(&store, key).await.len() as u64, taken);
+    });
+}
+
+#[test]
+fn a_thousand_queues_come_back() {
+    let disk = SimDisk::new(8);
+    let tail = SharedTail::new(4 << 20);
+    let store = disk.block_on(async {
+        let (store, _) = open(&disk, &tail, FlushMode::Async).await;
+        for round in 0..5u16 {
+            for queue in 0..1000 {
+                let key = QueueKey::new(u32::from(queue % 7), queue);
+                append_patiently(&disk, &store, &record(key, &round.to_le_bytes(), &[])).await;
+            }
+            if round == 2 {
+                store.checkpoint().await.unwrap();
+            }
+        }
+        store.drop_topic(TopicId(6));
+        store
+    });
+    kill(&disk, store);
+    disk.block_on(async {
+        let (store, report) = open(&disk, &tail, FlushMode::Async).await;
+        assert!(report.records <= 2000, "{report:?}");
+        for queue in 0..1000 {
+            let key = QueueKey::new(u32::from(queue % 7), queue);
+            assert_eq!(store.bounds(key).max, QueueOffset(5), "{key:?}");
+            assert_eq!(read_all(&store, key).await[4], 4u16.to_le_bytes());
+        }
+    });
+}
+
+#[test]
+fn filters_and_limits() {
+    let disk = SimDisk::new(9);
+    let key = QueueKey::new(1, 0);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(1 << 20), FlushMode::Async).await;
+        for n in 0..20i64 {
+            let new = NewRecord {
+                tags_code: n % 4,
+                ..record(key, b"0123456789", &[])
+            };
+            store.append(&new).unwrap();
+        }
+        store.seal();
+        let mut out = BytesMut::new();
+        let read = |limits, out: &mut BytesMut| {
+            store
+                .read_hot(key, QueueOffset(2), limits, &|code| code == 1, out)
+                .unwrap()
+        };
+        let outcome = read(limits(2), &mut out);
+        assert_eq!((outcome.found, outcome.next_offset), (2, QueueOffset(13)));
+        let outcome = read(
+            ReadLimits {
+                bytes: 1,
+                ..limits(9)
+            },
+            &mut out,
+        );
+        assert_eq!((outcome.found, outcome.next_offset), (1, QueueOffset(9)));
+        let outcome = read(
+            ReadLimits {
+                entries_examined: 4,
+                ..limits(9)
+            },
+            &mut out,
+        );
+        assert_eq!((outcome.found, outcome.next_offset), (1, QueueOffset(6)));
+        assert_eq!(outcome.bounds.max, QueueOffset(20));
+        let nothing = store.read_hot(key, QueueOffset(20), limits(1), &|_| true, &mut out);
+        assert_eq!(nothing.unwrap().found, 0);
+    });
+}
