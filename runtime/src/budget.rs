@@ -2,8 +2,8 @@
 //!
 //! **Owns** the count of bytes charged against one bound.
 //! **Lives on** one data core; not `Send`, no lock.
-//! **Invariants** `used` never exceeds `limit` except by one charge that is larger than the whole limit
-//! while nothing else is charged, so that a single large frame cannot wait for ever.
+//! **Invariants** `used` never exceeds `limit` except by one charge that is larger than the whole
+//! limit while nothing else is charged, so that a single large frame cannot wait for ever.
 //! **Limits** the bound given at construction.
 //! **Not here** what to do when a charge is refused: the caller answers busy, waits or closes.
 

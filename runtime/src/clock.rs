@@ -3,8 +3,8 @@
 //! **Owns** the cached wall and monotonic time of one core.
 //! **Lives on** each data core; not `Send`.
 //! **Invariants** the monotonic time never goes back. The wall time may, when the host's does.
-//! **Limits** the cached values are as old as the last `refresh`; sockets, mesh and mailboxes refresh
-//! whenever they wake, so within a tick they differ from the truth by that tick's length.
+//! **Limits** the cached values are as old as the last `refresh`; sockets, mesh and mailboxes
+//! refresh whenever they wake, so within a tick they differ from the truth by that tick's length.
 //! **Not here** simulated time, which lives with the simulated disk of `storage`.
 
 use std::cell::Cell;

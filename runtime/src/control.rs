@@ -2,9 +2,10 @@
 //!
 //! **Owns** the thread, its start and stop, the restart budget of its actors.
 //! **Lives on** one thread of its own, unpinned, with a single-threaded tokio under actix.
-//! **Invariants** a panic in a guarded handler restarts that actor only: actix's `Supervisor` restarts after
-//! `ctx.stop()` but not after a panic (0.13), so the guard catches the unwind and stops the context. Over budget the
-//! process is asked to stop, with the actor's name and the cause.
+//! **Invariants** a panic in a guarded handler restarts that actor only: actix's `Supervisor`
+//! restarts after `ctx.stop()` but not after a panic (0.13), so the guard catches the unwind and
+//! stops the context. Over budget the process is asked to stop, with the actor's name and the
+//! cause.
 //! **Limits** [`RESTARTS_MAX`] restarts an actor within [`RESTART_WINDOW`].
 //! **Not here** which actors there are (`actors`), the mailboxes to the data cores (`mailbox`).
 
@@ -36,8 +37,9 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts the thread and, inside its actix system, the future that `make` gives; returns once the system
-    /// runs. The future usually starts the actors and then waits for `shutdown`; when it ends, the system stops.
+    /// Starts the thread and, inside its actix system, the future that `make` gives; returns once
+    /// the system runs. The future usually starts the actors and then waits for `shutdown`; when it
+    /// ends, the system stops.
     ///
     /// # Errors
     /// The thread could not be made.
@@ -198,8 +200,9 @@ impl RestartBudget {
     }
 }
 
-/// Runs one handler's work. `None` means it panicked: the cause is logged, and the actor's context stops so
-/// that its supervisor restarts it. Return whatever stands for "try again" to the caller then.
+/// Runs one handler's work. `None` means it panicked: the cause is logged, and the actor's context
+/// stops so that its supervisor restarts it. Return whatever stands for "try again" to the caller
+/// then.
 pub fn guard<A, R>(
     budget: &RestartBudget,
     context: &mut A::Context,
@@ -220,8 +223,8 @@ where
     }
 }
 
-/// Runs a future to its end or its panic, whose text is the error. For the futures that a handler spawns: call
-/// [`RestartBudget::note`] on an error, or use [`guard_task`].
+/// Runs a future to its end or its panic, whose text is the error. For the futures that a handler
+/// spawns: call [`RestartBudget::note`] on an error, or use [`guard_task`].
 ///
 /// # Errors
 /// The panic's text.
@@ -245,8 +248,8 @@ fn text(payload: Box<dyn Any + Send>) -> String {
     panic_text(payload.as_ref())
 }
 
-/// A background task of the control plane that is made anew after a panic, within `budget`; ends when its
-/// future ends or the budget is spent.
+/// A background task of the control plane that is made anew after a panic, within `budget`; ends
+/// when its future ends or the budget is spent.
 pub async fn guard_task<F, Fut>(budget: RestartBudget, make: F)
 where
     F: Fn() -> Fut,

@@ -1,4 +1,10 @@
 //! What can go wrong while the runtime starts.
+//!
+//! **Owns** the errors of starting: rings, cores, the control plane's thread, listening.
+//! **Lives on** whichever thread starts things.
+//! **Invariants** each text names what was wanted and what to change.
+//! **Limits** none.
+//! **Not here** errors of a room's own operations (mailbox, client, disk), which stay beside it.
 
 use std::net::SocketAddr;
 

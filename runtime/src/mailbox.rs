@@ -3,14 +3,14 @@
 //! **Owns** the flume channels at the seam and their bounds.
 //! **Lives on** both planes: one end on a data core, the other on the control plane's thread.
 //! **Invariants** the data side never waits: a full mailbox gives the message back. Messages of one
-//! sender arrive in the order they were sent. The receiving side takes whatever has piled up in one go, so
-//! a wake-up (20-50 us for a parked core) is paid once for a batch.
+//! sender arrive in the order they were sent. The receiving side takes whatever has piled up in one
+//! go, so a wake-up (20-50 us for a parked core) is paid once for a batch.
 //! **Limits** [`MAILBOX_MESSAGES_MAX`] unless the caller chooses less; one batch is at most
 //! [`BATCH_MESSAGES_MAX`].
 //! **Not here** messages between data cores (`mesh`).
 
-/// Most messages waiting in one mailbox. A control message is small (a heartbeat, a topic change): at
-/// about 1 KiB each this bounds one mailbox to some 16 MiB.
+/// Most messages waiting in one mailbox. A control message is small (a heartbeat, a topic change):
+/// at about 1 KiB each this bounds one mailbox to some 16 MiB.
 pub const MAILBOX_MESSAGES_MAX: usize = 16 * 1024;
 /// Most messages handed out in one batch, so that a flood cannot hold a core for long.
 pub const BATCH_MESSAGES_MAX: usize = 1024;

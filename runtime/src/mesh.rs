@@ -2,11 +2,11 @@
 //!
 //! **Owns** the channels between the data cores and what waits to be sent on them.
 //! **Lives on** each data core: a seat is made before the cores start and joined on its core.
-//! **Invariants** messages from one core to another arrive in the order they were sent. A message sent to
-//! the own core takes the same road, so callers need no special case. Sending never waits.
-//! **Limits** [`WAITING_MESSAGES_MAX`] messages wait per target beyond the [`CHANNEL_BATCHES_MAX`] batches
-//! under way; above that `send` gives the message back, which means busy. A batch is at most
-//! [`WAITING_MESSAGES_MAX`] messages.
+//! **Invariants** messages from one core to another arrive in the order they were sent. A message
+//! sent to the own core takes the same road, so callers need no special case. Sending never waits.
+//! **Limits** [`WAITING_MESSAGES_MAX`] messages wait per target beyond the [`CHANNEL_BATCHES_MAX`]
+//! batches under way; above that `send` gives the message back, which means busy. A batch is at
+//! most [`WAITING_MESSAGES_MAX`] messages.
 //! **Not here** the control plane's mailboxes (`mailbox`).
 
 use std::cell::RefCell;
@@ -73,8 +73,8 @@ struct Lane<M> {
 }
 
 impl<M: Send + 'static> Mesh<M> {
-    /// Joins the mesh: every core must do so. `on_batch(from, batch)` is called for each batch that arrives; what
-    /// it leaves in the batch is dropped.
+    /// Joins the mesh: every core must do so. `on_batch(from, batch)` is called for each batch that
+    /// arrives; what it leaves in the batch is dropped.
     pub fn join(
         core: &CoreContext,
         seat: MeshSeat<M>,

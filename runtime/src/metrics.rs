@@ -13,7 +13,8 @@ use hdrhistogram::Histogram;
 
 /// Longest time a stage histogram tells apart, in microseconds (one minute).
 pub const STAGE_US_MAX: u64 = 60_000_000;
-/// Significant digits of a stage histogram: 1 % is enough to see a tail, and keeps one at some 20 KiB.
+/// Significant digits of a stage histogram: 1 % is enough to see a tail, and keeps one at some 20
+/// KiB.
 const STAGE_DIGITS: u8 = 2;
 
 /// The timed stages of a request.
@@ -164,7 +165,8 @@ impl Snapshot {
         mine.mesh_batches += more.mesh_batches;
         mine.mesh_messages += more.mesh_messages;
         for (into, from) in self.stages.iter_mut().zip(&other.stages) {
-            // Same bounds on both sides, so adding cannot fail; if it did, a report would miss a core.
+            // Same bounds on both sides, so adding cannot fail; if it did, a report would miss a
+            // core.
             if into.add(from).is_err() {
                 tracing::warn!("histograms of two cores differ in their bounds");
             }

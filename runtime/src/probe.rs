@@ -1,10 +1,10 @@
 //! What this machine offers, and what to do where it is not enough.
 //!
 //! **Owns** the capability report of start-up and of `gantry doctor`.
-//! **Lives on** the main thread, before any executor: glommio panics with a misleading text where `io_uring`
-//! is denied.
-//! **Invariants** probing leaves nothing behind and needs no privilege; what it raises (memlock, open
-//! files) it raises only up to what the process may.
+//! **Lives on** the main thread, before any executor: glommio panics with a misleading text where
+//! `io_uring` is denied.
+//! **Invariants** probing leaves nothing behind and needs no privilege; what it raises (memlock,
+//! open files) it raises only up to what the process may.
 //! **Limits** the data folder's file system is probed with one written block.
 //! **Not here** choosing cores (`topology`), the tail's place (`glommio_disk`).
 
@@ -201,18 +201,21 @@ pub fn ring() -> Finding {
             "the kernel forbids it to all: sysctl -w kernel.io_uring_disabled=0".to_owned()
         }
         (io::ErrorKind::PermissionDenied, "1") => {
-            "the kernel allows it to one group: sysctl -w kernel.io_uring_disabled=0, or add the user to the \
+            "the kernel allows it to one group: sysctl -w kernel.io_uring_disabled=0, or add the \
+             user to the \
              group of kernel.io_uring_group"
                 .to_owned()
         }
         (io::ErrorKind::PermissionDenied, _) => {
-            "a container's seccomp profile forbids it: run with a profile that allows io_uring_setup, \
+            "a container's seccomp profile forbids it: run with one that allows io_uring_setup, \
              io_uring_enter and io_uring_register (docker: --security-opt seccomp=FILE)"
                 .to_owned()
         }
         (io::ErrorKind::Unsupported, _) => "the kernel is built without it; use another".to_owned(),
         (io::ErrorKind::OutOfMemory, _) => {
-            "the memlock limit is too low: ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit".to_owned()
+            "the memlock limit is too low: ulimit -l unlimited, or LimitMEMLOCK=infinity in the \
+             unit"
+                .to_owned()
         }
         _ => "unexpected; see the kernel's log".to_owned(),
     };
@@ -269,7 +272,7 @@ pub fn memlock(cores: usize) -> Finding {
             name,
             Status::Warn,
             format!("{}, {} wanted for {cores} cores", kib(bytes), kib(need)),
-            "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit, or fewer --cores; without it \
+            "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit, or fewer --cores; else \
              buffers are not registered or a core does not start",
         ),
     }
@@ -300,7 +303,8 @@ pub fn open_files() -> Finding {
     }
 }
 
-/// Raises a soft limit towards `wanted`, the hard limit as well where privileged; `None` is unlimited.
+/// Raises a soft limit towards `wanted`, the hard limit as well where privileged; `None` is
+/// unlimited.
 fn raise(resource: Resource, wanted: u64) -> Option<u64> {
     let limit = getrlimit(resource);
     let soft = limit.current?;

@@ -2,10 +2,11 @@
 //!
 //! **Owns** the threads, their glommio executors, their task queues and the news of their end.
 //! **Lives on** the main thread (the handle) and on each data core (the context).
-//! **Invariants** a panic anywhere on a core ends that core, is reported with its cause and asks the
-//! process to stop: queues of a half-dead core must not look alive. All cores have started when
+//! **Invariants** a panic anywhere on a core ends that core, is reported with its cause and asks
+//! the process to stop: queues of a half-dead core must not look alive. All cores have started when
 //! [`DataCores::start`] returns.
-//! **Limits** [`IO_MEMORY_BYTES`] of registered memory a core; [`PREEMPT`] between two polls of the ring.
+//! **Limits** [`IO_MEMORY_BYTES`] of registered memory a core; [`PREEMPT`] between two polls of the
+//! ring.
 //! **Not here** what runs on a core (`actors`), which CPU it is (`topology`).
 
 use std::future::Future;
@@ -41,8 +42,8 @@ pub const SPIN_US_MAX: u64 = 10_000;
 pub struct CorePlan {
     /// One entry a core.
     pub placements: Vec<Placement>,
-    /// Microseconds to spin before parking: 0 saves power, 200 cuts the wake-up of a core from some 50 to
-    /// 16 us. Pinned cores only; at most [`SPIN_US_MAX`].
+    /// Microseconds to spin before parking: 0 saves power, 200 cuts the wake-up of a core from some
+    /// 50 to 16 us. Pinned cores only; at most [`SPIN_US_MAX`].
     pub spin_us: u64,
     /// Prefix of the thread names; the core's number follows.
     pub name: String,
@@ -118,9 +119,10 @@ pub struct DataCores {
 }
 
 impl DataCores {
-    /// Starts one executor per placement and runs `make(context, seat)` on each; `seats` holds what each
-    /// core takes with it (mesh seats, mailboxes), one entry a core. Returns when every executor
-    /// exists; `make`'s future then runs until it ends by itself, usually after `context.shutdown`.
+    /// Starts one executor per placement and runs `make(context, seat)` on each; `seats` holds what
+    /// each core takes with it (mesh seats, mailboxes), one entry a core. Returns when every
+    /// executor exists; `make`'s future then runs until it ends by itself, usually after
+    /// `context.shutdown`.
     ///
     /// # Errors
     /// An executor could not be made; the others are told to stop.

@@ -1,12 +1,14 @@
 //! The ordered stop and its report.
 //!
-//! **Owns** the process-wide "stop now" signal with its reason, and the record of how stopping went.
+//! **Owns** the process-wide "stop now" signal with its reason, and the record of how stopping
+//! went.
 //! **Lives on** any thread; the handle is `Send + Sync` and cheap to clone.
-//! **Invariants** the first reason wins; whoever waits is woken exactly once and late waiters return
-//! at once.
-//! **Limits** a step that overruns its limit is reported as late, not killed: killing a log writer in
-//! its last sync would be worse than waiting.
-//! **Not here** signal handlers (`server`): they call [`Shutdown::trigger`] from signal-hook's thread.
+//! **Invariants** the first reason wins; whoever waits is woken exactly once and late waiters
+//! return at once.
+//! **Limits** a step that overruns its limit is reported as late, not killed: killing a log writer
+//! in its last sync would be worse than waiting.
+//! **Not here** signal handlers (`server`): they call [`Shutdown::trigger`] from signal-hook's
+//! thread.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

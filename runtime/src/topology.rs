@@ -2,8 +2,8 @@
 //!
 //! **Owns** the reading of `--cores`, the default count and the placement.
 //! **Lives on** the main thread, at start.
-//! **Invariants** a plan has 1 to [`DATA_CORES_MAX`] cores; a pinned CPU is one this process may use,
-//! and no CPU is pinned twice.
+//! **Invariants** a plan has 1 to [`DATA_CORES_MAX`] cores; a pinned CPU is one this process may
+//! use, and no CPU is pinned twice.
 //! **Limits** [`DATA_CORES_MAX`].
 //! **Not here** the executors themselves (`shard`).
 
@@ -45,8 +45,9 @@ pub fn data_cores_default(cpus: usize) -> usize {
 
 /// Turns `--cores` (`None`: the default) into placements.
 ///
-/// A plain number is a count: pinned when it leaves a CPU for the control plane, else unbound. A value with a
-/// comma or a dash is a list of CPUs (`0,2-3`), always pinned; write `2,` for CPU 2 alone.
+/// A plain number is a count: pinned when it leaves a CPU for the control plane, else unbound. A
+/// value with a comma or a dash is a list of CPUs (`0,2-3`), always pinned; write `2,` for CPU 2
+/// alone.
 ///
 /// # Errors
 /// The value cannot be read, is empty, too long, or names a CPU outside `allowed`.

@@ -52,7 +52,8 @@ impl GlommioFile {
                 let reserved = file.pre_allocate(len, false).await;
                 if let Err(error) = reserved {
                     let error = fault("reserve", name, &io_error(error));
-                    // The open is what failed for the caller; the empty file is overwritten by the next try.
+                    // The open is what failed for the caller; the empty file is overwritten by the
+                    // next try.
                     let _ = file.close().await;
                     return Err(error);
                 }

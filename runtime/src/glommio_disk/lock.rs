@@ -21,7 +21,7 @@ const PID_BYTES_MAX: u64 = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{} is in use by process {pid}; stop it first or choose another data folder", folder.display())]
+    #[error("{} is in use by process {pid}; stop it or choose another folder", folder.display())]
     Held {
         /// The data folder.
         folder: PathBuf,

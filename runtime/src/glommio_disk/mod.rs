@@ -2,9 +2,9 @@
 //!
 //! **Owns** `gantry_storage::Disk` on glommio, the shared-memory tail's mapping, the store's lock.
 //! **Lives on** a data core; the lock and the tail's place are chosen on the main thread.
-//! **Invariants** reads and writes bypass the page cache and never block the core; rare operations on
-//! folders go to glommio's blocking thread. A file system without direct I/O is refused at the start, not
-//! at the first write.
+//! **Invariants** reads and writes bypass the page cache and never block the core; rare operations
+//! on folders go to glommio's blocking thread. A file system without direct I/O is refused at the
+//! start, not at the first write.
 //! **Limits** one root folder; positions and lengths are multiples of 4096.
 //! **Not here** what is written (`gantry_storage`).
 
@@ -69,7 +69,8 @@ struct Inner {
 }
 
 impl GlommioDisk {
-    /// Opens `root`, making it if it is missing; background tasks run in `queue`. Must run on a data core.
+    /// Opens `root`, making it if it is missing; background tasks run in `queue`. Must run on a
+    /// data core.
     ///
     /// # Errors
     /// The folder cannot be used, or has no direct I/O.
@@ -138,9 +139,10 @@ impl GlommioDisk {
     }
 }
 
-/// glommio 0.9 reads the first file that it opens on a device with a polled read, and takes any success
-/// as "this device polls". An empty file or an unwritten extent never reaches the device, so it guesses wrong,
-/// spins from then on, and later reads fail with EOPNOTSUPP. A file with one written block gives the right answer.
+/// glommio 0.9 reads the first file that it opens on a device with a polled read, and takes any
+/// success as "this device polls". An empty file or an unwritten extent never reaches the device,
+/// so it guesses wrong, spins from then on, and later reads fail with EOPNOTSUPP. A file with one
+/// written block gives the right answer.
 async fn settle_polling(root: &Path) -> io::Result<()> {
     // Cores start at the same time: each uses a name of its own.
     let name = format!(".probe-{}-{}", std::process::id(), glommio::executor().id());

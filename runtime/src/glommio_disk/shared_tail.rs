@@ -2,8 +2,9 @@
 //!
 //! **Owns** the file behind a shard's tail, its place and its mapping.
 //! **Lives on** the shard's core; the place is chosen on the main thread.
-//! **Invariants** the file's whole length is reserved before it is mapped, so a full tmpfs is an error here and not
-//! a SIGBUS at the first record. The store's lock keeps other processes from mapping it.
+//! **Invariants** the file's whole length is reserved before it is mapped, so a full tmpfs is an
+//! error here and not a SIGBUS at the first record. The store's lock keeps other processes from
+//! mapping it.
 //! **Limits** [`TAIL_BYTES_MAX`].
 //! **Not here** what the bytes mean (`gantry_storage::tail`).
 
@@ -65,8 +66,8 @@ pub struct TailPlace {
 }
 
 impl TailPlace {
-    /// Chooses the folder: `tail_dir` when the operator named one, else `/dev/shm` where it outlives the process,
-    /// else the data folder.
+    /// Chooses the folder: `tail_dir` when the operator named one, else `/dev/shm` where it
+    /// outlives the process, else the data folder.
     pub fn choose(tail_dir: Option<&Path>, data: &Path) -> Self {
         if let Some(folder) = tail_dir {
             let why = "tailDir".to_owned();
@@ -108,9 +109,9 @@ pub struct SharedTail {
 }
 
 impl SharedTail {
-    /// Maps `path` with `bytes` bytes. An existing file keeps its content; one of another length keeps its
-    /// own length when that is longer (the last process used a larger tail, which must still be read),
-    /// and is grown with zeros when it is shorter.
+    /// Maps `path` with `bytes` bytes. An existing file keeps its content; one of another length
+    /// keeps its own length when that is longer (the last process used a larger tail, which must
+    /// still be read), and is grown with zeros when it is shorter.
     ///
     /// # Errors
     /// The file cannot be made, reserved (tmpfs is full) or mapped.

@@ -1,6 +1,7 @@
 //! A small client of the remoting protocol, for the control plane and the command line.
 //!
-//! **Owns** one connection to a broker or name server, its calls under way and what the peer pushes.
+//! **Owns** one connection to a broker or name server, its calls under way and what the peer
+//! pushes.
 //! **Lives on** tokio: the control plane's thread, or the command line's own runtime.
 //! **Invariants** every call ends: by its reply, its time limit or the end of the connection. Late
 //! replies are dropped. The connection ends when the last clone is dropped.
@@ -195,7 +196,8 @@ impl Client {
             inner: &self.inner,
             opaque,
         };
-        // Looked at after the call is on the list: the reader either sees it there, or had closed before.
+        // Looked at after the call is on the list: the reader either sees it there, or had closed
+        // before.
         if !self.is_open() {
             return Err(CallError::Closed { addr });
         }

@@ -2,11 +2,12 @@
 //!
 //! **Owns** the bytes of a frame whose end has not arrived yet, and the cutting of what has.
 //! **Lives on** the data core that accepted the connection: one task each.
-//! **Invariants** frames reach the handler in wire order, all complete ones of a read in one call; nothing
-//! is read while the connection is clogged; a length that cannot be a frame ends the connection before a
-//! byte is reserved for it.
-//! **Limits** one frame as `gantry_protocol::frame` says; one read is `READ_BYTES`; incomplete frames of all
-//! connections of the core together as `assembly_bytes_max` says. An idle connection holds no buffer.
+//! **Invariants** frames reach the handler in wire order, all complete ones of a read in one call;
+//! nothing is read while the connection is clogged; a length that cannot be a frame ends the
+//! connection before a byte is reserved for it.
+//! **Limits** one frame as `gantry_protocol::frame` says; one read is `READ_BYTES`; incomplete
+//! frames of all connections of the core together as `assembly_bytes_max` says. An idle connection
+//! holds no buffer.
 //! **Not here** writing (`writer`), the idle limit (`net::sweep`).
 
 use std::future::poll_fn;
@@ -52,8 +53,8 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
             session.until_unclogged().await;
         }
         let step = poll_fn(|cx| poll_step(net, session, &mut partial, cx)).await;
-        let mut frames = match step {
-            Ok(frames) => frames,
+        let (mut frames, full) = match step {
+            Ok(step) => step,
             Err(reason) => return reason,
         };
         if !session.is_open() {
@@ -68,18 +69,22 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
         }
         frames.clear();
         net.frames.set(frames);
-        // A peer that never stops sending must not keep the core from its other sessions.
-        glommio::yield_if_needed().await;
+        // A read that filled the scratch is followed by another at once: a peer that never stops
+        // sending must not keep the core from its other sessions.
+        if full {
+            glommio::executor().yield_now().await;
+        }
     }
 }
 
-/// One read and what it completes. Runs without an await, so the core's scratch is free again after it.
+/// One read, what it completes and whether it filled the scratch. Runs without an await, so the
+/// core's scratch is free again after it.
 fn poll_step<H: FrameHandler>(
     net: &Rc<Net<H>>,
     session: &Rc<Session>,
     partial: &mut Option<Partial>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Vec<Frame>, CloseReason>> {
+) -> Poll<Result<(Vec<Frame>, bool), CloseReason>> {
     let mut scratch = net.scratch.borrow_mut();
     let read = match session.poll_read(cx, &mut scratch) {
         Poll::Pending => return Poll::Pending,
@@ -96,7 +101,8 @@ fn poll_step<H: FrameHandler>(
         counts.bytes_in += read as u64;
         counts.frames_in += frames.len() as u64;
     });
-    Poll::Ready(cut.map(|()| frames))
+    let full = read == scratch.len();
+    Poll::Ready(cut.map(|()| (frames, full)))
 }
 
 /// Appends to `frames` what `fresh` completes and keeps the rest in `partial`.

@@ -2,15 +2,19 @@
 //!
 //! **Owns** the listening sockets of a core and their accept loops.
 //! **Lives on** each data core; the kernel deals connections out to the cores (`SO_REUSEPORT`).
-//! **Invariants** an accepted connection stays on its core. Two brokers never share a port by accident, although
-//! `SO_REUSEPORT` would let them: the first listener of a process looks before it binds.
-//! **Limits** `connections_max`; beyond it a connection is accepted and closed, so that its client learns at once.
+//! **Invariants** an accepted connection stays on its core. Two brokers never share a port by
+//! accident, although `SO_REUSEPORT` would let them: the first listener of a process looks before
+//! it binds.
+//! **Limits** `connections_max`; beyond it a connection is accepted and closed, so that its client
+//! learns at once.
 //! **Not here** what happens on a connection (`connection`).
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::future::or;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::session::{Accepted, Session};
@@ -42,11 +46,13 @@ pub(super) fn listen<H: FrameHandler>(
 }
 
 async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: SocketAddr) {
-    while !net.closing.get() {
-        match socket.accept().await {
-            Ok(stream) if net.closing.get() => drop(stream),
-            Ok(stream) => welcome(&net, stream, bound),
-            Err(error) => {
+    loop {
+        let closing = poll_fn(|cx| net.poll_closing(cx).map(|()| None));
+        let accepted = async { Some(socket.accept().await) };
+        match or(closing, accepted).await {
+            None => return,
+            Some(Ok(stream)) => welcome(&net, stream, bound),
+            Some(Err(error)) => {
                 tracing::warn!(%bound, %error, "accept failed");
                 glommio::timer::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
@@ -66,6 +72,12 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
     let local_addr = stream.local_addr().unwrap_or(bound);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer_addr, %error, "TCP_NODELAY refused");
+    }
+    // glommio binds with SO_REUSEPORT only. A lingering connection without SO_REUSEADDR would keep
+    // the next process from checking that its port is free with an exclusive bind (EADDRINUSE in
+    // FIN_WAIT2 and TIME_WAIT).
+    if let Err(error) = socket2::SockRef::from(&stream).set_reuse_address(true) {
+        tracing::debug!(%peer_addr, %error, "SO_REUSEADDR refused");
     }
     net.clock.refresh();
     net.metrics.count(|counts| {
@@ -87,8 +99,8 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
     spawn_into(net.queues.serve, connection::run(Rc::clone(net), session));
 }
 
-/// Whether a socket of this network namespace listens on an address that overlaps `addr`. Not knowing
-/// counts as no: binding then decides.
+/// Whether a socket of this network namespace listens on an address that overlaps `addr`. Not
+/// knowing counts as no: binding then decides.
 fn someone_listens(addr: SocketAddr) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
         let text = std::fs::read_to_string(table).unwrap_or_default();

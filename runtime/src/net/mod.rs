@@ -1,9 +1,10 @@
 //! The sockets of a data core, and the small client of the control plane.
 //!
-//! **Owns** what the network rooms share: the handler's trait, the limits, the core's network state.
+//! **Owns** what the network rooms share: the handler's trait, the limits, the core's network
+//! state.
 //! **Lives on** each data core, except `client`, which lives on tokio.
-//! **Invariants** one connection lives and dies on the core that accepted it; its frames reach the handler in
-//! the order of the wire; a bad frame costs its own connection only.
+//! **Invariants** one connection lives and dies on the core that accepted it; its frames reach the
+//! handler in the order of the wire; a bad frame costs its own connection only.
 //! **Limits** [`NetOptions`], whose defaults are the constants of this room.
 //! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
 
@@ -17,6 +18,7 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use gantry_protocol::frame::Frame;
@@ -30,8 +32,8 @@ pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;
 
-/// A connection that sends nothing for this long is closed (netty's `serverChannelMaxIdleTimeSeconds`,
-/// 120 s, 5.5.0).
+/// A connection that sends nothing for this long is closed (netty's
+/// `serverChannelMaxIdleTimeSeconds`, 120 s, 5.5.0).
 pub const IDLE_MS: u64 = 120_000;
 /// How often the idle limit is looked at.
 const SWEEP_MS: u64 = 1_000;
@@ -39,8 +41,8 @@ const SWEEP_MS: u64 = 1_000;
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// While more than this waits to be written to a connection, nothing more is read from it.
 pub const OUT_BYTES_SOFT: usize = 1024 * 1024;
-/// A connection with more than this waiting is closed: its peer does not read, and pushes and late replies
-/// still arrive although nothing more is read from it.
+/// A connection with more than this waiting is closed: its peer does not read, and pushes and late
+/// replies still arrive although nothing more is read from it.
 pub const OUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// One read: long enough for 4 x 64 pipelined messages of 1 KiB.
 const READ_BYTES: usize = 256 * 1024;
@@ -107,6 +109,8 @@ pub struct Net<H> {
     /// The vector handed to the handler, kept for its capacity.
     frames: Cell<Vec<Frame>>,
     closing: Cell<bool>,
+    /// The accept loops, waiting for `closing`.
+    acceptors: RefCell<Vec<Waker>>,
 }
 
 impl<H: FrameHandler> Net<H> {
@@ -130,15 +134,16 @@ impl<H: FrameHandler> Net<H> {
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             frames: Cell::new(Vec::new()),
             closing: Cell::new(false),
+            acceptors: RefCell::default(),
         });
         core.spawn_serve(writer::run(Rc::downgrade(&net.lane)));
         core.spawn_clean(sweep(Rc::downgrade(&net)));
         net
     }
 
-    /// Listens on `addr` and accepts from then on. With port 0 the system chooses; the chosen address comes
-    /// back, for the other cores to listen on as well. The first core of a process passes
-    /// `Claim::First`, which refuses an address that another process listens on.
+    /// Listens on `addr` and accepts from then on. With port 0 the system chooses; the chosen
+    /// address comes back, for the other cores to listen on as well. The first core of a process
+    /// passes `Claim::First`, which refuses an address that another process listens on.
     ///
     /// # Errors
     /// The address is in use or the system refuses.
@@ -155,9 +160,24 @@ impl<H: FrameHandler> Net<H> {
         &self.peers
     }
 
-    /// Stops accepting, closes every connection once its output is written, waits for that at most `limit`.
+    fn poll_closing(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.closing.get() {
+            return Poll::Ready(());
+        }
+        let mut acceptors = self.acceptors.borrow_mut();
+        if !acceptors.iter().any(|waker| waker.will_wake(cx.waker())) {
+            acceptors.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Stops accepting, closes every connection once its output is written, waits for that at most
+    /// `limit`.
     pub async fn close(&self, limit: Duration) {
         self.closing.set(true);
+        for acceptor in self.acceptors.take() {
+            acceptor.wake();
+        }
         for session in self.peers.all() {
             session.close_after_flush();
         }

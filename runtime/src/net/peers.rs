@@ -2,8 +2,8 @@
 //!
 //! **Owns** the slab that turns a [`PeerRef`] into its [`Session`] in O(1).
 //! **Lives on** one data core; a `PeerRef` itself may travel anywhere.
-//! **Invariants** a slot's generation grows each time the slot is taken, so a stale `PeerRef` misses and never
-//! finds a stranger.
+//! **Invariants** a slot's generation grows each time the slot is taken, so a stale `PeerRef`
+//! misses and never finds a stranger.
 //! **Limits** as many slots as connections were open at once; slots are reused, never returned.
 //! **Not here** what a client is (producer, consumer): `actors`.
 

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the socket, what waits to be written to it, and its end.
 //! **Lives on** the data core that accepted it; not `Send`. Other cores know it by its [`PeerRef`].
-//! **Invariants** bytes leave in the order they were appended; after the end nothing is appended; the socket
-//! is closed when its reader task ends, however many `Rc`s still point here.
+//! **Invariants** bytes leave in the order they were appended; after the end nothing is appended;
+//! the socket is closed when its reader task ends, however many `Rc`s still point here.
 //! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]).
 //! **Not here** reading (`connection`), the one write of a tick (`writer`).
 
@@ -115,8 +115,8 @@ impl Session {
         self.reason.get().is_none()
     }
 
-    /// The out buffer, to append whole frames to; follow with [`Session::flush_soon`]. The borrow must
-    /// end before any other call on this session. Appending to an ended session is harmless.
+    /// The out buffer, to append whole frames to; follow with [`Session::flush_soon`]. The borrow
+    /// must end before any other call on this session. Appending to an ended session is harmless.
     pub fn out(&self) -> RefMut<'_, BytesMut> {
         self.out.borrow_mut()
     }
@@ -160,7 +160,8 @@ impl Session {
         self.wake_drained();
     }
 
-    /// Ends the connection once its waiting output is written. Frames that arrive meanwhile are not handled.
+    /// Ends the connection once its waiting output is written. Frames that arrive meanwhile are not
+    /// handled.
     pub fn close_after_flush(self: &Rc<Self>) {
         self.end_after_flush.set(true);
         if self.out_bytes() == 0 {
@@ -238,13 +239,12 @@ impl Session {
         }
     }
 
-    /// Writes as much as the socket takes now. `Ready` when nothing waits any more. The second number counts
-    /// write calls.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
+    /// Writes as much as the socket takes now.
+    pub(super) fn try_flush(&self, cx: &mut Context<'_>) -> Flushed {
         let mut flushed = Flushed::default();
         let mut stream = self.stream.borrow_mut();
         let Some(stream) = stream.as_mut() else {
-            return Poll::Ready(flushed);
+            return flushed;
         };
         let mut out = self.out.borrow_mut();
         while !out.is_empty() {
@@ -262,13 +262,16 @@ impl Session {
                         out.advance(n);
                     }
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    flushed.pending = true;
+                    return flushed;
+                }
             }
         }
         if out.capacity() > OUT_KEEP_BYTES {
             *out = BytesMut::new();
         }
-        Poll::Ready(flushed)
+        flushed
     }
 
     /// After a write: whoever waits for room goes on, and a connection that should end does.
@@ -300,6 +303,8 @@ pub(super) struct Flushed {
     pub(super) bytes: usize,
     pub(super) calls: u64,
     pub(super) failed: bool,
+    /// The socket takes no more now; the waker is registered.
+    pub(super) pending: bool,
 }
 
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {

@@ -2,13 +2,13 @@
 //!
 //! **Owns** the list of sessions with something to write, and the task that writes it.
 //! **Lives on** each data core.
-//! **Invariants** a session is in the list at most once; everything appended to it by tasks that were ready
-//! before the writer's turn leaves in one system call. A socket that takes no more gets a task of its own
-//! until it has been drained, so it holds up nobody.
+//! **Invariants** a session is in the list at most once; everything appended to it by tasks that
+//! were ready before the writer's turn leaves in one system call. A socket that takes no more gets
+//! a task of its own until it has been drained, so it holds up nobody.
 //! **Limits** the list is bounded by the number of connections.
 //! **Not here** the bound of the out buffer (`session`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -25,7 +25,6 @@ pub(super) struct WriteLane {
     metrics: Rc<CoreMetrics>,
     dirty: RefCell<Vec<Rc<Session>>>,
     waker: RefCell<Option<Waker>>,
-    gone: Cell<bool>,
 }
 
 impl WriteLane {
@@ -35,7 +34,6 @@ impl WriteLane {
             metrics,
             dirty: RefCell::default(),
             waker: RefCell::default(),
-            gone: Cell::new(false),
         })
     }
 
@@ -48,7 +46,7 @@ impl WriteLane {
 
     fn poll_dirty(&self, cx: &Context<'_>, batch: &mut Vec<Rc<Session>>) -> Poll<()> {
         let mut dirty = self.dirty.borrow_mut();
-        if dirty.is_empty() && !self.gone.get() {
+        if dirty.is_empty() {
             *self.waker.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -56,22 +54,31 @@ impl WriteLane {
         Poll::Ready(())
     }
 
-    fn write(&self, session: &Rc<Session>) {
+    fn write(self: &Rc<Self>, session: &Rc<Session>) {
         let mut cx = Context::from_waker(Waker::noop());
-        match session.poll_flush(&mut cx) {
-            Poll::Ready(flushed) => {
-                self.metrics.count(|counts| {
-                    counts.writes += flushed.calls;
-                    counts.bytes_out += flushed.bytes as u64;
-                });
-                session.queued.set(false);
-                if flushed.failed {
-                    session.close(CloseReason::Peer);
-                }
-                session.after_flush();
-            }
-            Poll::Pending => spawn_into(self.queue, drain(Rc::clone(session))),
+        if self.flush(session, &mut cx) {
+            spawn_into(self.queue, drain(Rc::clone(self), Rc::clone(session)));
         }
+    }
+
+    /// Writes what the socket takes; true while something is left for later.
+    fn flush(&self, session: &Session, cx: &mut Context<'_>) -> bool {
+        let flushed = session.try_flush(cx);
+        self.metrics.count(|counts| {
+            counts.writes += flushed.calls;
+            counts.bytes_out += flushed.bytes as u64;
+        });
+        if flushed.pending {
+            // Room again for a reader that waits, although not all is written.
+            session.after_flush();
+            return session.is_open();
+        }
+        session.queued.set(false);
+        if flushed.failed {
+            session.close(CloseReason::Peer);
+        }
+        session.after_flush();
+        false
     }
 }
 
@@ -101,18 +108,15 @@ pub(super) async fn run(lane: Weak<WriteLane>) {
     }
 }
 
-/// Writes one session whose socket is full, until nothing waits.
-async fn drain(session: Rc<Session>) {
-    let flushed = poll_fn(|cx| {
-        if !session.is_open() {
-            return Poll::Ready(None);
+/// Writes one session whose socket is full, until nothing waits or it ends.
+async fn drain(lane: Rc<WriteLane>, session: Rc<Session>) {
+    poll_fn(|cx| {
+        if lane.flush(&session, cx) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
         }
-        session.poll_flush(cx).map(Some)
     })
     .await;
     session.queued.set(false);
-    if flushed.is_some_and(|flushed| flushed.failed) {
-        session.close(CloseReason::Peer);
-    }
-    session.after_flush();
 }
