@@ -199,7 +199,8 @@ apache_mix() {
   local ns port pid
   ns=$(free_port); port=$(free_port)
   if tests/peer/run.sh namesrv "$WORK/peer-ns" "$ns" 2>&1; then
-    printf '%s\n' "brokerName=gantry-mix" "listenPort=$port" "brokerIP1=127.0.0.1" "storePathRootDir=$WORK/mix" >"$WORK/mix.conf"
+    printf '%s\n' "brokerName=gantry-mix" "listenPort=$port" "bindAddress=127.0.0.1" \
+      "brokerIP1=127.0.0.1" "storePathRootDir=$WORK/mix" >"$WORK/mix.conf"
     if gantry_start gantry-mix-broker "$port" broker -c "$WORK/mix.conf" -n "127.0.0.1:$ns"; then
       pid=$GANTRY_PID
       interop gantry-broker-at-apache-namesrv "127.0.0.1:$ns" java "${MIX_CASES[@]}"
@@ -211,7 +212,8 @@ apache_mix() {
   tests/peer/run.sh stop "$WORK/peer-ns"
 
   ns=$(free_port); port=$(free_port)
-  if gantry_start gantry-mix-namesrv "$ns" namesrv --listen 127.0.0.1 --port "$ns" --data "$WORK/mix-ns"; then
+  if gantry_start gantry-mix-namesrv "$ns" namesrv --listen 127.0.0.1 --port "$ns" \
+    --set "kvConfigPath=$WORK/mix-kv.json" --set "configStorePath=$WORK/mix-namesrv.properties"; then
     pid=$GANTRY_PID
     if tests/peer/run.sh broker "$WORK/peer-broker" "$port" "127.0.0.1:$ns" 2>&1; then
       interop apache-broker-at-gantry-namesrv "127.0.0.1:$ns" java "${MIX_CASES[@]}"

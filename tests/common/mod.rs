@@ -2,6 +2,7 @@
 //! both need.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each suite compiles its own copy and uses a part of it"
 )]
 #![allow(

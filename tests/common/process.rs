@@ -87,13 +87,37 @@ impl Gantry {
     /// started: the suite then shows what another server does (Apache RocketMQ, by `tests/peer`).
     pub fn up(settings: &[&str]) -> Self {
         let mut gantry = Self::prepared(settings);
-        if let Ok(ip) = std::env::var("GANTRY_TEST_AGAINST") {
-            gantry.ip = ip.parse().unwrap();
-            return gantry;
+        if !gantry.is_elsewhere() {
+            gantry.start();
+            gantry.await_ready();
         }
-        gantry.start();
-        gantry.await_ready();
         gantry
+    }
+
+    /// A name server alone, ready to serve.
+    pub fn namesrv_alone(settings: &[&str]) -> Self {
+        let mut args = vec!["namesrv", "--listen", "{ip}", "--port", "9876"];
+        let files = [
+            "kvConfigPath={dir}/kv.json",
+            "configStorePath={dir}/namesrv.properties",
+        ];
+        for setting in files.iter().chain(settings) {
+            args.extend(["--set", setting]);
+        }
+        let mut gantry = Self::command(&args);
+        if !gantry.is_elsewhere() {
+            gantry.start();
+            gantry.await_listening(gantry.namesrv());
+        }
+        gantry
+    }
+
+    fn is_elsewhere(&mut self) -> bool {
+        let Ok(ip) = std::env::var("GANTRY_TEST_AGAINST") else {
+            return false;
+        };
+        self.ip = ip.parse().unwrap();
+        true
     }
 
     /// `gantry up`, not yet started.
