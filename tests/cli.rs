@@ -1,0 +1,134 @@
+//! The commands for people: send, receive, doctor, version.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use common::process::{Scratch, run};
+use common::{Gantry, fresh};
+use serde_json::Value;
+
+/// `gantry` with these arguments, pointed at this server; its standard output.
+fn ok(gantry: &Gantry, args: &[&str], stdin: &[u8]) -> String {
+    let namesrv = gantry.namesrv().to_string();
+    let (ok, out, err) = run(&[args, &["-n", &namesrv]].concat(), stdin);
+    assert!(ok, "{args:?}: {out}{err}");
+    out
+}
+
+#[test]
+fn what_is_sent_is_received_once_per_group() {
+    let gantry = Gantry::up(&[]);
+    let topic = fresh("cli");
+    ok(
+        &gantry,
+        &["send", &topic, "hello there", "--tag", "T", "--key", "k1"],
+        b"",
+    );
+    ok(
+        &gantry,
+        &["send", &topic, "-"],
+        "from standard input\nüöä".as_bytes(),
+    );
+    let got = ok(
+        &gantry,
+        &["receive", &topic, "--group", "g1", "--from", "first"],
+        b"",
+    );
+    let mut lines: Vec<&str> = got.lines().collect();
+    lines.sort_unstable();
+    assert!(lines.iter().any(|l| l.contains("hello there")), "{got}");
+    assert!(
+        lines.iter().any(|l| l.contains("from standard input")),
+        "{got}"
+    );
+    assert!(got.contains("üöä"), "{got}");
+    // The group has moved on; another one starts anew.
+    let again = ok(&gantry, &["receive", &topic, "--group", "g1"], b"");
+    assert!(!again.contains("hello there"), "{again}");
+    let other = ok(
+        &gantry,
+        &["receive", &topic, "--group", "g2", "--from", "first"],
+        b"",
+    );
+    assert!(other.contains("hello there"), "{other}");
+}
+
+#[test]
+fn json_holds_every_part_of_a_message() {
+    let gantry = Gantry::up(&[]);
+    let topic = fresh("json");
+    let send = [
+        "send",
+        &topic,
+        "body \"quoted\"",
+        "--tag",
+        "TagA",
+        "--key",
+        "k1",
+    ];
+    let more = ["--property", "colour=blue", "--queue", "1", "--count", "3"];
+    ok(&gantry, &[&send[..], &more].concat(), b"");
+    let args = [
+        "receive", &topic, "--group", "g", "--from", "first", "--json",
+    ];
+    let got = ok(&gantry, &args, b"");
+    let all: Vec<Value> = got
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
+        .collect();
+    assert_eq!(all.len(), 3, "{got}");
+    for message in &all {
+        let text = message.to_string();
+        for part in [
+            "body \\\"quoted\\\"",
+            "TagA",
+            "k1",
+            "colour",
+            "blue",
+            &topic,
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+    }
+}
+
+#[test]
+fn doctor_and_version_answer() {
+    let scratch = Scratch::new();
+    let data = scratch.path().display().to_string();
+    let (good, out, err) = run(&["doctor", "--data", &data], b"");
+    assert!(good, "{out}{err}");
+    for word in ["io_uring", "memlock", "O_DIRECT"] {
+        assert!(
+            out.to_lowercase().contains(&word.to_lowercase()),
+            "no {word} in: {out}"
+        );
+    }
+    let (good, out, _) = run(&["version"], b"");
+    assert!(good && out.contains(env!("CARGO_PKG_VERSION")), "{out}");
+}
+
+#[test]
+fn mistakes_end_with_a_reason() {
+    let (good, _, err) = run(&["send", "t", "x", "-n", "127.0.0.1:1"], b"");
+    assert!(!good && err.contains("127.0.0.1:1"), "{err}");
+    let (good, _, err) = run(&["up", "--set", "noSuchKey=1"], b"");
+    assert!(!good && err.contains("noSuchKey"), "{err}");
+    let (good, _, err) = run(&["dance"], b"");
+    assert!(!good && err.contains("dance"), "{err}");
+}
+
+#[test]
+fn the_start_prints_what_to_do_next() {
+    let gantry = Gantry::up(&[]);
+    let log = gantry.log();
+    for part in ["gantry send", "gantry receive", "data"] {
+        assert!(log.contains(part), "no '{part}' in: {log}");
+    }
+    assert!(log.contains(&gantry.namesrv().to_string()), "{log}");
+    assert!(log.contains(&gantry.broker().to_string()), "{log}");
+}

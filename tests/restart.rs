@@ -1,0 +1,288 @@
+//! An ordered stop and a new start: everything is as it was.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use common::client::{Pull, send_ext};
+use common::process::run;
+use common::{Client, Gantry, Record, code, ext, fresh, records, reply, until};
+
+/// Enough for several segments of 8 MiB.
+const BIG_COUNT: usize = 400;
+const BIG_BYTES: usize = 60_000;
+
+fn restart(gantry: &mut Gantry, signal: &str) {
+    assert!(
+        gantry.stop(signal).success(),
+        "an ordered stop ends with success"
+    );
+    gantry.start();
+    gantry.await_ready();
+}
+
+/// Sends numbered bodies, several on the way at once.
+fn fill(client: &mut Client, topic: &str, queue: i32, count: usize, bytes: usize) {
+    let mut waiting = 0;
+    for n in 0..count {
+        let mut body = format!("{n}:").into_bytes();
+        body.resize(bytes.max(body.len()), b'f');
+        let key = format!("key-{n}");
+        let props = [
+            ("KEYS", key.as_str()),
+            ("TAGS", if n % 2 == 0 { "even" } else { "odd" }),
+        ];
+        client.post(code::SEND_V2, &send_ext(topic, queue, &props, false), &body);
+        waiting += 1;
+        if waiting == 16 || n + 1 == count {
+            client.flush().unwrap();
+            for _ in 0..waiting {
+                client.next_reply().unwrap().expect(reply::SUCCESS);
+            }
+            waiting = 0;
+        }
+    }
+}
+
+#[test]
+fn messages_are_the_same_bytes_after_every_kind_of_stop() {
+    let mut gantry = Gantry::up(&[]);
+    let (topic, small) = (fresh("kept"), fresh("small"));
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    client.create_topic(&small, 3);
+    fill(&mut client, &topic, 0, BIG_COUNT, BIG_BYTES);
+    for queue in 0..3 {
+        fill(&mut client, &small, queue, 50, 10);
+    }
+    let before: Vec<Record> = client.drain(&topic, 0, 0);
+    let before_small: Vec<Record> = client.drain(&small, 1, 0);
+    assert_eq!((before.len(), before_small.len()), (BIG_COUNT, 50));
+    drop(client);
+    for (round, signal) in ["TERM", "INT", "KILL"].into_iter().enumerate() {
+        if signal == "KILL" {
+            gantry.kill9();
+            gantry.start();
+            gantry.await_ready();
+        } else {
+            restart(&mut gantry, signal);
+        }
+        let mut client = gantry.client();
+        assert!(client.drain(&topic, 0, 0) == before, "after {signal}");
+        assert!(client.drain(&small, 1, 0) == before_small, "after {signal}");
+        // New messages go on behind the old ones, in a queue that this test does not compare.
+        let sent = client.send(&small, 2, b"more", &[]).expect(reply::SUCCESS);
+        assert_eq!(
+            sent.number("queueOffset"),
+            50 + i64::try_from(round).unwrap()
+        );
+        // Filter, key index and times work on what was read back.
+        let odd = Pull::new(&small, 1, 0).tagged("odd").at_most(5);
+        let odd = records(&client.pull(&odd).expect(reply::SUCCESS).body);
+        assert_eq!(
+            odd.iter().map(|r| r.queue_offset).collect::<Vec<_>>(),
+            [1, 3, 5, 7, 9]
+        );
+        let time = before[200].store_timestamp;
+        let text = time.to_string();
+        let at = client.offset(code::SEARCH_OFFSET, &topic, 0, &[("timestamp", &text)]);
+        let expected = before
+            .iter()
+            .position(|r| r.store_timestamp >= time)
+            .unwrap();
+        assert_eq!(usize::try_from(at).unwrap(), expected);
+        let by_key = ext(&[
+            ("topic", &topic),
+            ("key", "key-123"),
+            ("maxNum", "8"),
+            ("beginTimestamp", "0"),
+            ("endTimestamp", "9223372036854775807"),
+        ]);
+        let found = client
+            .call(code::QUERY_MESSAGE, &by_key, b"")
+            .expect(reply::SUCCESS);
+        assert!(
+            records(&found.body) == [before[123].clone()],
+            "key after {signal}"
+        );
+        let viewed = ext(&[("offset", &before[7].physical_offset.to_string())]);
+        let viewed = client
+            .call(code::VIEW_MESSAGE, &viewed, b"")
+            .expect(reply::SUCCESS);
+        assert!(
+            records(&viewed.body) == [before[7].clone()],
+            "by offset after {signal}"
+        );
+    }
+}
+
+#[test]
+fn offsets_topics_and_groups_survive() {
+    let mut gantry = Gantry::up(&[]);
+    let (topic, deleted, group) = (fresh("t"), fresh("gone"), fresh("g"));
+    let mut client = gantry.client();
+    client.create_topic(&topic, 5);
+    client.create_topic(&deleted, 1);
+    fill(&mut client, &topic, 4, 10, 20);
+    fill(&mut client, &deleted, 0, 10, 20);
+    let named = ext(&[("topic", &deleted)]);
+    client
+        .call(code::DELETE_TOPIC_IN_BROKER, &named, b"")
+        .expect(0);
+    let at = |more: &[(&str, &str)]| {
+        let base = [
+            ("consumerGroup", group.as_str()),
+            ("topic", &topic),
+            ("queueId", "4"),
+        ];
+        ext(&base
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect::<Vec<_>>())
+    };
+    let heartbeat = serde_json::json!({"clientID": "c", "producerDataSet": [], "consumerDataSet": [{
+        "groupName": group, "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
+        "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "unitMode": false, "subscriptionDataSet": []}]});
+    client
+        .call(code::HEART_BEAT, &[], heartbeat.to_string().as_bytes())
+        .expect(0);
+    client
+        .call(
+            code::UPDATE_CONSUMER_OFFSET,
+            &at(&[("commitOffset", "7")]),
+            b"",
+        )
+        .expect(0);
+    drop(client);
+    restart(&mut gantry, "TERM");
+    let mut client = gantry.client();
+    let known = client
+        .call(code::QUERY_CONSUMER_OFFSET, &at(&[]), b"")
+        .expect(0);
+    assert_eq!(known.number("offset"), 7);
+    let mut namesrv = gantry.namesrv_client();
+    let route = namesrv
+        .call(code::ROUTE, &ext(&[("topic", &topic)]), b"")
+        .expect(0)
+        .text();
+    assert!(route.contains("\"readQueueNums\":5"), "{route}");
+    let retry = format!("%RETRY%{group}");
+    namesrv
+        .call(code::ROUTE, &ext(&[("topic", &retry)]), b"")
+        .expect(0);
+    let gone = namesrv.call(code::ROUTE, &named, b"");
+    assert_eq!(gone.code, reply::TOPIC_NOT_EXIST);
+    client.create_topic(&deleted, 1);
+    assert_eq!(client.offset(code::MAX_OFFSET, &deleted, 0, &[]), 0);
+    // An offset committed a second ago survives a kill, too.
+    client
+        .call(
+            code::UPDATE_CONSUMER_OFFSET,
+            &at(&[("commitOffset", "9")]),
+            b"",
+        )
+        .expect(0);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    let mut client = gantry.client();
+    let known = client
+        .call(code::QUERY_CONSUMER_OFFSET, &at(&[]), b"")
+        .expect(0);
+    assert_eq!(known.number("offset"), 9);
+}
+
+#[test]
+fn a_stop_answers_what_waits_and_says_what_it_did() {
+    let mut gantry = Gantry::up(&[]);
+    let topic = fresh("held");
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    client.post(
+        code::PULL,
+        &Pull::new(&topic, 0, 0).waiting(20_000).ext(),
+        b"",
+    );
+    client.flush().unwrap();
+    let from = std::time::Instant::now();
+    assert!(gantry.stop("INT").success());
+    assert!(
+        from.elapsed().as_secs() < 10,
+        "a held pull keeps the process for {:?}",
+        from.elapsed()
+    );
+    // Answered or closed; not left hanging.
+    let _ = client.next_reply();
+    assert!(!gantry.log().trim().is_empty(), "no report");
+}
+
+#[test]
+fn one_data_folder_serves_one_process() {
+    let gantry = Gantry::up(&[]);
+    let data = gantry.dir().join("data");
+    let ip = common::process::fresh_ip().to_string();
+    let args = ["up", "--data", data.to_str().unwrap(), "--listen", &ip];
+    let (ok, out, err) = run(&args, b"");
+    assert!(!ok, "a second process on the same data: {out}");
+    let said = format!("{out}{err}");
+    assert!(
+        said.contains(data.to_str().unwrap()),
+        "it does not name the folder: {said}"
+    );
+    // And the first one is not disturbed.
+    gantry
+        .client()
+        .send(&fresh("fine"), 0, b"x", &[])
+        .expect(reply::SUCCESS);
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let gantry = Gantry::up(&[]);
+    let scratch = common::process::Scratch::new();
+    let ip = gantry.ip().to_string();
+    let data = scratch.path().join("data").display().to_string();
+    let (ok, out, err) = run(&["up", "--data", &data, "--listen", &ip], b"");
+    assert!(!ok);
+    let said = format!("{out}{err}");
+    assert!(
+        said.contains("10911") || said.contains("9876") || said.contains("10909"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_restart_keeps_answers_in_step_with_the_log() {
+    // Many short lives with a little traffic each: offsets go on without a gap or a repeat.
+    let mut gantry = Gantry::up(&[]);
+    let topic = fresh("lives");
+    gantry.client().create_topic(&topic, 1);
+    for life in 0..6_i64 {
+        let mut client = gantry.client();
+        for n in 0..20_i64 {
+            let sent = client
+                .send(&topic, 0, &[u8::try_from(n).unwrap()], &[])
+                .expect(0);
+            assert_eq!(sent.number("queueOffset"), life * 20 + n);
+        }
+        drop(client);
+        if life % 2 == 0 {
+            restart(&mut gantry, "TERM");
+        } else {
+            gantry.kill9();
+            gantry.start();
+            gantry.await_ready();
+        }
+    }
+    let all = until(5, "all are readable", || {
+        let all = gantry.client().drain(&topic, 0, 0);
+        (all.len() == 120).then_some(all)
+    });
+    for (at, record) in all.iter().enumerate() {
+        assert_eq!(record.body, [u8::try_from(at % 20).unwrap()]);
+    }
+}
