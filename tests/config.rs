@@ -161,10 +161,10 @@ fn a_usual_file_works_and_its_keys_have_their_effect() {
     assert_eq!(answer.code, reply::TOPIC_NOT_EXIST, "{}", answer.remark);
     client.create_topic(&topic, 1);
     client
-        .send(&topic, 0, &[b'x'; 65_536], &[])
+        .send(&topic, 0, &vec![b'x'; 65_536], &[])
         .expect(reply::SUCCESS);
     assert_eq!(
-        client.send(&topic, 0, &[b'x'; 65_537], &[]).code,
+        client.send(&topic, 0, &vec![b'x'; 65_537], &[]).code,
         reply::MESSAGE_ILLEGAL
     );
     assert!(broker.dir().join("store").is_dir());

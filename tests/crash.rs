@@ -34,12 +34,12 @@ struct Acked {
 }
 
 /// Keeps a window of sends on the way until the connection breaks; what was acknowledged by then.
-fn send_until_broken(addr: SocketAddr, topic: String, who: i32, round: u32) -> Vec<Acked> {
+fn send_until_broken(addr: SocketAddr, topic: &str, who: i32, round: u32) -> Vec<Acked> {
     let queue = who % QUEUES;
     let mut client = Client::connect(addr);
     let mut waiting: HashMap<i32, Vec<u8>> = HashMap::new();
     let mut acked = Vec::new();
-    let mut dice = Dice(u64::from(round) * 10 + who.unsigned_abs() as u64);
+    let mut dice = Dice(u64::from(round * 10 + who.unsigned_abs()));
     for n in 0_u64.. {
         // Mostly small, sometimes several blocks, so that runs end anywhere in a block.
         let len = if dice.below(50) == 0 {
@@ -49,7 +49,7 @@ fn send_until_broken(addr: SocketAddr, topic: String, who: i32, round: u32) -> V
         };
         let mut body = format!("{round}/{who}/{n}/").into_bytes();
         body.resize(body.len() + len, b'.');
-        let opaque = client.post(code::SEND_V2, &send_ext(&topic, queue, &[], false), &body);
+        let opaque = client.post(code::SEND_V2, &send_ext(topic, queue, &[], false), &body);
         waiting.insert(opaque, body);
         if client.flush().is_err() {
             return acked;
@@ -118,7 +118,7 @@ fn kill_and_look(settings: &[&str]) {
         let senders: Vec<JoinHandle<Vec<Acked>>> = (0..CONNECTIONS)
             .map(|who| {
                 let (addr, topic) = (gantry.broker(), topic.clone());
-                std::thread::spawn(move || send_until_broken(addr, topic, who, round))
+                std::thread::spawn(move || send_until_broken(addr, &topic, who, round))
             })
             .collect();
         std::thread::sleep(Duration::from_millis(60 + dice.roll() % 240));

@@ -85,7 +85,7 @@ fn the_index_and_the_folders_hold_the_same() {
     for folder in fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
         for file in fs::read_dir(folder.path()).into_iter().flatten() {
             let name = file.unwrap().file_name().into_string().unwrap();
-            if name.ends_with(".frame") {
+            if Path::new(&name).extension().is_some_and(|e| e == "frame") {
                 found.insert(format!("{}/{name}", folder.file_name().to_string_lossy()));
             }
         }

@@ -89,7 +89,13 @@ fn route_json(client: &mut Client, topic: &str) -> Option<Value> {
 /// A route request as a client of this version writes it; the body of the answer.
 fn route_asked_by_version(client: &mut Client, topic: &str, version: i32, more: &str) -> String {
     let header = format!(
-        r#"{{"code":105,"language":"JAVA","version":{version},"opaque":77,"flag":0,"extFields":{{"topic":"{topic}"{more}}}}}"#
+        concat!(
+            r#"{{"code":105,"language":"JAVA","version":{version},"opaque":77,"flag":0,"#,
+            r#""extFields":{{"topic":"{topic}"{more}}}}}"#
+        ),
+        version = version,
+        topic = topic,
+        more = more
     );
     let mut bytes = u32::try_from(4 + header.len())
         .unwrap()
@@ -119,7 +125,7 @@ fn a_route_in_both_json_dialects() {
         ),
         name = name
     );
-    // From 4.9.4 (ordinal 401) on, or when asked for it, the keys are quoted: 513 is 5.5.0, 399 is 4.9.3.
+    // Keys are quoted from 4.9.4 (ordinal 401) on, or when asked for: 513 is 5.5.0, 399 4.9.3.
     let new = route_asked_by_version(&mut client, &topic, 513, "");
     assert_eq!(new, expected.replace("KEY", "\"0\""));
     let old = route_asked_by_version(&mut client, &topic, 399, "");

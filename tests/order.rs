@@ -146,7 +146,9 @@ fn several_connections_each_keep_their_own_order() {
             })
         })
         .collect();
-    senders.into_iter().for_each(|s| s.join().unwrap());
+    for sender in senders {
+        sender.join().unwrap();
+    }
     let all = stored(&mut gantry.client(), &topic, 0);
     assert_eq!(all.len(), 8_000);
     for who in 0..4 {

@@ -80,8 +80,11 @@ fn check_single(gantry: &Gantry, client: &mut Client, topic: &str, sent: &Frame,
     let std::net::IpAddr::V4(ip) = gantry.ip() else {
         panic!("IPv4")
     };
-    let octets: String = ip.octets().iter().map(|b| format!("{b:02X}")).collect();
-    assert_eq!(id[..16], format!("{octets}{:08X}", gantry.broker().port()));
+    let octets = u32::from(ip);
+    assert_eq!(
+        id[..16],
+        format!("{octets:08X}{:08X}", gantry.broker().port())
+    );
     assert_eq!(
         i64::from_str_radix(&id[16..], 16).unwrap(),
         record.physical_offset
@@ -272,7 +275,8 @@ fn an_unknown_topic_is_made_from_the_default_topic_and_routed_at_once() {
         .expect(reply::SUCCESS);
     let route: serde_json::Value = serde_json::from_slice(&route.body).unwrap();
     let queues = &route["queueDatas"][0];
-    // As many queues as the producer asked for (4 of the 8 of TBW102), and its right to hand down is not inherited.
+    // As many queues as the producer asked for (4 of the 8 of TBW102), and the right to hand
+    // down is not inherited.
     assert_eq!(queues["writeQueueNums"], 4);
     assert_eq!(queues["readQueueNums"], 4);
     assert_eq!(queues["perm"], 6);
@@ -282,6 +286,9 @@ fn an_unknown_topic_is_made_from_the_default_topic_and_routed_at_once() {
         address.as_str()
     );
 }
+
+/// (queue, offset, tags, most) -> (code, next offset, bodies).
+type Row<'a> = ((i32, i64, &'a str, i32), (i32, i64, &'a [u8]));
 
 #[test]
 fn every_row_of_the_pull_table() {
@@ -293,8 +300,7 @@ fn every_row_of_the_pull_table() {
             .expect(reply::SUCCESS);
     }
     read_one(&mut client, &topic, 0, 4);
-    // (queue, offset, tags, most) -> (code, next, bodies); queue 1 was never used.
-    type Row<'a> = ((i32, i64, &'a str, i32), (i32, i64, &'a [u8]));
+    // Queue 1 was never used.
     let rows: [Row<'_>; 14] = [
         ((1, 0, "*", 32), (reply::PULL_NOT_FOUND, 0, &[])),
         ((1, 3, "*", 32), (reply::PULL_OFFSET_MOVED, 0, &[])),
@@ -351,10 +357,12 @@ fn every_row_of_the_pull_table() {
     assert_eq!(client.pull(&stranger).code, reply::SUBSCRIPTION_NOT_EXIST);
 }
 
+/// More than one pull looks at.
+const COUNT: i64 = 3_000;
+
 #[test]
 fn a_pull_passes_over_long_stretches_of_other_tags() {
     let (_gantry, mut client, topic) = with_topic("stretch", 1);
-    const COUNT: i64 = 3_000;
     for n in 0..COUNT {
         let tag = if n == COUNT - 1 { "wanted" } else { "other" };
         client.post(
@@ -459,7 +467,7 @@ fn a_pull_waits_for_a_message_that_matches() {
         .expect(reply::SUCCESS);
     let got = waiting.reply_to(opaque).unwrap();
     let took = from.elapsed();
-    // One that was answered by the message of another tag would have come with code 20 or an empty body.
+    // An answer to the message of another tag would have had code 20 or an empty body.
     assert_eq!(records(&got.expect(reply::SUCCESS).body)[0].body, b"yes");
     assert!(took < Duration::from_secs(1), "{took:?} after the message");
 }

@@ -145,7 +145,8 @@ fn offsets_topics_and_groups_survive() {
     };
     let heartbeat = serde_json::json!({"clientID": "c", "producerDataSet": [], "consumerDataSet": [{
         "groupName": group, "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
-        "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "unitMode": false, "subscriptionDataSet": []}]});
+        "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "unitMode": false,
+        "subscriptionDataSet": []}]});
     client
         .call(code::HEART_BEAT, &[], heartbeat.to_string().as_bytes())
         .expect(0);

@@ -299,10 +299,23 @@ fn functions_stay_readable_at_one_glance() {
 
 #[test]
 fn the_function_counter_counts() {
-    let text = "impl X {\n    pub(crate) async fn a(\n        b: u8,\n    ) -> u8 {\n        b\n    }\n\n    \
-                fn c();\n    fn d() {}\n}\nfn e() {\n    if x {\n    }\n}\n";
+    let text = [
+        "impl X {",
+        "    pub(crate) async fn a(",
+        "        b: u8,",
+        "    ) -> u8 {",
+        "        b",
+        "    }",
+        "    fn c();",
+        "    fn d() {}",
+        "}",
+        "fn e() {",
+        "    if x {",
+        "    }",
+        "}",
+    ];
     let expected = [("a".to_owned(), 5), ("e".to_owned(), 4)];
-    assert_eq!(functions(text), expected);
+    assert_eq!(functions(&text.join("\n")), expected);
 }
 
 #[test]

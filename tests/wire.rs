@@ -255,13 +255,17 @@ fn both_header_encodings_and_extra_fields_are_read() {
     // As the C++ client writes: numbers instead of strings, an unknown language, a newline behind
     // the header.
     let header = concat!(
-        r#"{"code":310,"language":"CPP","version":79,"opaque":9,"flag":0,"remark":"","extFields":{"#,
+        r#"{"code":310,"language":"CPP","version":79,"opaque":9,"flag":0,"remark":"","#,
+        r#""extFields":{"#,
         r#""a":"g","b":"wire-check","c":"TBW102","d":4,"e":0,"f":0,"g":"1700000000000","h":0,"#,
         r#""i":"","j":"0","k":"false","l":0,"Signature":"","AccessKey":"","OnsChannel":""}}"#,
         "\n"
     );
-    let mut bytes = ((4 + header.len() + 4) as u32).to_be_bytes().to_vec();
-    bytes.extend((header.len() as u32).to_be_bytes());
+    let mut bytes = u32::try_from(4 + header.len() + 4)
+        .unwrap()
+        .to_be_bytes()
+        .to_vec();
+    bytes.extend(u32::try_from(header.len()).unwrap().to_be_bytes());
     bytes.extend(header.as_bytes());
     bytes.extend(b"numb");
     client.stream().write_all(&bytes).unwrap();

@@ -194,7 +194,7 @@ impl Client {
         }
         self.input.drain(..self.taken);
         self.taken = 0;
-        let mut chunk = [0; 65536];
+        let mut chunk = vec![0; 65536];
         while self.input.len() < n {
             match self.stream.read(&mut chunk)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),

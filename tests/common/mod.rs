@@ -100,7 +100,7 @@ pub fn quick() -> bool {
     std::env::var("GANTRY_TEST_QUICK").is_ok_and(|v| !v.is_empty())
 }
 
-/// A small generator for test data, the same every run (SplitMix64).
+/// A small generator for test data, the same every run (`SplitMix64`).
 pub struct Dice(pub u64);
 
 impl Dice {

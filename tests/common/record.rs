@@ -111,10 +111,11 @@ fn properties_of(bytes: &[u8]) -> BTreeMap<String, String> {
 
 /// The property string of a send header.
 pub fn properties(pairs: &[(&str, &str)]) -> String {
-    pairs
+    let items: Vec<String> = pairs
         .iter()
         .map(|(k, v)| format!("{k}\u{1}{v}\u{2}"))
-        .collect()
+        .collect();
+    items.concat()
 }
 
 /// One element of a batch body (code 320): size, magic, crc, flag, body, properties.
