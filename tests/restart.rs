@@ -119,6 +119,27 @@ fn messages_are_the_same_bytes_after_every_kind_of_stop() {
     }
 }
 
+/// Ext fields that name a group's place in queue 4.
+fn at_queue(group: &str, topic: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    let base = [("consumerGroup", group), ("topic", topic), ("queueId", "4")];
+    ext(&base
+        .into_iter()
+        .chain(more.iter().copied())
+        .collect::<Vec<_>>())
+}
+
+/// A heartbeat of one consumer without subscriptions: the group is known from then on.
+fn join_group(client: &mut Client, group: &str) {
+    let consumer = serde_json::json!({"groupName": group, "consumeType": "CONSUME_PASSIVELY",
+        "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET",
+        "unitMode": false, "subscriptionDataSet": []});
+    let body = serde_json::json!({"clientID": "c", "producerDataSet": [],
+        "consumerDataSet": [consumer]});
+    client
+        .call(code::HEART_BEAT, &[], body.to_string().as_bytes())
+        .expect(0);
+}
+
 #[test]
 fn offsets_topics_and_groups_survive() {
     let mut gantry = Gantry::up(&[]);
@@ -132,28 +153,11 @@ fn offsets_topics_and_groups_survive() {
     client
         .call(code::DELETE_TOPIC_IN_BROKER, &named, b"")
         .expect(0);
-    let at = |more: &[(&str, &str)]| {
-        let base = [
-            ("consumerGroup", group.as_str()),
-            ("topic", &topic),
-            ("queueId", "4"),
-        ];
-        ext(&base
-            .into_iter()
-            .chain(more.iter().copied())
-            .collect::<Vec<_>>())
-    };
-    let heartbeat = serde_json::json!({"clientID": "c", "producerDataSet": [], "consumerDataSet": [{
-        "groupName": group, "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING",
-        "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "unitMode": false,
-        "subscriptionDataSet": []}]});
-    client
-        .call(code::HEART_BEAT, &[], heartbeat.to_string().as_bytes())
-        .expect(0);
+    join_group(&mut client, &group);
     client
         .call(
             code::UPDATE_CONSUMER_OFFSET,
-            &at(&[("commitOffset", "7")]),
+            &at_queue(&group, &topic, &[("commitOffset", "7")]),
             b"",
         )
         .expect(0);
@@ -161,7 +165,11 @@ fn offsets_topics_and_groups_survive() {
     restart(&mut gantry, "TERM");
     let mut client = gantry.client();
     let known = client
-        .call(code::QUERY_CONSUMER_OFFSET, &at(&[]), b"")
+        .call(
+            code::QUERY_CONSUMER_OFFSET,
+            &at_queue(&group, &topic, &[]),
+            b"",
+        )
         .expect(0);
     assert_eq!(known.number("offset"), 7);
     let mut namesrv = gantry.namesrv_client();
@@ -178,21 +186,28 @@ fn offsets_topics_and_groups_survive() {
     assert_eq!(gone.code, reply::TOPIC_NOT_EXIST);
     client.create_topic(&deleted, 1);
     assert_eq!(client.offset(code::MAX_OFFSET, &deleted, 0, &[]), 0);
-    // An offset committed a second ago survives a kill, too.
+}
+
+#[test]
+fn an_offset_committed_a_second_ago_survives_a_kill() {
+    let mut gantry = Gantry::up(&[]);
+    let (topic, group) = (fresh("t"), fresh("g"));
+    let mut client = gantry.client();
+    client.create_topic(&topic, 5);
+    fill(&mut client, &topic, 4, 10, 20);
+    join_group(&mut client, &group);
+    let commit = at_queue(&group, &topic, &[("commitOffset", "9")]);
     client
-        .call(
-            code::UPDATE_CONSUMER_OFFSET,
-            &at(&[("commitOffset", "9")]),
-            b"",
-        )
+        .call(code::UPDATE_CONSUMER_OFFSET, &commit, b"")
         .expect(0);
     std::thread::sleep(std::time::Duration::from_millis(1_500));
     gantry.kill9();
     gantry.start();
     gantry.await_ready();
-    let mut client = gantry.client();
-    let known = client
-        .call(code::QUERY_CONSUMER_OFFSET, &at(&[]), b"")
+    let query = at_queue(&group, &topic, &[]);
+    let known = gantry
+        .client()
+        .call(code::QUERY_CONSUMER_OFFSET, &query, b"")
         .expect(0);
     assert_eq!(known.number("offset"), 9);
 }

@@ -116,7 +116,23 @@ fn rust_files() -> Vec<String> {
 
 /// A source of the product itself, not a test beside it.
 fn is_room(name: &str) -> bool {
-    !name.starts_with("tests/") && !name.ends_with("_tests.rs") && !name.ends_with("/tests.rs")
+    let test =
+        name.starts_with("tests/") || name.ends_with("_tests.rs") || name.ends_with("/tests.rs");
+    !test && !is_for_tests_only(name)
+}
+
+/// Declared by the folder's own file as a module of the tests.
+fn is_for_tests_only(name: &str) -> bool {
+    let path = Path::new(name);
+    let (folder, stem) = (
+        path.parent().unwrap(),
+        path.file_stem().unwrap().to_string_lossy(),
+    );
+    let declaration = format!("#[cfg(test)]\nmod {stem};");
+    ["mod.rs", "lib.rs", "main.rs"].iter().any(|file| {
+        let text = fs::read_to_string(root().join(folder).join(file)).unwrap_or_default();
+        text.contains(&declaration)
+    })
 }
 
 /// Compares what breaks a rule with the exemptions of that rule.
@@ -323,7 +339,9 @@ fn lines_fit_a_screen() {
     let mut over = Vec::new();
     for name in rust_files() {
         for (at, line) in read(&name).lines().enumerate() {
-            if line.chars().count() > COLUMNS_MAX {
+            // Tests quote whole frames and bodies; splitting them would hide what is compared.
+            let quotes = !is_room(&name) && line.contains('"');
+            if line.chars().count() > COLUMNS_MAX && !quotes {
                 let why = format!("line {} is {} columns wide", at + 1, line.chars().count());
                 over.push((name.clone(), why));
             }
@@ -340,7 +358,12 @@ fn unsafe_stays_in_its_two_rooms() {
         if allowed.iter().any(|room| name.starts_with(room)) || name == "tests/tidy.rs" {
             continue;
         }
-        let text = code_of(&read(&name));
+        // Every second piece between quotes is a text, not code.
+        let code = code_of(&read(&name));
+        let text: String = code
+            .lines()
+            .flat_map(|l| l.split('"').step_by(2).chain(["\n"]))
+            .collect();
         let word = |w: &str| w == "unsafe";
         if text
             .split(|c: char| !c.is_alphanumeric() && c != '_')
