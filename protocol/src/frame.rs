@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::error::FrameError;
 
-/// Largest frame body-and-header length accepted: the Java side's default of
-/// `com.rocketmq.remoting.frameMaxLength` (`NettyDecoder`, 5.5.0). Larger frames close a connection.
+/// Largest frame accepted, without its length word: the Java side's default of
+/// `com.rocketmq.remoting.frameMaxLength` (`NettyDecoder`, 5.5.0). Larger ones close a connection.
 pub const FRAME_BYTES_MAX: u32 = 16_777_216;
 
 /// Bytes of the length word.

@@ -60,7 +60,11 @@ proptest! {
     #[test]
     fn frames_come_out_as_they_went_in_however_they_are_cut(
         parts in prop::collection::vec(
-            (0_u8..2, prop::collection::vec(any::<u8>(), 0..80), prop::collection::vec(any::<u8>(), 0..200)),
+            (
+                0_u8..2,
+                prop::collection::vec(any::<u8>(), 0..80),
+                prop::collection::vec(any::<u8>(), 0..200),
+            ),
             1..6,
         ),
         cut in 1_usize..64,

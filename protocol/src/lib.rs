@@ -22,6 +22,7 @@
 pub mod body;
 pub mod code;
 pub mod command;
+pub mod compress;
 pub mod error;
 pub mod fastjson;
 pub mod frame;

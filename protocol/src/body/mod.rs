@@ -34,3 +34,6 @@ pub use route::{BrokerData, QueueData, TopicRouteData};
 pub use stats::{ConsumeStats, QueueConsumeStats, QueueStats, TopicStats};
 pub use topic_config::{TopicConfig, perm};
 pub use version::DataVersion;
+
+#[cfg(test)]
+mod body_tests;

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the tags code of a consume-queue entry and of a subscription.
 //! **Lives on** data cores.
-//! **Invariants** Java's `String.hashCode`: over UTF-16 units, 32-bit wrap, sign-extended (trap 60).
+//! **Invariants** Java's `String.hashCode`: over UTF-16 units, 32-bit wrap, sign-extended
+//! (trap 60).
 //! **Limits** none.
 //! **Not here** subscriptions (`subscription`).
 

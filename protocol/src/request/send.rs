@@ -208,3 +208,7 @@ impl<'a> SendHeader<'a> {
 #[cfg(test)]
 #[path = "send_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "send_timing_tests.rs"]
+mod timing;
