@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod data;
 pub mod namesrv;
 pub mod refusal;
 pub mod seam;

@@ -1,0 +1,141 @@
+//! Topics, groups and live subscriptions as one data core knows them.
+//!
+//! **Owns** this core's copy of the catalog.
+//! **Lives on** each data core; fed by `CatalogChange`s from the control plane, in order.
+//! **Invariants** a change is visible to the next request of this core; tag filters are made when a
+//! subscription changes, not when a pull comes.
+//! **Limits** as large as the control plane allows topics and groups to be.
+//! **Not here** who may create what (`control::topics`), persistence, other cores' copies.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::body::{MessageModel, SubscriptionData};
+use gantry_storage::units::TopicId;
+use hashbrown::HashMap;
+
+use super::filter::tag::Filter;
+use crate::seam::{CatalogChange, GroupEntry, TopicEntry};
+
+/// Permission bit: readable.
+pub const PERM_READ: i32 = 4;
+/// Permission bit: writable.
+pub const PERM_WRITE: i32 = 2;
+
+/// One live subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The client's version of it, ms of its clock.
+    pub version: i64,
+    /// What it wants.
+    pub filter: Filter,
+}
+
+/// A group as a pull needs it.
+#[derive(Debug)]
+pub struct Group {
+    /// As the control plane sent it.
+    pub entry: Arc<GroupEntry>,
+    /// Its live subscriptions by topic; none while no member is connected.
+    pub subscriptions: Option<HashMap<String, Subscription>>,
+}
+
+impl Group {
+    fn new(entry: Arc<GroupEntry>) -> Self {
+        let subscriptions = entry.live.as_ref().map(|live| {
+            let one = |(topic, data): (&String, &Arc<SubscriptionData>)| {
+                let version = data.sub_version;
+                (topic.clone(), Subscription { version, filter: Filter::of_subscription(data) })
+            };
+            live.subscriptions.iter().map(one).collect()
+        });
+        Self { entry, subscriptions }
+    }
+
+    /// Whether its members broadcast.
+    pub fn broadcasts(&self) -> bool {
+        let live = self.entry.live.as_ref();
+        live.is_some_and(|live| live.message_model == MessageModel::Broadcasting)
+    }
+}
+
+/// One core's catalog.
+#[derive(Debug)]
+pub struct Catalog {
+    topics: HashMap<String, Arc<TopicEntry>>,
+    names: HashMap<TopicId, Arc<TopicEntry>>,
+    groups: HashMap<Arc<str>, Rc<Group>>,
+    broker_permission: i32,
+}
+
+impl Catalog {
+    /// An empty catalog.
+    pub fn new(broker_permission: i32) -> Self {
+        Self {
+            topics: HashMap::new(),
+            names: HashMap::new(),
+            groups: HashMap::new(),
+            broker_permission,
+        }
+    }
+
+    /// Applies one change.
+    pub fn apply(&mut self, change: CatalogChange) {
+        match change {
+            CatalogChange::TopicPut(entry) => self.put_topic(entry),
+            CatalogChange::TopicGone(name) => {
+                if let Some(entry) = self.topics.remove(&name) {
+                    self.names.remove(&entry.id);
+                }
+            }
+            CatalogChange::GroupPut(entry) => {
+                let name = Arc::clone(&entry.name);
+                self.groups.insert(name, Rc::new(Group::new(entry)));
+            }
+            CatalogChange::GroupGone(name) => {
+                self.groups.remove(&name);
+            }
+            CatalogChange::BrokerPermission(permission) => self.broker_permission = permission,
+        }
+    }
+
+    fn put_topic(&mut self, entry: Arc<TopicEntry>) {
+        let name = entry.config.name.clone();
+        self.names.insert(entry.id, Arc::clone(&entry));
+        if let Some(old) = self.topics.insert(name, Arc::clone(&entry))
+            && old.id != entry.id
+        {
+            self.names.remove(&old.id);
+        }
+    }
+
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicEntry>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by its number.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<TopicEntry>> {
+        self.names.get(&id)
+    }
+
+    /// A group by name.
+    pub fn group(&self, name: &str) -> Option<&Rc<Group>> {
+        self.groups.get(name)
+    }
+
+    /// The broker's permission bits.
+    pub fn broker_permission(&self) -> i32 {
+        self.broker_permission
+    }
+
+    /// Whether the broker may be read.
+    pub fn readable(&self) -> bool {
+        self.broker_permission & PERM_READ != 0
+    }
+
+    /// Whether the broker may be written.
+    pub fn writable(&self) -> bool {
+        self.broker_permission & PERM_WRITE != 0
+    }
+}

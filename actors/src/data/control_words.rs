@@ -1,0 +1,135 @@
+//! What the control plane tells this core.
+//!
+//! **Owns** the handling of `ToData`, in order.
+//! **Lives on** each data core.
+//! **Invariants** a catalog change is applied before a later message is looked at, so a heartbeat's reply
+//! never overtakes its subscriptions (trap 62).
+//! **Limits** a batch is what the mailbox gives.
+//! **Not here** the mailbox (runtime), answers of single shards (`shard::questions`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_storage::units::{QueueKey, TopicId};
+
+use super::core::DataCore;
+use super::host::Host;
+use super::queue::store::QueueStore;
+use crate::seam::{Answer, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData};
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// Handles a batch from the control plane.
+    pub fn on_control(self: &Rc<Self>, batch: &mut Vec<ToData>) {
+        for message in batch.drain(..) {
+            match message {
+                ToData::Catalog(change) => self.catalog.borrow_mut().apply(change),
+                ToData::Write { peer, frame } => {
+                    self.host.write(peer, |out| out.extend_from_slice(&frame));
+                }
+                ToData::Close(peer) => self.host.close_peer(peer),
+                ToData::Resolved { ticket, outcome } => self.resume(ticket, &outcome),
+                ToData::Ask { ticket, question } => self.answer_control(ticket, question),
+                ToData::OffsetsLoaded(rows) => self.each_own(&rows, |row| {
+                    if let Some(shard) = self.shard_of(row.queue) {
+                        shard.load_offset(row);
+                    }
+                }),
+            }
+        }
+    }
+
+    fn each_own(&self, rows: &[OffsetRow], mut each: impl FnMut(&OffsetRow)) {
+        rows.iter().filter(|row| self.shard_of(row.queue).is_some()).for_each(&mut each);
+    }
+
+    fn answer_control(self: &Rc<Self>, ticket: Ticket, question: Question) {
+        let here = Rc::clone(self);
+        self.host.spawn(async move {
+            let answer = here.answer(question).await;
+            let core = here.number;
+            // The question was small and came from a plane that is alive: wait for room if need be.
+            let mut message = ToControl::Answer { core, ticket, answer };
+            while let Err(back) = here.host.offer_control(message) {
+                message = *back;
+                here.host.sleep_ms(1).await;
+            }
+        });
+    }
+
+    async fn answer(self: &Rc<Self>, question: Question) -> Answer {
+        match question {
+            Question::Bounds(keys) => Answer::Bounds(self.bounds_of(&keys).await),
+            Question::Offsets { group, topics } => {
+                self.reports_of(group.as_deref(), topics.as_deref()).await
+            }
+            Question::ResetOffsets { group, rows, server_side } => {
+                self.reset_rows(&group, &rows, server_side).await
+            }
+            Question::PutOffsets(rows) => {
+                self.each_own(&rows, |row| {
+                    if let Some(shard) = self.shard_of(row.queue) {
+                        shard.put_offset(row);
+                    }
+                });
+                Answer::Done
+            }
+            Question::StoreReport => Answer::Store(self.store_report().await),
+            Question::DropTopic(topic) => {
+                self.shards().for_each(|shard| shard.drop_topic(topic));
+                Answer::Done
+            }
+            Question::DropGroup(group) => {
+                self.shards().for_each(|shard| shard.drop_group(&group));
+                Answer::Done
+            }
+        }
+    }
+
+    async fn bounds_of(&self, keys: &[QueueKey]) -> Vec<crate::seam::QueueReport> {
+        let mut reports = Vec::new();
+        for key in keys {
+            if let Some(shard) = self.shard_of(*key) {
+                reports.push(shard.report(*key).await);
+            }
+        }
+        reports
+    }
+
+    async fn reports_of(&self, group: Option<&str>, topics: Option<&[TopicId]>) -> Answer {
+        let mut reports = Vec::new();
+        for shard in self.shards() {
+            reports.extend(shard.group_reports(group, topics).await);
+        }
+        Answer::Offsets(reports)
+    }
+
+    async fn reset_rows(
+        &self,
+        group: &Arc<str>,
+        rows: &[(QueueKey, ResetTo)],
+        one_shot: bool,
+    ) -> Answer {
+        let mut done = Vec::new();
+        for (key, to) in rows {
+            if let Some(shard) = self.shard_of(*key) {
+                done.push((*key, shard.reset_offset(*key, group, *to, one_shot).await));
+            }
+        }
+        Answer::ResetOffsets(done)
+    }
+
+    async fn store_report(&self) -> StoreReport {
+        let mut report = StoreReport::default();
+        for shard in self.shards() {
+            let counts = shard.counts();
+            report.put_count += counts.put;
+            report.get_count += counts.got;
+            report.staged_bytes += shard.store().staged().0;
+            let earliest = shard.earliest_ms().await;
+            if earliest > 0 && (report.earliest_ms == 0 || earliest < report.earliest_ms) {
+                report.earliest_ms = earliest;
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,244 @@
+//! One data core: its shards, its catalog, the tasks that drive them.
+//!
+//! **Owns** everything of the rules that lives on one core, and the loops: passes, deadlines, offsets written
+//! behind, the order of the end.
+//! **Lives on** its data core; not `Send`.
+//! **Invariants** the pass loop lets every other task run between two passes. At the end: no new requests,
+//! inboxes finished, flush awaited, offsets handed over, in that order.
+//! **Limits** [`TICK_MS`] is how late a deadline may be noticed; [`DRAIN_MS`] how long the end may take.
+//! **Not here** sockets, disk, mailboxes (runtime; joined in `data::seat`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_storage::units::QueueKey;
+
+use super::catalog::Catalog;
+use super::gather::Gathers;
+use super::host::Host;
+use super::parked::Parked;
+use super::queue::store::QueueStore;
+use super::send::SendDesk;
+use super::shard::acks::SendReplyMarks;
+use super::shard::signal::Signal;
+use super::shard::{OnBug, Shard, ShardRules};
+use crate::seam::{CoreNumber, OFFSET_ROWS_MAX, ToControl};
+use crate::settings::{BrokerSettings, FlushDiskType};
+
+/// How often deadlines are looked at while there are any.
+pub const TICK_MS: u64 = 10;
+/// Longest wait for inboxes and flushes at the end.
+pub const DRAIN_MS: u64 = 10_000;
+/// Changed offsets are handed over at least this often.
+pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
+
+/// One data core.
+pub struct DataCore<S, H> {
+    pub(super) number: CoreNumber,
+    pub(super) cores: CoreNumber,
+    pub(super) shards_count: u8,
+    pub(super) settings: Arc<BrokerSettings>,
+    pub(super) host: Rc<H>,
+    pub(super) catalog: RefCell<Catalog>,
+    pub(super) desk: SendDesk,
+    pub(super) parked: RefCell<Parked>,
+    pub(super) gathers: RefCell<Gathers>,
+    /// Something waits for time to pass.
+    pub(super) timed: Signal,
+    ready: Rc<Signal>,
+    /// By shard number; none where another core holds it.
+    shards: RefCell<Vec<Option<Rc<Shard<S, H>>>>>,
+    on_bug: OnBug,
+    is_stopping: Cell<bool>,
+}
+
+/// Which core this is.
+#[derive(Debug, Clone, Copy)]
+pub struct CorePlace {
+    /// Its number.
+    pub number: CoreNumber,
+    /// How many there are.
+    pub cores: CoreNumber,
+    /// Shards of the store.
+    pub shards_count: u8,
+    /// Differs between cores and between starts.
+    pub seed: u64,
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// A core without shards yet.
+    pub fn new(
+        place: CorePlace,
+        settings: Arc<BrokerSettings>,
+        host: Rc<H>,
+        on_bug: OnBug,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            number: place.number,
+            cores: place.cores.max(1),
+            shards_count: place.shards_count.max(1),
+            catalog: RefCell::new(Catalog::new(settings.broker_permission)),
+            desk: SendDesk::new(Arc::clone(&settings), place.seed),
+            settings,
+            host,
+            parked: RefCell::default(),
+            gathers: RefCell::default(),
+            timed: Signal::default(),
+            ready: Rc::default(),
+            shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
+            on_bug,
+            is_stopping: Cell::new(false),
+        })
+    }
+
+    /// Adds an opened shard; returns what the store must call on progress.
+    pub fn add_shard(&self, id: gantry_storage::units::ShardId, store: Rc<S>) -> Rc<Signal> {
+        let settings = &self.settings;
+        let rules = ShardRules {
+            sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
+            sync_flush_timeout_ms: settings.sync_flush_timeout_ms,
+            wait_in_queue_ms: settings.wait_time_in_send_queue_ms,
+            inbox_count_max: settings.send_queue_capacity,
+            store_host: settings.advertised,
+            index_keys: settings.message_index_enable,
+            young_bytes: young_bytes(settings.memory_limit_bytes),
+            marks: SendReplyMarks {
+                region: settings.region_id.clone(),
+                trace_on: settings.trace_on,
+                advertised: settings.advertised,
+            },
+        };
+        let shard = Shard::new(
+            id,
+            store,
+            Rc::clone(&self.host),
+            rules,
+            Rc::clone(&self.ready),
+            Rc::clone(&self.on_bug),
+        );
+        if let Some(place) = self.shards.borrow_mut().get_mut(usize::from(id.0)) {
+            *place = Some(shard);
+        }
+        Rc::clone(&self.ready)
+    }
+
+    /// The shard of a queue, if this core holds it.
+    pub(super) fn shard_of(&self, key: QueueKey) -> Option<Rc<Shard<S, H>>> {
+        let id = key.shard(self.shards_count);
+        self.shards.borrow().get(usize::from(id.0)).and_then(Clone::clone)
+    }
+
+    /// This core's shards.
+    pub(super) fn shards(&self) -> impl Iterator<Item = Rc<Shard<S, H>>> + use<S, H> {
+        let shards: Vec<_> = self.shards.borrow().iter().flatten().cloned().collect();
+        shards.into_iter()
+    }
+
+    /// One pass over every shard. True when there is more to do now.
+    pub fn pass(&self) -> bool {
+        let mut more = false;
+        for shard in self.shards() {
+            more |= shard.pass();
+            if shard.has_deadlines() {
+                self.timed.set();
+            }
+        }
+        more
+    }
+
+    /// The pass loop; runs as long as the core.
+    pub async fn run_passes(self: Rc<Self>) {
+        loop {
+            self.ready.wait().await;
+            while self.pass() {
+                futures_lite::future::yield_now().await;
+            }
+        }
+    }
+
+    /// The loop of deadlines; runs as long as the core.
+    pub async fn run_deadlines(self: Rc<Self>) {
+        loop {
+            self.timed.wait().await;
+            while self.has_deadlines() {
+                self.host.sleep_ms(TICK_MS).await;
+                self.tick();
+            }
+        }
+    }
+
+    fn has_deadlines(&self) -> bool {
+        let own = !self.parked.borrow().is_empty() || !self.gathers.borrow().is_empty();
+        own || self.shards().any(|shard| shard.has_deadlines())
+    }
+
+    /// Does what is due.
+    pub fn tick(self: &Rc<Self>) {
+        for shard in self.shards() {
+            shard.tick();
+        }
+        self.end_late_parked();
+        self.end_late_gathers();
+    }
+
+    /// The loop that hands changed offsets to the control plane.
+    pub async fn run_offsets(self: Rc<Self>) {
+        let every = self.settings.flush_consumer_offset_interval_ms;
+        let every = every.clamp(1, OFFSETS_BEHIND_MS_MAX);
+        loop {
+            self.host.sleep_ms(every).await;
+            if self.is_stopping.get() {
+                return;
+            }
+            self.hand_over_offsets().await;
+            self.shards().for_each(|shard| shard.sweep());
+        }
+    }
+
+    /// Hands all changed offsets over.
+    pub async fn hand_over_offsets(&self) {
+        for shard in self.shards() {
+            loop {
+                let mut rows = Vec::new();
+                let clean = shard.take_changed_offsets(OFFSET_ROWS_MAX, &mut rows);
+                if !rows.is_empty() {
+                    self.send_patiently(ToControl::OffsetsChanged(rows)).await;
+                }
+                if clean {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sends to the control plane, waiting while its mailbox is full.
+    pub async fn send_patiently(&self, mut message: ToControl) {
+        while let Err(back) = self.host.offer_control(message) {
+            message = *back;
+            self.host.sleep_ms(1).await;
+        }
+    }
+
+    /// Ends the core's work: what is in the inboxes is done, what waits is answered, offsets are handed over.
+    /// The caller then shuts the stores and says `CoreStopped`.
+    pub async fn stop(self: &Rc<Self>) {
+        self.is_stopping.set(true);
+        for shard in self.shards() {
+            shard.close_inboxes();
+            shard.answer_waiting();
+        }
+        let deadline = self.host.mono_ms() + DRAIN_MS;
+        while self.shards().any(|shard| !shard.is_drained()) && self.host.mono_ms() < deadline {
+            self.host.sleep_ms(1).await;
+            self.tick();
+        }
+        self.hand_over_offsets().await;
+    }
+}
+
+/// RocketMQ calls a record "in memory" within 40 % of the machine's memory from the log's end; the memory
+/// limit is by default a quarter of the machine's.
+fn young_bytes(memory_limit_bytes: u64) -> u64 {
+    memory_limit_bytes.saturating_mul(8) / 5
+}

@@ -1,0 +1,258 @@
+//! Request codes of the data plane, and the road of every other one.
+//!
+//! **Owns** the table code → handler.
+//! **Lives on** the session's data core.
+//! **Invariants** nothing here waits: a request is answered, posted, parked or handed on before the next one is
+//! looked at, so a long poll never blocks a heartbeat of the same connection (trap 12). Every request that
+//! isn't one-way gets an answer in the end.
+//! **Limits** those of inboxes, parking and mailboxes; a full one is a refusal at once.
+//! **Not here** the handlers' rules (`send`, `pulls`, `offset_requests`, `locks`, `query`).
+
+use std::rc::Rc;
+
+use gantry_protocol::code::{request, response};
+use gantry_protocol::command::{Command, ExtValue, HeaderView};
+use gantry_protocol::error::HeaderError;
+use gantry_protocol::frame::Frame;
+use gantry_protocol::request::send::SendHeader;
+
+use super::core::DataCore;
+use super::host::Host;
+use super::parked::{Caller, Park, ParkedRequest, Subject};
+use super::queue::store::QueueStore;
+use super::send::Checked;
+use super::words::ReplyTo;
+use crate::refusal::{Refusal, quoted};
+use crate::seam::{ControlRequest, Ticket, ToControl};
+
+/// Whether a request may wait for its topic or group to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parking {
+    /// It came from the wire.
+    Allowed,
+    /// It has waited already.
+    Over,
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// Handles one frame of a client.
+    ///
+    /// # Errors
+    /// The header is none: the connection has lost its place.
+    pub fn handle(self: &Rc<Self>, caller: Caller, frame: &Frame) -> Result<(), HeaderError> {
+        self.handle_with(caller, frame, Parking::Allowed)
+    }
+
+    fn handle_with(
+        self: &Rc<Self>,
+        caller: Caller,
+        frame: &Frame,
+        parking: Parking,
+    ) -> Result<(), HeaderError> {
+        let view = HeaderView::parse(frame.encoding, &frame.header)?;
+        if view.is_reply() {
+            tracing::debug!(peer = %caller.addr, code = view.code, "a reply nobody waits for");
+            return Ok(());
+        }
+        let to = ReplyTo {
+            peer: caller.peer,
+            opaque: view.opaque,
+            encoding: frame.encoding,
+            one_way: view.is_oneway(),
+        };
+        let handled = match view.code {
+            request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                self.send(&view, caller, frame, to, parking);
+                Ok(())
+            }
+            request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => {
+                self.pull(&view, caller, frame, to, parking)
+            }
+            request::QUERY_CONSUMER_OFFSET => self.query_offset(&view, to),
+            request::UPDATE_CONSUMER_OFFSET => {
+                self.commit_offset(&view, caller, frame, to, parking)
+            }
+            request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(&view, to),
+            request::GET_MAX_OFFSET => self.max_offset(&view, to),
+            request::GET_MIN_OFFSET => self.min_offset(&view, to),
+            request::GET_EARLIEST_MSG_STORETIME => self.earliest_time(&view, to),
+            request::QUERY_MESSAGE => self.query_message(&view, to),
+            request::VIEW_MESSAGE_BY_ID => self.view_message(&view, to),
+            request::LOCK_BATCH_MQ => self.lock_queues(frame, to, true),
+            request::UNLOCK_BATCH_MQ => self.lock_queues(frame, to, false),
+            _ => self.hand_to_control(&view, caller, frame),
+        };
+        if let Err(refusal) = handled {
+            self.host.refuse(to, &refusal);
+        }
+        Ok(())
+    }
+
+    fn send(
+        self: &Rc<Self>,
+        view: &HeaderView<'_>,
+        caller: Caller,
+        frame: &Frame,
+        to: ReplyTo,
+        parking: Parking,
+    ) {
+        let sent = self.try_send(view, caller, frame, to, parking);
+        if let Err(refusal) = sent {
+            // Error replies of a send carry these two as well (remoting §6).
+            let ext = [
+                ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
+                ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
+            ];
+            self.host.reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+        }
+    }
+
+    fn try_send(
+        self: &Rc<Self>,
+        view: &HeaderView<'_>,
+        caller: Caller,
+        frame: &Frame,
+        to: ReplyTo,
+        parking: Parking,
+    ) -> Result<(), Refusal> {
+        let header = SendHeader::parse(view)
+            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        if parking == Parking::Allowed && self.parked.borrow().holds_topic(header.topic) {
+            return self.park_send(&header, caller, frame);
+        }
+        let now_ms = self.host.wall_ms();
+        let checked = {
+            let catalog = self.catalog.borrow();
+            self.desk.check(&catalog, &header, frame, caller.addr, now_ms)?
+        };
+        match checked {
+            Checked::Ready(key, append) => self.route_append(key, to, append),
+            Checked::NoTopic if parking == Parking::Allowed => {
+                self.park_send(&header, caller, frame)
+            }
+            Checked::NoTopic => Err(no_topic(header.topic)),
+        }
+    }
+
+    fn park_send(
+        self: &Rc<Self>,
+        header: &SendHeader<'_>,
+        caller: Caller,
+        frame: &Frame,
+    ) -> Result<(), Refusal> {
+        let topic = header.topic.to_owned();
+        let ask = |ticket| ToControl::EnsureTopic {
+            core: self.number,
+            ticket,
+            topic: topic.clone(),
+            default_topic: header.default_topic.to_owned(),
+            default_topic_queue_nums: header.default_topic_queue_nums,
+            unit_mode: header.unit_mode,
+        };
+        self.park(Subject::Topic(topic.clone()), caller, frame, ask)
+    }
+
+    /// Parks a request until a group is made.
+    pub(super) fn park_for_group(
+        self: &Rc<Self>,
+        group: &str,
+        caller: Caller,
+        frame: &Frame,
+    ) -> Result<(), Refusal> {
+        let group = group.to_owned();
+        let ask =
+            |ticket| ToControl::EnsureGroup { core: self.number, ticket, group: group.clone() };
+        self.park(Subject::Group(group.clone()), caller, frame, ask)
+    }
+
+    fn park(
+        self: &Rc<Self>,
+        subject: Subject,
+        caller: Caller,
+        frame: &Frame,
+        ask: impl FnOnce(Ticket) -> ToControl,
+    ) -> Result<(), Refusal> {
+        let request = ParkedRequest { caller, frame: frame.clone() };
+        let parked = self.parked.borrow_mut().park(subject, request, self.host.mono_ms());
+        self.timed.set();
+        match parked {
+            Park::Waits => Ok(()),
+            Park::Ask(ticket) if self.host.send_control(ask(ticket)) => Ok(()),
+            Park::Ask(ticket) => {
+                self.parked.borrow_mut().take(ticket);
+                Err(self.control_is_behind())
+            }
+            Park::Full => Err(Refusal::new(
+                response::SYSTEM_BUSY,
+                "[OVERLOAD]system busy, start flow control for a while: stage parked, too many \
+                 requests wait for topics and groups to be made",
+            )),
+        }
+    }
+
+    /// The control plane has made (or refused) what parked requests wait for.
+    pub(super) fn resume(self: &Rc<Self>, ticket: Ticket, outcome: &Result<(), Refusal>) {
+        let requests = self.parked.borrow_mut().take(ticket);
+        for ParkedRequest { caller, frame } in requests {
+            match outcome {
+                // The header was parsed before the request was parked.
+                Ok(()) => drop(self.handle_with(caller, &frame, Parking::Over)),
+                Err(refusal) => self.refuse_parked(caller, &frame, refusal),
+            }
+        }
+    }
+
+    pub(super) fn end_late_parked(&self) {
+        let late = self.parked.borrow_mut().take_due(self.host.mono_ms());
+        let remark = "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while: stage \
+                      parked, the topic or group was not made within 3 s";
+        let refusal = Refusal::new(response::SYSTEM_BUSY, remark);
+        for ParkedRequest { caller, frame } in late {
+            self.refuse_parked(caller, &frame, &refusal);
+        }
+    }
+
+    fn refuse_parked(&self, caller: Caller, frame: &Frame, refusal: &Refusal) {
+        let Ok(view) = HeaderView::parse(frame.encoding, &frame.header) else { return };
+        let to = ReplyTo {
+            peer: caller.peer,
+            opaque: view.opaque,
+            encoding: frame.encoding,
+            one_way: view.is_oneway(),
+        };
+        let ext = [
+            ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
+            ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
+        ];
+        self.host.reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+    }
+
+    fn hand_to_control(
+        &self,
+        view: &HeaderView<'_>,
+        caller: Caller,
+        frame: &Frame,
+    ) -> Result<(), Refusal> {
+        let command = Command::from_view(view, frame.body.clone());
+        let request = ControlRequest { peer: caller.peer, peer_addr: caller.addr, command };
+        if self.host.send_control(ToControl::Request(request)) {
+            return Ok(());
+        }
+        Err(self.control_is_behind())
+    }
+
+    fn control_is_behind(&self) -> Refusal {
+        let remark = format!(
+            "[OVERLOAD]system busy, start flow control for a while: stage control, the mailbox of \
+             core {} to the control plane is full",
+            self.number
+        );
+        Refusal::new(response::SYSTEM_BUSY, remark)
+    }
+}
+
+/// 17, with the text Java's tools show.
+pub(super) fn no_topic(topic: &str) -> Refusal {
+    let remark = format!("topic[{}] not exist, apply first please!", quoted(topic));
+    Refusal::new(response::TOPIC_NOT_EXIST, remark)
+}

@@ -1,0 +1,3 @@
+//! Which records a consumer wants.
+
+pub mod tag;

@@ -1,0 +1,93 @@
+//! What a data core gives to the rules that run on it.
+//!
+//! **Owns** the trait between the queue actors and the executor: clock, replies, background tasks.
+//! **Lives on** each data core; the tests bring their own.
+//! **Invariants** a reply to a peer of another core takes the road its request came by; a reply to a peer
+//! that is gone is dropped silently.
+//! **Limits** those of the session's out buffer and of the mesh.
+//! **Not here** sockets (runtime), which request goes where (`router`).
+
+use std::future::Future;
+
+use bytes::BytesMut;
+use gantry_protocol::command::ExtValue;
+use gantry_protocol::command::writer;
+use gantry_runtime::net::PeerRef;
+
+use super::router::CoreWord;
+use super::words::ReplyTo;
+use crate::refusal::Refusal;
+use crate::seam::{CoreNumber, ToControl};
+
+/// A data core as its actors see it.
+pub trait Host: 'static {
+    /// Lets `write` append whole frames for `peer`; what it appended leaves with this tick.
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut));
+
+    /// Ms since the Unix epoch, as of this tick.
+    fn wall_ms(&self) -> u64;
+
+    /// µs of a clock that never goes back, as of this tick.
+    fn mono_us(&self) -> u64;
+
+    /// Hands a word to another core (or, by the same road, to this one).
+    ///
+    /// # Errors
+    /// The word comes back when too many wait for that core.
+    fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>>;
+
+    /// Hands a message to the control plane.
+    ///
+    /// # Errors
+    /// The message comes back when the mailbox is full. When the control plane is gone it is dropped.
+    fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>>;
+
+    /// As [`Host::offer_control`]; false when the mailbox is full.
+    fn send_control(&self, message: ToControl) -> bool {
+        self.offer_control(message).is_ok()
+    }
+
+    /// Closes a connection of this core.
+    fn close_peer(&self, peer: PeerRef);
+
+    /// Waits at least `ms`.
+    fn sleep_ms(&self, ms: u64) -> impl Future<Output = ()> + 'static;
+
+    /// Runs a task in the background of this core.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Ms of [`Host::mono_us`].
+    fn mono_ms(&self) -> u64 {
+        self.mono_us() / 1000
+    }
+
+    /// Writes a reply, unless nobody waits for one.
+    fn reply(
+        &self,
+        to: ReplyTo,
+        code: i32,
+        remark: Option<&str>,
+        ext: Option<&[(&str, ExtValue<'_>)]>,
+        body: &[&[u8]],
+    ) {
+        if to.one_way {
+            return;
+        }
+        self.write(to.peer, |out| {
+            let written =
+                writer::write_reply(out, to.encoding, to.opaque, code, remark, ext, body);
+            if let Err(error) = written {
+                tracing::warn!(code, %error, "a reply was too large and is replaced");
+                let remark = Some("the reply exceeds the largest frame");
+                // A short reply always fits.
+                let short = writer::write_reply(out, to.encoding, to.opaque, 1, remark, None, &[]);
+                debug_assert!(short.is_ok(), "a short reply always fits");
+            }
+        });
+    }
+
+    /// Tells a client why not.
+    fn refuse(&self, to: ReplyTo, refusal: &Refusal) {
+        self.reply(to, refusal.code, Some(&refusal.remark), None, &[]);
+    }
+}

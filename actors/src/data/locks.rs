@@ -1,0 +1,96 @@
+//! Order locks over many queues (41, 42).
+//!
+//! **Owns** the requests' bodies and the collected answer.
+//! **Lives on** the session's core (bodies) and on every core (its queues' locks).
+//! **Invariants** the reply lists exactly the requested queues that the client owns after the call (trap
+//! 75); unknown queues are not listed.
+//! **Limits** [`LOCK_QUEUES_MAX`] queues a request.
+//! **Not here** the life of a lock (`queue::order_lock`), the gathering (`gather`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::code::response;
+use gantry_protocol::body::{LockRequest, MessageQueue, lock_reply};
+use gantry_protocol::fastjson::{self, IntegerKeys};
+use gantry_protocol::frame::Frame;
+use gantry_storage::units::{QueueId, QueueKey};
+
+use super::core::DataCore;
+use super::gather::{GatherAsk, GatherGoal};
+use super::host::Host;
+use super::queue::store::QueueStore;
+use super::words::ReplyTo;
+use crate::refusal::Refusal;
+
+/// Most queues of one request.
+pub const LOCK_QUEUES_MAX: usize = 65_536;
+
+/// A queue under the names the client used.
+#[derive(Debug, Clone)]
+pub struct NamedQueue {
+    queue: MessageQueue,
+    key: QueueKey,
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    pub(super) fn lock_queues(
+        self: &Rc<Self>,
+        frame: &Frame,
+        to: ReplyTo,
+        take: bool,
+    ) -> Result<(), Refusal> {
+        let illegal = |why: String| Refusal::new(response::SYSTEM_ERROR, why);
+        let body = LockRequest::parse(&frame.body).map_err(|error| illegal(error.to_string()))?;
+        if body.queues.len() > LOCK_QUEUES_MAX {
+            return Err(illegal(format!("more than {LOCK_QUEUES_MAX} queues in one request")));
+        }
+        let named = body.queues.into_iter().filter_map(|queue| self.named_queue(queue));
+        let named: Vec<NamedQueue> = named.collect();
+        let ask = GatherAsk::Lock {
+            queues: named.iter().map(|named| named.key).collect(),
+            group: Arc::from(body.consumer_group),
+            client: Arc::from(body.client_id),
+            take,
+        };
+        let goal = if take { GatherGoal::LockReply(named) } else { GatherGoal::UnlockReply };
+        self.gather(to, &ask, goal)
+    }
+
+    fn named_queue(&self, queue: MessageQueue) -> Option<NamedQueue> {
+        let catalog = self.catalog.borrow();
+        let entry = catalog.topic(&queue.topic)?;
+        let config = &entry.config;
+        if queue.queue_id >= config.read_queue_nums.max(config.write_queue_nums) {
+            return None;
+        }
+        let id = QueueId(u16::try_from(queue.queue_id).ok()?);
+        Some(NamedQueue { queue, key: QueueKey { topic: entry.id, queue: id } })
+    }
+
+    /// Takes or gives back the locks of this core's queues; returns those taken.
+    pub(super) fn lock_own(
+        &self,
+        queues: &[QueueKey],
+        group: &Arc<str>,
+        client: &Arc<str>,
+        take: bool,
+    ) -> Vec<QueueKey> {
+        let mine = |key: &&QueueKey| match self.shard_of(**key) {
+            Some(shard) if take => shard.lock_queue(**key, group, client),
+            Some(shard) => {
+                shard.unlock_queue(**key, group, client);
+                false
+            }
+            None => false,
+        };
+        queues.iter().filter(mine).copied().collect()
+    }
+
+    pub(super) fn finish_lock(&self, to: ReplyTo, asked: &[NamedQueue], locked: &[QueueKey]) {
+        let owned = asked.iter().filter(|named| locked.contains(&named.key));
+        let body = lock_reply(owned.map(|named| &named.queue));
+        let body = fastjson::to_bytes(&body, IntegerKeys::Quoted);
+        self.host.reply(to, response::SUCCESS, None, None, &[&body]);
+    }
+}

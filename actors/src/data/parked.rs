@@ -1,0 +1,173 @@
+//! Requests that wait for a topic or a group to be made.
+//!
+//! **Owns** the parked frames, by what they wait for.
+//! **Lives on** each data core.
+//! **Invariants** while anything waits for a topic, further sends to it wait behind, so the order of a
+//! connection's messages holds; one question a subject is under way at the control plane.
+//! **Limits** [`PARKED_MAX`] requests of [`PARKED_BYTES_MAX`] together, each at most [`PARKED_MS`].
+//! **Not here** who may make what (`control`).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use gantry_protocol::frame::Frame;
+use gantry_runtime::net::PeerRef;
+use hashbrown::HashMap;
+
+use crate::seam::Ticket;
+
+/// Most requests parked on a core.
+pub const PARKED_MAX: usize = 10_000;
+/// Most bytes of parked frames on a core.
+pub const PARKED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest wait: a client gives up after 3 s.
+pub const PARKED_MS: u64 = 3_000;
+
+/// Who sent a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The connection.
+    pub peer: PeerRef,
+    /// Its address.
+    pub addr: SocketAddr,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A topic.
+    Topic(String),
+    /// A group.
+    Group(String),
+}
+
+/// A parked request.
+#[derive(Debug)]
+pub struct ParkedRequest {
+    /// Who sent it.
+    pub caller: Caller,
+    /// The request as it came.
+    pub frame: Frame,
+}
+
+#[derive(Debug)]
+struct Wait {
+    subject: Subject,
+    deadline_ms: u64,
+    requests: Vec<ParkedRequest>,
+}
+
+/// One core's parked requests.
+#[derive(Debug, Default)]
+pub struct Parked {
+    tickets: HashMap<Subject, Ticket>,
+    waits: BTreeMap<Ticket, Wait>,
+    count: usize,
+    bytes: usize,
+    last_ticket: u64,
+}
+
+/// What parking did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Park {
+    /// The control plane must be asked under this ticket.
+    Ask(Ticket),
+    /// It has been asked already.
+    Waits,
+    /// No room.
+    Full,
+}
+
+impl Parked {
+    /// Whether anything waits for a topic.
+    pub fn holds_topic(&self, topic: &str) -> bool {
+        // Almost always empty, and then no key is built.
+        !self.tickets.is_empty() && self.tickets.contains_key(&Subject::Topic(topic.to_owned()))
+    }
+
+    /// Parks a request.
+    pub fn park(&mut self, subject: Subject, request: ParkedRequest, now_ms: u64) -> Park {
+        let bytes = request.frame.wire_bytes();
+        if self.count >= PARKED_MAX || self.bytes + bytes > PARKED_BYTES_MAX {
+            return Park::Full;
+        }
+        self.count += 1;
+        self.bytes += bytes;
+        if let Some(ticket) = self.tickets.get(&subject)
+            && let Some(wait) = self.waits.get_mut(ticket)
+        {
+            wait.requests.push(request);
+            return Park::Waits;
+        }
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.tickets.insert(subject.clone(), ticket);
+        let deadline_ms = now_ms + PARKED_MS;
+        self.waits.insert(ticket, Wait { subject, deadline_ms, requests: vec![request] });
+        Park::Ask(ticket)
+    }
+
+    /// Takes what waits under a ticket, in the order it came.
+    pub fn take(&mut self, ticket: Ticket) -> Vec<ParkedRequest> {
+        let Some(wait) = self.waits.remove(&ticket) else { return Vec::new() };
+        self.tickets.remove(&wait.subject);
+        self.count -= wait.requests.len();
+        self.bytes -= wait.requests.iter().map(|one| one.frame.wire_bytes()).sum::<usize>();
+        wait.requests
+    }
+
+    /// Takes what has waited too long.
+    pub fn take_due(&mut self, now_ms: u64) -> Vec<ParkedRequest> {
+        // Tickets and deadlines grow together.
+        let due = self.waits.iter().take_while(|(_, wait)| wait.deadline_ms <= now_ms);
+        let due: Vec<Ticket> = due.map(|(ticket, _)| *ticket).collect();
+        due.into_iter().flat_map(|ticket| self.take(ticket)).collect()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waits.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use gantry_protocol::frame::HeaderEncoding;
+
+    use super::*;
+
+    fn request(slot: u32, bytes: usize) -> ParkedRequest {
+        let peer = PeerRef { core: 0, slot, generation: 1 };
+        let body = Bytes::from(vec![0; bytes]);
+        let frame = Frame { encoding: HeaderEncoding::Json, header: Bytes::new(), body };
+        ParkedRequest { caller: Caller { peer, addr: "127.0.0.1:1".parse().unwrap() }, frame }
+    }
+
+    fn topic() -> Subject {
+        Subject::Topic("T".to_owned())
+    }
+
+    #[test]
+    fn one_question_and_the_order_kept() {
+        let mut parked = Parked::default();
+        let Park::Ask(ticket) = parked.park(topic(), request(1, 10), 0) else { panic!() };
+        assert_eq!(parked.park(topic(), request(2, 10), 5), Park::Waits);
+        assert!(parked.holds_topic("T"));
+        let slots: Vec<u32> = parked.take(ticket).iter().map(|p| p.caller.peer.slot).collect();
+        assert_eq!(slots, [1, 2]);
+        assert!(!parked.holds_topic("T"));
+        assert!(parked.take(ticket).is_empty());
+    }
+
+    #[test]
+    fn bounds_hold_and_time_ends_the_wait() {
+        let mut parked = Parked::default();
+        assert_ne!(parked.park(topic(), request(1, PARKED_BYTES_MAX / 2), 0), Park::Full);
+        assert_eq!(parked.park(topic(), request(2, PARKED_BYTES_MAX / 2), 0), Park::Full);
+        assert!(parked.take_due(PARKED_MS - 1).is_empty());
+        assert_eq!(parked.take_due(PARKED_MS).len(), 1);
+        assert!(parked.is_empty());
+        assert_eq!((parked.count, parked.bytes), (0, 0));
+    }
+}

@@ -1,0 +1,212 @@
+//! A pull, from its header to a request for a queue actor.
+//!
+//! **Owns** the checks of 11 and 361, in RocketMQ's order (behaviours §5.1), and the choice of the filter.
+//! **Lives on** the session's data core.
+//! **Invariants** a pull never makes a topic; it makes a group if the settings allow. A pull whose
+//! subscription is newer than the catalog's gets 25, so it is never filtered by an old one (trap 62).
+//! **Limits** [`SUSPEND_MS_MAX`]; sizes as the settings say.
+//! **Not here** offsets, records, waiting (`shard::pulls`), SQL92 (not built yet).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::code::{request, response};
+use gantry_protocol::command::HeaderView;
+use gantry_protocol::frame::Frame;
+use gantry_protocol::request::pull::{self, PullHeader};
+use gantry_protocol::subscription::TagFilter;
+use gantry_storage::units::{QueueId, QueueKey};
+
+use super::catalog::{Catalog, Group, PERM_READ};
+use super::core::DataCore;
+use super::dispatch::{Parking, no_topic};
+use super::filter::tag::Filter;
+use super::host::Host;
+use super::parked::Caller;
+use super::queue::store::QueueStore;
+use super::words::{Pull, QueueRequest, ReplyTo};
+use crate::refusal::{Refusal, quoted};
+use crate::seam::TopicEntry;
+
+/// Longest suspension a client may ask for; Java's clients ask for 15 s and wait 30 s.
+pub const SUSPEND_MS_MAX: u64 = 120_000;
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    pub(super) fn pull(
+        self: &Rc<Self>,
+        view: &HeaderView<'_>,
+        caller: Caller,
+        frame: &Frame,
+        to: ReplyTo,
+        parking: Parking,
+    ) -> Result<(), Refusal> {
+        let header = PullHeader::parse(view)
+            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        let (key, pull) = {
+            let catalog = self.catalog.borrow();
+            self.check_broker(&catalog, view.code)?;
+            let Some(group) = catalog.group(header.consumer_group) else {
+                drop(catalog);
+                return self.no_group(header.consumer_group, caller, frame, parking);
+            };
+            let topic = self.check_names(&catalog, &header, group)?;
+            let filter = self.filter_of(group, &header)?;
+            self.prepare(&header, topic, group, filter)?
+        };
+        self.route_ask(key, to, QueueRequest::Pull(Box::new(pull)))
+    }
+
+    /// A request that names an unknown group: made if the settings allow, else 26.
+    pub(super) fn no_group(
+        self: &Rc<Self>,
+        group: &str,
+        caller: Caller,
+        frame: &Frame,
+        parking: Parking,
+    ) -> Result<(), Refusal> {
+        if self.settings.auto_create_subscription_group && parking == Parking::Allowed {
+            return self.park_for_group(group, caller, frame);
+        }
+        let remark = format!("subscription group [{}] does not exist", quoted(group));
+        Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark))
+    }
+
+    fn check_broker(&self, catalog: &Catalog, code: i32) -> Result<(), Refusal> {
+        let address = self.settings.advertised.ip();
+        if !catalog.readable() {
+            let remark = format!("the broker[{address}] pulling message is forbidden");
+            return Err(forbidden(remark));
+        }
+        if code == request::LITE_PULL_MESSAGE && !self.settings.lite_pull_message_enable {
+            let remark = format!("the broker[{address}] for lite pull consumer is forbidden");
+            return Err(forbidden(remark));
+        }
+        Ok(())
+    }
+
+    fn check_names<'c>(
+        &self,
+        catalog: &'c Catalog,
+        header: &PullHeader<'_>,
+        group: &Group,
+    ) -> Result<&'c Arc<TopicEntry>, Refusal> {
+        if !group.entry.config.consume_enable {
+            let remark = format!("subscription group no permission, {}", group.entry.name);
+            return Err(forbidden(remark));
+        }
+        let topic = catalog.topic(header.topic).ok_or_else(|| no_topic(header.topic))?;
+        let config = &topic.config;
+        if config.perm & PERM_READ == 0 {
+            let remark =
+                format!("the topic[{}] pulling message is forbidden", quoted(header.topic));
+            return Err(forbidden(remark));
+        }
+        if header.queue_id < 0 || header.queue_id >= config.read_queue_nums {
+            let remark = format!(
+                "queueId[{}] is illegal, topic:[{}] topicConfig.readQueueNums:[{}]",
+                header.queue_id,
+                quoted(header.topic),
+                config.read_queue_nums
+            );
+            return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+        }
+        Ok(topic)
+    }
+
+    fn filter_of(&self, group: &Group, header: &PullHeader<'_>) -> Result<TagFilter, Refusal> {
+        if header.has(pull::FLAG_CLASS_FILTER) {
+            let remark = "class filters are not supported";
+            return Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark));
+        }
+        if header.has(pull::FLAG_SUBSCRIPTION) {
+            let expression = header.subscription.unwrap_or_default();
+            let filter = Filter::of_expression(header.expression_type, expression);
+            return self.usable(&filter);
+        }
+        let missing = || {
+            let remark = format!(
+                "the consumer's subscription not exist: group {}, topic {}",
+                group.entry.name,
+                quoted(header.topic)
+            );
+            Refusal::new(response::SUBSCRIPTION_NOT_EXIST, remark)
+        };
+        let subscriptions = group.subscriptions.as_ref().ok_or_else(missing)?;
+        if group.broadcasts() && !group.entry.config.consume_broadcast_enable {
+            let remark = format!(
+                "the consumer group[{}] can not consume by broadcast way",
+                group.entry.name
+            );
+            return Err(forbidden(remark));
+        }
+        let subscription = subscriptions.get(header.topic).ok_or_else(missing)?;
+        if subscription.version < header.sub_version {
+            let remark = "the consumer's subscription not latest";
+            return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, remark));
+        }
+        self.usable(&subscription.filter)
+    }
+
+    fn usable(&self, filter: &Filter) -> Result<TagFilter, Refusal> {
+        match filter {
+            Filter::Tag(tags) => Ok(tags.clone()),
+            Filter::Invalid(why) => {
+                let remark = format!("parse the consumer's subscription failed: {why}");
+                Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
+            }
+            Filter::Unsupported(kind) if self.settings.enable_property_filter => {
+                let remark = format!("this broker does not filter by {kind} yet");
+                Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
+            }
+            Filter::Unsupported(kind) => {
+                let remark =
+                    format!("The broker does not support consumer to filter message by {kind}");
+                Err(Refusal::new(response::SYSTEM_ERROR, remark))
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        header: &PullHeader<'_>,
+        topic: &TopicEntry,
+        group: &Group,
+        filter: TagFilter,
+    ) -> Result<(QueueKey, Pull), Refusal> {
+        let queue = u16::try_from(header.queue_id).map_err(|_| {
+            Refusal::new(response::INVALID_PARAMETER, "queueId exceeds 65535")
+        })?;
+        let settings = &self.settings;
+        let wanted = u32::try_from(header.max_msg_nums).unwrap_or(0).max(1);
+        let messages_max = u32::try_from(settings.transfer_count_max_in_memory)
+            .unwrap_or(u32::MAX)
+            .min(wanted);
+        let asked = header.max_msg_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        let bytes_max = settings.transfer_bytes_max_in_memory as u64;
+        let bytes_max = asked.filter(|bytes| *bytes > 0).map_or(bytes_max, |n| n.min(bytes_max));
+        let pull = Pull {
+            group: Arc::clone(&group.entry.name),
+            wanted: header.queue_offset,
+            messages_max,
+            bytes_max,
+            filter,
+            commit: header.has(pull::FLAG_COMMIT_OFFSET).then_some(header.commit_offset),
+            suspend_ms: header.has(pull::FLAG_SUSPEND).then(|| self.suspend_ms(header)),
+            topic_sys_flag: topic.config.topic_sys_flag,
+            group_sys_flag: group.entry.config.group_sys_flag,
+        };
+        Ok((QueueKey { topic: topic.id, queue: QueueId(queue) }, pull))
+    }
+
+    fn suspend_ms(&self, header: &PullHeader<'_>) -> u64 {
+        if self.settings.long_polling_enable {
+            u64::try_from(header.suspend_timeout_ms).unwrap_or(0).min(SUSPEND_MS_MAX)
+        } else {
+            self.settings.short_polling_time_ms
+        }
+    }
+}
+
+fn forbidden(remark: String) -> Refusal {
+    Refusal::new(response::NO_PERMISSION, remark)
+}

@@ -1,0 +1,197 @@
+//! Storing a message: from a checked request to staged records.
+//!
+//! **Owns** the step from an [`Append`] to `QueueStore::append`, and what the producer is told of it.
+//! **Lives on** the queue's data core.
+//! **Invariants** the elements of a batch get consecutive offsets; a batch interrupted by a full tail goes
+//! on where it stopped, before anything else of its queue. Nothing is acknowledged from here.
+//! **Limits** [`INDEXED_KEYS_MAX`] keys a message are indexed, further ones are not.
+//! **Not here** checks and property rewriting (`data::send`), when an answer may leave (`shard::acks`).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use gantry_storage::error::AppendError;
+use gantry_storage::shard_store::{Appended, NewRecord};
+use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp};
+use smallvec::SmallVec;
+
+use super::store::QueueStore;
+use crate::data::words::{Append, Marks, ReplyTo};
+
+/// Most keys of one message that are indexed, its unique key included.
+pub const INDEXED_KEYS_MAX: usize = 64;
+
+type Keys<'a> = SmallVec<[&'a str; 8]>;
+
+/// What every record of this broker carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// The advertised address.
+    pub store_host: SocketAddr,
+    /// Now, as of this tick.
+    pub now: StoreTimestamp,
+    /// `messageIndexEnable`.
+    pub index_keys: bool,
+}
+
+/// A message being stored; of a batch, what is stored so far.
+#[derive(Debug)]
+pub struct Pending {
+    /// Who asked.
+    pub reply: ReplyTo,
+    /// What.
+    pub append: Append,
+    stored: Vec<Appended>,
+}
+
+/// What the producer will be told, once it may be.
+#[derive(Debug)]
+pub struct Ack {
+    /// Who asked.
+    pub reply: ReplyTo,
+    /// The queue really used.
+    pub queue_id: u16,
+    /// The first message's offset.
+    pub offset: QueueOffset,
+    /// The first message's physical offset.
+    pub physical: PhysicalOffset,
+    /// Physical offsets of the further messages of a batch.
+    pub further: Vec<PhysicalOffset>,
+    /// The message's unique key; none for a batch.
+    pub unique_key: Option<Bytes>,
+    /// End of its bytes in the log.
+    pub end: FilePosition,
+    /// The producer doesn't want to wait for the flush.
+    pub no_wait: bool,
+}
+
+impl Pending {
+    /// A message that waits to be stored.
+    pub fn new(reply: ReplyTo, append: Append) -> Self {
+        Self { reply, append, stored: Vec::new() }
+    }
+
+    /// Whether part of it is in the log already.
+    pub fn is_partly_stored(&self) -> bool {
+        !self.stored.is_empty()
+    }
+
+    /// Stores it, or the rest of it.
+    ///
+    /// # Errors
+    /// As the store says; after `TailFull` the same call goes on.
+    pub fn store<S: QueueStore>(
+        &mut self,
+        store: &S,
+        key: QueueKey,
+        stamp: &Stamp,
+    ) -> Result<Ack, AppendError> {
+        if self.append.elements.is_empty() {
+            let append = &self.append;
+            let record = record_of(append, key, stamp, append.flag, &append.body);
+            let appended = put(store, record, &append.properties, &append.marks, stamp)?;
+            return Ok(self.ack(key, appended, Vec::new()));
+        }
+        for element in self.append.elements.iter().skip(self.stored.len()) {
+            let append = &self.append;
+            let body = append.body.get(element.body.clone()).unwrap_or_default();
+            let properties = append.body.get(element.properties.clone()).unwrap_or_default();
+            let record = record_of(append, key, stamp, element.flag, body);
+            self.stored.push(put(store, record, properties, &element.marks, stamp)?);
+        }
+        let stored = std::mem::take(&mut self.stored);
+        let mut all = stored.into_iter();
+        // A batch without elements is refused before it comes here.
+        let Some(first) = all.next() else { return Err(AppendError::Closed) };
+        let mut end = first.end;
+        let further = all.map(|next| {
+            end = end.max(next.end);
+            next.physical
+        });
+        let further = further.collect();
+        Ok(self.ack(key, Appended { end, ..first }, further))
+    }
+
+    fn ack(&self, key: QueueKey, first: Appended, further: Vec<PhysicalOffset>) -> Ack {
+        let append = &self.append;
+        let unique = append.marks.unique_key.clone().filter(|_| append.elements.is_empty());
+        let unique = unique.filter(|range| range.end <= append.properties.len());
+        Ack {
+            reply: self.reply,
+            queue_id: key.queue.0,
+            offset: first.queue_offset,
+            physical: first.physical,
+            further,
+            unique_key: unique.map(|range| append.properties.slice(range)),
+            end: first.end,
+            no_wait: append.marks.no_wait,
+        }
+    }
+}
+
+fn record_of<'a>(
+    append: &'a Append,
+    key: QueueKey,
+    stamp: &Stamp,
+    flag: i32,
+    body: &'a [u8],
+) -> NewRecord<'a> {
+    NewRecord {
+        key,
+        topic: append.topic.config.name.as_bytes(),
+        flag,
+        sys_flag: append.sys_flag,
+        born_timestamp: append.born_ms,
+        born_host: append.born_host,
+        store_timestamp: Some(stamp.now),
+        store_host: stamp.store_host,
+        reconsume_times: append.reconsume_times,
+        prepared_offset: 0,
+        body,
+        properties: &[],
+        tags_code: 0,
+        keys: &[],
+    }
+}
+
+fn put<S: QueueStore>(
+    store: &S,
+    record: NewRecord<'_>,
+    properties: &[u8],
+    marks: &Marks,
+    stamp: &Stamp,
+) -> Result<Appended, AppendError> {
+    let keys = if stamp.index_keys { keys_of(properties, marks) } else { Keys::new() };
+    let tags_code = marks.tags_code;
+    store.append(&NewRecord { properties, tags_code, keys: &keys, ..record })
+}
+
+/// The unique key and every word of `KEYS`.
+fn keys_of<'a>(properties: &'a [u8], marks: &Marks) -> Keys<'a> {
+    let text = |range: &Option<std::ops::Range<usize>>| {
+        let bytes = properties.get(range.clone()?)?;
+        std::str::from_utf8(bytes).ok()
+    };
+    let unique = text(&marks.unique_key);
+    let words = text(&marks.keys).into_iter().flat_map(|keys| keys.split(' '));
+    let all = unique.into_iter().chain(words).filter(|word| !word.is_empty());
+    all.take(INDEXED_KEYS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unique_key_and_every_word_are_indexed() {
+        let properties = b"UNIQ_KEY\x01U1\x02KEYS\x01a  b\x02";
+        let marks = Marks {
+            unique_key: Some(9..11),
+            keys: Some(17..21),
+            ..Marks::default()
+        };
+        assert_eq!(keys_of(properties, &marks).as_slice(), ["U1", "a", "b"]);
+        let wrong = Marks { keys: Some(17..99), ..Marks::default() };
+        assert!(keys_of(properties, &wrong).is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! One queue: its actor, its rules, its memory.
+
+pub mod actor;
+pub mod append;
+pub mod offsets;
+pub mod order_lock;
+pub mod pull;
+pub mod state;
+pub mod store;
+pub mod waiters;

@@ -1,0 +1,217 @@
+//! What consumer groups have consumed of one queue.
+//!
+//! **Owns** the positions of all groups in one queue: committed, pulled, and a pending one-shot reset.
+//! **Lives on** the queue's data core, inside its actor; the control plane keeps a copy, written behind.
+//! **Invariants** positions may go back (trap 73); while a reset is pending, queries return it and commits
+//! are swallowed; a position is dirty until it was handed to the control plane.
+//! **Limits** [`GROUPS_MAX`] groups a queue; a commit of one more is refused.
+//! **Not here** whether the group exists (`data::catalog`), how they persist (`control`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_storage::units::QueueOffset;
+
+/// Most groups with a position in one queue.
+pub const GROUPS_MAX: usize = 16 * 1024;
+
+/// One group's position in one queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// What the group committed; none when it has only pulled.
+    pub committed: Option<QueueOffset>,
+    /// Offset of the last pull, for display.
+    pub pulled: QueueOffset,
+    /// A reset that no pull has taken yet.
+    pub reset: Option<QueueOffset>,
+    dirty: bool,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Stored; the queue had nothing to hand over before.
+    FirstDirty,
+    /// Stored, or nothing changed.
+    Stored,
+    /// A reset is pending: ignored, answered as a success (`ConsumerManageProcessor`, 5.5).
+    Swallowed,
+    /// Too many groups.
+    Refused,
+}
+
+/// The positions of all groups in one queue.
+#[derive(Debug, Clone, Default)]
+pub struct GroupOffsets {
+    rows: BTreeMap<Arc<str>, Position>,
+    dirty_count: usize,
+}
+
+impl GroupOffsets {
+    /// What a query returns: a pending reset first, else the committed offset.
+    pub fn query(&self, group: &str) -> Option<QueueOffset> {
+        let row = self.rows.get(group)?;
+        row.reset.or(row.committed)
+    }
+
+    /// A client's commit.
+    pub fn commit(&mut self, group: &Arc<str>, offset: QueueOffset) -> Commit {
+        if self.rows.get(group).is_some_and(|row| row.reset.is_some()) {
+            return Commit::Swallowed;
+        }
+        self.set(group, offset)
+    }
+
+    /// Sets a position whatever is pending.
+    pub fn set(&mut self, group: &Arc<str>, offset: QueueOffset) -> Commit {
+        let had_dirty = self.dirty_count > 0;
+        let Some(row) = row_of(&mut self.rows, group) else { return Commit::Refused };
+        if row.committed == Some(offset) {
+            return Commit::Stored;
+        }
+        row.committed = Some(offset);
+        if !row.dirty {
+            row.dirty = true;
+            self.dirty_count += 1;
+        }
+        if had_dirty { Commit::Stored } else { Commit::FirstDirty }
+    }
+
+    /// A position read from the tables at start: stored, not dirty.
+    pub fn load(&mut self, group: &Arc<str>, offset: QueueOffset) {
+        if let Some(row) = row_of(&mut self.rows, group) {
+            row.committed = Some(offset);
+        }
+    }
+
+    /// Remembers where a group's last pull began.
+    pub fn pulled(&mut self, group: &Arc<str>, offset: QueueOffset) {
+        if let Some(row) = self.rows.get_mut(group) {
+            row.pulled = offset;
+        } else if let Some(row) = row_of(&mut self.rows, group) {
+            row.pulled = offset;
+        }
+    }
+
+    /// Resets a group; with `one_shot` the next pull is redirected.
+    pub fn reset(&mut self, group: &Arc<str>, offset: QueueOffset, one_shot: bool) -> Commit {
+        let outcome = self.set(group, offset);
+        if one_shot && let Some(row) = self.rows.get_mut(group) {
+            row.reset = Some(offset);
+        }
+        outcome
+    }
+
+    /// Takes a pending reset; the pull that asks is told to go there.
+    pub fn take_reset(&mut self, group: &str) -> Option<QueueOffset> {
+        self.rows.get_mut(group)?.reset.take()
+    }
+
+    /// Hands out up to `most` dirty rows and marks them clean. True when none is left.
+    pub fn take_dirty(&mut self, most: usize, out: &mut Vec<(Arc<str>, QueueOffset)>) -> bool {
+        let mut taken = 0;
+        for (group, row) in &mut self.rows {
+            if self.dirty_count == 0 || taken == most {
+                break;
+            }
+            if let (true, Some(offset)) = (row.dirty, row.committed) {
+                row.dirty = false;
+                self.dirty_count -= 1;
+                taken += 1;
+                out.push((Arc::clone(group), offset));
+            }
+        }
+        self.dirty_count == 0
+    }
+
+    /// All groups with their positions.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Position)> {
+        self.rows.iter()
+    }
+
+    /// One group's position.
+    pub fn get(&self, group: &str) -> Option<&Position> {
+        self.rows.get(group)
+    }
+
+    /// Forgets a group.
+    pub fn drop_group(&mut self, group: &str) {
+        if self.rows.remove(group).is_some_and(|row| row.dirty) {
+            self.dirty_count -= 1;
+        }
+    }
+
+    /// Whether no group is known.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+fn row_of<'a>(
+    rows: &'a mut BTreeMap<Arc<str>, Position>,
+    group: &Arc<str>,
+) -> Option<&'a mut Position> {
+    if !rows.contains_key(group) {
+        if rows.len() >= GROUPS_MAX {
+            return None;
+        }
+        rows.insert(Arc::clone(group), Position::default());
+    }
+    rows.get_mut(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Arc<str> {
+        Arc::from(text)
+    }
+
+    #[test]
+    fn trap_73_offsets_go_back() {
+        let group = name("g");
+        let mut offsets = GroupOffsets::default();
+        assert_eq!(offsets.commit(&group, QueueOffset(9)), Commit::FirstDirty);
+        assert_eq!(offsets.commit(&group, QueueOffset(3)), Commit::Stored);
+        assert_eq!(offsets.query("g"), Some(QueueOffset(3)));
+        assert_eq!(offsets.query("h"), None);
+    }
+
+    #[test]
+    fn a_reset_is_returned_swallows_commits_and_is_taken_once() {
+        let group = name("g");
+        let mut offsets = GroupOffsets::default();
+        offsets.commit(&group, QueueOffset(9));
+        offsets.reset(&group, QueueOffset(2), true);
+        assert_eq!(offsets.commit(&group, QueueOffset(10)), Commit::Swallowed);
+        assert_eq!(offsets.query("g"), Some(QueueOffset(2)));
+        assert_eq!(offsets.take_reset("g"), Some(QueueOffset(2)));
+        assert_eq!(offsets.take_reset("g"), None);
+        assert_eq!(offsets.commit(&group, QueueOffset(10)), Commit::Stored);
+    }
+
+    #[test]
+    fn dirty_rows_are_handed_out_once_and_in_parts() {
+        let mut offsets = GroupOffsets::default();
+        for n in 0..5_u64 {
+            offsets.commit(&name(&format!("g{n}")), QueueOffset(n));
+        }
+        offsets.load(&name("old"), QueueOffset(1));
+        let mut rows = Vec::new();
+        assert!(!offsets.take_dirty(3, &mut rows));
+        assert!(offsets.take_dirty(3, &mut rows));
+        assert_eq!(rows.len(), 5);
+        assert!(offsets.take_dirty(3, &mut rows));
+        assert_eq!(rows.len(), 5);
+        assert_eq!(offsets.commit(&name("g1"), QueueOffset(8)), Commit::FirstDirty);
+    }
+
+    #[test]
+    fn a_pull_alone_gives_no_offset() {
+        let mut offsets = GroupOffsets::default();
+        offsets.pulled(&name("g"), QueueOffset(4));
+        assert_eq!(offsets.query("g"), None);
+        assert!(!offsets.is_empty());
+    }
+}

@@ -1,0 +1,150 @@
+//! What a queue actor needs of its shard's store.
+//!
+//! **Owns** the trait that the real store and the tests' in-memory store both fill.
+//! **Lives on** the data core of the shard.
+//! **Invariants** those of `gantry_storage::shard_store::ShardStore`, whose words these are.
+//! **Limits** the store's own.
+//! **Not here** how any of it is done (storage).
+#![allow(
+    async_fn_in_trait,
+    reason = "a shard never leaves its core: no caller needs these futures to be Send"
+)]
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use gantry_storage::disk::Disk;
+use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome, ShardStore};
+use gantry_storage::units::{
+    Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, StoreTimestamp,
+    TopicId,
+};
+
+/// A shard's store, as far as its queue actors use it. Meanings and errors as in `ShardStore`.
+#[allow(missing_docs, reason = "documented where they are implemented: ShardStore")]
+pub trait QueueStore: 'static {
+    fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError>;
+    fn seal(&self) -> FilePosition;
+    fn staged(&self) -> FilePosition;
+    fn committed(&self) -> FilePosition;
+    fn acknowledged(&self) -> FilePosition;
+    fn poisoned(&self) -> Option<Rc<str>>;
+    fn bounds(&self, key: QueueKey) -> QueueBounds;
+    fn queues(&self) -> Vec<QueueKey>;
+    fn drop_topic(&self, topic: TopicId);
+    fn read_hot(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Option<ReadOutcome>;
+    async fn read(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Result<ReadOutcome, ReadError>;
+    async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError>;
+    async fn search_by_time(
+        &self,
+        key: QueueKey,
+        time: StoreTimestamp,
+        boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError>;
+    async fn store_time_at(
+        &self,
+        key: QueueKey,
+        offset: QueueOffset,
+    ) -> Result<Option<StoreTimestamp>, ReadError>;
+    async fn query_key(
+        &self,
+        topic: TopicId,
+        word: &str,
+        begin_ms: u64,
+        end_ms: u64,
+        max: usize,
+    ) -> Result<Vec<PhysicalOffset>, ReadError>;
+}
+
+impl<D: Disk> QueueStore for ShardStore<D> {
+    fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
+        Self::append(self, record)
+    }
+    fn seal(&self) -> FilePosition {
+        Self::seal(self)
+    }
+    fn staged(&self) -> FilePosition {
+        Self::staged(self)
+    }
+    fn committed(&self) -> FilePosition {
+        Self::committed(self)
+    }
+    fn acknowledged(&self) -> FilePosition {
+        Self::acknowledged(self)
+    }
+    fn poisoned(&self) -> Option<Rc<str>> {
+        Self::poisoned(self)
+    }
+    fn bounds(&self, key: QueueKey) -> QueueBounds {
+        Self::bounds(self, key)
+    }
+    fn queues(&self) -> Vec<QueueKey> {
+        Self::queues(self)
+    }
+    fn drop_topic(&self, topic: TopicId) {
+        Self::drop_topic(self, topic);
+    }
+    fn read_hot(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Option<ReadOutcome> {
+        Self::read_hot(self, key, from, limits, filter, out)
+    }
+    async fn read(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Result<ReadOutcome, ReadError> {
+        Self::read(self, key, from, limits, filter, out).await
+    }
+    async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        Self::record_at(self, physical).await
+    }
+    async fn search_by_time(
+        &self,
+        key: QueueKey,
+        time: StoreTimestamp,
+        boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError> {
+        Self::search_by_time(self, key, time, boundary).await
+    }
+    async fn store_time_at(
+        &self,
+        key: QueueKey,
+        offset: QueueOffset,
+    ) -> Result<Option<StoreTimestamp>, ReadError> {
+        Self::store_time_at(self, key, offset).await
+    }
+    async fn query_key(
+        &self,
+        topic: TopicId,
+        word: &str,
+        begin_ms: u64,
+        end_ms: u64,
+        max: usize,
+    ) -> Result<Vec<PhysicalOffset>, ReadError> {
+        Self::query_key(self, topic, word, begin_ms, end_ms, max).await
+    }
+}

@@ -1,0 +1,210 @@
+//! Suspended pulls.
+//!
+//! **Owns** one shard's waiting pulls with their deadlines.
+//! **Lives on** the data core of the shard.
+//! **Invariants** a waiter is in all three indexes (queue, deadline, peer) or in none; it leaves when it is
+//! woken, when its time is up and when its peer is gone. Waiters of one queue are woken in the order they
+//! came.
+//! **Limits** [`WAITERS_MAX`] a shard, [`QUEUE_WAITERS_MAX`] a queue: one more isn't parked, it is answered
+//! at once. A waiter costs its own size and about 100 bytes of index.
+//! **Not here** when a pull may suspend and what it is told (`pull`).
+
+use std::collections::BTreeSet;
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+/// Most suspended pulls of one shard.
+pub const WAITERS_MAX: usize = 100_000;
+/// Most suspended pulls of one queue: as many groups as a queue may have live.
+pub const QUEUE_WAITERS_MAX: usize = 4096;
+
+const _: () = assert!(QUEUE_WAITERS_MAX <= WAITERS_MAX);
+
+/// Names a waiter while it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(u32);
+
+#[derive(Debug)]
+struct Slot<Q, P, W> {
+    queue: Q,
+    peer: P,
+    deadline_ms: u64,
+    waiter: W,
+}
+
+type Ids = SmallVec<[WaiterId; 2]>;
+
+/// One shard's suspended pulls: `Q` names a queue, `P` a peer.
+#[derive(Debug)]
+pub struct Waiters<Q, P, W> {
+    slots: Vec<Option<Slot<Q, P, W>>>,
+    free: Vec<u32>,
+    by_queue: HashMap<Q, Ids>,
+    by_peer: HashMap<P, Ids>,
+    by_deadline: BTreeSet<(u64, WaiterId)>,
+}
+
+impl<Q, P, W> Default for Waiters<Q, P, W> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_queue: HashMap::new(),
+            by_peer: HashMap::new(),
+            by_deadline: BTreeSet::new(),
+        }
+    }
+}
+
+impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
+    /// Parks a pull until `deadline_ms`. It comes back when a bound is reached.
+    ///
+    /// # Errors
+    /// The waiter itself, when there is no room.
+    pub fn park(&mut self, queue: Q, peer: P, deadline_ms: u64, waiter: W) -> Result<WaiterId, W> {
+        let of_queue = self.by_queue.get(&queue).map_or(0, |ids| ids.len());
+        if self.len() >= WAITERS_MAX || of_queue >= QUEUE_WAITERS_MAX {
+            return Err(waiter);
+        }
+        let slot = Slot { queue, peer, deadline_ms, waiter };
+        let id = match self.free.pop() {
+            Some(index) => {
+                if let Some(place) = self.slots.get_mut(index as usize) {
+                    *place = Some(slot);
+                }
+                WaiterId(index)
+            }
+            None => {
+                let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+                self.slots.push(Some(slot));
+                WaiterId(index)
+            }
+        };
+        self.by_queue.entry(queue).or_default().push(id);
+        self.by_peer.entry(peer).or_default().push(id);
+        self.by_deadline.insert((deadline_ms, id));
+        Ok(id)
+    }
+
+    /// Whether any pull waits on this queue.
+    pub fn has(&self, queue: Q) -> bool {
+        self.by_queue.contains_key(&queue)
+    }
+
+    /// The waiters of a queue, oldest first.
+    pub fn of_queue(&self, queue: Q) -> Ids {
+        self.by_queue.get(&queue).cloned().unwrap_or_default()
+    }
+
+    /// A waiter, to be looked at or moved on.
+    pub fn get_mut(&mut self, id: WaiterId) -> Option<&mut W> {
+        let slot = self.slots.get_mut(id.0 as usize)?.as_mut()?;
+        Some(&mut slot.waiter)
+    }
+
+    /// Takes a waiter out.
+    pub fn take(&mut self, id: WaiterId) -> Option<W> {
+        let slot = self.slots.get_mut(id.0 as usize)?.take()?;
+        self.free.push(id.0);
+        self.by_deadline.remove(&(slot.deadline_ms, id));
+        forget(&mut self.by_queue, slot.queue, id);
+        forget(&mut self.by_peer, slot.peer, id);
+        Some(slot.waiter)
+    }
+
+    /// Takes one waiter whose deadline has passed.
+    pub fn take_due(&mut self, now_ms: u64) -> Option<W> {
+        let &(deadline_ms, id) = self.by_deadline.first()?;
+        if deadline_ms > now_ms {
+            return None;
+        }
+        self.take(id)
+    }
+
+    /// The earliest deadline.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.by_deadline.first().map(|&(deadline_ms, _)| deadline_ms)
+    }
+
+    /// Drops the waiters of a closed connection; returns how many there were.
+    pub fn drop_peer(&mut self, peer: P) -> usize {
+        let ids = self.by_peer.get(&peer).cloned().unwrap_or_default();
+        ids.iter().filter(|id| self.take(**id).is_some()).count()
+    }
+
+    /// Takes everything out, oldest deadline first.
+    pub fn take_all(&mut self) -> Vec<W> {
+        let ids: Vec<WaiterId> = self.by_deadline.iter().map(|&(_, id)| id).collect();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.by_deadline.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.by_deadline.is_empty()
+    }
+}
+
+fn forget<K: Eq + Hash>(index: &mut HashMap<K, Ids>, key: K, id: WaiterId) {
+    if let Some(ids) = index.get_mut(&key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            index.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Plain = Waiters<u32, u32, &'static str>;
+
+    #[test]
+    fn deadlines_come_in_order_and_not_early() {
+        let mut waiters = Plain::default();
+        waiters.park(1, 1, 300, "late").unwrap();
+        waiters.park(1, 2, 100, "early").unwrap();
+        assert_eq!(waiters.next_deadline_ms(), Some(100));
+        assert_eq!(waiters.take_due(99), None);
+        assert_eq!(waiters.take_due(300), Some("early"));
+        assert_eq!(waiters.take_due(300), Some("late"));
+        assert!(waiters.is_empty());
+        assert!(!waiters.has(1));
+    }
+
+    #[test]
+    fn a_closed_peer_leaves_nothing_behind() {
+        let mut waiters = Plain::default();
+        for queue in 0..10 {
+            waiters.park(queue, 7, 100, "gone").unwrap();
+        }
+        let kept = waiters.park(3, 8, 100, "kept").unwrap();
+        assert_eq!(waiters.drop_peer(7), 10);
+        assert_eq!(waiters.drop_peer(7), 0);
+        assert_eq!(waiters.len(), 1);
+        assert_eq!(waiters.of_queue(3).as_slice(), [kept]);
+        assert_eq!(waiters.take(kept), Some("kept"));
+        assert_eq!(waiters.take(kept), None);
+        assert!(waiters.by_queue.is_empty() && waiters.by_peer.is_empty());
+    }
+
+    #[test]
+    fn slots_are_used_again_and_the_bound_holds() {
+        let mut waiters = Plain::default();
+        for _ in 0..3 {
+            for n in 0..QUEUE_WAITERS_MAX {
+                assert!(waiters.park(1, 1, n as u64, "w").is_ok());
+            }
+            assert_eq!(waiters.park(1, 1, 5, "over"), Err("over"));
+            assert_eq!(waiters.take_all().len(), QUEUE_WAITERS_MAX);
+        }
+        assert_eq!(waiters.slots.len(), QUEUE_WAITERS_MAX);
+    }
+}

@@ -1,0 +1,164 @@
+//! From a queue to its core, and back.
+//!
+//! **Owns** the words data cores exchange, and the two mappings queue → shard → core.
+//! **Lives on** each data core.
+//! **Invariants** requests of one connection to one queue arrive in the order they were sent, whichever
+//! core holds the queue: a core sends its words to another in order, and a core's own queues take no detour.
+//! A shard's core never changes while the process lives.
+//! **Limits** the mesh's; a request that doesn't fit is refused at once with SYSTEM_BUSY.
+//! **Not here** how words travel (`gantry_runtime::mesh`).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use gantry_protocol::code::response;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{QueueKey, ShardId};
+
+use super::core::DataCore;
+use super::gather::{GatherAnswer, GatherAsk};
+use super::host::Host;
+use super::queue::store::QueueStore;
+use super::words::{Append, QueueRequest, ReplyTo};
+use crate::refusal::Refusal;
+use crate::seam::{CoreNumber, Ticket};
+
+/// What one data core tells another.
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the frequent one: boxing it would allocate for each message"
+)]
+pub enum CoreWord {
+    /// Store a message.
+    Append(QueueKey, ReplyTo, Append),
+    /// Any other request of one queue.
+    Ask(QueueKey, ReplyTo, QueueRequest),
+    /// Frames for a connection of the receiver.
+    Frames(PeerRef, Bytes),
+    /// A connection is gone.
+    PeerClosed(PeerRef),
+    /// A question to every core; the answer goes back under the ticket.
+    Gather {
+        /// The asking core.
+        core: CoreNumber,
+        /// Names the question there.
+        ticket: Ticket,
+        /// The question.
+        ask: GatherAsk,
+    },
+    /// One core's share of an answer.
+    Gathered {
+        /// The question's name.
+        ticket: Ticket,
+        /// The share.
+        answer: GatherAnswer,
+    },
+}
+
+/// Which core holds a shard when `shards` are dealt out to `cores`.
+pub fn core_of_shard(shard: ShardId, cores: CoreNumber) -> CoreNumber {
+    CoreNumber::from(shard.0) % cores.max(1)
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// Which core holds a queue.
+    pub fn core_of(&self, key: QueueKey) -> CoreNumber {
+        core_of_shard(key.shard(self.shards_count), self.cores)
+    }
+
+    /// Hands a message to its queue.
+    ///
+    /// # Errors
+    /// The queue's inbox, or the road to its core, is full.
+    pub fn route_append(
+        &self,
+        key: QueueKey,
+        reply: ReplyTo,
+        append: Append,
+    ) -> Result<(), Refusal> {
+        if let Some(shard) = self.shard_of(key) {
+            return shard.post_append(key, reply, append);
+        }
+        self.route_away(key, CoreWord::Append(key, reply, append))
+    }
+
+    /// Hands any other request to its queue.
+    ///
+    /// # Errors
+    /// As [`DataCore::route_append`].
+    pub fn route_ask(
+        &self,
+        key: QueueKey,
+        reply: ReplyTo,
+        request: QueueRequest,
+    ) -> Result<(), Refusal> {
+        if let Some(shard) = self.shard_of(key) {
+            return shard.post(key, reply, request);
+        }
+        self.route_away(key, CoreWord::Ask(key, reply, request))
+    }
+
+    fn route_away(&self, key: QueueKey, word: CoreWord) -> Result<(), Refusal> {
+        let core = self.core_of(key);
+        self.host.send_core(core, word).map_err(|_| {
+            let remark = format!(
+                "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
+                 core {} to core {core} is full, topic {} queue {}",
+                self.number, key.topic, key.queue
+            );
+            Refusal::new(response::SYSTEM_BUSY, remark)
+        })
+    }
+
+    /// Takes what another core sent.
+    pub fn on_words(self: &Rc<Self>, words: &mut Vec<CoreWord>) {
+        for word in words.drain(..) {
+            match word {
+                CoreWord::Append(key, reply, append) => {
+                    if let Err(refusal) = self.route_append(key, reply, append) {
+                        self.host.refuse(reply, &refusal);
+                    }
+                }
+                CoreWord::Ask(key, reply, request) => {
+                    if let Err(refusal) = self.route_ask(key, reply, request) {
+                        self.host.refuse(reply, &refusal);
+                    }
+                }
+                CoreWord::Frames(peer, frames) => {
+                    self.host.write(peer, |out| out.extend_from_slice(&frames));
+                }
+                CoreWord::PeerClosed(peer) => self.forget_peer(peer),
+                CoreWord::Gather { core, ticket, ask } => self.answer_gather(core, ticket, ask),
+                CoreWord::Gathered { ticket, answer } => self.on_gathered(ticket, answer),
+            }
+        }
+    }
+
+    /// Tells every core that a connection is gone.
+    pub fn peer_closed(&self, peer: PeerRef) {
+        self.forget_peer(peer);
+        for core in (0..self.cores).filter(|core| *core != self.number) {
+            // A full road: its waiters there end by their deadlines, and their replies find nobody.
+            drop(self.host.send_core(core, CoreWord::PeerClosed(peer)));
+        }
+    }
+
+    fn forget_peer(&self, peer: PeerRef) {
+        for shard in self.shards() {
+            shard.peer_closed(peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_dealt_out_evenly() {
+        let cores: Vec<CoreNumber> = (0..5).map(|n| core_of_shard(ShardId(n), 2)).collect();
+        assert_eq!(cores, [0, 1, 0, 1, 0]);
+        assert_eq!(core_of_shard(ShardId(3), 0), 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! A send, from its header to a request for a queue actor.
+//!
+//! **Owns** the checks of a send in RocketMQ's order, and the rewriting of its properties.
+//! **Lives on** the session's data core; nothing here touches the store.
+//! **Invariants** what is refused here was not stored. The header's batch field decides, not the code
+//! (trap 39). What this broker can't do yet (delay, timers, transactions, retry policy) is refused with
+//! a code that clients don't retry.
+//! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
+//! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
+
+pub mod marks;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::code::response;
+use gantry_protocol::frame::Frame;
+use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX};
+use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
+use gantry_protocol::properties::{BrokerProperties, SendProperties, rewrite_for_send};
+use gantry_protocol::request::send::SendHeader;
+use gantry_protocol::{sys_flag, system_topic};
+use gantry_storage::units::{QueueId, QueueKey};
+
+use super::catalog::Catalog;
+use super::words::{Append, Element, Marks};
+use crate::refusal::{Refusal, quoted};
+use crate::seam::TopicEntry;
+use crate::settings::BrokerSettings;
+
+/// Properties are rewritten into blocks of this size, each shared by many messages.
+const ARENA_BYTES: usize = 64 * 1024;
+/// Most messages of one batch: the smallest element takes 22 bytes of a 4 MiB body, and a reply names
+/// each of them with 33 bytes.
+pub const BATCH_ELEMENTS_MAX: usize = 65_536;
+
+/// What one core needs to check sends.
+pub struct SendDesk {
+    settings: Arc<BrokerSettings>,
+    keys: RefCell<UniqueIdMaker>,
+    arena: RefCell<BytesMut>,
+    scratch: RefCell<Vec<u8>>,
+    random: RefCell<u64>,
+}
+
+/// What a send needs before it can be stored.
+#[derive(Debug)]
+pub enum Checked {
+    /// It can be stored in this queue.
+    Ready(QueueKey, Append),
+    /// Its topic must be made first.
+    NoTopic,
+}
+
+impl SendDesk {
+    /// A desk; `seed` differs between the cores of a process and between its starts.
+    pub fn new(settings: Arc<BrokerSettings>, seed: u64) -> Self {
+        let [a, b, c, d, ..] = seed.to_le_bytes();
+        let maker = UniqueIdMaker::new(
+            settings.advertised.ip(),
+            std::process::id(),
+            u32::from_le_bytes([a, b, c, d]),
+        );
+        Self {
+            settings,
+            keys: RefCell::new(maker),
+            arena: RefCell::default(),
+            scratch: RefCell::default(),
+            random: RefCell::new(seed | 1),
+        }
+    }
+
+    /// Checks a send and prepares it.
+    ///
+    /// # Errors
+    /// What the producer is told.
+    pub fn check(
+        &self,
+        catalog: &Catalog,
+        header: &SendHeader<'_>,
+        frame: &Frame,
+        peer: SocketAddr,
+        now_ms: u64,
+    ) -> Result<Checked, Refusal> {
+        self.check_acceptance(now_ms)?;
+        check_topic_name(header.topic)?;
+        let Some(topic) = catalog.topic(header.topic) else { return Ok(Checked::NoTopic) };
+        let config = &topic.config;
+        if !catalog.writable() && config.order {
+            let remark = format!(
+                "the broker[{}] sending message is forbidden: brokerPermission {}",
+                self.settings.advertised.ip(),
+                catalog.broker_permission()
+            );
+            return Err(Refusal::new(response::NO_PERMISSION, remark));
+        }
+        let key = self.choose_queue(topic, header.queue_id)?;
+        check_retry_topic(catalog, header)?;
+        if frame.body.is_empty() {
+            // Trap 104: Java fails on the missing body with its own error text and code 1.
+            return Err(Refusal::new(response::SYSTEM_ERROR, "the message has no body"));
+        }
+        if frame.body.len() > self.settings.message_bytes_max {
+            let remark = format!(
+                "the message body is {} bytes, maxMessageSize is {}",
+                frame.body.len(),
+                self.settings.message_bytes_max
+            );
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+        }
+        let append = self.prepare(topic, header, &frame.body, peer, now_ms)?;
+        Ok(Checked::Ready(key, append))
+    }
+
+    fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
+        let from = u64::try_from(self.settings.start_accept_send_request_ms).unwrap_or(0);
+        if now_ms < from {
+            let remark = format!("broker unable to service, until {from} ms since 1970");
+            return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
+        }
+        Ok(())
+    }
+
+    fn choose_queue(&self, topic: &TopicEntry, wanted: i32) -> Result<QueueKey, Refusal> {
+        let config = &topic.config;
+        let write = u64::try_from(config.write_queue_nums).unwrap_or(0);
+        let all = write.max(u64::try_from(config.read_queue_nums).unwrap_or(0));
+        let chosen = match u64::try_from(wanted) {
+            Ok(id) if id >= all => {
+                let remark = format!(
+                    "request queueId[{wanted}] is illegal, topic {} has {} read and {} write queues",
+                    quoted(&config.name),
+                    config.read_queue_nums,
+                    config.write_queue_nums
+                );
+                return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+            }
+            Ok(id) => id,
+            Err(_) => self.random() % write.max(1),
+        };
+        let queue = u16::try_from(chosen).map_err(|_| {
+            Refusal::new(response::INVALID_PARAMETER, format!("queueId {chosen} exceeds 65535"))
+        })?;
+        Ok(QueueKey { topic: topic.id, queue: QueueId(queue) })
+    }
+
+    /// Xorshift: spreads messages over queues, nothing more is asked of it.
+    fn random(&self) -> u64 {
+        let mut state = self.random.borrow_mut();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    fn prepare(
+        &self,
+        topic: &Arc<TopicEntry>,
+        header: &SendHeader<'_>,
+        body: &Bytes,
+        peer: SocketAddr,
+        now_ms: u64,
+    ) -> Result<Append, Refusal> {
+        let (properties, marks, elements) = if header.batch {
+            let found = SendProperties::scan(header.properties);
+            let marks = Marks { no_wait: found.no_wait, ..Marks::default() };
+            (Bytes::new(), marks, split_batch(body)?)
+        } else {
+            let (properties, marks) = self.rewrite(header, now_ms)?;
+            (properties, marks, Vec::new())
+        };
+        Ok(Append {
+            topic: Arc::clone(topic),
+            flag: header.flag,
+            sys_flag: header.sys_flag,
+            born_ms: header.born_timestamp,
+            born_host: peer,
+            reconsume_times: header.reconsume_times,
+            body: body.clone(),
+            properties,
+            marks,
+            elements,
+            arrived_us: 0,
+        })
+    }
+
+    fn rewrite(&self, header: &SendHeader<'_>, now_ms: u64) -> Result<(Bytes, Marks), Refusal> {
+        check_properties_len(header.properties.len())?;
+        let broker = BrokerProperties {
+            region: &self.settings.region_id,
+            trace_on: self.settings.trace_on,
+            cluster: &self.settings.cluster_name,
+        };
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
+        let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
+        check_what_is_built(&found, header.sys_flag, &self.settings)?;
+        check_properties_len(scratch.len())?;
+        let stored = std::str::from_utf8(&scratch).unwrap_or_default();
+        let marks = marks::of_rewritten(&found, header.properties, stored);
+        let mut arena = self.arena.borrow_mut();
+        if arena.capacity() < scratch.len() {
+            arena.reserve(ARENA_BYTES.max(scratch.len()));
+        }
+        arena.extend_from_slice(&scratch);
+        Ok((arena.split().freeze(), marks))
+    }
+}
+
+fn check_topic_name(topic: &str) -> Result<(), Refusal> {
+    if topic.len() > TOPIC_V1_BYTES_MAX && !topic.starts_with(system_topic::RETRY_PREFIX) {
+        let remark = format!("the topic's name has {} bytes, at most 127 are taken", topic.len());
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    if let Err(error) = system_topic::check_topic_name(topic) {
+        return Err(Refusal::new(response::INVALID_PARAMETER, error.to_string()));
+    }
+    if system_topic::is_not_sendable(topic) {
+        let remark = format!("Sending message to topic[{}] is forbidden.", quoted(topic));
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    Ok(())
+}
+
+/// A retry topic as an ordinary topic; the policy behind it isn't built yet.
+fn check_retry_topic(catalog: &Catalog, header: &SendHeader<'_>) -> Result<(), Refusal> {
+    let Some(group) = system_topic::group_of_retry_topic(header.topic) else { return Ok(()) };
+    if header.batch {
+        let remark = "batch request does not support retry group";
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    let Some(group) = catalog.group(group) else {
+        let remark = format!("subscription group not exist, {}", quoted(group));
+        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+    };
+    let config = &group.entry.config;
+    let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
+    if header.reconsume_times > max {
+        return Err(not_yet("dead-letter topics"));
+    }
+    Ok(())
+}
+
+fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
+    if bytes > PROPERTIES_BYTES_MAX {
+        let remark = format!(
+            "the message's properties have {bytes} bytes, at most {PROPERTIES_BYTES_MAX} are taken"
+        );
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    Ok(())
+}
+
+fn check_what_is_built(
+    found: &SendProperties<'_>,
+    flags: i32,
+    settings: &BrokerSettings,
+) -> Result<(), Refusal> {
+    let half = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
+    if found.transaction_prepared || half {
+        if settings.reject_transaction_message {
+            let remark = format!(
+                "the broker[{}] sending transaction message is forbidden",
+                settings.advertised.ip()
+            );
+            return Err(Refusal::new(response::NO_PERMISSION, remark));
+        }
+        return Err(not_yet("transactions"));
+    }
+    let delayed = found.delay_level.is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
+    if delayed || found.is_timer() {
+        return Err(not_yet("delayed messages"));
+    }
+    Ok(())
+}
+
+fn not_yet(what: &str) -> Refusal {
+    let remark = format!("this broker does not do {what} yet; the message was not stored");
+    Refusal::new(response::MESSAGE_ILLEGAL, remark)
+}
+
+fn split_batch(body: &Bytes) -> Result<Vec<Element>, Refusal> {
+    let illegal = |remark: String| Refusal::new(response::MESSAGE_ILLEGAL, remark);
+    let base = body.as_ptr().addr();
+    let elements = BatchIter::new(body).map_err(|error| illegal(error.to_string()))?;
+    let mut split = Vec::new();
+    for element in elements {
+        let element = element.map_err(|error| illegal(error.to_string()))?;
+        if split.len() == BATCH_ELEMENTS_MAX {
+            return Err(illegal(format!("a batch holds at most {BATCH_ELEMENTS_MAX} messages")));
+        }
+        let range = |part: &[u8]| {
+            let start = part.as_ptr().addr().saturating_sub(base);
+            start..start + part.len()
+        };
+        let found = SendProperties::scan(element.properties);
+        split.push(Element {
+            flag: element.flag,
+            body: range(element.body),
+            properties: range(element.properties.as_bytes()),
+            marks: marks::of_kept(&found, element.properties),
+        });
+    }
+    Ok(split)
+}
+
+#[cfg(test)]
+mod tests;

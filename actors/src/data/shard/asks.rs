@@ -1,0 +1,179 @@
+//! Requests of one queue that are neither appends nor pulls: offsets, bounds, times.
+//!
+//! **Owns** the answers of 14, 15, 29, 30, 31 and 32.
+//! **Lives on** the data core of the shard.
+//! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a task.
+//! **Limits** [`super::COLD_READS_MAX`] tasks.
+//! **Not here** checks of names and rights (`data::offset_checks`), locks over many queues (`data::locks`).
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use gantry_protocol::code::response;
+use gantry_protocol::command::ExtValue;
+use gantry_storage::error::ReadError;
+use gantry_storage::shard_store::ReadLimits;
+use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
+
+use super::{COLD_READS_MAX, Inner, Shard};
+use crate::data::host::Host;
+use crate::data::queue::actor::QueueActor;
+use crate::data::queue::offsets::{Commit, GROUPS_MAX};
+use crate::data::queue::store::QueueStore;
+use crate::data::words::{QueueRequest, ReplyTo};
+use crate::refusal::Refusal;
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    pub(super) fn ask(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        actor: &mut QueueActor,
+        reply: ReplyTo,
+        request: QueueRequest,
+    ) {
+        let key = actor.key;
+        match request {
+            QueueRequest::Pull(pull) => self.pull(inner, actor, reply, pull),
+            QueueRequest::QueryOffset { group, zero_if_young } => {
+                self.query_offset(inner, actor, reply, &group, zero_if_young);
+            }
+            QueueRequest::CommitOffset { group, offset } => {
+                let offset = QueueOffset(u64::try_from(offset).unwrap_or(0));
+                match actor.state.offsets.commit(&group, offset) {
+                    Commit::Refused => {
+                        let remark = format!("the queue has {GROUPS_MAX} groups already");
+                        self.host.refuse(reply, &Refusal::new(response::SYSTEM_ERROR, remark));
+                        return;
+                    }
+                    Commit::FirstDirty => inner.note_dirty(actor),
+                    Commit::Stored | Commit::Swallowed => {}
+                }
+                self.host.reply(reply, response::SUCCESS, None, Some(&[]), &[]);
+            }
+            QueueRequest::MaxOffset => self.tell_offset(reply, self.store.bounds(key).max),
+            QueueRequest::MinOffset => self.tell_offset(reply, self.store.bounds(key).min),
+            QueueRequest::EarliestTime => {
+                let bounds = self.store.bounds(key);
+                if bounds.min == bounds.max {
+                    return self.tell_number(reply, "timestamp", -1);
+                }
+                let task = |shard: Rc<Self>| async move {
+                    let time = shard.store.store_time_at(key, bounds.min).await;
+                    let told = |time: Option<StoreTimestamp>| time.map_or(-1, |ms| as_i64(ms.0));
+                    shard.tell_read(reply, "timestamp", time.map(told));
+                };
+                self.in_background(inner, reply, task);
+            }
+            QueueRequest::SearchTime { time, boundary } => {
+                let task = |shard: Rc<Self>| async move {
+                    let found = shard.offset_at(key, time, boundary).await;
+                    shard.tell_read(reply, "offset", found.map(|offset| as_i64(offset.0)));
+                };
+                self.in_background(inner, reply, task);
+            }
+        }
+    }
+
+    fn query_offset(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        actor: &QueueActor,
+        reply: ReplyTo,
+        group: &str,
+        zero_if_young: bool,
+    ) {
+        let (key, bounds) = (actor.key, self.store.bounds(actor.key));
+        if let Some(offset) = actor.state.query_offset(group, bounds, false, zero_if_young) {
+            return self.tell_offset(reply, offset);
+        }
+        if !zero_if_young || bounds.min.0 > 0 {
+            return self.tell_not_found(reply);
+        }
+        if bounds.max.0 == 0 {
+            return self.tell_offset(reply, QueueOffset(0));
+        }
+        self.in_background(inner, reply, |shard: Rc<Self>| async move {
+            match shard.first_is_recent(key).await {
+                Ok(true) => shard.tell_offset(reply, QueueOffset(0)),
+                Ok(false) => shard.tell_not_found(reply),
+                Err(error) => shard.tell_fault(reply, &error),
+            }
+        });
+    }
+
+    /// Whether the queue's first record lies near the end of the log.
+    async fn first_is_recent(&self, key: QueueKey) -> Result<bool, ReadError> {
+        let limits = ReadLimits { messages: 1, bytes: 1, entries_examined: 1 };
+        let mut scratch = BytesMut::new();
+        let read = self.store.read(key, QueueOffset(0), limits, &|_| true, &mut scratch).await?;
+        let first = read.first_position;
+        let behind = first.map(|position| self.store.staged().since(position));
+        Ok(behind.is_some_and(|bytes| bytes <= self.rules.young_bytes))
+    }
+
+    /// 29: before the first record → min, after the last → max.
+    pub(super) async fn offset_at(
+        &self,
+        key: QueueKey,
+        time: StoreTimestamp,
+        boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError> {
+        let found = self.store.search_by_time(key, time, boundary).await?;
+        let bounds = self.store.bounds(key);
+        Ok(found.clamp(bounds.min, bounds.max.max(bounds.min)))
+    }
+
+    fn in_background<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        reply: ReplyTo,
+        task: impl FnOnce(Rc<Self>) -> F,
+    ) {
+        if inner.cold_under_way >= COLD_READS_MAX {
+            let remark = format!(
+                "[OVERLOAD]system busy, start flow control for a while: stage device read, shard \
+                 {}, {COLD_READS_MAX} reads under way",
+                self.id
+            );
+            self.host.refuse(reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+            return;
+        }
+        inner.cold_under_way += 1;
+        let shard = Rc::clone(self);
+        let task = task(Rc::clone(self));
+        self.host.spawn(async move {
+            task.await;
+            shard.inner.borrow_mut().cold_under_way -= 1;
+        });
+    }
+
+    fn tell_read(&self, reply: ReplyTo, name: &str, read: Result<i64, ReadError>) {
+        match read {
+            Ok(number) => self.tell_number(reply, name, number),
+            Err(error) => self.tell_fault(reply, &error),
+        }
+    }
+
+    fn tell_fault(&self, reply: ReplyTo, error: &ReadError) {
+        tracing::warn!(shard = %self.id, %error, "a request failed");
+        self.host.refuse(reply, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
+    }
+
+    fn tell_not_found(&self, reply: ReplyTo) {
+        let remark = "Not found, maybe this group consumer boot first";
+        self.host.reply(reply, response::QUERY_NOT_FOUND, Some(remark), Some(&[]), &[]);
+    }
+
+    fn tell_offset(&self, reply: ReplyTo, offset: QueueOffset) {
+        self.tell_number(reply, "offset", as_i64(offset.0));
+    }
+
+    fn tell_number(&self, reply: ReplyTo, name: &str, number: i64) {
+        let ext = [(name, ExtValue::Int(number))];
+        self.host.reply(reply, response::SUCCESS, None, Some(&ext), &[]);
+    }
+}
+
+fn as_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,306 @@
+//! A shard: the queue actors of one log, and the pass that runs them.
+//!
+//! **Owns** the actors, their inboxes' bounds, the order of a pass: turns, one seal, answers, wake-ups.
+//! **Lives on** the data core the shard is dealt to.
+//! **Invariants** one `seal` a pass, whatever the number of queues; an actor that panics is replaced by
+//! one with the same offsets and locks, its callers get an error, nobody else notices. A pass never awaits.
+//! **Limits** [`INBOX_BYTES_MAX`] and `sendThreadPoolQueueCapacity` requests wait in all inboxes
+//! together; one more is refused at once. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a turn.
+//! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass (`data::core`).
+
+pub mod acks;
+pub mod asks;
+pub mod pulls;
+pub mod questions;
+pub mod signal;
+pub mod ticks;
+pub mod turns;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use gantry_protocol::code::response;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{FilePosition, QueueKey, ShardId};
+use hashbrown::HashMap;
+
+use self::acks::{FlushQueue, SendReplyMarks};
+use self::pulls::{ColdPull, Waiter};
+use self::signal::Signal;
+use super::host::Host;
+use super::queue::actor::QueueActor;
+use super::queue::append::{Ack, Pending};
+use super::queue::store::QueueStore;
+use super::queue::waiters::Waiters;
+use super::words::{Append, QueueRequest, ReplyTo};
+use crate::refusal::Refusal;
+
+/// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so that
+/// a burst is taken while the device catches up.
+pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages one queue stores in a turn, before the next queue has its turn.
+pub const TURN_APPENDS_MAX: usize = 64;
+/// Other requests one queue answers in a turn.
+pub const TURN_ASKS_MAX: usize = 32;
+/// Reads from the device and searches that one shard has under way.
+pub const COLD_READS_MAX: usize = 128;
+
+const _: () = assert!(INBOX_BYTES_MAX > 16 * 1024 * 1024);
+
+/// What a shard needs to know of the broker's settings.
+#[derive(Debug, Clone)]
+pub struct ShardRules {
+    /// SYNC_FLUSH.
+    pub sync_flush: bool,
+    /// `syncFlushTimeout`.
+    pub sync_flush_timeout_ms: u64,
+    /// `waitTimeMillsInSendQueue`.
+    pub wait_in_queue_ms: u64,
+    /// `sendThreadPoolQueueCapacity`.
+    pub inbox_count_max: usize,
+    /// The advertised address.
+    pub store_host: SocketAddr,
+    /// `messageIndexEnable`.
+    pub index_keys: bool,
+    /// A queue whose first record lies within this many bytes of the log's end is young (behaviours §6).
+    pub young_bytes: u64,
+    /// What send replies carry.
+    pub marks: SendReplyMarks,
+}
+
+/// A bug that ends the process: called with a line that says which.
+pub type OnBug = Rc<dyn Fn(&str)>;
+
+/// One shard on its core.
+pub struct Shard<S, H> {
+    id: ShardId,
+    store: Rc<S>,
+    host: Rc<H>,
+    rules: ShardRules,
+    signal: Rc<Signal>,
+    on_bug: OnBug,
+    in_store: Cell<bool>,
+    inner: RefCell<Inner>,
+}
+
+/// Queue, end of its bytes in the log: to be shown to waiting pulls once readable.
+type Unread = VecDeque<(FilePosition, QueueKey)>;
+
+#[derive(Default)]
+struct Inner {
+    actors: Vec<Option<Box<QueueActor>>>,
+    free: Vec<u32>,
+    by_key: HashMap<QueueKey, u32>,
+    ready: Vec<u32>,
+    spare: Vec<u32>,
+    dirty: VecDeque<u32>,
+    inbox_count: usize,
+    inbox_bytes: usize,
+    /// The tail is full since this time, µs.
+    stalled_us: Option<u64>,
+    acks: Vec<Ack>,
+    flushing: FlushQueue,
+    /// Queues that stored something in this pass.
+    fresh: Vec<QueueKey>,
+    unread: Unread,
+    waiters: Waiters<QueueKey, PeerRef, Waiter>,
+    cold: Vec<ColdPull>,
+    cold_under_way: usize,
+    panics_us: VecDeque<u64>,
+    sweep_at: u32,
+    counts: Counts,
+    is_closed: bool,
+}
+
+/// Totals since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records stored.
+    pub put: u64,
+    /// Records delivered.
+    pub got: u64,
+}
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    /// A shard over an opened store. `signal` wakes the task that calls [`Shard::pass`].
+    pub fn new(
+        id: ShardId,
+        store: Rc<S>,
+        host: Rc<H>,
+        rules: ShardRules,
+        signal: Rc<Signal>,
+        on_bug: OnBug,
+    ) -> Rc<Self> {
+        let inner = RefCell::new(Inner::default());
+        let in_store = Cell::new(false);
+        Rc::new(Self { id, store, host, rules, signal, on_bug, in_store, inner })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Rc<S> {
+        &self.store
+    }
+
+    /// Takes a message to store. It is answered later; a refusal is for the caller to answer.
+    ///
+    /// # Errors
+    /// The inboxes are full, or the shard is closed.
+    pub fn post_append(
+        &self,
+        key: QueueKey,
+        reply: ReplyTo,
+        append: Append,
+    ) -> Result<(), Refusal> {
+        let mut inner = self.inner.borrow_mut();
+        let bytes = append.bytes();
+        self.admit(&inner, key, bytes)?;
+        inner.inbox_count += 1;
+        inner.inbox_bytes += bytes;
+        let actor = inner.actor_of(key);
+        actor.appends.push_back(Pending::new(reply, append));
+        self.wake(&mut inner, key);
+        Ok(())
+    }
+
+    /// Takes any other request.
+    ///
+    /// # Errors
+    /// The inboxes are full, or the shard is closed.
+    pub fn post(
+        &self,
+        key: QueueKey,
+        reply: ReplyTo,
+        request: QueueRequest,
+    ) -> Result<(), Refusal> {
+        let mut inner = self.inner.borrow_mut();
+        self.admit(&inner, key, size_of::<QueueRequest>())?;
+        inner.inbox_count += 1;
+        inner.inbox_bytes += size_of::<QueueRequest>();
+        let actor = inner.actor_of(key);
+        actor.asks.push_back((reply, request));
+        self.wake(&mut inner, key);
+        Ok(())
+    }
+
+    fn admit(&self, inner: &Inner, key: QueueKey, bytes: usize) -> Result<(), Refusal> {
+        if inner.is_closed {
+            let remark = "the broker is shutting down";
+            return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
+        }
+        let fits = inner.inbox_bytes + bytes <= INBOX_BYTES_MAX || inner.inbox_count == 0;
+        if fits && inner.inbox_count < self.rules.inbox_count_max {
+            return Ok(());
+        }
+        let now = self.host.mono_us();
+        let waited_ms = inner.stalled_us.map_or(0, |since| now.saturating_sub(since) / 1000);
+        let why = if inner.stalled_us.is_some() { "the disk is behind" } else { "too much at once" };
+        let remark = format!(
+            "[OVERLOAD]system busy, start flow control for a while: stage inbox, shard {}, topic {} \
+             queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
+            self.id, key.topic, key.queue, inner.inbox_count, inner.inbox_bytes,
+        );
+        Err(Refusal::new(response::SYSTEM_BUSY, remark))
+    }
+
+    fn wake(&self, inner: &mut Inner, key: QueueKey) {
+        inner.make_ready(key);
+        self.signal.set();
+    }
+
+    /// Drops what a closed connection waits for.
+    pub fn peer_closed(&self, peer: PeerRef) {
+        self.inner.borrow_mut().waiters.drop_peer(peer);
+    }
+
+    /// Suspended pulls.
+    pub fn waiters_count(&self) -> usize {
+        self.inner.borrow().waiters.len()
+    }
+
+    /// Totals since start.
+    pub fn counts(&self) -> Counts {
+        self.inner.borrow().counts
+    }
+
+    /// Whether nothing waits to be stored, answered or flushed.
+    pub fn is_drained(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.inbox_count == 0 && inner.flushing.is_empty() && inner.cold_under_way == 0
+    }
+
+    /// The next turn of this queue's actor panics.
+    #[cfg(test)]
+    pub fn inject_panic(&self, key: QueueKey) {
+        self.inner.borrow_mut().actor_of(key).panics_next = true;
+    }
+
+    /// Takes no further request; what is in the inboxes is still done.
+    pub fn close_inboxes(&self) {
+        self.inner.borrow_mut().is_closed = true;
+        self.signal.set();
+    }
+}
+
+impl Inner {
+    fn slot_of(&mut self, key: QueueKey) -> u32 {
+        if let Some(slot) = self.by_key.get(&key) {
+            return *slot;
+        }
+        let actor = Box::new(QueueActor::new(key));
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                if let Some(place) = self.actors.get_mut(slot as usize) {
+                    *place = Some(actor);
+                }
+                slot
+            }
+            None => {
+                self.actors.push(Some(actor));
+                u32::try_from(self.actors.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    fn actor_of(&mut self, key: QueueKey) -> &mut QueueActor {
+        let slot = self.slot_of(key);
+        let actor = self.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+        actor.expect("a slot in by_key holds an actor between turns")
+    }
+
+    fn known(&mut self, key: QueueKey) -> Option<&mut QueueActor> {
+        let slot = *self.by_key.get(&key)?;
+        self.actors.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    fn make_ready(&mut self, key: QueueKey) {
+        let slot = self.slot_of(key);
+        let actor = self.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+        if let Some(actor) = actor
+            && !actor.is_ready
+        {
+            actor.is_ready = true;
+            self.ready.push(slot);
+        }
+    }
+
+    fn note_dirty(&mut self, actor: &mut QueueActor) {
+        if !actor.is_dirty
+            && let Some(slot) = self.by_key.get(&actor.key)
+        {
+            actor.is_dirty = true;
+            self.dirty.push_back(*slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! Pulls: from memory, from the device, or later.
+//!
+//! **Owns** one pull's road through a shard: opening, reading into the session's buffer, suspension, waking.
+//! **Lives on** the data core of the shard.
+//! **Invariants** records go from the store into the out buffer without a copy between; a suspended pull is
+//! read again when something readable may match, and answered only if something does (traps 56, 57); a
+//! peer that is gone costs nothing more.
+//! **Limits** [`super::COLD_READS_MAX`] reads from the device; suspended pulls as `queue::waiters` says.
+//! **Not here** the table of verdicts (`queue::pull`), checks of names and rights (`data::pulls`).
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use gantry_protocol::code::response;
+use gantry_protocol::command::{ExtValue, writer};
+use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
+use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
+
+use super::{COLD_READS_MAX, Inner, Shard};
+use crate::data::host::Host;
+use crate::data::queue::actor::QueueActor;
+use crate::data::queue::offsets::Commit;
+use crate::data::queue::pull::{self, PullStatus, Verdict};
+use crate::data::queue::store::QueueStore;
+use crate::data::words::{Pull, ReplyTo};
+use crate::refusal::Refusal;
+
+/// A suspended pull.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Which queue.
+    pub key: QueueKey,
+    /// Who asked.
+    pub reply: ReplyTo,
+    /// What.
+    pub pull: Box<Pull>,
+    /// The first offset not yet examined for it.
+    pub scanned: QueueOffset,
+}
+
+/// A pull that needs the device.
+#[derive(Debug)]
+pub struct ColdPull {
+    waiter: Waiter,
+    from: QueueOffset,
+}
+
+/// What reading did.
+enum Reading {
+    /// A reply is written, or nobody is there any more.
+    Answered { found: u32 },
+    /// Nothing matched up to here, and a reply wasn't wanted for that.
+    Unmatched(QueueOffset),
+    /// The device is needed.
+    Cold,
+}
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    /// A pull's first pass.
+    pub(super) fn pull(
+        &self,
+        inner: &mut Inner,
+        actor: &mut QueueActor,
+        reply: ReplyTo,
+        pull: Box<Pull>,
+    ) {
+        let key = actor.key;
+        let opening = actor.state.open_pull(&pull.group, pull.commit);
+        if opening.commit == Some(Commit::FirstDirty) {
+            inner.note_dirty(actor);
+        }
+        let bounds = self.store.bounds(key);
+        let offset = u64::try_from(pull.wanted).unwrap_or(0);
+        actor.state.offsets.pulled(&pull.group, QueueOffset(offset));
+        let waiter = Waiter { key, reply, pull, scanned: QueueOffset(offset) };
+        match pull::start(bounds, waiter.pull.wanted, opening.reset) {
+            Ok(from) => self.read_now(inner, waiter, from),
+            Err(verdict) if verdict.may_suspend() => self.suspend(inner, waiter, bounds, verdict),
+            Err(verdict) => self.tell(&waiter, verdict, bounds),
+        }
+    }
+
+    fn read_now(&self, inner: &mut Inner, waiter: Waiter, from: QueueOffset) {
+        match self.read_hot(&waiter, from, true) {
+            Reading::Answered { found } => inner.counts.got += u64::from(found),
+            Reading::Unmatched(_) => {}
+            Reading::Cold => self.read_cold(inner, ColdPull { waiter, from }),
+        }
+    }
+
+    fn suspend(&self, inner: &mut Inner, waiter: Waiter, bounds: QueueBounds, verdict: Verdict) {
+        let Some(suspend_ms) = waiter.pull.suspend_ms else {
+            return self.tell(&waiter, verdict, bounds);
+        };
+        let deadline_ms = self.host.mono_ms() + suspend_ms;
+        let (key, peer) = (waiter.key, waiter.reply.peer);
+        if let Err(waiter) = inner.waiters.park(key, peer, deadline_ms, waiter) {
+            self.tell(&waiter, verdict, bounds);
+        }
+    }
+
+    /// Reads from memory straight into the session's buffer. `always`: answer even when nothing matched.
+    fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
+        let (pull, to) = (&waiter.pull, waiter.reply);
+        let filter = |code: i64| pull.filter.matches(code);
+        let mut reading = Reading::Answered { found: 0 };
+        self.host.write(to.peer, |out| {
+            let frame = writer::start_late_reply(out, to.encoding);
+            let read =
+                self.store.read_hot(waiter.key, from, limits_of(pull), &filter, out);
+            match read {
+                None => {
+                    frame.abandon(out);
+                    reading = Reading::Cold;
+                }
+                Some(read) if read.found == 0 && !always => {
+                    frame.abandon(out);
+                    reading = Reading::Unmatched(read.next_offset);
+                }
+                Some(read) => {
+                    let verdict = verdict_of(&read, from);
+                    let status = verdict.status.remark();
+                    let ext = ext_of(pull, verdict.next, read.bounds);
+                    let written =
+                        frame.finish(out, to.opaque, verdict.code, Some(status), Some(&ext));
+                    debug_assert!(written.is_ok(), "a read is bounded below a frame");
+                    reading = Reading::Answered { found: read.found };
+                }
+            }
+        });
+        reading
+    }
+
+    fn read_cold(&self, inner: &mut Inner, cold: ColdPull) {
+        if inner.cold_under_way + inner.cold.len() < COLD_READS_MAX {
+            inner.cold.push(cold);
+            return;
+        }
+        let remark = format!(
+            "[OVERLOAD]system busy, start flow control for a while: stage device read, shard {}, \
+             {COLD_READS_MAX} reads under way",
+            self.id
+        );
+        self.host.refuse(cold.waiter.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+    }
+
+    pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {
+        for cold in inner.cold.drain(..) {
+            inner.cold_under_way += 1;
+            let shard = Rc::clone(self);
+            self.host.spawn(async move {
+                shard.finish_cold(cold).await;
+                shard.inner.borrow_mut().cold_under_way -= 1;
+            });
+        }
+    }
+
+    async fn finish_cold(&self, cold: ColdPull) {
+        let ColdPull { waiter, from } = cold;
+        let (pull, to) = (&waiter.pull, waiter.reply);
+        let mut body = BytesMut::new();
+        let filter = |code: i64| pull.filter.matches(code);
+        let read = self.store.read(waiter.key, from, limits_of(pull), &filter, &mut body).await;
+        match read {
+            Ok(read) => {
+                let verdict = verdict_of(&read, from);
+                let ext = ext_of(pull, verdict.next, read.bounds);
+                let status = verdict.status.remark();
+                self.host.reply(to, verdict.code, Some(status), Some(&ext), &[&body]);
+                self.inner.borrow_mut().counts.got += u64::from(read.found);
+            }
+            Err(error) => {
+                tracing::warn!(shard = %self.id, %error, "a pull failed");
+                self.host.refuse(to, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
+            }
+        }
+    }
+
+    /// Wakes the pulls that wait for what has become readable.
+    pub(super) fn wake_pulls(&self, inner: &mut Inner) {
+        let readable = self.store.acknowledged();
+        while let Some((_, key)) = inner.unread.front().copied().filter(|(end, _)| *end <= readable)
+        {
+            inner.unread.pop_front();
+            if inner.waiters.has(key) {
+                self.wake_queue(inner, key);
+            }
+        }
+    }
+
+    fn wake_queue(&self, inner: &mut Inner, key: QueueKey) {
+        let bounds = self.store.bounds(key);
+        for id in inner.waiters.of_queue(key) {
+            let Some(waiter) = inner.waiters.get_mut(id) else { continue };
+            if waiter.scanned >= bounds.max {
+                continue;
+            }
+            match self.read_hot(waiter, waiter.scanned, false) {
+                Reading::Answered { found } => {
+                    inner.counts.got += u64::from(found);
+                    inner.waiters.take(id);
+                }
+                Reading::Unmatched(next) => waiter.scanned = next,
+                Reading::Cold => {
+                    let from = waiter.scanned;
+                    if let Some(waiter) = inner.waiters.take(id) {
+                        self.read_cold(inner, ColdPull { waiter, from });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers a pull that has waited long enough: the same rules, without suspension.
+    pub(super) fn give_up(&self, inner: &mut Inner, waiter: Waiter) {
+        let key = waiter.key;
+        let group = &waiter.pull.group;
+        let reset = inner.known(key).and_then(|actor| actor.state.offsets.take_reset(group));
+        let bounds = self.store.bounds(key);
+        let wanted = i64::try_from(waiter.scanned.0).unwrap_or(i64::MAX);
+        match pull::start(bounds, wanted, reset) {
+            Ok(from) => self.read_now(inner, waiter, from),
+            // Everything that came was looked at and nothing matched (trap 54).
+            Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
+                let (status, code) =
+                    (PullStatus::NoMatchedMessage, response::PULL_RETRY_IMMEDIATELY);
+                self.tell(&waiter, Verdict { status, code, next: verdict.next }, bounds);
+            }
+            Err(verdict) => self.tell(&waiter, verdict, bounds),
+        }
+    }
+
+    fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
+        let ext = ext_of(&waiter.pull, verdict.next, bounds);
+        let status = verdict.status.remark();
+        self.host.reply(waiter.reply, verdict.code, Some(status), Some(&ext), &[]);
+    }
+}
+
+fn limits_of(pull: &Pull) -> ReadLimits {
+    let wanted = usize::try_from(pull.messages_max).unwrap_or(usize::MAX);
+    let examined = pull::examined_entries_max(wanted);
+    ReadLimits {
+        messages: pull.messages_max,
+        bytes: pull.bytes_max,
+        entries_examined: u32::try_from(examined).unwrap_or(u32::MAX),
+    }
+}
+
+fn verdict_of(read: &ReadOutcome, from: QueueOffset) -> Verdict {
+    pull::verdict(usize::try_from(read.found).unwrap_or(usize::MAX), from, read.next_offset)
+}
+
+/// The fields that every reply of a pull must have (traps 3, 63), in the order of their names.
+fn ext_of(
+    pull: &Pull,
+    next: QueueOffset,
+    bounds: QueueBounds,
+) -> [(&'static str, ExtValue<'static>); 6] {
+    let number = |offset: QueueOffset| ExtValue::Int(i64::try_from(offset.0).unwrap_or(i64::MAX));
+    [
+        ("groupSysFlag", ExtValue::from(pull.group_sys_flag)),
+        ("maxOffset", number(bounds.max)),
+        ("minOffset", number(bounds.min)),
+        ("nextBeginOffset", number(next)),
+        ("suggestWhichBrokerId", ExtValue::Int(0)),
+        ("topicSysFlag", ExtValue::from(pull.topic_sys_flag)),
+    ]
+}

@@ -1,0 +1,193 @@
+//! What the control plane and other cores ask of a shard's queues.
+//!
+//! **Owns** the shard's share of the answers to `seam::Question`, and order locks.
+//! **Lives on** the data core of the shard.
+//! **Invariants** a queue that was never used answers 0..0; asking wakes no actor.
+//! **Limits** none of its own: questions name their queues.
+//! **Not here** the mailboxes (`data::control_words`), gathering over cores (`data::gather`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use gantry_protocol::code::response;
+use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp, TopicId};
+
+use super::{Inner, Shard};
+use crate::data::host::Host;
+use crate::data::queue::offsets::Commit;
+use crate::data::queue::store::QueueStore;
+use crate::refusal::Refusal;
+use crate::seam::{GroupReport, OffsetRow, QueueReport, ResetTo};
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    /// Takes or renews an order lock.
+    pub fn lock_queue(&self, key: QueueKey, group: &Arc<str>, client: &Arc<str>) -> bool {
+        let now_ms = self.host.mono_ms();
+        self.inner.borrow_mut().actor_of(key).state.locks.lock(group, client, now_ms)
+    }
+
+    /// Gives an order lock back.
+    pub fn unlock_queue(&self, key: QueueKey, group: &str, client: &str) {
+        if let Some(actor) = self.inner.borrow_mut().known(key) {
+            actor.state.locks.unlock(group, client);
+        }
+    }
+
+    /// Offsets read from the tables at start.
+    pub fn load_offset(&self, row: &OffsetRow) {
+        self.inner.borrow_mut().actor_of(row.queue).state.offsets.load(&row.group, row.offset);
+    }
+
+    /// Sets a position directly.
+    pub fn put_offset(&self, row: &OffsetRow) {
+        self.set_offset(row.queue, &row.group, row.offset, false);
+    }
+
+    fn set_offset(&self, key: QueueKey, group: &Arc<str>, offset: QueueOffset, one_shot: bool) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let slot = inner.slot_of(key);
+        let place = inner.actors.get_mut(slot as usize).and_then(Option::take);
+        let Some(mut actor) = place else { return };
+        if actor.state.offsets.reset(group, offset, one_shot) == Commit::FirstDirty {
+            inner.note_dirty(&mut actor);
+        }
+        if let Some(place) = inner.actors.get_mut(slot as usize) {
+            *place = Some(actor);
+        }
+        if one_shot {
+            self.redirect_waiting(inner, key, group);
+        }
+    }
+
+    /// Pulls that wait on a queue whose group was reset learn it now, not at their deadline.
+    fn redirect_waiting(&self, inner: &mut Inner, key: QueueKey, group: &str) {
+        for id in inner.waiters.of_queue(key) {
+            let same = inner.waiters.get_mut(id).is_some_and(|waiter| *waiter.pull.group == *group);
+            if same && let Some(waiter) = inner.waiters.take(id) {
+                self.give_up(inner, waiter);
+            }
+        }
+    }
+
+    /// Resets a group in one queue; returns where to.
+    pub async fn reset_offset(
+        &self,
+        key: QueueKey,
+        group: &Arc<str>,
+        to: ResetTo,
+        one_shot: bool,
+    ) -> QueueOffset {
+        let bounds = self.store.bounds(key);
+        let offset = match to {
+            ResetTo::Max => bounds.max,
+            ResetTo::Offset(offset) => offset.clamp(bounds.min, bounds.max.max(bounds.min)),
+            ResetTo::Timestamp(ms) => {
+                let time = StoreTimestamp(u64::try_from(ms).unwrap_or(0));
+                let found = self.offset_at(key, time, Boundary::Lower).await;
+                found.unwrap_or_else(|error| {
+                    tracing::warn!(shard = %self.id, %error, "a reset by time goes to the end");
+                    bounds.max
+                })
+            }
+        };
+        self.set_offset(key, group, offset, one_shot);
+        offset
+    }
+
+    /// Bounds and last store time of a queue.
+    pub async fn report(&self, key: QueueKey) -> QueueReport {
+        let bounds = self.store.bounds(key);
+        let last_update_ms = match bounds.max.0.checked_sub(1) {
+            Some(last) if bounds.max > bounds.min => self.store_ms(key, QueueOffset(last)).await,
+            _ => 0,
+        };
+        QueueReport { queue: key, min: bounds.min, max: bounds.max, last_update_ms }
+    }
+
+    async fn store_ms(&self, key: QueueKey, offset: QueueOffset) -> u64 {
+        let time = self.store.store_time_at(key, offset).await;
+        time.ok().flatten().map_or(0, |time| time.0)
+    }
+
+    /// Positions of one group (or all) in these topics (or all).
+    pub async fn group_reports(
+        &self,
+        group: Option<&str>,
+        topics: Option<&[TopicId]>,
+    ) -> Vec<GroupReport> {
+        let mut rows = Vec::new();
+        for actor in self.inner.borrow().actors.iter().flatten() {
+            if topics.is_some_and(|topics| !topics.contains(&actor.key.topic)) {
+                continue;
+            }
+            for (name, position) in actor.state.offsets.iter() {
+                if group.is_none_or(|group| group == &**name) {
+                    rows.push((actor.key, Arc::clone(name), *position));
+                }
+            }
+        }
+        let mut reports = Vec::with_capacity(rows.len());
+        for (key, group, position) in rows {
+            let Some(consumer_offset) = position.reset.or(position.committed) else { continue };
+            let queue = self.report(key).await;
+            let last_timestamp_ms = match consumer_offset.0.checked_sub(1).map(QueueOffset) {
+                Some(last) if last >= queue.min && last < queue.max => {
+                    self.store_ms(key, last).await
+                }
+                _ => 0,
+            };
+            let pull_offset = position.pulled;
+            reports.push(GroupReport {
+                group,
+                queue,
+                consumer_offset,
+                pull_offset,
+                last_timestamp_ms,
+            });
+        }
+        reports
+    }
+
+    /// Store time of the oldest record of the shard, 0 when empty.
+    pub async fn earliest_ms(&self) -> u64 {
+        let mut earliest = 0;
+        for key in self.store.queues() {
+            let bounds = self.store.bounds(key);
+            if bounds.min < bounds.max {
+                let first = self.store_ms(key, bounds.min).await;
+                let older = first > 0 && (earliest == 0 || first < earliest);
+                earliest = if older { first } else { earliest };
+            }
+        }
+        earliest
+    }
+
+    /// Forgets a topic's queues, offsets and locks; its waiting pulls are told.
+    pub fn drop_topic(self: &Rc<Self>, topic: TopicId) {
+        self.store.drop_topic(topic);
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let keys: Vec<QueueKey> =
+            inner.by_key.keys().filter(|key| key.topic == topic).copied().collect();
+        let refusal = Refusal::new(response::TOPIC_NOT_EXIST, "the topic was deleted");
+        for key in keys {
+            for id in inner.waiters.of_queue(key) {
+                if let Some(waiter) = inner.waiters.take(id) {
+                    self.host.refuse(waiter.reply, &refusal);
+                }
+            }
+            if let Some(actor) = inner.known(key) {
+                actor.state = super::super::queue::state::QueueState::default();
+            }
+        }
+    }
+
+    /// Forgets a group's offsets and locks.
+    pub fn drop_group(&self, group: &str) {
+        for actor in self.inner.borrow_mut().actors.iter_mut().flatten() {
+            actor.state.offsets.drop_group(group);
+            actor.state.locks.drop_group(group);
+        }
+    }
+}

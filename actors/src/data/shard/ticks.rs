@@ -1,0 +1,135 @@
+//! What a shard does because time has passed.
+//!
+//! **Owns** deadlines of suspended pulls, of answers that wait for a flush, of messages before a full tail;
+//! the offsets handed to the control plane; the sleep of idle actors.
+//! **Lives on** the data core of the shard; called by the core's timer.
+//! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't refused.
+//! **Limits** [`SWEEP_MAX`] actors looked at a call.
+//! **Not here** the timer (`data::core`).
+
+use std::rc::Rc;
+
+use gantry_protocol::code::response;
+
+use super::acks::LATE;
+use super::turns::forget;
+use super::{Inner, Shard};
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::refusal::Refusal;
+use crate::seam::OffsetRow;
+
+/// Actors looked at for sleep in one call.
+pub const SWEEP_MAX: u32 = 1024;
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    /// Whether anything here waits for time to pass.
+    pub fn has_deadlines(&self) -> bool {
+        let inner = self.inner.borrow();
+        let waits = !inner.waiters.is_empty() || !inner.flushing.is_empty();
+        waits || inner.stalled_us.is_some()
+    }
+
+    /// Does what is due.
+    pub fn tick(self: &Rc<Self>) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let now_ms = self.host.mono_ms();
+        while let Some(waiter) = inner.waiters.take_due(now_ms) {
+            self.give_up(inner, waiter);
+        }
+        self.start_cold_reads(inner);
+        let poisoned = self.store.poisoned();
+        while let Some(ack) = inner.flushing.pop_late(now_ms, poisoned.is_some()) {
+            let late = "the flush took longer than syncFlushTimeout; the message is stored";
+            let remark = poisoned.as_deref().unwrap_or(late);
+            self.rules.marks.write(&*self.host, &ack, LATE, Some(remark));
+        }
+        if inner.stalled_us.is_some() {
+            self.refuse_stalled(inner);
+            self.signal.set();
+        }
+    }
+
+    /// Answers every suspended pull as if its time were up.
+    pub fn answer_waiting(self: &Rc<Self>) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        for waiter in inner.waiters.take_all() {
+            self.give_up(inner, waiter);
+        }
+        self.start_cold_reads(inner);
+    }
+
+    /// Tells producers whose message has waited too long before a full tail.
+    fn refuse_stalled(&self, inner: &mut Inner) {
+        let now_us = self.host.mono_us();
+        let limit_us = self.rules.wait_in_queue_ms * 1000;
+        let slots = std::mem::take(&mut inner.ready);
+        for slot in &slots {
+            let place = inner.actors.get_mut(*slot as usize).and_then(Option::take);
+            let Some(mut actor) = place else { continue };
+            while let Some(first) = actor.appends.front() {
+                let waited_us = now_us.saturating_sub(first.append.arrived_us);
+                if waited_us < limit_us || first.is_partly_stored() {
+                    break;
+                }
+                let Some(pending) = actor.appends.pop_front() else { break };
+                forget(inner, &pending);
+                let remark = format!(
+                    "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while: stage tail of \
+                     shard {}, the disk is behind; waited {} ms, {} requests wait",
+                    self.id,
+                    waited_us / 1000,
+                    inner.inbox_count,
+                );
+                self.host.refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+            }
+            if let Some(place) = inner.actors.get_mut(*slot as usize) {
+                *place = Some(actor);
+            }
+        }
+        inner.ready = slots;
+    }
+
+    /// Moves up to `most` changed offsets to `out`. True when none is left.
+    pub fn take_changed_offsets(&self, most: usize, out: &mut Vec<OffsetRow>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let mut rows = Vec::new();
+        while out.len() < most {
+            let Some(slot) = inner.dirty.front().copied() else { return true };
+            let actor = inner.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+            let Some(actor) = actor else {
+                inner.dirty.pop_front();
+                continue;
+            };
+            let clean = actor.state.offsets.take_dirty(most - out.len(), &mut rows);
+            let queue = actor.key;
+            out.extend(rows.drain(..).map(|(group, offset)| OffsetRow { queue, group, offset }));
+            if clean {
+                actor.is_dirty = false;
+                inner.dirty.pop_front();
+            }
+        }
+        inner.dirty.is_empty()
+    }
+
+    /// Puts idle actors to sleep: their queues stay in the store, and the next request wakes them.
+    pub fn sweep(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        for _ in 0..SWEEP_MAX.min(u32::try_from(inner.actors.len()).unwrap_or(SWEEP_MAX)) {
+            let slot = inner.sweep_at;
+            let place = inner.actors.get_mut(slot as usize);
+            inner.sweep_at = if place.is_some() { slot + 1 } else { 0 };
+            if let Some(place) = place
+                && let Some(key) = place.as_ref().filter(|actor| actor.is_idle()).map(|a| a.key)
+            {
+                *place = None;
+                inner.by_key.remove(&key);
+                inner.free.push(slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The pass: every ready actor's turn, one seal, answers, wake-ups.
+//!
+//! **Owns** the order of a pass and what happens when a turn panics.
+//! **Lives on** the data core of the shard.
+//! **Invariants** answers leave after the seal; waiting pulls are woken after it, when the record is
+//! readable (trap 58). While the tail is full no queue stores, so no queue overtakes another's place.
+//! **Limits** [`PANICS_MAX`] panics in [`PANIC_WINDOW_US`]; one more ends the process.
+//! **Not here** single requests (`pulls`, `asks`, `queue::append`).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use gantry_protocol::code::response;
+use gantry_storage::error::AppendError;
+use gantry_storage::units::StoreTimestamp;
+
+use super::{Inner, Shard, TURN_APPENDS_MAX, TURN_ASKS_MAX};
+use crate::data::host::Host;
+use crate::data::queue::actor::QueueActor;
+use crate::data::queue::append::{Pending, Stamp};
+use crate::data::queue::store::QueueStore;
+use crate::data::words::ReplyTo;
+use crate::refusal::Refusal;
+
+/// Panics of actors that are repaired within [`PANIC_WINDOW_US`].
+pub const PANICS_MAX: usize = 5;
+/// The window of [`PANICS_MAX`].
+pub const PANIC_WINDOW_US: u64 = 60_000_000;
+
+impl<S: QueueStore, H: Host> Shard<S, H> {
+    /// Runs every actor that has something to do once. True when there is more to do now.
+    pub fn pass(self: &Rc<Self>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        // The device may have taken something meanwhile: try again, one failed append tells.
+        let was_stalled = inner.stalled_us.take();
+        let mut turns = std::mem::replace(&mut inner.ready, std::mem::take(&mut inner.spare));
+        for slot in turns.drain(..) {
+            self.turn_of(inner, slot, was_stalled);
+        }
+        inner.spare = turns;
+        self.after_turns(inner);
+        !inner.ready.is_empty() && inner.stalled_us.is_none()
+    }
+
+    fn turn_of(self: &Rc<Self>, inner: &mut Inner, slot: u32, was_stalled: Option<u64>) {
+        let place = inner.actors.get_mut(slot as usize).and_then(Option::take);
+        let Some(mut actor) = place else { return };
+        actor.is_ready = false;
+        let turn = || self.turn(inner, &mut actor, was_stalled);
+        if catch_unwind(AssertUnwindSafe(turn)).is_err() {
+            self.repair(inner, &mut actor);
+        }
+        if !actor.appends.is_empty() || !actor.asks.is_empty() {
+            actor.is_ready = true;
+            inner.ready.push(slot);
+        } else {
+            actor.trim();
+        }
+        if let Some(place) = inner.actors.get_mut(slot as usize) {
+            *place = Some(actor);
+        }
+    }
+
+    fn turn(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, was_stalled: Option<u64>) {
+        self.store_some(inner, actor, was_stalled);
+        for _ in 0..TURN_ASKS_MAX {
+            let Some((reply, request)) = actor.asks.pop_front() else { break };
+            inner.inbox_count = inner.inbox_count.saturating_sub(1);
+            let bytes = size_of_val(&request);
+            inner.inbox_bytes = inner.inbox_bytes.saturating_sub(bytes);
+            actor.at_work = Some(reply);
+            self.ask(inner, actor, reply, request);
+        }
+        actor.at_work = None;
+    }
+
+    fn store_some(&self, inner: &mut Inner, actor: &mut QueueActor, was_stalled: Option<u64>) {
+        if actor.appends.is_empty() || inner.stalled_us.is_some() {
+            return;
+        }
+        let stamp = Stamp {
+            store_host: self.rules.store_host,
+            now: StoreTimestamp(self.host.wall_ms()),
+            index_keys: self.rules.index_keys,
+        };
+        for _ in 0..TURN_APPENDS_MAX {
+            let Some(mut pending) = actor.appends.pop_front() else { break };
+            actor.at_work = Some(pending.reply);
+            #[cfg(test)]
+            assert!(!actor.panics_next, "a test wants this panic");
+            self.in_store.set(true);
+            let stored = pending.store(&*self.store, actor.key, &stamp);
+            self.in_store.set(false);
+            match stored {
+                Ok(ack) => {
+                    inner.counts.put += 1 + ack.further.len() as u64;
+                    actor.has_stored = true;
+                    forget(inner, &pending);
+                    inner.acks.push(ack);
+                }
+                Err(AppendError::TailFull { .. }) => {
+                    actor.has_stored |= pending.is_partly_stored();
+                    actor.appends.push_front(pending);
+                    inner.stalled_us = was_stalled.or(Some(self.host.mono_us()));
+                    break;
+                }
+                Err(error) => {
+                    forget(inner, &pending);
+                    self.host.refuse(pending.reply, &refusal_of(&error));
+                }
+            }
+        }
+        actor.at_work = None;
+        if actor.has_stored {
+            actor.has_stored = false;
+            inner.fresh.push(actor.key);
+        }
+    }
+
+    /// Seals what was stored and sends the answers that may leave.
+    fn after_turns(self: &Rc<Self>, inner: &mut Inner) {
+        if !inner.acks.is_empty() || !inner.fresh.is_empty() {
+            self.in_store.set(true);
+            let sealed = self.store.seal();
+            self.in_store.set(false);
+            let fresh = inner.fresh.drain(..).map(|key| (sealed, key));
+            inner.unread.extend(fresh);
+        }
+        self.answer_sends(inner);
+        self.wake_pulls(inner);
+        self.start_cold_reads(inner);
+    }
+
+    fn answer_sends(&self, inner: &mut Inner) {
+        let deadline_ms = self.host.mono_ms() + self.rules.sync_flush_timeout_ms;
+        let mut acks = std::mem::take(&mut inner.acks);
+        for ack in acks.drain(..) {
+            if self.rules.sync_flush && !ack.no_wait {
+                inner.flushing.push(ack, deadline_ms);
+            } else {
+                self.rules.marks.write(&*self.host, &ack, response::SUCCESS, None);
+            }
+        }
+        inner.acks = acks;
+        let committed = self.store.committed();
+        while let Some(ack) = inner.flushing.pop_committed(committed) {
+            self.rules.marks.write(&*self.host, &ack, response::SUCCESS, None);
+        }
+    }
+
+    /// After a panic in an actor's turn: its callers are told, its memory goes to a fresh actor.
+    fn repair(&self, inner: &mut Inner, actor: &mut Box<QueueActor>) {
+        let now = self.host.mono_us();
+        while inner.panics_us.front().is_some_and(|at| now.saturating_sub(*at) > PANIC_WINDOW_US) {
+            inner.panics_us.pop_front();
+        }
+        inner.panics_us.push_back(now);
+        let key = actor.key;
+        if self.in_store.get() {
+            (self.on_bug)(&format!("shard {}: a panic inside the store", self.id));
+        } else if inner.panics_us.len() > PANICS_MAX {
+            (self.on_bug)(&format!("shard {}: more than {PANICS_MAX} panics in 60 s", self.id));
+        }
+        tracing::error!(shard = %self.id, topic = %key.topic, queue = %key.queue,
+            "a queue actor panicked and is restarted from its log");
+        let mut fresh = Box::new(QueueActor::new(key));
+        fresh.state = std::mem::take(&mut actor.state);
+        fresh.is_dirty = actor.is_dirty;
+        let old = std::mem::replace(actor, fresh);
+        if old.has_stored {
+            inner.fresh.push(key);
+        }
+        let refusal = Refusal::new(
+            response::SYSTEM_ERROR,
+            "the queue's actor failed and was restarted; the request may or may not have been done",
+        );
+        let tell = |to: ReplyTo| self.host.refuse(to, &refusal);
+        old.at_work.into_iter().for_each(tell);
+        inner.inbox_count = inner.inbox_count.saturating_sub(old.appends.len() + old.asks.len());
+        for pending in &old.appends {
+            inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
+            tell(pending.reply);
+        }
+        for (reply, request) in &old.asks {
+            inner.inbox_bytes = inner.inbox_bytes.saturating_sub(size_of_val(request));
+            tell(*reply);
+        }
+    }
+}
+
+pub(super) fn forget(inner: &mut Inner, pending: &Pending) {
+    inner.inbox_count = inner.inbox_count.saturating_sub(1);
+    inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
+}
+
+/// What a producer is told when the store doesn't take its message.
+fn refusal_of(error: &AppendError) -> Refusal {
+    let code = match error {
+        AppendError::TailFull { .. } => response::SYSTEM_BUSY,
+        AppendError::TooLarge { .. } => response::MESSAGE_ILLEGAL,
+        AppendError::StoreFull { .. } | AppendError::Closed | AppendError::Poisoned { .. } => {
+            response::SERVICE_NOT_AVAILABLE
+        }
+    };
+    Refusal::new(code, error.to_string())
+}

@@ -1,0 +1,144 @@
+//! Cores without an executor: time stands still until told, tasks run when asked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::command::Command;
+use gantry_protocol::frame::take_frame;
+use gantry_runtime::net::PeerRef;
+
+use crate::data::host::Host;
+use crate::data::router::CoreWord;
+use crate::seam::{CoreNumber, ToControl};
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What the cores of a test share.
+pub struct FakeWorld {
+    words: RefCell<Vec<Vec<CoreWord>>>,
+    outs: RefCell<HashMap<PeerRef, BytesMut>>,
+    control: RefCell<Vec<ToControl>>,
+    tasks: RefCell<Vec<Task>>,
+    pub now_us: Cell<u64>,
+    pub control_is_full: Cell<bool>,
+}
+
+/// One core's host.
+pub struct FakeHost {
+    world: Rc<FakeWorld>,
+    core: CoreNumber,
+}
+
+impl FakeWorld {
+    pub fn new(cores: CoreNumber) -> Rc<Self> {
+        Rc::new(Self {
+            words: RefCell::new((0..cores).map(|_| Vec::new()).collect()),
+            outs: RefCell::default(),
+            control: RefCell::default(),
+            tasks: RefCell::default(),
+            now_us: Cell::new(1_000_000),
+            control_is_full: Cell::new(false),
+        })
+    }
+
+    pub fn host(self: &Rc<Self>, core: CoreNumber) -> Rc<FakeHost> {
+        Rc::new(FakeHost { world: Rc::clone(self), core })
+    }
+
+    pub fn take_words(&self, core: CoreNumber) -> Vec<CoreWord> {
+        std::mem::take(&mut self.words.borrow_mut()[usize::from(core)])
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.words.borrow().iter().all(Vec::is_empty)
+    }
+
+    /// Polls every task once; true when one finished.
+    pub fn run_tasks(&self) -> bool {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        let before = tasks.len();
+        let mut left = Vec::new();
+        for mut task in tasks {
+            let mut cx = Context::from_waker(Waker::noop());
+            if task.as_mut().poll(&mut cx).is_pending() {
+                left.push(task);
+            }
+        }
+        let finished = left.len() < before;
+        self.tasks.borrow_mut().extend(left);
+        finished
+    }
+
+    pub fn take_replies(&self, peer: PeerRef) -> Vec<Command> {
+        let mut out = self.outs.borrow_mut().remove(&peer).unwrap_or_default();
+        let mut replies = Vec::new();
+        while let Some(frame) = take_frame(&mut out).unwrap() {
+            replies.push(Command::from_frame(&frame).unwrap());
+        }
+        assert!(out.is_empty());
+        replies
+    }
+
+    pub fn take_control(&self) -> Vec<ToControl> {
+        std::mem::take(&mut self.control.borrow_mut())
+    }
+
+    pub fn pass_ms(&self, ms: u64) {
+        self.now_us.set(self.now_us.get() + ms * 1000);
+    }
+}
+
+impl Host for FakeHost {
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        if peer.core == self.core {
+            let mut out = self.world.outs.borrow_mut().remove(&peer).unwrap_or_default();
+            write(&mut out);
+            self.world.outs.borrow_mut().insert(peer, out);
+            return;
+        }
+        let mut out = BytesMut::new();
+        write(&mut out);
+        if !out.is_empty() {
+            let frames: Bytes = out.freeze();
+            self.send_core(peer.core, CoreWord::Frames(peer, frames)).unwrap();
+        }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        1_795_384_800_000 + self.world.now_us.get() / 1000
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.world.now_us.get()
+    }
+
+    fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
+        self.world.words.borrow_mut()[usize::from(core)].push(word);
+        Ok(())
+    }
+
+    fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>> {
+        if self.world.control_is_full.get() {
+            return Err(Box::new(message));
+        }
+        self.world.control.borrow_mut().push(message);
+        Ok(())
+    }
+
+    fn close_peer(&self, peer: PeerRef) {
+        self.world.outs.borrow_mut().remove(&peer);
+    }
+
+    fn sleep_ms(&self, _ms: u64) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.world.tasks.borrow_mut().push(Box::pin(task));
+    }
+}

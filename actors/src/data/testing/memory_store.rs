@@ -1,0 +1,265 @@
+//! A shard's store in a few vectors, with the faults a test asks for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome};
+use gantry_storage::units::{
+    Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
+    StoreTimestamp, TopicId,
+};
+
+use crate::data::queue::store::QueueStore;
+
+struct Row {
+    bytes: Bytes,
+    end: FilePosition,
+    physical: PhysicalOffset,
+    tags_code: i64,
+    time: StoreTimestamp,
+    keys: Vec<String>,
+}
+
+#[derive(Default)]
+struct Queue {
+    min: u64,
+    rows: Vec<Row>,
+}
+
+/// See the module.
+pub struct MemoryStore {
+    shard: ShardId,
+    sync: bool,
+    queues: RefCell<BTreeMap<QueueKey, Queue>>,
+    end: Cell<u64>,
+    staged: Cell<u64>,
+    committed: Cell<u64>,
+    hook: RefCell<Option<Box<dyn Fn()>>>,
+    pub seals: Cell<u64>,
+    /// Records that still fit; then the tail is full.
+    pub room: Cell<u64>,
+    /// Nothing is in memory: reads need the device.
+    pub is_cold: Cell<bool>,
+    /// The next append panics in its caller, after the store is done.
+    pub poison: RefCell<Option<Rc<str>>>,
+}
+
+impl MemoryStore {
+    pub fn new(shard: ShardId, sync: bool) -> Rc<Self> {
+        Rc::new(Self {
+            shard,
+            sync,
+            queues: RefCell::default(),
+            end: Cell::new(0),
+            staged: Cell::new(0),
+            committed: Cell::new(0),
+            hook: RefCell::default(),
+            seals: Cell::new(0),
+            room: Cell::new(u64::MAX),
+            is_cold: Cell::new(false),
+            poison: RefCell::default(),
+        })
+    }
+
+    pub fn on_progress(&self, hook: Box<dyn Fn()>) {
+        *self.hook.borrow_mut() = Some(hook);
+    }
+
+    /// The device has taken everything staged.
+    pub fn commit(&self) {
+        self.committed.set(self.staged.get());
+        if let Some(hook) = &*self.hook.borrow() {
+            hook();
+        }
+    }
+
+    /// Records below `min` are gone.
+    pub fn trim(&self, key: QueueKey, min: u64) {
+        self.queues.borrow_mut().entry(key).or_default().min = min;
+    }
+
+    fn readable(&self) -> u64 {
+        if self.sync { self.committed.get() } else { self.staged.get() }
+    }
+}
+
+impl QueueStore for MemoryStore {
+    fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
+        if self.room.get() == 0 {
+            return Err(AppendError::TailFull { unwritten_bytes: 1 });
+        }
+        if let Some(reason) = &*self.poison.borrow() {
+            return Err(AppendError::Poisoned { reason: Rc::clone(reason) });
+        }
+        assert_ne!(record.body, b"panic outside the store");
+        self.room.set(self.room.get() - 1);
+        let mut queues = self.queues.borrow_mut();
+        let queue = queues.entry(record.key).or_default();
+        let offset = queue.rows.len() as u64;
+        let physical = PhysicalOffset(u64::from(self.shard.0) << 56 | self.end.get());
+        let time = record.store_timestamp.unwrap();
+        let parts = RecordParts {
+            topic: std::str::from_utf8(record.topic).unwrap(),
+            queue_id: i32::from(record.key.queue.0),
+            flag: record.flag,
+            queue_offset: offset.cast_signed(),
+            physical_offset: physical.0.cast_signed(),
+            sys_flag: record.sys_flag,
+            born_timestamp: record.born_timestamp,
+            born_host: record.born_host,
+            store_timestamp: time.0.cast_signed(),
+            store_host: record.store_host,
+            reconsume_times: record.reconsume_times,
+            prepared_transaction_offset: record.prepared_offset,
+            body: record.body,
+            body_crc: body_crc(record.body),
+            properties: record.properties,
+        };
+        let mut bytes = BytesMut::new();
+        EncodedRecord::new(&parts).unwrap().write(&mut bytes);
+        self.end.set(self.end.get() + bytes.len() as u64);
+        let end = FilePosition(self.end.get());
+        queue.rows.push(Row {
+            bytes: bytes.freeze(),
+            end,
+            physical,
+            tags_code: record.tags_code,
+            time,
+            keys: record.keys.iter().map(|key| (*key).to_owned()).collect(),
+        });
+        Ok(Appended { queue_offset: QueueOffset(offset), physical, end, store_timestamp: time })
+    }
+
+    fn seal(&self) -> FilePosition {
+        self.seals.set(self.seals.get() + 1);
+        self.staged.set(self.end.get());
+        self.staged()
+    }
+
+    fn staged(&self) -> FilePosition {
+        FilePosition(self.staged.get())
+    }
+
+    fn committed(&self) -> FilePosition {
+        FilePosition(self.committed.get())
+    }
+
+    fn acknowledged(&self) -> FilePosition {
+        FilePosition(self.readable())
+    }
+
+    fn poisoned(&self) -> Option<Rc<str>> {
+        self.poison.borrow().clone()
+    }
+
+    fn bounds(&self, key: QueueKey) -> QueueBounds {
+        let queues = self.queues.borrow();
+        let Some(queue) = queues.get(&key) else { return QueueBounds::default() };
+        let max = queue.rows.iter().filter(|row| row.end.0 <= self.readable()).count() as u64;
+        QueueBounds { min: QueueOffset(queue.min), max: QueueOffset(max) }
+    }
+
+    fn queues(&self) -> Vec<QueueKey> {
+        self.queues.borrow().keys().copied().collect()
+    }
+
+    fn drop_topic(&self, topic: TopicId) {
+        self.queues.borrow_mut().retain(|key, _| key.topic != topic);
+    }
+
+    fn read_hot(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Option<ReadOutcome> {
+        if self.is_cold.get() {
+            return None;
+        }
+        let bounds = self.bounds(key);
+        let queues = self.queues.borrow();
+        let mut outcome = ReadOutcome { bounds, next_offset: from, ..ReadOutcome::default() };
+        let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
+        let readable = usize::try_from(bounds.max.0).unwrap();
+        let start = usize::try_from(from.0).unwrap();
+        for row in rows.iter().take(readable).skip(start) {
+            let full = outcome.found >= limits.messages
+                || outcome.found > 0 && outcome.bytes + row.bytes.len() as u64 > limits.bytes;
+            if full || outcome.next_offset.0 - from.0 >= u64::from(limits.entries_examined) {
+                break;
+            }
+            outcome.next_offset = outcome.next_offset.next();
+            if filter(row.tags_code) {
+                outcome.found += 1;
+                outcome.bytes += row.bytes.len() as u64;
+                outcome.first_position.get_or_insert(row.end);
+                out.extend_from_slice(&row.bytes);
+            }
+        }
+        Some(outcome)
+    }
+
+    async fn read(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        limits: ReadLimits,
+        filter: &dyn Fn(i64) -> bool,
+        out: &mut BytesMut,
+    ) -> Result<ReadOutcome, ReadError> {
+        let cold = self.is_cold.replace(false);
+        let read = self.read_hot(key, from, limits, filter, out);
+        self.is_cold.set(cold);
+        Ok(read.unwrap())
+    }
+
+    async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        let queues = self.queues.borrow();
+        let mut rows = queues.values().flat_map(|queue| &queue.rows);
+        let found = rows.find(|row| row.physical == physical);
+        found.map(|row| row.bytes.clone()).ok_or(ReadError::Outside { physical })
+    }
+
+    async fn search_by_time(
+        &self,
+        key: QueueKey,
+        time: StoreTimestamp,
+        _boundary: Boundary,
+    ) -> Result<QueueOffset, ReadError> {
+        let queues = self.queues.borrow();
+        let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
+        let found = rows.iter().position(|row| row.time >= time).unwrap_or(rows.len());
+        Ok(QueueOffset(found as u64))
+    }
+
+    async fn store_time_at(
+        &self,
+        key: QueueKey,
+        offset: QueueOffset,
+    ) -> Result<Option<StoreTimestamp>, ReadError> {
+        let queues = self.queues.borrow();
+        let at = usize::try_from(offset.0).unwrap();
+        Ok(queues.get(&key).and_then(|queue| queue.rows.get(at)).map(|row| row.time))
+    }
+
+    async fn query_key(
+        &self,
+        topic: TopicId,
+        word: &str,
+        _begin_ms: u64,
+        _end_ms: u64,
+        max: usize,
+    ) -> Result<Vec<PhysicalOffset>, ReadError> {
+        let queues = self.queues.borrow();
+        let rows = queues.iter().filter(|(key, _)| key.topic == topic);
+        let rows = rows.flat_map(|(_, queue)| queue.rows.iter().rev());
+        let hits = rows.filter(|row| row.keys.iter().any(|key| key == word));
+        Ok(hits.map(|row| row.physical).take(max).collect())
+    }
+}

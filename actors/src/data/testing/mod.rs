@@ -1,0 +1,272 @@
+//! A broker core without sockets, disk or executor, for the tests of this folder.
+
+pub mod fake_host;
+pub mod memory_store;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::body::{SubscriptionGroupConfig, TopicConfig};
+use gantry_protocol::command::{Command, ExtValue, writer};
+use gantry_protocol::frame::{Frame, HeaderEncoding, take_frame};
+use gantry_protocol::request::pull::{FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullHeader};
+use gantry_protocol::request::send::SendHeader;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{ShardId, TopicId};
+
+use self::fake_host::{FakeHost, FakeWorld};
+use self::memory_store::MemoryStore;
+use super::core::{CorePlace, DataCore};
+use super::parked::Caller;
+use crate::seam::{CatalogChange, GroupEntry, ToData, TopicEntry};
+use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+
+/// A core of the tests.
+pub type TestCore = DataCore<MemoryStore, FakeHost>;
+
+/// Several cores in one thread.
+pub struct TestBroker {
+    pub world: Rc<FakeWorld>,
+    pub cores: Vec<Rc<TestCore>>,
+    pub stores: Vec<Rc<MemoryStore>>,
+}
+
+impl TestBroker {
+    /// As many cores and shards; topic `T` has 4 queues and number 1, group `g` exists.
+    pub fn new(cores: u16, shards: u8, change: impl FnOnce(&mut BrokerSettings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let settings = Arc::new(settings);
+        let world = FakeWorld::new(cores);
+        let sync = settings.flush_disk_type == FlushDiskType::Sync;
+        let mut broker = Self { world: Rc::clone(&world), cores: Vec::new(), stores: Vec::new() };
+        for number in 0..cores {
+            let place =
+                CorePlace { number, cores, shards_count: shards, seed: u64::from(number) + 7 };
+            let host = world.host(number);
+            let core = DataCore::new(place, Arc::clone(&settings), host, Rc::new(|line| {
+                panic!("{line}")
+            }));
+            for shard in (0..shards).filter(|shard| u16::from(*shard) % cores == number) {
+                let store = MemoryStore::new(ShardId(shard), sync);
+                broker.stores.push(Rc::clone(&store));
+                let signal = core.add_shard(ShardId(shard), Rc::clone(&store));
+                store.on_progress(Box::new(move || signal.set()));
+            }
+            broker.cores.push(core);
+        }
+        broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))));
+        broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("g"))));
+        broker
+    }
+
+    pub fn tell_all(&self, message: impl Fn() -> ToData) {
+        for core in &self.cores {
+            core.on_control(&mut vec![message()]);
+        }
+    }
+
+    /// Sends a request on a connection of core 0.
+    pub fn request(&self, frame: &Frame) {
+        self.request_at(0, 1, frame);
+    }
+
+    pub fn request_at(&self, core: u16, slot: u32, frame: &Frame) {
+        let caller = Caller { peer: peer(core, slot), addr: client_addr() };
+        self.cores[usize::from(core)].handle(caller, frame).unwrap();
+    }
+
+    /// Lets everything run until nothing more happens.
+    pub fn settle(&self) {
+        for _ in 0..1000 {
+            let mut busy = false;
+            for core in &self.cores {
+                let mut words = self.world.take_words(core.number);
+                busy |= !words.is_empty();
+                core.on_words(&mut words);
+                busy |= core.pass();
+            }
+            busy |= self.world.run_tasks();
+            if !busy && self.world.is_quiet() {
+                return;
+            }
+        }
+        panic!("the cores never come to rest");
+    }
+
+    /// Replies that have come to a connection of core 0.
+    pub fn replies(&self) -> Vec<Command> {
+        self.settle();
+        self.world.take_replies(peer(0, 1))
+    }
+
+    /// The one reply that has come.
+    pub fn reply(&self) -> Command {
+        let mut replies = self.replies();
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        replies.remove(0)
+    }
+
+    /// Time passes and deadlines are looked at.
+    pub fn pass_ms(&self, ms: u64) {
+        self.settle();
+        self.world.pass_ms(ms);
+        for core in &self.cores {
+            core.tick();
+        }
+        self.settle();
+    }
+}
+
+pub fn peer(core: u16, slot: u32) -> PeerRef {
+    PeerRef { core, slot, generation: 1 }
+}
+
+pub fn client_addr() -> SocketAddr {
+    "10.1.2.3:4567".parse().unwrap()
+}
+
+pub fn topic(name: &str, id: u32, queues: i32) -> Arc<TopicEntry> {
+    Arc::new(TopicEntry { id: TopicId(id), config: TopicConfig::new(name, queues) })
+}
+
+pub fn group(name: &str) -> Arc<GroupEntry> {
+    let config = SubscriptionGroupConfig::new(name);
+    Arc::new(GroupEntry { name: Arc::from(name), config, live: None })
+}
+
+pub fn ext<'a>(reply: &'a Command, name: &str) -> &'a str {
+    let fields: HashMap<&str, &str> =
+        reply.ext.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    fields.get(name).copied().unwrap_or_else(|| panic!("no {name} in {reply:?}"))
+}
+
+pub fn send_header(topic: &str) -> SendHeader<'_> {
+    SendHeader {
+        producer_group: "p",
+        topic,
+        default_topic: "TBW102",
+        default_topic_queue_nums: 4,
+        queue_id: 0,
+        sys_flag: 0,
+        born_timestamp: 1_000,
+        flag: 0,
+        properties: "",
+        reconsume_times: 0,
+        unit_mode: false,
+        max_reconsume_times: None,
+        batch: false,
+        broker_name: None,
+    }
+}
+
+pub fn send_frame(opaque: i32, header: &SendHeader<'_>, body: &[u8]) -> Frame {
+    request_frame(310, opaque, &header.to_ext(310), body)
+}
+
+pub fn pull_header(topic: &str, queue_id: i32, offset: i64) -> PullHeader<'_> {
+    PullHeader {
+        consumer_group: "g",
+        topic,
+        queue_id,
+        queue_offset: offset,
+        max_msg_nums: 32,
+        sys_flag: FLAG_SUBSCRIPTION,
+        commit_offset: 0,
+        suspend_timeout_ms: 15_000,
+        sub_version: 0,
+        subscription: Some("*"),
+        expression_type: Some("TAG"),
+        max_msg_bytes: None,
+    }
+}
+
+pub fn pull_frame(opaque: i32, header: &PullHeader<'_>) -> Frame {
+    request_frame(11, opaque, &header.to_ext(), b"")
+}
+
+/// A pull that may be suspended.
+pub fn long_pull(topic: &str, queue_id: i32, offset: i64) -> PullHeader<'_> {
+    PullHeader { sys_flag: FLAG_SUBSCRIPTION | FLAG_SUSPEND, ..pull_header(topic, queue_id, offset) }
+}
+
+pub fn request_frame(code: i32, opaque: i32, ext: &[(&str, ExtValue<'_>)], body: &[u8]) -> Frame {
+    let mut out = BytesMut::new();
+    let encoding = HeaderEncoding::Json;
+    writer::write_request(&mut out, encoding, opaque, code, false, Some(ext), &[body]).unwrap();
+    take_frame(&mut out).unwrap().unwrap()
+}
+
+/// A record's queue offset and body, for every record of a pull reply.
+pub fn records(body: &Bytes) -> Vec<(i64, String)> {
+    gantry_protocol::message::RecordIter::new(body)
+        .map(|record| {
+            let record = record.unwrap();
+            (record.queue_offset, String::from_utf8(record.body.to_vec()).unwrap())
+        })
+        .collect()
+}
+
+pub fn settings() -> BrokerSettings {
+    let addr: SocketAddr = "127.0.0.1:10911".parse().unwrap();
+    BrokerSettings {
+        cluster_name: "DefaultCluster".to_owned(),
+        broker_name: "b".to_owned(),
+        broker_id: 0,
+        role: BrokerRole::AsyncMaster,
+        advertised: addr,
+        ha_advertised: addr,
+        listen: addr,
+        listen_vip: addr,
+        namesrv_addrs: Vec::new(),
+        region_id: "DefaultRegion".to_owned(),
+        trace_on: true,
+        trace_topic_enable: false,
+        trace_topic_name: "RMQ_SYS_TRACE_TOPIC".to_owned(),
+        broker_permission: 6,
+        auto_create_topic_enable: true,
+        auto_create_subscription_group: true,
+        default_topic_queue_nums: 8,
+        cluster_topic_enable: true,
+        broker_topic_enable: true,
+        message_bytes_max: 4 << 20,
+        enable_property_filter: false,
+        long_polling_enable: true,
+        short_polling_time_ms: 1000,
+        notify_consumer_ids_changed_enable: true,
+        lite_pull_message_enable: true,
+        reject_pull_consumer_enable: false,
+        message_index_enable: true,
+        use_server_side_reset_offset: true,
+        transfer_bytes_max_in_memory: 256 << 10,
+        transfer_count_max_in_memory: 32,
+        transfer_bytes_max_on_disk: 64 << 10,
+        transfer_count_max_on_disk: 8,
+        default_query_max_num: 32,
+        wait_time_in_send_queue_ms: 200,
+        send_queue_capacity: 10_000,
+        flush_disk_type: FlushDiskType::Async,
+        sync_flush_timeout_ms: 5_000,
+        flush_interval_ms: 500,
+        flush_consumer_offset_interval_ms: 1_000,
+        register_name_server_period_ms: 30_000,
+        force_register: true,
+        compressed_register: false,
+        channel_expired_timeout_ms: 120_000,
+        channel_idle_max_seconds: 120,
+        start_accept_send_request_ms: 0,
+        reject_transaction_message: false,
+        delay_levels_ms: Vec::new(),
+        data_dir: PathBuf::new(),
+        tail_dir: None,
+        tail_bytes: 16 << 20,
+        segment_bytes: 256 << 20,
+        shard_count: 1,
+        memory_limit_bytes: 1 << 30,
+        config_lines: Vec::new(),
+    }
+}

@@ -1,0 +1,152 @@
+//! The requests that travel from a session to a queue actor.
+//!
+//! **Owns** their types: whom to answer, and what is asked, already checked against the catalog.
+//! **Lives on** the data cores; everything here is plain data and `Send`, for a session's core and a
+//! queue's core may differ.
+//! **Invariants** bodies and properties are slices of the read buffer or of an arena: moving a
+//! request copies no payload.
+//! **Limits** a request is charged to its shard's inbox by [`Append::bytes`].
+//! **Not here** the wire's spelling (`dispatch`), what is done with them (`queue`).
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_protocol::frame::HeaderEncoding;
+use gantry_protocol::subscription::TagFilter;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{Boundary, StoreTimestamp};
+
+use crate::seam::TopicEntry;
+
+/// Whom to answer, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The connection.
+    pub peer: PeerRef,
+    /// Copied into the reply.
+    pub opaque: i32,
+    /// The reply mirrors the request.
+    pub encoding: HeaderEncoding,
+    /// Nobody waits: nothing is written (trap 5).
+    pub one_way: bool,
+}
+
+/// What can be asked of a queue actor besides storing a message.
+#[derive(Debug)]
+pub enum QueueRequest {
+    /// Read records, or wait for one.
+    Pull(Box<Pull>),
+    /// 14: a group's offset.
+    QueryOffset {
+        /// The group.
+        group: Arc<str>,
+        /// `setZeroIfNotFound`, true when absent.
+        zero_if_young: bool,
+    },
+    /// 15: a group commits.
+    CommitOffset {
+        /// The group.
+        group: Arc<str>,
+        /// Its position; foreign, may be negative.
+        offset: i64,
+    },
+    /// 30.
+    MaxOffset,
+    /// 31.
+    MinOffset,
+    /// 32.
+    EarliestTime,
+    /// 29.
+    SearchTime {
+        /// The wanted store time.
+        time: StoreTimestamp,
+        /// Which of equal ones.
+        boundary: Boundary,
+    },
+}
+
+/// A message (or batch) to store.
+#[derive(Debug)]
+pub struct Append {
+    /// The topic, for the name in the record.
+    pub topic: Arc<TopicEntry>,
+    /// The user's flag.
+    pub flag: i32,
+    /// RocketMQ's sysFlag as sent.
+    pub sys_flag: i32,
+    /// When the message was born, ms.
+    pub born_ms: i64,
+    /// Who sent it.
+    pub born_host: SocketAddr,
+    /// How often it was consumed before.
+    pub reconsume_times: i32,
+    /// The body as it is stored; of a batch, all its elements.
+    pub body: Bytes,
+    /// The properties as they are stored; empty for a batch.
+    pub properties: Bytes,
+    /// What the properties say, as ranges of them.
+    pub marks: Marks,
+    /// The elements of a batch, as ranges of `body`; empty for a single message.
+    pub elements: Vec<Element>,
+    /// When it arrived, µs of the core's monotonic clock.
+    pub arrived_us: u64,
+}
+
+impl Append {
+    /// Bytes this request holds in memory while it waits.
+    pub fn bytes(&self) -> usize {
+        let elements = self.elements.len() * size_of::<Element>();
+        size_of::<Self>() + self.body.len() + self.properties.len() + elements
+    }
+}
+
+/// What storing needs to know of a message's properties.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Value of `UNIQ_KEY`.
+    pub unique_key: Option<Range<usize>>,
+    /// Value of `KEYS`.
+    pub keys: Option<Range<usize>>,
+    /// Hash of the tag, 0 without one.
+    pub tags_code: i64,
+    /// `WAIT` is false: SEND_OK doesn't wait for the flush.
+    pub no_wait: bool,
+}
+
+/// One message of a batch, as ranges of the batch's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The user's flag.
+    pub flag: i32,
+    /// Its body.
+    pub body: Range<usize>,
+    /// Its properties.
+    pub properties: Range<usize>,
+    /// What they say; ranges count from the properties' start.
+    pub marks: Marks,
+}
+
+/// A pull, checked.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// The group.
+    pub group: Arc<str>,
+    /// The wanted offset; foreign, may be negative.
+    pub wanted: i64,
+    /// Most records.
+    pub messages_max: u32,
+    /// Most bytes of records.
+    pub bytes_max: u64,
+    /// What it wants.
+    pub filter: TagFilter,
+    /// The group's position, when the request carries one.
+    pub commit: Option<i64>,
+    /// How long it may wait, ms; none: not at all.
+    pub suspend_ms: Option<u64>,
+    /// For the reply.
+    pub topic_sys_flag: i32,
+    /// For the reply.
+    pub group_sys_flag: i32,
+}
