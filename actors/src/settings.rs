@@ -13,9 +13,9 @@ use std::path::PathBuf;
 /// `flushDiskType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushDiskType {
-    /// SEND_OK once the record is in the shared-memory tail.
+    /// `SEND_OK` once the record is in the shared-memory tail.
     Async,
-    /// SEND_OK once the record is written and synced.
+    /// `SEND_OK` once the record is written and synced.
     Sync,
 }
 
@@ -32,6 +32,7 @@ pub enum BrokerRole {
 
 /// A broker's settings. Units are in the names; RocketMQ's key in the comment.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // The switches are the operators' own.
 pub struct BrokerSettings {
     /// `brokerClusterName`.
     pub cluster_name: String,

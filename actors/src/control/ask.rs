@@ -72,19 +72,15 @@ impl Asker {
         self.outbox.send_all(&ToData::Ask { ticket, question });
         let gathered = actix::clock::timeout(ASK_TIMEOUT, answers).await;
         let left = self.open.borrow_mut().remove(&ticket);
-        match gathered {
-            Ok(Ok(answers)) => Ok(answers),
-            _ => {
-                let silent = left.map_or(0, |open| open.missing.len());
-                Err(Refusal::new(
-                    response::SYSTEM_ERROR,
-                    format!(
-                        "{silent} of {cores} data cores did not answer within {} ms",
-                        ASK_TIMEOUT.as_millis()
-                    ),
-                ))
-            }
+        if let Ok(Ok(answers)) = gathered {
+            return Ok(answers);
         }
+        let silent = left.map_or(0, |open| open.missing.len());
+        let limit = ASK_TIMEOUT.as_millis();
+        Err(Refusal::new(
+            response::SYSTEM_ERROR,
+            format!("{silent} of {cores} data cores did not answer within {limit} ms"),
+        ))
     }
 
     /// An answer arrived.

@@ -54,6 +54,10 @@ pub struct Ledger {
     tables: Tables,
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the shape that `map_err` wants"
+)]
 fn failed(error: TablesError) -> Refusal {
     Refusal::new(
         response::SYSTEM_ERROR,

@@ -17,8 +17,6 @@ mod outbox;
 mod plane;
 mod registration;
 mod reply;
-#[cfg(test)]
-mod rig;
 mod shell;
 mod start;
 #[cfg(test)]

@@ -124,6 +124,10 @@ impl Reply {
 
     /// Adds an ext field.
     #[must_use]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "callers pass numbers and literals"
+    )]
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.ext.push((name, value.to_string()));
         self

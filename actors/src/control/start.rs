@@ -31,7 +31,7 @@ use super::registration::{LinkReport, Registration};
 use super::{desk, groups, offsets, shell};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the disk.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_mins(2);
 /// Orders that wait; the main thread gives one at a time.
 const ORDERS_MAX: usize = 8;
 

@@ -62,9 +62,7 @@ pub(super) fn table(plane: &Plane, last: Option<Sample>, now: Sample) -> BTreeMa
     let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
     set("brokerVersionDesc", VERSION_NAME.to_owned());
     set("brokerVersion", VERSION.to_string());
-    for key in ["putTps"] {
-        set(key, triple(put));
-    }
+    set("putTps", triple(put));
     for key in ["getTransferredTps", "getFoundTps", "getTotalTps"] {
         set(key, triple(get));
     }

@@ -40,7 +40,7 @@ impl Groups {
         let beat = HeartbeatData::parse(&command.body)
             .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
         let client = Client {
-            client_id: Arc::from(beat.client_id.as_str()),
+            id: Arc::from(beat.client_id.as_str()),
             addr: request.peer_addr,
             language: command.language,
             version: command.version,
@@ -103,30 +103,26 @@ impl Groups {
         notify(&name, &outcome.notify, plane);
         outcome.wants_full
     }
+}
 
-    /// Code 35.
-    pub(super) fn unregister(
-        &mut self,
-        request: &ControlRequest,
-        plane: &Rc<Plane>,
-    ) -> Result<Reply, Refusal> {
-        let command = &request.command;
-        reply::text(command, "clientID")?;
-        if let Some(group) = reply::optional(command, "producerGroup") {
-            plane
-                .members
-                .borrow_mut()
-                .leave_producer(request.peer, group);
-        }
-        if let Some(group) = reply::optional(command, "consumerGroup") {
-            let departure = plane
-                .members
-                .borrow_mut()
-                .leave_consumer(request.peer, group);
-            departed(departure.into_iter().collect(), plane);
-        }
-        Ok(Reply::ok())
+/// Code 35.
+pub(super) fn unregister(request: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+    let command = &request.command;
+    reply::text(command, "clientID")?;
+    if let Some(group) = reply::optional(command, "producerGroup") {
+        plane
+            .members
+            .borrow_mut()
+            .leave_producer(request.peer, group);
     }
+    if let Some(group) = reply::optional(command, "consumerGroup") {
+        let departure = plane
+            .members
+            .borrow_mut()
+            .leave_consumer(request.peer, group);
+        departed(departure.into_iter().collect(), plane);
+    }
+    Ok(Reply::ok())
 }
 
 /// `%RETRY%group` exists from the first heartbeat on (trap 28).

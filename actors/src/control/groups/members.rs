@@ -28,7 +28,7 @@ pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// `ip@instance`, chosen by the client.
-    pub client_id: Arc<str>,
+    pub id: Arc<str>,
     /// Its address.
     pub addr: SocketAddr,
     /// Language of its library.
@@ -115,7 +115,7 @@ impl ConsumerGroup {
     pub fn client_ids(&self) -> Vec<Arc<str>> {
         let mut seen = HashSet::new();
         self.members()
-            .map(|(_, client)| &client.client_id)
+            .map(|(_, client)| &client.id)
             .filter(|id| seen.insert(Arc::clone(id)))
             .cloned()
             .collect()

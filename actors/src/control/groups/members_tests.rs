@@ -12,7 +12,7 @@ fn peer(slot: u32) -> PeerRef {
 
 fn client(id: &str, at_ms: i64) -> Client {
     Client {
-        client_id: Arc::from(id),
+        id: Arc::from(id),
         addr: "127.0.0.1:5000".parse().unwrap(),
         language: gantry_protocol::Language::Java,
         version: 513,

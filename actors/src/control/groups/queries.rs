@@ -66,7 +66,7 @@ fn consumer_list(command: &Command, plane: &Plane) -> Result<Reply, Refusal> {
 
 fn connection(client: &Client) -> Connection {
     Connection {
-        client_id: client.client_id.to_string(),
+        client_id: client.id.to_string(),
         client_addr: client.addr.to_string(),
         language: client.language,
         version: client.version,
@@ -123,7 +123,7 @@ fn all_producers(plane: &Plane) -> Reply {
             .values()
             .take(left)
             .map(|client| ProducerInfo {
-                client_id: client.client_id.to_string(),
+                client_id: client.id.to_string(),
                 remote_ip: client.addr.to_string(),
                 language: client.language,
                 version: client.version,

@@ -34,7 +34,7 @@ impl Groups {
         let command = &request.command;
         let outcome = match command.code {
             request::HEART_BEAT => self.heartbeat(request, plane).map(Some),
-            request::UNREGISTER_CLIENT => self.unregister(request, plane).map(Some),
+            request::UNREGISTER_CLIENT => super::beat::unregister(request, plane).map(Some),
             request::CHECK_CLIENT_CONFIG => check_client(command, plane).map(Some),
             request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update(command, to, plane),
             request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => {

@@ -78,7 +78,7 @@ impl Link {
             if let Some(job) = job {
                 let outcome = self.perform(job, plane).await;
                 self.agenda.borrow_mut().done(outcome.is_ok());
-                self.note(outcome);
+                self.note(&outcome);
                 is_period_over = false;
             }
             let pause = if self.agenda.borrow().is_registered() {
@@ -96,11 +96,11 @@ impl Link {
     }
 
     /// Logs a state when it begins or changes.
-    fn note(&self, outcome: Result<(), String>) {
+    fn note(&self, outcome: &Result<(), String>) {
         let before = self.state.replace(Some(outcome.clone()));
         let name_server = self.address.as_str();
-        if before.as_ref() != Some(&outcome) {
-            match &outcome {
+        if before.as_ref() != Some(outcome) {
+            match outcome {
                 Ok(()) => tracing::info!(name_server, "registered at the name server"),
                 Err(why) => tracing::warn!(
                     name_server,

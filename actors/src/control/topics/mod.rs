@@ -4,40 +4,31 @@
 //! **Lives on** the control plane's thread.
 //! **Invariants** a change is committed to the tables before any core or client hears of it; cores
 //! hear before the client; the client's answer waits for the name servers that are alive (trap 27),
-//! at most `ANNOUNCE_MAX`. Requests for the same topic at once share one wave.
-//! **Limits** `WAVE_WAITERS_MAX` answers wait at once; more are refused with 2.
+//! at most a second. Requests for the same topic at once share one wave.
+//! **Limits** see `wave`.
 //! **Not here** talking to name servers (`registration`), what a topic may look like (`rules`).
 
 pub mod built_in;
 mod requests;
 pub mod rules;
 pub mod table;
+mod wave;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
 use gantry_protocol::body::{TopicConfig, perm};
-use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
 use gantry_storage::units::{QueueId, QueueKey};
 
 use crate::refusal::Refusal;
-use crate::seam::{
-    CatalogChange, ControlRequest, CoreNumber, Question, Ticket, ToData, TopicEntry,
-};
+use crate::seam::{ControlRequest, CoreNumber, Ticket, TopicEntry};
 
 use super::plane::Plane;
-use super::reply::{Reply, ReplyTo};
+use super::reply::ReplyTo;
 use super::shell::Part;
 use table::TopicTable;
-
-/// How long a created topic's answer waits for the name servers. Clients read the route right after;
-/// a name server that takes longer than this is one the client can't use now anyway.
-const ANNOUNCE_MAX: Duration = Duration::from_millis(1000);
-/// Most answers waiting for a commit or a name server.
-const WAVE_WAITERS_MAX: usize = 100_000;
+use wave::{Waiter, Wave, answer, refuse};
 
 /// What the topics actor is told.
 pub enum Msg {
@@ -77,30 +68,6 @@ pub struct Ensure {
     pub default_topic_queue_nums: i32,
     /// The unit flag of the request.
     pub unit_mode: bool,
-}
-
-/// Who waits for a wave.
-enum Waiter {
-    Client(ReplyTo, Reply),
-    Parked(CoreNumber, Ticket),
-}
-
-/// Changes that travel together: one commit, one registration.
-#[derive(Default)]
-struct Wave {
-    put: Vec<Arc<TopicEntry>>,
-    gone: Vec<Arc<TopicEntry>>,
-    waiters: Vec<Waiter>,
-}
-
-impl Wave {
-    fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.gone.is_empty() && self.waiters.is_empty()
-    }
-
-    fn has(&self, topic: &str) -> bool {
-        self.put.iter().any(|entry| entry.config.name == topic)
-    }
 }
 
 /// The topics actor; see the room's head.
@@ -246,102 +213,6 @@ impl Topics {
             Err(refusal) => refuse(waiter, &refusal, plane),
         }
     }
-
-    /// Waits with the wave that carries this topic, if one does.
-    fn join(&mut self, topic: &str, waiter: Waiter, plane: &Rc<Plane>) {
-        let carrying = self
-            .travelling
-            .values_mut()
-            .find(|(names, _)| names.iter().any(|name| name == topic));
-        if let Some((_, waiters)) = carrying {
-            waiters.push(waiter);
-        } else if self.open.has(topic) {
-            self.wait(waiter, plane);
-        } else {
-            answer(vec![waiter], plane);
-        }
-    }
-
-    fn wait(&mut self, waiter: Waiter, plane: &Rc<Plane>) {
-        if self.open.waiters.len() >= WAVE_WAITERS_MAX {
-            let busy = Refusal::new(
-                response::SYSTEM_BUSY,
-                format!("[OVERLOAD]{WAVE_WAITERS_MAX} requests wait for topic changes already"),
-            );
-            refuse(waiter, &busy, plane);
-            return;
-        }
-        self.open.waiters.push(waiter);
-        self.commit_soon(plane);
-    }
-
-    /// One commit for everything that is in the mailbox now.
-    fn commit_soon(&mut self, plane: &Rc<Plane>) {
-        if !self.is_commit_due {
-            self.is_commit_due = true;
-            plane.book().topics.tell(Msg::Commit);
-        }
-    }
-
-    fn commit(&mut self, plane: &Rc<Plane>) {
-        self.is_commit_due = false;
-        let wave = std::mem::take(&mut self.open);
-        if wave.is_empty() {
-            return;
-        }
-        let stored = plane
-            .ledger
-            .store_topics(&wave.put, &wave.gone, &plane.topics.borrow());
-        if let Err(refusal) = stored {
-            self.undo(wave, &refusal, plane);
-            return;
-        }
-        for entry in &wave.put {
-            plane
-                .outbox
-                .change(CatalogChange::TopicPut(Arc::clone(entry)));
-        }
-        for entry in &wave.gone {
-            plane
-                .outbox
-                .change(CatalogChange::TopicGone(entry.config.name.clone()));
-            forget_queues(entry, plane);
-        }
-        if wave.put.is_empty() && wave.gone.is_empty() {
-            answer(wave.waiters, plane);
-            return;
-        }
-        let number = self.next_wave;
-        self.next_wave += 1;
-        let names = wave
-            .put
-            .iter()
-            .map(|entry| entry.config.name.clone())
-            .collect();
-        self.travelling.insert(number, (names, wave.waiters));
-        let told = plane
-            .book()
-            .registration
-            .announce(&wave.put, !wave.gone.is_empty());
-        let plane = Rc::clone(plane);
-        actix::spawn(async move {
-            if actix::clock::timeout(ANNOUNCE_MAX, told).await.is_err() {
-                tracing::debug!("a name server is slow: a topic's creator is answered before it");
-            }
-            plane.book().topics.tell(Msg::Announced(number));
-        });
-    }
-
-    /// The commit failed: the tables are the truth, so the table is read from them again.
-    fn undo(&mut self, wave: Wave, why: &Refusal, plane: &Rc<Plane>) {
-        tracing::error!(%why, "topic changes can't be stored and are taken back");
-        for waiter in wave.waiters {
-            refuse(waiter, why, plane);
-        }
-        if let Err(refusal) = load(plane) {
-            plane.give_up(Self::NAME, &refusal.remark);
-        }
-    }
 }
 
 /// Every queue of a topic, as many as its larger count.
@@ -375,49 +246,4 @@ fn retry_fall_back(wish: &Ensure, refusal: Refusal) -> Result<TopicConfig, Refus
     let mut config = built_in::topic(&wish.topic, 1, perm::READ | perm::WRITE);
     config.topic_sys_flag = rules::sys_flag(wish.unit_mode, &wish.topic);
     Ok(config)
-}
-
-/// Queues and offsets of a deleted topic go, after the cores have dropped the topic itself.
-fn forget_queues(entry: &Arc<TopicEntry>, plane: &Rc<Plane>) {
-    let id = entry.id;
-    let topic = entry.config.name.clone();
-    let plane = Rc::clone(plane);
-    actix::spawn(async move {
-        if let Err(refusal) = plane.asker.ask(Question::DropTopic(id)).await {
-            tracing::warn!(topic, %refusal, "queues of a deleted topic may still take space");
-        }
-        plane
-            .book()
-            .offsets
-            .tell(super::offsets::Msg::TopicGone(id));
-    });
-}
-
-fn answer(waiters: Vec<Waiter>, plane: &Rc<Plane>) {
-    for waiter in waiters {
-        match waiter {
-            Waiter::Client(to, reply) => plane.reply(&to, reply),
-            Waiter::Parked(core, ticket) => {
-                plane.outbox.send(
-                    core,
-                    ToData::Resolved {
-                        ticket,
-                        outcome: Ok(()),
-                    },
-                );
-            }
-        }
-    }
-}
-
-fn refuse(waiter: Waiter, why: &Refusal, plane: &Rc<Plane>) {
-    match waiter {
-        Waiter::Client(to, _) => plane.refuse(&to, why),
-        Waiter::Parked(core, ticket) => {
-            let outcome = Err(why.clone());
-            plane
-                .outbox
-                .send(core, ToData::Resolved { ticket, outcome });
-        }
-    }
 }

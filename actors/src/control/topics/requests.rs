@@ -21,7 +21,8 @@ use crate::control::reply::{self, Reply, ReplyTo};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::{Answer, ControlRequest, Question, TopicEntry};
 
-use super::{Topics, Waiter, as_wire, built_in, queues_of, rules};
+use super::wave::Waiter;
+use super::{Topics, as_wire, built_in, queues_of, rules};
 
 /// Most topics in one list request.
 const TOPICS_PER_REQUEST_MAX: usize = 10_000;

@@ -92,9 +92,7 @@ pub fn from_template(
             ),
         ))
     };
-    if let Err(refusal) = check_topic_name(wanted) {
-        return Err(refusal);
-    }
+    check_topic_name(wanted)?;
     let Some(template) = template else {
         return missing(&format!(
             "the default topic[{}] to create it from does not exist here",

@@ -1,4 +1,13 @@
-use super::rig::{Rig, peer, request, settings};
+//! The whole control plane, with the test as its data core.
+
+mod admin;
+mod groups;
+mod offsets;
+mod registration;
+mod rig;
+mod topics;
+
+use rig::{Rig, peer, request, settings};
 
 use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;

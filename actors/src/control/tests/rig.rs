@@ -19,7 +19,7 @@ use crate::seam::{
 };
 use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType};
 
-use super::ControlPlane;
+use crate::control::ControlPlane;
 
 /// How long a test waits for anything.
 const WAIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,106 @@
+//! What the broker says of itself.
+
+use gantry_protocol::body::KvTable;
+use gantry_protocol::code::request as code;
+use gantry_protocol::code::response;
+
+use super::rig::{Rig, peer, request, settings};
+use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData};
+
+/// Keys that clusterList, brokerStatus and the dashboard parse, with what they parse them as.
+const TRIPLES: [&str; 5] = [
+    "putTps",
+    "getTransferredTps",
+    "getFoundTps",
+    "getMissTps",
+    "getTotalTps",
+];
+const NUMBERS: [&str; 21] = [
+    "msgPutTotalTodayMorning",
+    "msgPutTotalYesterdayMorning",
+    "msgPutTotalTodayNow",
+    "msgGetTotalTodayMorning",
+    "msgGetTotalYesterdayMorning",
+    "msgGetTotalTodayNow",
+    "sendThreadPoolQueueSize",
+    "pullThreadPoolQueueSize",
+    "ackThreadPoolQueueSize",
+    "sendThreadPoolQueueHeadWaitTimeMills",
+    "pullThreadPoolQueueHeadWaitTimeMills",
+    "ackThreadPoolQueueHeadWaitTimeMills",
+    "pageCacheLockTimeMills",
+    "earliestMessageTimeStamp",
+    "commitLogDiskRatio",
+    "timerReadBehind",
+    "timerOffsetBehind",
+    "timerCongestNum",
+    "timerEnqueueTps",
+    "timerDequeueTps",
+    "bootTimestamp",
+];
+
+#[test]
+fn trap_94_every_key_the_tools_parse_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    rig.answer = Box::new(|question| match question {
+        Question::StoreReport => Answer::Store(StoreReport {
+            put_count: 1000,
+            get_count: 7,
+            staged_bytes: 12,
+            earliest_ms: 5,
+        }),
+        _ => Answer::Done,
+    });
+    let reply = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    let table = KvTable::parse(&reply.body).unwrap().table;
+    for key in TRIPLES {
+        let parts: Vec<f64> = table[key].split(' ').map(|n| n.parse().unwrap()).collect();
+        assert_eq!(parts.len(), 3, "{key}");
+    }
+    for key in NUMBERS {
+        assert!(table[key].parse::<f64>().is_ok(), "{key}={}", table[key]);
+    }
+    assert_eq!(table["msgPutTotalTodayNow"], "1000");
+    assert_eq!(table["brokerVersionDesc"], "V5_5_0");
+    assert!(table["runtime"].starts_with("[ 0 days"));
+    assert!(table.contains_key("brokerActive"));
+    rig.stop();
+}
+
+#[test]
+fn trap_110_unknown_keys_change_nothing_and_are_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let update = |body: &'static str| request(code::UPDATE_BROKER_CONFIG, &[], body);
+    assert_eq!(
+        rig.ask(peer(1), update("noSuchKey=1\n# a comment\n")).code,
+        0
+    );
+    let reply = rig.ask(peer(1), update("configBlackList=x"));
+    assert_eq!(reply.code, response::NO_PERMISSION);
+    assert_eq!(
+        rig.ask(peer(1), update("brokerPermission=5")).code,
+        response::SYSTEM_ERROR
+    );
+    assert_eq!(rig.ask(peer(1), update("brokerPermission=4\n")).code, 0);
+    let told = rig
+        .seen
+        .iter()
+        .any(|m| matches!(m, ToData::Catalog(CatalogChange::BrokerPermission(4))));
+    assert!(told, "the cores refuse sends from now on");
+    let reply = rig.ask(peer(1), request(code::GET_BROKER_CONFIG, &[], ""));
+    assert_eq!(&reply.body[..], b"brokerName=b0\nbrokerPermission=4\n");
+    assert!(reply.ext("version").unwrap().contains("counter"));
+    rig.stop();
+}
+
+#[test]
+fn stats_data_is_not_kept_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let fields = [("statsName", "TOPIC_PUT_NUMS"), ("statsKey", "T")];
+    let reply = rig.ask(peer(1), request(code::VIEW_BROKER_STATS_DATA, &fields, ""));
+    assert_eq!(reply.code, response::SYSTEM_ERROR);
+    rig.stop();
+}

@@ -1,0 +1,306 @@
+//! Heartbeats, membership and what the group requests answer.
+
+use gantry_protocol::body::{
+    ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, HeartbeatData, MessageModel,
+    SubscriptionData, SubscriptionGroupConfig, SubscriptionGroupWrapper, parse_consumer_id_list,
+};
+use gantry_protocol::code::request as code;
+use gantry_protocol::code::response;
+use gantry_protocol::command::Command;
+use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
+use gantry_runtime::net::PeerRef;
+
+use super::rig::{Rig, frame_of, peer, request, settings};
+use crate::seam::{CatalogChange, Question, ToControl, ToData};
+
+fn json(value: &Value) -> bytes::Bytes {
+    to_bytes(value, IntegerKeys::Quoted)
+}
+
+fn beat(client: &str, group: &str, topics: &[&str]) -> HeartbeatData {
+    HeartbeatData {
+        client_id: client.into(),
+        producer_groups: vec!["pg".into()],
+        consumers: vec![ConsumerData {
+            group: group.into(),
+            consume_type: ConsumeType::Passively,
+            message_model: MessageModel::Clustering,
+            consume_from: ConsumeFromWhere::LastOffset,
+            subscriptions: topics
+                .iter()
+                .map(|t| SubscriptionData::tag(*t, "*", 1))
+                .collect(),
+            unit_mode: false,
+        }],
+        fingerprint: 0,
+        without_subscriptions: false,
+    }
+}
+
+fn heartbeat(rig: &mut Rig, from: PeerRef, data: &HeartbeatData) -> Command {
+    let reply = rig.ask(from, request(code::HEART_BEAT, &[], json(&data.to_value())));
+    assert_eq!(reply.code, 0, "{reply:?}");
+    reply
+}
+
+fn is_notified(rig: &Rig, who: PeerRef) -> usize {
+    let pushed = rig.pushed(who);
+    let told = |c: &&Command| c.code == code::NOTIFY_CONSUMER_IDS_CHANGED && c.is_oneway();
+    pushed.iter().filter(told).count()
+}
+
+#[test]
+fn trap_62_the_subscriptions_reach_the_cores_before_the_reply_the_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let reply = heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    assert_eq!(reply.ext("IS_SUPPORT_HEART_BEAT_V2"), Some("true"));
+    assert_eq!(reply.version, 513, "trap 14");
+    let live_at = rig.seen.iter().position(|m| {
+        matches!(m, ToData::Catalog(CatalogChange::GroupPut(e))
+            if &*e.name == "g" && e.live.as_ref().is_some_and(|l| l.subscriptions.contains_key("T")))
+    });
+    let reply_at = rig
+        .seen
+        .iter()
+        .rposition(|m| frame_of(m).is_some_and(|c| c.is_reply()));
+    assert!(live_at.unwrap() < reply_at.unwrap());
+    rig.stop();
+}
+
+#[test]
+fn trap_28_the_retry_topic_is_made_by_the_first_heartbeat() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    rig.until(
+        |m| matches!(m, ToData::Catalog(CatalogChange::TopicPut(e)) if e.config.name == "%RETRY%g"),
+    );
+    let config = rig.topics()["%RETRY%g"].config.clone();
+    assert_eq!((config.write_queue_nums, config.perm), (1, 6));
+    rig.stop();
+}
+
+#[test]
+fn traps_70_71_76_members_are_told_of_joining_leaving_and_closing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    assert_eq!(is_notified(&rig, peer(1)), 1, "the new member itself");
+    heartbeat(&mut rig, peer(2), &beat("c2", "g", &["T"]));
+    assert_eq!(
+        (is_notified(&rig, peer(1)), is_notified(&rig, peer(2))),
+        (2, 1)
+    );
+    heartbeat(&mut rig, peer(2), &beat("c2", "g", &["T"]));
+    assert_eq!(is_notified(&rig, peer(1)), 2, "nothing changed");
+    let ids = |rig: &mut Rig| {
+        let ask = request(
+            code::GET_CONSUMER_LIST_BY_GROUP,
+            &[("consumerGroup", "g")],
+            "",
+        );
+        let reply = rig.ask(peer(9), ask);
+        if reply.code == 0 {
+            parse_consumer_id_list(&reply.body).unwrap()
+        } else {
+            Vec::new()
+        }
+    };
+    assert_eq!(ids(&mut rig), ["c1", "c2"]);
+
+    rig.tell(ToControl::PeerClosed(peer(2)));
+    assert_eq!(ids(&mut rig), ["c1"]);
+    assert_eq!(is_notified(&rig, peer(1)), 3);
+
+    let bye = [
+        ("clientID", "c1"),
+        ("consumerGroup", "g"),
+        ("producerGroup", "pg"),
+    ];
+    assert_eq!(
+        rig.ask(peer(1), request(code::UNREGISTER_CLIENT, &bye, ""))
+            .code,
+        0
+    );
+    assert!(
+        rig.group("g").unwrap().live.is_none(),
+        "nobody is left: pulls get 24"
+    );
+    let ask = request(
+        code::GET_CONSUMER_LIST_BY_GROUP,
+        &[("consumerGroup", "g")],
+        "",
+    );
+    let reply = rig.ask(peer(9), ask);
+    assert_eq!(
+        reply.code,
+        response::SYSTEM_ERROR,
+        "trap 31: never an empty list"
+    );
+    assert!(
+        reply
+            .remark
+            .unwrap()
+            .starts_with("no consumer for this group")
+    );
+    rig.stop();
+}
+
+#[test]
+fn members_outlive_a_panic_of_their_actor() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    rig.tell(ToControl::Request(crate::seam::ControlRequest {
+        peer: peer(1),
+        peer_addr: "127.0.0.1:1".parse().unwrap(),
+        command: request(
+            crate::control::desk::INJECT_PANIC,
+            &[("part", "groups")],
+            "",
+        ),
+    }));
+    let ask = request(
+        code::GET_CONSUMER_LIST_BY_GROUP,
+        &[("consumerGroup", "g")],
+        "",
+    );
+    let reply = rig.ask(peer(9), ask);
+    assert_eq!(parse_consumer_id_list(&reply.body).unwrap(), ["c1"]);
+    rig.stop();
+}
+
+#[test]
+fn a_group_that_may_not_be_made_is_skipped_and_the_reply_is_still_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut strict = settings();
+    strict.auto_create_subscription_group = false;
+    let mut rig = Rig::start(folder.path(), strict);
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    assert!(rig.group("g").is_none());
+    assert_eq!(is_notified(&rig, peer(1)), 0);
+    rig.stop();
+}
+
+#[test]
+fn who_is_connected_is_shown_and_a_group_that_is_not_is_206() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    let ask = |group| {
+        request(
+            code::GET_CONSUMER_CONNECTION_LIST,
+            &[("consumerGroup", group)],
+            "",
+        )
+    };
+    let reply = rig.ask(peer(9), ask("g"));
+    let shown = ConsumerConnection::parse(&reply.body).unwrap();
+    assert_eq!(shown.connections[0].client_id, "c1");
+    assert!(shown.subscriptions.contains_key("T"));
+    assert_eq!(
+        rig.ask(peer(9), ask("none")).code,
+        response::CONSUMER_NOT_ONLINE
+    );
+    let producers = |group| {
+        request(
+            code::GET_PRODUCER_CONNECTION_LIST,
+            &[("producerGroup", group)],
+            "",
+        )
+    };
+    assert_eq!(rig.ask(peer(9), producers("pg")).code, 0);
+    assert_eq!(
+        rig.ask(peer(9), producers("none")).code,
+        response::SYSTEM_ERROR
+    );
+    let all = rig.ask(peer(9), request(code::GET_ALL_PRODUCER_INFO, &[], ""));
+    assert!(String::from_utf8_lossy(&all.body).contains("\"pg\":[{\"clientId\":\"c1\""));
+    rig.stop();
+}
+
+#[test]
+fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let mut config = SubscriptionGroupConfig::new("g");
+    config.retry_max_times = 3;
+    let put = request(
+        code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+        &[],
+        json(&config.to_value()),
+    );
+    assert_eq!(rig.ask(peer(1), put).code, 0);
+    assert_eq!(rig.group("g").unwrap().config.retry_max_times, 3);
+    rig.stop();
+
+    let mut rig = Rig::start(folder.path(), settings());
+    let all = rig.ask(
+        peer(1),
+        request(code::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[], ""),
+    );
+    let table = SubscriptionGroupWrapper::parse(&all.body).unwrap();
+    assert_eq!(table.groups["g"].retry_max_times, 3);
+    assert_eq!(
+        all.ext("totalGroupNum"),
+        Some(table.groups.len().to_string().as_str())
+    );
+    let page = [("groupSeq", "1"), ("maxGroupNum", "2")];
+    let some = rig.ask(
+        peer(1),
+        request(code::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &page, ""),
+    );
+    assert_eq!(
+        SubscriptionGroupWrapper::parse(&some.body)
+            .unwrap()
+            .groups
+            .len(),
+        2
+    );
+
+    let gone = [("groupName", "g"), ("cleanOffset", "true")];
+    assert_eq!(
+        rig.ask(peer(1), request(code::DELETE_SUBSCRIPTIONGROUP, &gone, ""))
+            .code,
+        0
+    );
+    let is_drop = |m: &ToData| matches!(m, ToData::Ask { question: Question::DropGroup(group), .. } if &**group == "g");
+    if !rig.seen.iter().any(is_drop) {
+        rig.until(is_drop);
+    }
+    let is_gone =
+        |m: &ToData| matches!(m, ToData::Catalog(CatalogChange::GroupGone(n)) if &**n == "g");
+    assert!(rig.seen.iter().any(is_gone));
+    rig.stop();
+}
+
+#[test]
+fn check_client_config_takes_tags_and_says_that_sql_is_not_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let check = |kind: &str| {
+        let mut data = SubscriptionData::tag("T", "a > 1", 1);
+        data.expression_type = kind.into();
+        let body = Value::object([
+            ("clientId", "c".into()),
+            ("group", "g".into()),
+            ("subscriptionData", data.to_value()),
+        ]);
+        request(code::CHECK_CLIENT_CONFIG, &[], json(&body))
+    };
+    assert_eq!(rig.ask(peer(1), check("TAG")).code, 0);
+    assert_eq!(
+        rig.ask(peer(1), check("SQL92")).code,
+        response::SYSTEM_ERROR
+    );
+    rig.stop();
+    let mut with_filter = settings();
+    with_filter.enable_property_filter = true;
+    let mut rig = Rig::start(folder.path(), with_filter);
+    assert_eq!(
+        rig.ask(peer(1), check("SQL92")).code,
+        response::SUBSCRIPTION_PARSE_FAILED
+    );
+    rig.stop();
+}

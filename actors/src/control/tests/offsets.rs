@@ -1,0 +1,194 @@
+//! Progress of groups and resets.
+
+use std::sync::{Arc, Mutex};
+
+use gantry_protocol::body::{ConsumeStats, ConsumerOffsets, parse_queue_offsets};
+use gantry_protocol::code::request as code;
+use gantry_protocol::code::response;
+use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
+
+use super::rig::{Rig, peer, request, settings};
+use crate::seam::{Answer, GroupReport, Question, QueueReport, ResetTo, Ticket, ToControl};
+
+fn bounds(queue: QueueKey) -> QueueReport {
+    QueueReport {
+        queue,
+        min: QueueOffset(0),
+        max: QueueOffset(10),
+        last_update_ms: 7,
+    }
+}
+
+/// One group `g` at 4 in queue 1 of `topic`, whose queues all hold 0..10.
+fn progress(topic: TopicId) -> Box<dyn Fn(&Question) -> Answer> {
+    let queue = QueueKey {
+        topic,
+        queue: QueueId(1),
+    };
+    Box::new(move |question| match question {
+        Question::Bounds(keys) => Answer::Bounds(keys.iter().copied().map(bounds).collect()),
+        Question::Offsets { .. } => Answer::Offsets(vec![GroupReport {
+            group: "g".into(),
+            queue: bounds(queue),
+            consumer_offset: QueueOffset(4),
+            pull_offset: QueueOffset(6),
+            last_timestamp_ms: 99,
+        }]),
+        _ => Answer::Done,
+    })
+}
+
+#[test]
+fn progress_is_shown_for_every_queue_of_the_group_s_topics() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    rig.answer = progress(rig.topics()["T"].id);
+    let ask = request(code::GET_CONSUME_STATS, &[("consumerGroup", "g")], "");
+    let reply = rig.ask(peer(1), ask);
+    let stats = ConsumeStats::parse(&reply.body).unwrap();
+    assert_eq!(stats.queues.len(), 4);
+    let behind: i64 = stats
+        .queues
+        .values()
+        .map(|q| q.broker_offset - q.consumer_offset)
+        .sum();
+    assert_eq!(behind, 36);
+    let (_, row) = stats
+        .queues
+        .iter()
+        .find(|(queue, _)| queue.queue_id == 1)
+        .unwrap();
+    assert_eq!(
+        (row.consumer_offset, row.pull_offset, row.last_timestamp_ms),
+        (4, 6, 99)
+    );
+
+    let all = rig.ask(peer(1), request(code::GET_ALL_CONSUMER_OFFSET, &[], ""));
+    let all = ConsumerOffsets::parse(&all.body).unwrap();
+    assert_eq!(all.offsets["T@g"][&1], 4);
+    assert_eq!(all.pull_offsets["T@g"][&1], 6);
+
+    let by_who = rig.ask(
+        peer(1),
+        request(code::QUERY_TOPIC_CONSUME_BY_WHO, &[("topic", "T")], ""),
+    );
+    assert_eq!(&by_who.body[..], br#"{"groupList":["g"]}"#);
+    let topics = rig.ask(
+        peer(1),
+        request(code::QUERY_TOPICS_BY_CONSUMER, &[("group", "g")], ""),
+    );
+    assert_eq!(
+        &topics.body[..],
+        br#"{"brokerAddr":"127.0.0.1:10911","topicList":["T"]}"#
+    );
+    rig.stop();
+}
+
+fn reset(more: &[(&str, &str)]) -> gantry_protocol::Command {
+    let mut fields = vec![
+        ("topic", "T"),
+        ("group", "g"),
+        ("timestamp", "-1"),
+        ("isForce", "true"),
+    ];
+    fields.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
+    fields.extend(more);
+    request(code::INVOKE_BROKER_TO_RESET_OFFSET, &fields, "")
+}
+
+#[test]
+fn a_reset_goes_to_the_queues_and_comes_back_with_their_offsets() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    assert_eq!(
+        rig.ask(peer(1), reset(&[])).code,
+        response::SUBSCRIPTION_GROUP_NOT_EXIST
+    );
+    rig.tell(ToControl::EnsureGroup {
+        core: 0,
+        ticket: Ticket(1),
+        group: "g".into(),
+    });
+    assert_eq!(rig.resolved(Ticket(1)), 0);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&asked);
+    rig.answer = Box::new(move |question| {
+        let Question::ResetOffsets {
+            rows, server_side, ..
+        } = question
+        else {
+            return Answer::Done;
+        };
+        assert!(server_side);
+        heard.lock().unwrap().push(rows.clone());
+        Answer::ResetOffsets(rows.iter().map(|(key, _)| (*key, QueueOffset(3))).collect())
+    });
+    let reply = rig.ask(peer(1), reset(&[]));
+    let table = parse_queue_offsets(&reply.body, "offsetTable").unwrap();
+    assert_eq!(table.len(), 4);
+    assert!(table.values().all(|offset| *offset == 3));
+    assert_eq!(asked.lock().unwrap()[0][0].1, ResetTo::Max);
+
+    rig.ask(peer(1), reset(&[("timestamp", "1234")]));
+    assert_eq!(asked.lock().unwrap()[1][0].1, ResetTo::Timestamp(1234));
+    rig.ask(peer(1), reset(&[("queueId", "2"), ("offset", "7")]));
+    let last = asked.lock().unwrap()[2].clone();
+    assert_eq!(last.len(), 1);
+    assert_eq!(
+        (last[0].0.queue, last[0].1),
+        (QueueId(2), ResetTo::Offset(QueueOffset(7)))
+    );
+    assert_eq!(
+        rig.ask(peer(1), reset(&[("queueId", "99")])).code,
+        response::SYSTEM_ERROR
+    );
+    assert_eq!(
+        rig.ask(peer(1), reset(&[("topic", "X")])).code,
+        response::TOPIC_NOT_EXIST
+    );
+    rig.stop();
+}
+
+#[test]
+fn without_server_side_reset_a_group_that_is_offline_is_206() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pushing = settings();
+    pushing.use_server_side_reset_offset = false;
+    let mut rig = Rig::start(folder.path(), pushing);
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    assert_eq!(
+        rig.ask(peer(1), reset(&[])).code,
+        response::CONSUMER_NOT_ONLINE
+    );
+    let beat = r#"{"clientID":"c1","consumerDataSet":[{"groupName":"g","messageModel":"CLUSTERING",
+        "consumeType":"CONSUME_PASSIVELY","subscriptionDataSet":[{"topic":"T","subString":"*"}]}]}"#;
+    assert_eq!(
+        rig.ask(peer(5), request(code::HEART_BEAT, &[], beat)).code,
+        0
+    );
+    rig.answer = Box::new(|question| match question {
+        Question::ResetOffsets { rows, .. } => {
+            Answer::ResetOffsets(rows.iter().map(|(key, _)| (*key, QueueOffset(3))).collect())
+        }
+        _ => Answer::Done,
+    });
+    assert_eq!(rig.ask(peer(1), reset(&[])).code, 0);
+    let pushed = rig.pushed(peer(5));
+    let told = pushed
+        .iter()
+        .find(|c| c.code == code::RESET_CONSUMER_CLIENT_OFFSET)
+        .unwrap();
+    assert_eq!(
+        (told.ext("topic"), told.ext("group")),
+        (Some("T"), Some("g"))
+    );
+    assert_eq!(
+        parse_queue_offsets(&told.body, "offsetTable")
+            .unwrap()
+            .len(),
+        4
+    );
+    rig.stop();
+}

@@ -1,0 +1,227 @@
+//! The links, against small name servers on the loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use gantry_protocol::body::RegisterBrokerBody;
+use gantry_protocol::code::request as code;
+use gantry_protocol::code::response;
+use gantry_protocol::command::Command;
+use gantry_protocol::frame::take_frame;
+
+use super::rig::{Rig, peer, request, settings};
+use crate::control::reply::encoded;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A name server that notes every request and answers what `answer` says.
+struct NameServer {
+    addr: SocketAddr,
+    heard: Receiver<Command>,
+}
+
+fn name_server(answer: impl Fn(&Command) -> Command + Clone + Send + 'static) -> NameServer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, heard) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (tell, answer) = (tell.clone(), answer.clone());
+            std::thread::spawn(move || serve(stream, &tell, &answer));
+        }
+    });
+    NameServer { addr, heard }
+}
+
+fn serve(mut stream: TcpStream, tell: &Sender<Command>, answer: &impl Fn(&Command) -> Command) {
+    let mut buffer = BytesMut::new();
+    let mut chunk = [0; 4096];
+    while let Ok(bytes @ 1..) = stream.read(&mut chunk) {
+        buffer.extend_from_slice(&chunk[..bytes]);
+        while let Some(frame) = take_frame(&mut buffer).unwrap() {
+            let command = Command::from_frame(&frame).unwrap();
+            let reply = answer(&command);
+            if tell.send(command).is_err() || stream.write_all(&encoded(&reply).unwrap()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn accept(command: &Command) -> Command {
+    Command::reply_to(command, response::SUCCESS).with_ext_fields()
+}
+
+impl NameServer {
+    fn next(&self) -> Command {
+        self.heard.recv_timeout(WAIT).unwrap()
+    }
+}
+
+fn body_of(command: &Command) -> RegisterBrokerBody {
+    assert_eq!(command.code, code::REGISTER_BROKER);
+    let is_compressed = command.ext("compressed") == Some("true");
+    let crc = command.ext("bodyCrc32").unwrap().parse().unwrap();
+    RegisterBrokerBody::parse(&command.body, is_compressed, Some(crc), command.version).unwrap()
+}
+
+fn rig(folder: &std::path::Path, servers: &[SocketAddr]) -> Rig {
+    let mut settings = settings();
+    settings.namesrv_addrs = servers.iter().map(ToString::to_string).collect();
+    Rig::start(folder, settings)
+}
+
+#[test]
+fn trap_27_a_new_topic_is_at_every_name_server_before_its_maker_hears() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = [name_server(accept), name_server(accept)];
+    let mut rig = rig(folder.path(), &[servers[0].addr, servers[1].addr]);
+    let report = rig.control.as_ref().unwrap().register();
+    assert!(report.iter().all(|link| link.state.is_ok()), "{report:?}");
+    for server in &servers {
+        let full = server.next();
+        assert_eq!(full.ext("brokerName"), Some("b0"));
+        assert_eq!(full.ext("brokerId"), Some("0"));
+        assert_eq!(full.ext("brokerAddr"), Some("127.0.0.1:10911"));
+        assert_eq!(full.ext("clusterName"), Some("DefaultCluster"));
+        let topics = body_of(&full).topics.topics;
+        assert_eq!(topics["TBW102"].perm, 7, "trap 26");
+    }
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    for server in &servers {
+        let only = body_of(&server.heard.try_recv().expect("told before the maker"));
+        assert_eq!(only.topics.topics.keys().collect::<Vec<_>>(), ["T"]);
+    }
+    rig.control.as_ref().unwrap().unregister();
+    for server in &servers {
+        assert_eq!(server.next().code, code::UNREGISTER_BROKER);
+    }
+    rig.stop();
+}
+
+#[test]
+fn a_dead_name_server_delays_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let alive = name_server(accept);
+    // One that refuses connections, one that takes them and says nothing.
+    let refusing = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [refusing, silent.local_addr().unwrap(), alive.addr];
+    let mut rig = rig(folder.path(), &addresses);
+    let begun = Instant::now();
+    let report = rig.control.as_ref().unwrap().register();
+    assert!(begun.elapsed() < Duration::from_secs(6));
+    assert_eq!(
+        report.iter().filter(|link| link.state.is_ok()).count(),
+        1,
+        "{report:?}"
+    );
+    body_of(&alive.next());
+    let begun = Instant::now();
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    assert!(
+        begun.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(body_of(&alive.next()).topics.topics.contains_key("T"));
+    rig.stop();
+}
+
+#[test]
+fn a_name_server_that_does_not_know_us_gets_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(|command| {
+        let is_partial = body_of(command).topics.topics.len() == 1;
+        let code = if is_partial {
+            response::SYSTEM_ERROR
+        } else {
+            response::SUCCESS
+        };
+        Command::reply_to(command, code)
+    });
+    let mut rig = rig(folder.path(), &[server.addr]);
+    rig.control.as_ref().unwrap().register();
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let counts: Vec<usize> = server
+        .heard
+        .try_iter()
+        .map(|command| body_of(&command).topics.topics.len())
+        .collect();
+    assert_eq!(counts.len(), 3);
+    assert_eq!(counts[1], 1);
+    assert_eq!(counts[2], counts[0] + 1);
+    rig.stop();
+}
+
+#[test]
+fn trap_36_a_drained_broker_registers_its_topics_without_the_permission() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(accept);
+    let mut rig = rig(folder.path(), &[server.addr]);
+    rig.control.as_ref().unwrap().register();
+    assert_eq!(
+        body_of(&server.next()).topics.topics["BenchmarkTest"].perm,
+        6
+    );
+    let update = request(code::UPDATE_BROKER_CONFIG, &[], "brokerPermission=4");
+    assert_eq!(rig.ask(peer(1), update).code, 0);
+    let topics = body_of(&server.next()).topics.topics;
+    assert_eq!(
+        (topics["BenchmarkTest"].perm, topics["TBW102"].perm),
+        (4, 4)
+    );
+    rig.stop();
+}
+
+#[test]
+fn the_compressed_form_and_the_version_question_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(|command| {
+        if command.code == code::QUERY_DATA_VERSION {
+            return accept(command).with_ext("changed", "false");
+        }
+        accept(command)
+    });
+    let mut settings = settings();
+    settings.namesrv_addrs = vec![server.addr.to_string()];
+    settings.compressed_register = true;
+    settings.force_register = false;
+    settings.register_name_server_period_ms = 50;
+    let rig = Rig::start(folder.path(), settings);
+    rig.control.as_ref().unwrap().register();
+    let full = server.next();
+    assert_eq!(full.ext("compressed"), Some("true"));
+    assert_eq!(
+        body_of(&full).topics.topics["BenchmarkTest"].read_queue_nums,
+        1024
+    );
+    for _ in 0..3 {
+        assert_eq!(
+            server.next().code,
+            code::QUERY_DATA_VERSION,
+            "unchanged: no full body"
+        );
+    }
+    rig.stop();
+}
+
+#[test]
+fn order_topics_of_the_reply_set_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(|command| accept(command).with_body(r#"{"table":{"T":"b0:4;b1:4"}}"#));
+    let mut rig = rig(folder.path(), &[server.addr]);
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    rig.control.as_ref().unwrap().register();
+    rig.until(|m| {
+        matches!(m, crate::seam::ToData::Catalog(crate::seam::CatalogChange::TopicPut(e))
+            if e.config.name == "T" && e.config.order)
+    });
+    rig.stop();
+}

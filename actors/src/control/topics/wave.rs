@@ -1,0 +1,195 @@
+//! How topic changes travel: one commit, one word to the cores, one registration, then the answers.
+//!
+//! **Owns** the waves and who waits for them.
+//! **Lives on** the control plane's thread, as part of the topics actor.
+//! **Invariants** committed before told, told before announced, announced before answered.
+//! **Limits** `WAVE_WAITERS_MAX` answers, `ANNOUNCE_MAX` for the name servers.
+//! **Not here** which changes there are (`super`, `requests`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_protocol::code::response;
+
+use crate::control::offsets;
+use crate::control::plane::Plane;
+use crate::control::reply::{Reply, ReplyTo};
+use crate::control::shell::Part;
+use crate::refusal::Refusal;
+use crate::seam::{CatalogChange, CoreNumber, Question, Ticket, ToData, TopicEntry};
+
+use super::{Msg, Topics, load};
+
+/// How long a created topic's answer waits for the name servers. Clients read the route right after;
+/// a name server that takes longer than this is one the client can't use now anyway.
+const ANNOUNCE_MAX: Duration = Duration::from_secs(1);
+/// Most answers waiting for a commit or a name server.
+const WAVE_WAITERS_MAX: usize = 100_000;
+
+/// Who waits for a wave.
+pub(super) enum Waiter {
+    Client(ReplyTo, Reply),
+    Parked(CoreNumber, Ticket),
+}
+
+/// Changes that travel together: one commit, one registration.
+#[derive(Default)]
+pub(super) struct Wave {
+    pub put: Vec<Arc<TopicEntry>>,
+    pub gone: Vec<Arc<TopicEntry>>,
+    pub waiters: Vec<Waiter>,
+}
+
+impl Wave {
+    fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.gone.is_empty() && self.waiters.is_empty()
+    }
+
+    fn has(&self, topic: &str) -> bool {
+        self.put.iter().any(|entry| entry.config.name == topic)
+    }
+}
+
+impl Topics {
+    /// Waits with the wave that carries this topic, if one does.
+    pub(super) fn join(&mut self, topic: &str, waiter: Waiter, plane: &Rc<Plane>) {
+        let carrying = self
+            .travelling
+            .values_mut()
+            .find(|(names, _)| names.iter().any(|name| name == topic));
+        if let Some((_, waiters)) = carrying {
+            waiters.push(waiter);
+        } else if self.open.has(topic) {
+            self.wait(waiter, plane);
+        } else {
+            answer(vec![waiter], plane);
+        }
+    }
+
+    pub(super) fn wait(&mut self, waiter: Waiter, plane: &Rc<Plane>) {
+        if self.open.waiters.len() >= WAVE_WAITERS_MAX {
+            let busy = Refusal::new(
+                response::SYSTEM_BUSY,
+                format!("[OVERLOAD]{WAVE_WAITERS_MAX} requests wait for topic changes already"),
+            );
+            refuse(waiter, &busy, plane);
+            return;
+        }
+        self.open.waiters.push(waiter);
+        self.commit_soon(plane);
+    }
+
+    /// One commit for everything that is in the mailbox now.
+    pub(super) fn commit_soon(&mut self, plane: &Rc<Plane>) {
+        if !self.is_commit_due {
+            self.is_commit_due = true;
+            plane.book().topics.tell(Msg::Commit);
+        }
+    }
+
+    pub(super) fn commit(&mut self, plane: &Rc<Plane>) {
+        self.is_commit_due = false;
+        let wave = std::mem::take(&mut self.open);
+        if wave.is_empty() {
+            return;
+        }
+        let stored = plane
+            .ledger
+            .store_topics(&wave.put, &wave.gone, &plane.topics.borrow());
+        if let Err(refusal) = stored {
+            undo(wave, &refusal, plane);
+            return;
+        }
+        for entry in &wave.put {
+            plane
+                .outbox
+                .change(CatalogChange::TopicPut(Arc::clone(entry)));
+        }
+        for entry in &wave.gone {
+            plane
+                .outbox
+                .change(CatalogChange::TopicGone(entry.config.name.clone()));
+            forget_queues(entry, plane);
+        }
+        if wave.put.is_empty() && wave.gone.is_empty() {
+            answer(wave.waiters, plane);
+            return;
+        }
+        let number = self.next_wave;
+        self.next_wave += 1;
+        let names = wave
+            .put
+            .iter()
+            .map(|entry| entry.config.name.clone())
+            .collect();
+        self.travelling.insert(number, (names, wave.waiters));
+        let told = plane
+            .book()
+            .registration
+            .announce(&wave.put, !wave.gone.is_empty());
+        let plane = Rc::clone(plane);
+        actix::spawn(async move {
+            if actix::clock::timeout(ANNOUNCE_MAX, told).await.is_err() {
+                tracing::debug!("a name server is slow: a topic's creator is answered before it");
+            }
+            plane.book().topics.tell(Msg::Announced(number));
+        });
+    }
+}
+
+/// The commit failed: the tables are the truth, so the table is read from them again.
+fn undo(wave: Wave, why: &Refusal, plane: &Rc<Plane>) {
+    tracing::error!(%why, "topic changes can't be stored and are taken back");
+    for waiter in wave.waiters {
+        refuse(waiter, why, plane);
+    }
+    if let Err(refusal) = load(plane) {
+        plane.give_up(Topics::NAME, &refusal.remark);
+    }
+}
+
+/// Queues and offsets of a deleted topic go, after the cores have dropped the topic itself.
+fn forget_queues(entry: &Arc<TopicEntry>, plane: &Rc<Plane>) {
+    let id = entry.id;
+    let topic = entry.config.name.clone();
+    let plane = Rc::clone(plane);
+    actix::spawn(async move {
+        if let Err(refusal) = plane.asker.ask(Question::DropTopic(id)).await {
+            tracing::warn!(topic, %refusal, "queues of a deleted topic may still take space");
+        }
+        plane.book().offsets.tell(offsets::Msg::TopicGone(id));
+    });
+}
+
+/// Answers success to all.
+pub(super) fn answer(waiters: Vec<Waiter>, plane: &Rc<Plane>) {
+    for waiter in waiters {
+        match waiter {
+            Waiter::Client(to, reply) => plane.reply(&to, reply),
+            Waiter::Parked(core, ticket) => {
+                plane.outbox.send(
+                    core,
+                    ToData::Resolved {
+                        ticket,
+                        outcome: Ok(()),
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// Refuses one waiter.
+#[allow(clippy::needless_pass_by_value, reason = "a refused waiter is gone")]
+pub(super) fn refuse(waiter: Waiter, why: &Refusal, plane: &Rc<Plane>) {
+    match waiter {
+        Waiter::Client(to, _) => plane.refuse(&to, why),
+        Waiter::Parked(core, ticket) => {
+            let outcome = Err(why.clone());
+            plane
+                .outbox
+                .send(core, ToData::Resolved { ticket, outcome });
+        }
+    }
+}
