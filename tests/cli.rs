@@ -102,7 +102,7 @@ fn doctor_and_version_answer() {
     let data = scratch.path().display().to_string();
     let (good, out, err) = run(&["doctor", "--data", &data], b"");
     assert!(good, "{out}{err}");
-    for word in ["io_uring", "memlock", "O_DIRECT"] {
+    for word in ["io_uring", "locked memory", "direct I/O"] {
         assert!(
             out.to_lowercase().contains(&word.to_lowercase()),
             "no {word} in: {out}"
