@@ -1,4 +1,5 @@
-# Sourced by tests/run: one function per part. Expects PASSED, FAILED, TIMES, PIDS, WORK, REPORT, QUICK.
+# Sourced by tests/run: one function per part. Expects PASSED, FAILED, TIMES, PIDS, WORK, REPORT, QUICK, ONLY,
+# CLIENTS (not empty: the real clients are run).
 
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
 JAVA_CASES=(send consume order offset litepull filter.by_tag filter.tags_with filter.offset_passes query)
@@ -48,7 +49,7 @@ setup() {
   if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
   have cargo || missing+=("a Rust toolchain (cargo, $(sed -n 's/^rust-version = "\(.*\)"/\1 or newer/p' Cargo.toml))")
   have cc || packages+=(build-essential)
-  if [ "$ONLY" != unit ]; then
+  if [ -n "$CLIENTS" ]; then
     java_is || packages+=(openjdk-17-jdk-headless)
     have mvn || packages+=(maven)
     go_is || packages+=(golang-go)
@@ -63,12 +64,12 @@ setup() {
       [ "$p" != openjdk-17-jdk-headless ] || apt_get install --no-install-recommends default-jdk-headless
     done
     # Debian 12's own Go is too old; its backports and Debian 13 have versioned packages.
-    if [ "$ONLY" != unit ] && ! go_is; then
+    if [ -n "$CLIENTS" ] && ! go_is; then
       apt_get install --no-install-recommends "golang-$(go_wanted)-go" && PATH=/usr/lib/go-$(go_wanted)/bin:$PATH
     fi
   fi
   have cc || missing+=("a C compiler (cc)")
-  if [ "$ONLY" != unit ]; then
+  if [ -n "$CLIENTS" ]; then
     java_is || missing+=("a JDK, 17 or newer")
     have mvn || missing+=("Maven (mvn)")
     go_is || missing+=("Go $(go_wanted) or newer")
