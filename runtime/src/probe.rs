@@ -23,6 +23,8 @@ use crate::shard::IO_MEMORY_BYTES;
 const KERNEL_MIN: (u32, u32) = (5, 8);
 /// Since this kernel a ring's own memory does not count against the memlock limit.
 const KERNEL_RING_ACCOUNTING: (u32, u32) = (5, 12);
+/// glommio 0.9 makes no executor under a lower memlock limit.
+const MEMLOCK_MIN_BYTES: u64 = 512 * 1024;
 /// Memory of a core's three rings that old kernels charge against memlock, on top of the buffers.
 const RING_LOCKED_BYTES: u64 = 1024 * 1024;
 /// Open files below this are too few for a broker: connections, segments, logs.
@@ -145,16 +147,15 @@ impl fmt::Display for Report {
 /// What must hold before an executor may be made.
 ///
 /// # Errors
-/// `io_uring` is denied, with what to change.
+/// `io_uring` is denied or may lock too little memory, with what to change.
 pub fn require_ring() -> Result<(), StartError> {
-    let finding = ring();
-    match finding.remedy {
-        Some(remedy) if finding.status == Status::Fail => Err(StartError::RingDenied {
-            cause: finding.found,
-            remedy,
-        }),
-        _ => Ok(()),
+    for finding in [ring(), memlock(1)] {
+        if let (Status::Fail, Some(remedy)) = (finding.status, finding.remedy) {
+            let cause = format!("{}: {}", finding.name, finding.found);
+            return Err(StartError::RingDenied { cause, remedy });
+        }
     }
+    Ok(())
 }
 
 /// The kernel's version.
@@ -270,8 +271,12 @@ pub fn memlock(cores: usize) -> Finding {
         }
         Some(bytes) => Finding::bad(
             name,
-            Status::Warn,
-            format!("{}, {} wanted for {cores} cores", kib(bytes), kib(need)),
+            if bytes < MEMLOCK_MIN_BYTES {
+                Status::Fail
+            } else {
+                Status::Warn
+            },
+            format!("{}, {} wanted for {cores} core(s)", kib(bytes), kib(need)),
             "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit, or fewer --cores; else \
              buffers are not registered or a core does not start",
         ),
