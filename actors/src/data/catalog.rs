@@ -82,7 +82,7 @@ impl Catalog {
     /// Applies one change.
     pub fn apply(&mut self, change: CatalogChange) {
         match change {
-            CatalogChange::TopicPut(entry) => self.put_topic(entry),
+            CatalogChange::TopicPut(entry) => self.put_topic(&entry),
             CatalogChange::TopicGone(name) => {
                 if let Some(entry) = self.topics.remove(&name) {
                     self.names.remove(&entry.id);
@@ -99,10 +99,10 @@ impl Catalog {
         }
     }
 
-    fn put_topic(&mut self, entry: Arc<TopicEntry>) {
+    fn put_topic(&mut self, entry: &Arc<TopicEntry>) {
         let name = entry.config.name.clone();
-        self.names.insert(entry.id, Arc::clone(&entry));
-        if let Some(old) = self.topics.insert(name, Arc::clone(&entry))
+        self.names.insert(entry.id, Arc::clone(entry));
+        if let Some(old) = self.topics.insert(name, Arc::clone(entry))
             && old.id != entry.id
         {
             self.names.remove(&old.id);

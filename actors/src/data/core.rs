@@ -33,6 +33,9 @@ pub const DRAIN_MS: u64 = 10_000;
 /// Changed offsets are handed over at least this often.
 pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
 
+/// By shard number; none where another core holds it.
+type Shards<S, H> = Vec<Option<Rc<Shard<S, H>>>>;
+
 /// One data core.
 pub struct DataCore<S, H> {
     pub(super) number: CoreNumber,
@@ -47,8 +50,7 @@ pub struct DataCore<S, H> {
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
-    /// By shard number; none where another core holds it.
-    shards: RefCell<Vec<Option<Rc<Shard<S, H>>>>>,
+    shards: RefCell<Shards<S, H>>,
     on_bug: OnBug,
     is_stopping: Cell<bool>,
 }

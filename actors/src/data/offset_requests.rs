@@ -28,13 +28,13 @@ use crate::refusal::{Refusal, quoted};
 
 type Handled = Result<(), Refusal>;
 
-fn malformed(error: FieldError) -> Refusal {
+fn malformed(error: &FieldError) -> Refusal {
     Refusal::new(response::SYSTEM_ERROR, error.to_string())
 }
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub(super) fn query_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
-        let header = QueryConsumerOffset::parse(view).map_err(malformed)?;
+        let header = QueryConsumerOffset::parse(view).map_err(|error| malformed(&error))?;
         let zero_if_young = header.set_zero_if_not_found.unwrap_or(true);
         let group = self.group_name(header.consumer_group);
         let Some(key) = self.queue_of(header.topic, header.queue_id)? else {
@@ -56,7 +56,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
         parking: Parking,
     ) -> Handled {
-        let header = UpdateConsumerOffset::parse(view).map_err(malformed)?;
+        let header = UpdateConsumerOffset::parse(view).map_err(|error| malformed(&error))?;
         let offset = header.commit_offset;
         if self.catalog.borrow().group(header.consumer_group).is_none() {
             return self.no_group(header.consumer_group, caller, frame, parking);
@@ -72,7 +72,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     pub(super) fn search_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
-        let header = SearchOffset::parse(view).map_err(malformed)?;
+        let header = SearchOffset::parse(view).map_err(|error| malformed(&error))?;
         let boundary = if header.is_upper() { Boundary::Upper } else { Boundary::Lower };
         let time = StoreTimestamp(u64::try_from(header.timestamp_ms).unwrap_or(0));
         let request = QueueRequest::SearchTime { time, boundary };
@@ -98,7 +98,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         unknown: (&str, i64),
         request: QueueRequest,
     ) -> Handled {
-        let header = QueueHeader::parse(view).map_err(malformed)?;
+        let header = QueueHeader::parse(view).map_err(|error| malformed(&error))?;
         self.ask_or_tell((header.topic, header.queue_id), to, unknown, request)
     }
 

@@ -49,7 +49,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 drop(catalog);
                 return self.no_group(header.consumer_group, caller, frame, parking);
             };
-            let topic = self.check_names(&catalog, &header, group)?;
+            let topic = Self::check_names(&catalog, &header, group)?;
             let filter = self.filter_of(group, &header)?;
             self.prepare(&header, topic, group, filter)?
         };
@@ -85,7 +85,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn check_names<'c>(
-        &self,
         catalog: &'c Catalog,
         header: &PullHeader<'_>,
         group: &Group,

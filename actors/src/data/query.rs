@@ -30,7 +30,7 @@ pub const QUERY_RECORDS_MAX: usize = 64;
 /// Bytes of records after which no further one is added: a quarter of the largest frame.
 pub const QUERY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-fn malformed(error: FieldError) -> Refusal {
+fn malformed(error: &FieldError) -> Refusal {
     Refusal::new(response::SYSTEM_ERROR, error.to_string())
 }
 
@@ -40,7 +40,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
-        let header = QueryMessage::parse(view).map_err(malformed)?;
+        let header = QueryMessage::parse(view).map_err(|error| malformed(&error))?;
         let wanted = usize::try_from(header.max_num).unwrap_or(0);
         let by_unique_key = header.by_unique_key;
         let wanted = if by_unique_key { self.settings.default_query_max_num } else { wanted };
@@ -63,7 +63,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
-        let header = ViewMessage::parse(view).map_err(malformed)?;
+        let header = ViewMessage::parse(view).map_err(|error| malformed(&error))?;
         let physical = PhysicalOffset(header.physical_offset.cast_unsigned());
         self.gather(to, &GatherAsk::Record(physical), GatherGoal::RecordReply(physical))
     }

@@ -5,7 +5,7 @@
 //! **Invariants** requests of one connection to one queue arrive in the order they were sent, whichever
 //! core holds the queue: a core sends its words to another in order, and a core's own queues take no detour.
 //! A shard's core never changes while the process lives.
-//! **Limits** the mesh's; a request that doesn't fit is refused at once with SYSTEM_BUSY.
+//! **Limits** the mesh's; a request that doesn't fit is refused at once with `SYSTEM_BUSY`.
 //! **Not here** how words travel (`gantry_runtime::mesh`).
 
 use std::rc::Rc;

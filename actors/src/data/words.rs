@@ -111,7 +111,7 @@ pub struct Marks {
     pub keys: Option<Range<usize>>,
     /// Hash of the tag, 0 without one.
     pub tags_code: i64,
-    /// `WAIT` is false: SEND_OK doesn't wait for the flush.
+    /// `WAIT` is false: `SEND_OK` doesn't wait for the flush.
     pub no_wait: bool,
 }
 

@@ -22,7 +22,11 @@ use gantry_storage::units::{
 };
 
 /// A shard's store, as far as its queue actors use it. Meanings and errors as in `ShardStore`.
-#[allow(missing_docs, reason = "documented where they are implemented: ShardStore")]
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "documented where they are implemented: ShardStore"
+)]
 pub trait QueueStore: 'static {
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError>;
     fn seal(&self) -> FilePosition;

@@ -64,24 +64,19 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
     /// # Errors
     /// The waiter itself, when there is no room.
     pub fn park(&mut self, queue: Q, peer: P, deadline_ms: u64, waiter: W) -> Result<WaiterId, W> {
-        let of_queue = self.by_queue.get(&queue).map_or(0, |ids| ids.len());
+        let of_queue = self.by_queue.get(&queue).map_or(0, SmallVec::len);
         if self.len() >= WAITERS_MAX || of_queue >= QUEUE_WAITERS_MAX {
             return Err(waiter);
         }
         let slot = Slot { queue, peer, deadline_ms, waiter };
-        let id = match self.free.pop() {
-            Some(index) => {
-                if let Some(place) = self.slots.get_mut(index as usize) {
-                    *place = Some(slot);
-                }
-                WaiterId(index)
-            }
-            None => {
-                let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-                self.slots.push(Some(slot));
-                WaiterId(index)
-            }
-        };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(place) = self.slots.get_mut(index as usize) {
+            *place = Some(slot);
+        }
+        let id = WaiterId(index);
         self.by_queue.entry(queue).or_default().push(id);
         self.by_peer.entry(peer).or_default().push(id);
         self.by_deadline.insert((deadline_ms, id));
@@ -109,8 +104,8 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
         let slot = self.slots.get_mut(id.0 as usize)?.take()?;
         self.free.push(id.0);
         self.by_deadline.remove(&(slot.deadline_ms, id));
-        forget(&mut self.by_queue, slot.queue, id);
-        forget(&mut self.by_peer, slot.peer, id);
+        forget(&mut self.by_queue, &slot.queue, id);
+        forget(&mut self.by_peer, &slot.peer, id);
         Some(slot.waiter)
     }
 
@@ -151,11 +146,11 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
     }
 }
 
-fn forget<K: Eq + Hash>(index: &mut HashMap<K, Ids>, key: K, id: WaiterId) {
-    if let Some(ids) = index.get_mut(&key) {
+fn forget<K: Eq + Hash>(index: &mut HashMap<K, Ids>, key: &K, id: WaiterId) {
+    if let Some(ids) = index.get_mut(key) {
         ids.retain(|other| *other != id);
         if ids.is_empty() {
-            index.remove(&key);
+            index.remove(key);
         }
     }
 }

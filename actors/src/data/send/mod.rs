@@ -47,6 +47,7 @@ pub struct SendDesk {
 
 /// What a send needs before it can be stored.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "boxing would allocate for each message")]
 pub enum Checked {
     /// It can be stored in this queue.
     Ready(QueueKey, Append),

@@ -254,18 +254,13 @@ impl Inner {
             return *slot;
         }
         let actor = Box::new(QueueActor::new(key));
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                if let Some(place) = self.actors.get_mut(slot as usize) {
-                    *place = Some(actor);
-                }
-                slot
-            }
-            None => {
-                self.actors.push(Some(actor));
-                u32::try_from(self.actors.len() - 1).unwrap_or(u32::MAX)
-            }
-        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.actors.push(None);
+            u32::try_from(self.actors.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(place) = self.actors.get_mut(slot as usize) {
+            *place = Some(actor);
+        }
         self.by_key.insert(key, slot);
         slot
     }
