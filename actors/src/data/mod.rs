@@ -17,6 +17,7 @@ pub mod pulls;
 pub mod query;
 pub mod queue;
 pub mod router;
+pub mod seat;
 pub mod send;
 pub mod shard;
 pub mod words;

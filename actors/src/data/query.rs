@@ -103,8 +103,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// The record at a physical offset, if this core has its shard.
     pub(super) async fn record_at(&self, physical: PhysicalOffset) -> Option<Bytes> {
-        let [number, ..] = physical.0.to_be_bytes();
-        let shard = self.shards().find(|one| one.id().0 == number)?;
+        let (shard, _) = gantry_storage::address::locate(physical)?;
+        let shard = self.shards().find(|one| one.id() == shard)?;
         shard.store().record_at(physical).await.ok()
     }
 

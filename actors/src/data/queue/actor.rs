@@ -37,9 +37,6 @@ pub struct QueueActor {
     pub has_stored: bool,
     /// Whose request is being handled; told when the turn panics.
     pub at_work: Option<ReplyTo>,
-    /// A test wants the next turn to panic.
-    #[cfg(test)]
-    pub panics_next: bool,
 }
 
 impl QueueActor {
@@ -54,8 +51,6 @@ impl QueueActor {
             is_dirty: false,
             has_stored: false,
             at_work: None,
-            #[cfg(test)]
-            panics_next: false,
         }
     }
 

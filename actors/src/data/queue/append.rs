@@ -138,7 +138,7 @@ fn record_of<'a>(
 ) -> NewRecord<'a> {
     NewRecord {
         key,
-        topic: append.topic.config.name.as_bytes(),
+        topic: &append.topic.config.name,
         flag,
         sys_flag: append.sys_flag,
         born_timestamp: append.born_ms,

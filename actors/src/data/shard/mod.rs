@@ -83,6 +83,8 @@ pub struct Shard<S, H> {
     on_bug: OnBug,
     in_store: Cell<bool>,
     inner: RefCell<Inner>,
+    #[cfg(test)]
+    panic_on: Cell<Option<QueueKey>>,
 }
 
 /// Queue, end of its bytes in the log: to be shown to waiting pulls once readable.
@@ -135,7 +137,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     ) -> Rc<Self> {
         let inner = RefCell::new(Inner::default());
         let in_store = Cell::new(false);
-        Rc::new(Self { id, store, host, rules, signal, on_bug, in_store, inner })
+        Rc::new(Self {
+            id,
+            store,
+            host,
+            rules,
+            signal,
+            on_bug,
+            in_store,
+            inner,
+            #[cfg(test)]
+            panic_on: Cell::new(None),
+        })
     }
 
     /// Its number.
@@ -238,7 +251,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// The next turn of this queue's actor panics.
     #[cfg(test)]
     pub fn inject_panic(&self, key: QueueKey) {
-        self.inner.borrow_mut().actor_of(key).panics_next = true;
+        self.panic_on.set(Some(key));
     }
 
     /// Takes no further request; what is in the inboxes is still done.

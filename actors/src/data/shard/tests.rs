@@ -257,8 +257,8 @@ fn a_panicking_turn_costs_its_callers_an_error_and_nobody_else() {
     send(&broker, 3, 0, b"lost");
     send(&broker, 4, 1, b"neighbour");
     let replies = broker.replies();
-    let code = |opaque| replies.iter().find(|reply| reply.opaque == opaque).unwrap().code;
-    assert_eq!((code(3), code(4)), (1, 0));
+    let code_of = |opaque| replies.iter().find(|reply| reply.opaque == opaque).unwrap().code;
+    assert_eq!((code_of(3), code_of(4)), (1, 0));
     send(&broker, 5, 0, b"after");
     assert_eq!(ext(&broker.reply(), "queueOffset"), "1");
 }

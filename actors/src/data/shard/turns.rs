@@ -88,7 +88,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut pending) = actor.appends.pop_front() else { break };
             actor.at_work = Some(pending.reply);
             #[cfg(test)]
-            assert!(!actor.panics_next, "a test wants this panic");
+            if self.panic_on.get() == Some(actor.key) {
+                self.panic_on.set(None);
+                panic!("a test wants this panic");
+            }
             self.in_store.set(true);
             let stored = pending.store(&*self.store, actor.key, &stamp);
             self.in_store.set(false);

@@ -103,7 +103,7 @@ impl QueueStore for MemoryStore {
         let physical = PhysicalOffset(u64::from(self.shard.0) << 56 | self.end.get());
         let time = record.store_timestamp.unwrap();
         let parts = RecordParts {
-            topic: std::str::from_utf8(record.topic).unwrap(),
+            topic: record.topic,
             queue_id: i32::from(record.key.queue.0),
             flag: record.flag,
             queue_offset: offset.cast_signed(),

@@ -1,0 +1,387 @@
+//! A data core joined to the runtime: executor, disk, sockets, mesh, mailboxes.
+//!
+//! **Owns** the glommio side of the data plane: the host of [`DataCore`], the handler of frames, start and stop
+//! of one core.
+//! **Lives on** each data core; a [`CoreSeat`] is made on the main thread and travels there.
+//! **Invariants** at the start: shards recovered, then the catalog and offsets that the control plane has sent
+//! taken in, then (by the caller) the ports opened. At the end: see [`RunningCore::stop`].
+//! **Limits** [`STOP_MS`] for connections to take their last bytes.
+//! **Not here** the rules (`data::core` and below), the order between cores and planes (`server`).
+
+use std::cell::{OnceCell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gantry_protocol::frame::Frame;
+use gantry_runtime::error::ListenError;
+use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
+use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
+use gantry_runtime::mesh::{Mesh, MeshSeat};
+use gantry_runtime::net::{
+    Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
+};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shutdown::Shutdown;
+use gantry_runtime::topology::Placement;
+use gantry_storage::error::RecoverError;
+use gantry_storage::identity::StoreIdentity;
+use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
+use gantry_storage::units::ShardId;
+
+use super::core::{CorePlace, DataCore};
+use super::host::Host;
+use super::parked::Caller;
+use super::router::{CoreWord, core_of_shard};
+use crate::seam::{CoreNumber, ToControl, ToData};
+use crate::settings::{BrokerSettings, FlushDiskType};
+
+/// Longest wait for connections to take their last bytes.
+pub const STOP_MS: u64 = 2_000;
+
+type Store = ShardStore<GlommioDisk>;
+type Core = DataCore<Store, GlommioHost>;
+
+/// What a core takes with it; `Send`.
+pub struct CoreSeat {
+    /// Its place in the mesh.
+    pub mesh: MeshSeat<CoreWord>,
+    /// To the control plane.
+    pub to_control: MailSender<ToControl>,
+    /// From the control plane.
+    pub from_control: MailReceiver<ToData>,
+}
+
+/// Why a core could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreStartError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Disk(#[from] DiskSetupError),
+    /// The tail can't be mapped.
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    /// A shard could not be recovered.
+    #[error("shard {shard}: {cause}")]
+    Recover {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        cause: RecoverError,
+    },
+    /// No executor could be made.
+    #[error("{0}")]
+    Executor(String),
+}
+
+/// The executor, as the rules see it.
+pub struct GlommioHost {
+    context: CoreContext,
+    peers: Rc<PeerTable>,
+    mesh: OnceCell<Rc<Mesh<CoreWord>>>,
+    to_control: MailSender<ToControl>,
+    scratch: RefCell<BytesMut>,
+}
+
+impl GlommioHost {
+    fn send_frames(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        let frames = {
+            let mut scratch = self.scratch.borrow_mut();
+            write(&mut scratch);
+            scratch.split().freeze()
+        };
+        if frames.is_empty() {
+            return;
+        }
+        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames)) else { return };
+        let Some(mesh) = self.mesh.get().cloned() else { return };
+        // The road is full: this reply waits by itself rather than be lost.
+        self.spawn(async move {
+            while let Err(back) = mesh.send(peer.core, *word) {
+                *word = back;
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+}
+
+impl Host for GlommioHost {
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        if peer.core != self.context.index {
+            return self.send_frames(peer, write);
+        }
+        let Some(session) = self.peers.get(peer) else { return };
+        let grown = {
+            let mut out = session.out();
+            let before = out.len();
+            write(&mut out);
+            out.len() > before
+        };
+        if grown {
+            session.flush_soon();
+        }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.context.clock.wall_ms()
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.context.clock.mono_us()
+    }
+
+    fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
+        match self.mesh.get() {
+            Some(mesh) => mesh.send(core, word).map_err(Box::new),
+            None => Err(Box::new(word)),
+        }
+    }
+
+    fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>> {
+        match self.to_control.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full(message)) => Err(Box::new(message)),
+            Err(SendError::Closed(_)) => {
+                tracing::debug!("the control plane is gone");
+                Ok(())
+            }
+        }
+    }
+
+    fn close_peer(&self, peer: PeerRef) {
+        if let Some(session) = self.peers.get(peer) {
+            session.close(CloseReason::Handler);
+        }
+    }
+
+    fn sleep_ms(&self, ms: u64) -> impl Future<Output = ()> + 'static {
+        let clock = Rc::clone(&self.context.clock);
+        async move {
+            glommio::timer::sleep(Duration::from_millis(ms)).await;
+            clock.refresh();
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.context.spawn_serve(task);
+    }
+}
+
+/// The handler behind both ports.
+struct Front {
+    core: Rc<Core>,
+    host: Rc<GlommioHost>,
+}
+
+impl FrameHandler for Front {
+    fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>) {
+        let caller = Caller { peer: session.id(), addr: session.peer_addr() };
+        for frame in frames.drain(..) {
+            if let Err(error) = self.core.handle(caller, &frame) {
+                tracing::debug!(peer = %caller.addr, %error, "a header that is none");
+                session.close(CloseReason::BadFrame);
+                return;
+            }
+        }
+    }
+
+    fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
+        let peer = session.id();
+        self.core.peer_closed(peer);
+        // Membership depends on it (trap 76): it may wait, but it isn't lost.
+        if let Err(message) = self.host.offer_control(ToControl::PeerClosed(peer)) {
+            let core = Rc::clone(&self.core);
+            self.host.spawn(async move { core.send_patiently(*message).await });
+        }
+    }
+}
+
+/// One running data core.
+pub struct RunningCore {
+    core: Rc<Core>,
+    host: Rc<GlommioHost>,
+    net: Rc<Net<Front>>,
+    stores: Vec<(ShardId, Rc<Store>)>,
+    settings: Arc<BrokerSettings>,
+}
+
+impl RunningCore {
+    /// Recovers this core's shards, joins mesh and mailboxes, and takes in what the control plane has
+    /// sent so far. No port is open yet: see [`RunningCore::listen`].
+    ///
+    /// # Errors
+    /// The data folder can't be used or a shard can't be recovered.
+    pub async fn start(
+        context: CoreContext,
+        seat: CoreSeat,
+        settings: Arc<BrokerSettings>,
+        identity: StoreIdentity,
+    ) -> Result<(Self, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+        let (stores, reports) = open_shards(&context, &settings, identity).await?;
+        let peers = PeerTable::new(context.index);
+        let host = Rc::new(GlommioHost {
+            context: context.clone(),
+            peers: Rc::clone(&peers),
+            mesh: OnceCell::new(),
+            to_control: seat.to_control,
+            scratch: RefCell::default(),
+        });
+        let place = CorePlace {
+            number: context.index,
+            cores: context.count,
+            shards_count: identity.shards_count,
+            seed: identity.id ^ context.clock.wall_ms() ^ (u64::from(context.index) << 20),
+        };
+        let shutdown = context.shutdown.clone();
+        let on_bug = Rc::new(move |line: &str| {
+            tracing::error!(line, "a bug ends this process; recovery is fast");
+            shutdown.fail(line);
+        });
+        let core = DataCore::new(place, Arc::clone(&settings), Rc::clone(&host), on_bug);
+        for (id, store) in &stores {
+            let signal = core.add_shard(*id, Rc::clone(store));
+            store.on_progress(Box::new(move || signal.set()));
+        }
+        let words = Rc::clone(&core);
+        let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
+        drop(host.mesh.set(mesh));
+        take_in(&core, &seat.from_control);
+        let front = Rc::new(Front { core: Rc::clone(&core), host: Rc::clone(&host) });
+        let options = NetOptions {
+            idle_ms: settings.channel_idle_max_seconds.saturating_mul(1000),
+            ..NetOptions::default()
+        };
+        let net = Net::new(&context, options, front, peers);
+        context.spawn_serve(Rc::clone(&core).run_passes());
+        context.spawn_serve(Rc::clone(&core).run_deadlines());
+        context.spawn_serve(Rc::clone(&core).run_offsets());
+        let (control, clock) = (Rc::clone(&core), Rc::clone(&context.clock));
+        let mail = seat.from_control;
+        context.spawn_serve(async move {
+            let mut batch = Vec::new();
+            while mail.recv_batch(&mut batch).await {
+                clock.refresh();
+                control.on_control(&mut batch);
+            }
+        });
+        Ok((Self { core, host, net, stores, settings }, reports))
+    }
+
+    /// Opens the main port and the VIP port; returns their addresses. The first core claims them.
+    ///
+    /// # Errors
+    /// An address is in use or refused.
+    pub fn listen(
+        &self,
+        main: SocketAddr,
+        vip: SocketAddr,
+        claim: Claim,
+    ) -> Result<(SocketAddr, SocketAddr), ListenError> {
+        Ok((self.net.listen(main, claim)?, self.net.listen(vip, claim)?))
+    }
+
+    /// The sockets of this core.
+    pub fn connections(&self) -> usize {
+        self.net.peers().len()
+    }
+
+    /// Stops in order: requests in the inboxes are done and answered, suspended pulls answered, offsets handed
+    /// over, connections closed, stores synced, checkpointed and shut; then `CoreStopped`.
+    pub async fn stop(self) {
+        self.core.stop().await;
+        self.net.close(Duration::from_millis(STOP_MS)).await;
+        // What came while the last bytes left.
+        self.core.hand_over_offsets().await;
+        for (id, store) in &self.stores {
+            if let Err(error) = store.shutdown().await {
+                tracing::error!(shard = %id, %error, "a shard could not be shut cleanly");
+            }
+        }
+        let stopped = ToControl::CoreStopped(self.host.context.index);
+        self.core.send_patiently(stopped).await;
+        tracing::debug!(core = self.host.context.index, dir = ?self.settings.data_dir, "stopped");
+    }
+}
+
+/// Takes in what waits in the mailbox.
+fn take_in(core: &Rc<Core>, mail: &MailReceiver<ToData>) {
+    let mut batch = Vec::new();
+    while mail.try_batch(&mut batch) > 0 {
+        core.on_control(&mut batch);
+    }
+}
+
+async fn open_shards(
+    context: &CoreContext,
+    settings: &BrokerSettings,
+    identity: StoreIdentity,
+) -> Result<(Vec<(ShardId, Rc<Store>)>, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+    let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
+    let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
+    let (mut stores, mut reports) = (Vec::new(), Vec::new());
+    let mine = (0..identity.shards_count)
+        .map(ShardId)
+        .filter(|shard| core_of_shard(*shard, context.count) == context.index);
+    for shard in mine {
+        let tail = SharedTail::open(&place.path(identity.id, shard.0), settings.tail_bytes)?;
+        let options = StoreOptions {
+            shard,
+            flush_mode: match settings.flush_disk_type {
+                FlushDiskType::Async => FlushMode::Async,
+                FlushDiskType::Sync => FlushMode::Sync,
+            },
+            flush_interval_ms: settings.flush_interval_ms,
+            segment_bytes: settings.segment_bytes,
+            ..StoreOptions::default()
+        };
+        let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;
+        let (store, report) =
+            opened.map_err(|cause| CoreStartError::Recover { shard, cause })?;
+        stores.push((shard, store));
+        reports.push((shard, report));
+    }
+    Ok((stores, reports))
+}
+
+/// Reads whose store lies in `data_dir`, or makes a store of `shards_count` shards. Blocks; for the main
+/// thread, before the cores start.
+///
+/// # Errors
+/// The folder can't be used, or the store is newer or damaged.
+pub fn read_identity(data_dir: &Path, shards_count: u8) -> Result<StoreIdentity, CoreStartError> {
+    let (send, found) = std::sync::mpsc::channel();
+    let plan = CorePlan::new(vec![Placement::Unbound]);
+    let folder = data_dir.to_owned();
+    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
+        let folder = folder.clone();
+        async move {
+            let identity = identity_of(&context, &folder, shards_count).await;
+            // Nobody listens any more only if the main thread is gone.
+            drop(send.send(identity));
+        }
+    });
+    let cores = cores.map_err(|error| CoreStartError::Executor(error.to_string()))?;
+    let failed = cores.join();
+    found.recv().unwrap_or_else(|_| {
+        let cause = failed.into_iter().map(|(_, cause)| cause).collect::<Vec<_>>().join("; ");
+        Err(CoreStartError::Executor(cause))
+    })
+}
+
+async fn identity_of(
+    context: &CoreContext,
+    folder: &Path,
+    shards_count: u8,
+) -> Result<StoreIdentity, CoreStartError> {
+    let disk = GlommioDisk::open(folder, context.queues.flush).await?;
+    let found = StoreIdentity::load_or_create(&disk, shards_count).await;
+    found.map_err(|cause| CoreStartError::Recover { shard: ShardId(0), cause })
+}
+
+#[cfg(test)]
+#[path = "seat_tests.rs"]
+mod tests;
