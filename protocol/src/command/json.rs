@@ -19,14 +19,22 @@ use crate::frame::HeaderEncoding;
 /// Deepest nesting of a value that is skipped; real headers nest one level.
 pub const DEPTH_MAX: usize = 32;
 
-/// Strings up to this length are scanned bytewise, longer ones by memchr: most keys and values
-/// are shorter than what its setup costs.
-const SHORT_SCAN_BYTES: usize = 24;
+/// Words of eight bytes scanned before memchr takes over: most keys and values are shorter than
+/// what its setup costs.
+const SHORT_SCAN_WORDS: usize = 3;
+
+/// Marks the top bit of each byte of `word` that equals `wanted`; the lowest mark is exact.
+const fn bytes_equal(word: u64, wanted: u8) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let difference = word ^ (ONES * wanted as u64);
+    difference.wrapping_sub(ONES) & !difference & (ONES << 7)
+}
 
 /// Decodes a JSON header.
 ///
 /// # Errors
 /// Not an object, an unfinished value, a numeric field that is none, or no code.
+#[inline]
 pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
     let mut scanner = Scanner {
         bytes: header,
@@ -73,6 +81,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -84,6 +93,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips whitespace and shows the next byte.
+    #[inline]
     fn next_token(&mut self) -> Option<u8> {
         match self.peek() {
             Some(byte) if byte > b' ' => Some(byte),
@@ -94,6 +104,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline]
     fn take_if(&mut self, byte: u8) -> bool {
         let found = self.next_token() == Some(byte);
         self.at += usize::from(found);
@@ -131,6 +142,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    #[inline]
     fn slice(&self, from: usize, to: usize) -> Cow<'a, str> {
         match self.text {
             Some(text) => Cow::Borrowed(text.get(from..to).unwrap_or_default()),
@@ -139,24 +151,52 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Offset of the next quote or backslash from the current position.
-    fn string_stop(&self) -> Option<usize> {
-        let rest = self.bytes.get(self.at..)?;
-        for (i, byte) in rest.iter().take(SHORT_SCAN_BYTES).enumerate() {
-            if matches!(byte, b'"' | b'\\') {
-                return Some(self.at + i);
+    /// Offset of the next quote or backslash at or behind `at`.
+    #[inline]
+    fn string_stop(&self, mut at: usize) -> Option<usize> {
+        let mut rest = self.bytes.get(at..)?;
+        for _ in 0..SHORT_SCAN_WORDS {
+            let Some((word, after)) = rest.split_first_chunk::<8>() else {
+                break;
+            };
+            let word = u64::from_le_bytes(*word);
+            let hits = bytes_equal(word, b'"') | bytes_equal(word, b'\\');
+            if hits != 0 {
+                return Some(at + (hits.trailing_zeros() / 8) as usize);
             }
+            at += 8;
+            rest = after;
         }
-        let from = self.at + SHORT_SCAN_BYTES;
-        let far = memchr::memchr2(b'"', b'\\', self.bytes.get(from..)?)?;
-        Some(from + far)
+        Some(at + memchr::memchr2(b'"', b'\\', rest)?)
+    }
+
+    /// The inside of a string without escapes that begins right here; nothing is taken otherwise.
+    #[inline]
+    fn plain_string(&mut self) -> Option<Cow<'a, str>> {
+        if self.peek() != Some(b'"') {
+            return None;
+        }
+        let from = self.at + 1;
+        // Every name of a send header is one letter.
+        if let Some([letter, b'"', ..]) = self.bytes.get(from..)
+            && !matches!(letter, b'"' | b'\\')
+        {
+            self.at = from + 2;
+            return Some(self.slice(from, from + 1));
+        }
+        let stop = self.string_stop(from)?;
+        if self.bytes.get(stop) != Some(&b'"') {
+            return None;
+        }
+        self.at = stop + 1;
+        Some(self.slice(from, stop))
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, HeaderError> {
         self.expect(b'"', "'\"'")?;
         let from = self.at;
         let stop = self
-            .string_stop()
+            .string_stop(from)
             .ok_or(HeaderError::Truncated("a string"))?;
         self.at = stop;
         if self.peek() == Some(b'"') {
@@ -173,24 +213,37 @@ impl<'a> Scanner<'a> {
         let mut out = String::with_capacity(self.at - from + quote);
         out.push_str(&self.slice(from, self.at));
         loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(out);
+            // Property strings hold two of these per property; nothing else is escaped in them.
+            match self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<6>) {
+                Some(b"\\u0001") => {
+                    out.push('\u{1}');
+                    self.at += 6;
                 }
-                Some(b'\\') => {
-                    self.at += 1;
-                    let escaped = self.escape()?;
-                    out.push(escaped);
+                Some(b"\\u0002") => {
+                    out.push('\u{2}');
+                    self.at += 6;
                 }
-                Some(_) => {
-                    let from = self.at;
-                    self.at = self
-                        .string_stop()
-                        .ok_or(HeaderError::Truncated("a string"))?;
-                    out.push_str(&self.slice(from, self.at));
-                }
-                None => return Err(HeaderError::Truncated("a string")),
+                _ => match self.peek() {
+                    Some(b'"') => {
+                        self.at += 1;
+                        return Ok(out);
+                    }
+                    Some(b'\\') => {
+                        self.at += 1;
+                        let escaped = self.escape()?;
+                        out.push(escaped);
+                    }
+                    Some(_) => {}
+                    None => return Err(HeaderError::Truncated("a string")),
+                },
+            }
+            let from = self.at;
+            self.at = self
+                .string_stop(self.at)
+                .ok_or(HeaderError::Truncated("a string"))?;
+            match self.text.and_then(|text| text.get(from..self.at)) {
+                Some(run) => out.push_str(run),
+                None => out.push_str(&self.slice(from, self.at)),
             }
         }
     }
@@ -329,9 +382,16 @@ impl<'a> Scanner<'a> {
             return Ok(());
         }
         loop {
-            let key = self.string()?;
+            let key = match self.plain_string() {
+                Some(key) => key,
+                None => self.string()?,
+            };
             self.expect(b':', "':'")?;
-            if let Some(value) = self.scalar_text()? {
+            let value = match self.plain_string() {
+                Some(value) => Some(value),
+                None => self.scalar_text()?,
+            };
+            if let Some(value) = value {
                 if fields.len() >= EXT_FIELDS_MAX {
                     return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
                 }
@@ -351,38 +411,100 @@ pub fn write<'e>(
     parts: &HeaderParts<'_>,
     ext: Option<impl Iterator<Item = (&'e str, ExtValue<'e>)>>,
 ) {
-    out.put_slice(b"{\"code\":");
-    put_int(out, i64::from(parts.code));
+    let mut stage = Stage {
+        out,
+        bytes: [0; STAGE_BYTES],
+        used: 0,
+    };
+    stage.put(b"{\"code\":");
+    stage.put_int(i64::from(parts.code));
     if let Some(fields) = ext {
-        out.put_slice(b",\"extFields\":{");
+        stage.put(b",\"extFields\":{");
         let mut first = true;
         for (name, value) in fields {
-            out.put_slice(if first { b"\"" } else { b",\"" });
-            first = false;
-            put_escaped(out, name);
-            out.put_slice(b"\":\"");
-            match value {
-                ExtValue::Str(text) => put_escaped(out, text),
-                ExtValue::Int(number) => put_int(out, number),
+            if first {
+                stage.put(b"\"");
+            } else {
+                stage.put(b",\"");
             }
-            out.put_u8(b'"');
+            first = false;
+            stage.put_escaped(name);
+            stage.put(b"\":\"");
+            match value {
+                ExtValue::Str(text) => stage.put_escaped(text),
+                ExtValue::Int(number) => stage.put_int(number),
+            }
+            stage.put(b"\"");
         }
-        out.put_u8(b'}');
+        stage.put(b"}");
     }
-    out.put_slice(b",\"flag\":");
-    put_int(out, i64::from(parts.flag));
-    out.put_slice(b",\"language\":\"");
-    out.put_slice(parts.language.name().as_bytes());
-    out.put_slice(b"\",\"opaque\":");
-    put_int(out, i64::from(parts.opaque));
+    stage.put(b",\"flag\":");
+    stage.put_int(i64::from(parts.flag));
+    stage.put(b",\"language\":\"");
+    stage.put(parts.language.name().as_bytes());
+    stage.put(b"\",\"opaque\":");
+    stage.put_int(i64::from(parts.opaque));
     if let Some(remark) = parts.remark {
-        out.put_slice(b",\"remark\":\"");
-        put_escaped(out, remark);
-        out.put_u8(b'"');
+        stage.put(b",\"remark\":\"");
+        stage.put_escaped(remark);
+        stage.put(b"\"");
     }
-    out.put_slice(b",\"version\":");
-    put_int(out, i64::from(parts.version));
-    out.put_u8(b'}');
+    stage.put(b",\"version\":");
+    stage.put_int(i64::from(parts.version));
+    stage.put(b"}");
+    stage.flush();
+}
+
+/// Bytes collected before they are appended: the usual reply header fits, so that the output
+/// buffer's bookkeeping is paid once and not for each of some forty pieces.
+const STAGE_BYTES: usize = 512;
+
+/// Small pieces on their way into an output buffer.
+struct Stage<'o> {
+    out: &'o mut BytesMut,
+    bytes: [u8; STAGE_BYTES],
+    used: usize,
+}
+
+impl Stage<'_> {
+    #[inline]
+    fn put(&mut self, piece: &[u8]) {
+        if let Some(slot) = self.bytes.get_mut(self.used..self.used + piece.len()) {
+            slot.copy_from_slice(piece);
+            self.used += piece.len();
+        } else {
+            self.flush();
+            self.out.put_slice(piece);
+        }
+    }
+
+    #[inline]
+    fn put_int(&mut self, number: i64) {
+        self.put(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    #[inline]
+    fn put_escaped(&mut self, text: &str) {
+        if text
+            .bytes()
+            .fold(false, |any, byte| any | needs_escape(byte))
+        {
+            self.flush();
+            put_escaped(self.out, text);
+        } else {
+            self.put(text.as_bytes());
+        }
+    }
+
+    fn flush(&mut self) {
+        self.out
+            .put_slice(self.bytes.get(..self.used).unwrap_or_default());
+        self.used = 0;
+    }
+}
+
+const fn needs_escape(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
 pub(crate) fn put_int(out: &mut BytesMut, number: i64) {
@@ -394,7 +516,7 @@ pub(crate) fn put_escaped(out: &mut BytesMut, text: &str) {
     let mut from = 0;
     let bytes = text.as_bytes();
     for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= b' ' && !matches!(byte, b'"' | b'\\') {
+        if !needs_escape(*byte) {
             continue;
         }
         out.put_slice(bytes.get(from..at).unwrap_or_default());

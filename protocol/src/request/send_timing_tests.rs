@@ -11,7 +11,9 @@ use crate::message::{EncodedRecord, RecordParts, body_crc};
 use crate::message_id::UniqueIdMaker;
 use crate::properties::{BrokerProperties, rewrite_for_send};
 
-const ROUNDS: u32 = 1_000_000;
+/// Rounds of one batch, and batches: the best one is shown, since other work shares the machine.
+const ROUNDS: u32 = 50_000;
+const BATCHES: u32 = 40;
 
 const BROKER: BrokerProperties<'_> = BrokerProperties {
     region: "DefaultRegion",
@@ -50,11 +52,14 @@ fn header() -> Vec<u8> {
 }
 
 fn per_round(mut round: impl FnMut()) -> Duration {
-    let begun = Instant::now();
-    for _ in 0..ROUNDS {
-        round();
-    }
-    begun.elapsed() / ROUNDS
+    let batch = |_| {
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            round();
+        }
+        begun.elapsed() / ROUNDS
+    };
+    (0..BATCHES).map(batch).min().unwrap_or_default()
 }
 
 #[test]
