@@ -45,11 +45,20 @@ impl Group {
         let subscriptions = entry.live.as_ref().map(|live| {
             let one = |(topic, data): (&String, &Arc<SubscriptionData>)| {
                 let version = data.sub_version;
-                (topic.clone(), Subscription { version, filter: Filter::of_subscription(data) })
+                (
+                    topic.clone(),
+                    Subscription {
+                        version,
+                        filter: Filter::of_subscription(data),
+                    },
+                )
             };
             live.subscriptions.iter().map(one).collect()
         });
-        Self { entry, subscriptions }
+        Self {
+            entry,
+            subscriptions,
+        }
     }
 
     /// Whether its members broadcast.

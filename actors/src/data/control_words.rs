@@ -2,8 +2,8 @@
 //!
 //! **Owns** the handling of `ToData`, in order.
 //! **Lives on** each data core.
-//! **Invariants** a catalog change is applied before a later message is looked at, so a heartbeat's reply
-//! never overtakes its subscriptions (trap 62).
+//! **Invariants** a catalog change is applied before a later message is looked at, so a heartbeat's
+//! reply never overtakes its subscriptions (trap 62).
 //! **Limits** a batch is what the mailbox gives.
 //! **Not here** the mailbox (runtime), answers of single shards (`shard::questions`).
 
@@ -39,7 +39,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn each_own(&self, rows: &[OffsetRow], mut each: impl FnMut(&OffsetRow)) {
-        rows.iter().filter(|row| self.shard_of(row.queue).is_some()).for_each(&mut each);
+        rows.iter()
+            .filter(|row| self.shard_of(row.queue).is_some())
+            .for_each(&mut each);
     }
 
     fn answer_control(self: &Rc<Self>, ticket: Ticket, question: Question) {
@@ -48,7 +50,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let answer = here.answer(question).await;
             let core = here.number;
             // The question was small and came from a plane that is alive: wait for room if need be.
-            let mut message = ToControl::Answer { core, ticket, answer };
+            let mut message = ToControl::Answer {
+                core,
+                ticket,
+                answer,
+            };
             while let Err(back) = here.host.offer_control(message) {
                 message = *back;
                 here.host.sleep_ms(1).await;
@@ -62,9 +68,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Question::Offsets { group, topics } => {
                 self.reports_of(group.as_deref(), topics.as_deref()).await
             }
-            Question::ResetOffsets { group, rows, server_side } => {
-                self.reset_rows(&group, &rows, server_side).await
-            }
+            Question::ResetOffsets {
+                group,
+                rows,
+                server_side,
+            } => self.reset_rows(&group, &rows, server_side).await,
             Question::PutOffsets(rows) => {
                 self.each_own(&rows, |row| {
                     if let Some(shard) = self.shard_of(row.queue) {

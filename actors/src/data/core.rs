@@ -1,11 +1,12 @@
 //! One data core: its shards, its catalog, the tasks that drive them.
 //!
-//! **Owns** everything of the rules that lives on one core, and the loops: passes, deadlines, offsets written
-//! behind, the order of the end.
+//! **Owns** everything of the rules that lives on one core, and the loops: passes, deadlines,
+//! offsets written behind, the order of the end.
 //! **Lives on** its data core; not `Send`.
-//! **Invariants** the pass loop lets every other task run between two passes. At the end: no new requests,
-//! inboxes finished, flush awaited, offsets handed over, in that order.
-//! **Limits** [`TICK_MS`] is how late a deadline may be noticed; [`DRAIN_MS`] how long the end may take.
+//! **Invariants** the pass loop lets every other task run between two passes. At the end: no new
+//! requests, inboxes finished, flush awaited, offsets handed over, in that order.
+//! **Limits** [`TICK_MS`] is how late a deadline may be noticed; [`DRAIN_MS`] how long the end may
+//! take.
 //! **Not here** sockets, disk, mailboxes (runtime; joined in `data::seat`).
 
 use std::cell::{Cell, RefCell};
@@ -17,9 +18,9 @@ use gantry_storage::units::QueueKey;
 use super::catalog::Catalog;
 use super::gather::Gathers;
 use super::host::Host;
-use super::parked::Parked;
 use super::queue::store::QueueStore;
-use super::send::SendDesk;
+use super::requests::parked::Parked;
+use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
 use super::shard::{OnBug, Shard, ShardRules};
@@ -128,7 +129,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// The shard of a queue, if this core holds it.
     pub(super) fn shard_of(&self, key: QueueKey) -> Option<Rc<Shard<S, H>>> {
         let id = key.shard(self.shards_count);
-        self.shards.borrow().get(usize::from(id.0)).and_then(Clone::clone)
+        self.shards
+            .borrow()
+            .get(usize::from(id.0))
+            .and_then(Clone::clone)
     }
 
     /// This core's shards.
@@ -222,8 +226,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    /// Ends the core's work: what is in the inboxes is done, what waits is answered, offsets are handed over.
-    /// The caller then shuts the stores and says `CoreStopped`.
+    /// Ends the core's work: what is in the inboxes is done, what waits is answered, offsets are
+    /// handed over. The caller then shuts the stores and says `CoreStopped`.
     pub async fn stop(self: &Rc<Self>) {
         self.is_stopping.set(true);
         for shard in self.shards() {
@@ -239,8 +243,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 }
 
-/// RocketMQ calls a record "in memory" within 40 % of the machine's memory from the log's end; the memory
-/// limit is by default a quarter of the machine's.
+/// RocketMQ calls a record "in memory" within 40 % of the machine's memory from the log's end; the
+/// memory limit is by default a quarter of the machine's.
 fn young_bytes(memory_limit_bytes: u64) -> u64 {
     memory_limit_bytes.saturating_mul(8) / 5
 }

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the questions under way on this core and their shares that have come.
 //! **Lives on** each data core.
-//! **Invariants** an answer leaves when every core has given its share, or when time is up, with what came.
+//! **Invariants** an answer leaves when every core has given its share, or when time is up, with
+//! what came.
 //! **Limits** [`GATHERS_MAX`] under way, each at most [`GATHER_MS`].
 //! **Not here** what is asked (`locks`, `query`).
 
@@ -75,7 +76,7 @@ pub enum GatherAnswer {
 #[derive(Debug)]
 pub enum GatherGoal {
     /// 41: list the locked queues under the names the client used.
-    LockReply(Vec<super::locks::NamedQueue>),
+    LockReply(Vec<super::requests::locks::NamedQueue>),
     /// 42.
     UnlockReply,
     /// 12.
@@ -148,7 +149,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.answer_gather(core, ticket, ask.clone());
                 continue;
             }
-            let word = CoreWord::Gather { core: self.number, ticket, ask: ask.clone() };
+            let word = CoreWord::Gather {
+                core: self.number,
+                ticket,
+                ask: ask.clone(),
+            };
             // A full road: the deadline ends the wait.
             drop(self.host.send_core(core, word));
         }
@@ -156,14 +161,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// Answers another core's question (or this core's own).
-    pub(super) fn answer_gather(
-        self: &Rc<Self>,
-        core: CoreNumber,
-        ticket: Ticket,
-        ask: GatherAsk,
-    ) {
+    pub(super) fn answer_gather(self: &Rc<Self>, core: CoreNumber, ticket: Ticket, ask: GatherAsk) {
         match ask {
-            GatherAsk::Lock { queues, group, client, take } => {
+            GatherAsk::Lock {
+                queues,
+                group,
+                client,
+                take,
+            } => {
                 let locked = self.lock_own(&queues, &group, &client, take);
                 self.give_share(core, ticket, GatherAnswer::Locked(locked));
             }
@@ -190,13 +195,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return self.on_gathered(ticket, answer);
         }
         // A full road: the asker's deadline ends its wait.
-        drop(self.host.send_core(core, CoreWord::Gathered { ticket, answer }));
+        drop(
+            self.host
+                .send_core(core, CoreWord::Gathered { ticket, answer }),
+        );
     }
 
     pub(super) fn on_gathered(self: &Rc<Self>, ticket: Ticket, answer: GatherAnswer) {
         let complete = {
             let mut gathers = self.gathers.borrow_mut();
-            let Some(gather) = gathers.open.get_mut(&ticket) else { return };
+            let Some(gather) = gathers.open.get_mut(&ticket) else {
+                return;
+            };
             match answer {
                 GatherAnswer::Locked(queues) => gather.locked.extend(queues),
                 GatherAnswer::Records(records) => gather.records.extend(records),
@@ -219,16 +229,27 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let mut gathers = self.gathers.borrow_mut();
             // Tickets and deadlines grow together.
             let first = gathers.open.first_entry();
-            let Some(late) = first.filter(|entry| entry.get().deadline_ms <= now_ms) else { return };
+            let Some(late) = first.filter(|entry| entry.get().deadline_ms <= now_ms) else {
+                return;
+            };
             let gather = late.remove();
             drop(gathers);
-            tracing::warn!(missing = gather.missing, "a question to all cores ran out of time");
+            tracing::warn!(
+                missing = gather.missing,
+                "a question to all cores ran out of time"
+            );
             self.finish_gather(gather);
         }
     }
 
     fn finish_gather(&self, gather: Gather) {
-        let Gather { to, goal, locked, records, .. } = gather;
+        let Gather {
+            to,
+            goal,
+            locked,
+            records,
+            ..
+        } = gather;
         match goal {
             GatherGoal::LockReply(queues) => self.finish_lock(to, &queues, &locked),
             GatherGoal::UnlockReply => {

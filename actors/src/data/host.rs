@@ -2,8 +2,8 @@
 //!
 //! **Owns** the trait between the queue actors and the executor: clock, replies, background tasks.
 //! **Lives on** each data core; the tests bring their own.
-//! **Invariants** a reply to a peer of another core takes the road its request came by; a reply to a peer
-//! that is gone is dropped silently.
+//! **Invariants** a reply to a peer of another core takes the road its request came by; a reply to
+//! a peer that is gone is dropped silently.
 //! **Limits** those of the session's out buffer and of the mesh.
 //! **Not here** sockets (runtime), which request goes where (`router`).
 
@@ -39,7 +39,8 @@ pub trait Host: 'static {
     /// Hands a message to the control plane.
     ///
     /// # Errors
-    /// The message comes back when the mailbox is full. When the control plane is gone it is dropped.
+    /// The message comes back when the mailbox is full. When the control plane is gone it
+    /// is dropped.
     fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>>;
 
     /// As [`Host::offer_control`]; false when the mailbox is full.
@@ -74,8 +75,7 @@ pub trait Host: 'static {
             return;
         }
         self.write(to.peer, |out| {
-            let written =
-                writer::write_reply(out, to.encoding, to.opaque, code, remark, ext, body);
+            let written = writer::write_reply(out, to.encoding, to.opaque, code, remark, ext, body);
             if let Err(error) = written {
                 tracing::warn!(code, %error, "a reply was too large and is replaced");
                 let remark = Some("the reply exceeds the largest frame");

@@ -1,24 +1,18 @@
 //! The data plane: what runs on the glommio cores, between a client and its bytes.
-//!
-//! A frame comes in at [`dispatch`], is checked against the [`catalog`], goes by the [`router`] to the core
-//! of its queue, into the inbox of a queue actor, and is done by the [`shard`]'s next pass.
+//!  A frame comes in at [`requests`], is checked against the [`catalog`], goes by the [`router`] to
+//! the core of its queue, into the inbox of a queue actor, and is done by the [`shard`]'s next
+//! pass.
 
 pub mod catalog;
 pub mod control_words;
 pub mod core;
-pub mod dispatch;
 pub mod filter;
 pub mod gather;
 pub mod host;
-pub mod locks;
-pub mod offset_requests;
-pub mod parked;
-pub mod pulls;
-pub mod query;
 pub mod queue;
+pub mod requests;
 pub mod router;
 pub mod seat;
-pub mod send;
 pub mod shard;
 pub mod words;
 

@@ -2,9 +2,9 @@
 //!
 //! **Owns** the words data cores exchange, and the two mappings queue → shard → core.
 //! **Lives on** each data core.
-//! **Invariants** requests of one connection to one queue arrive in the order they were sent, whichever
-//! core holds the queue: a core sends its words to another in order, and a core's own queues take no detour.
-//! A shard's core never changes while the process lives.
+//! **Invariants** requests of one connection to one queue arrive in the order they were sent,
+//! whichever core holds the queue: a core sends its words to another in order, and a core's own
+//! queues take no detour. A shard's core never changes while the process lives.
 //! **Limits** the mesh's; a request that doesn't fit is refused at once with `SYSTEM_BUSY`.
 //! **Not here** how words travel (`gantry_runtime::mesh`).
 

@@ -1,10 +1,11 @@
 //! A data core joined to the runtime: executor, disk, sockets, mesh, mailboxes.
 //!
-//! **Owns** the glommio side of the data plane: the host of [`DataCore`], the handler of frames, start and stop
-//! of one core.
+//! **Owns** the glommio side of the data plane: the host of [`DataCore`], the handler of frames,
+//! start and stop of one core.
 //! **Lives on** each data core; a [`CoreSeat`] is made on the main thread and travels there.
-//! **Invariants** at the start: shards recovered, then the catalog and offsets that the control plane has sent
-//! taken in, then (by the caller) the ports opened. At the end: see [`RunningCore::stop`].
+//! **Invariants** at the start: shards recovered, then the catalog and offsets that the control
+//! plane has sent taken in, then (by the caller) the ports opened. At the end: see
+//! [`RunningCore::stop`].
 //! **Limits** [`STOP_MS`] for connections to take their last bytes.
 //! **Not here** the rules (`data::core` and below), the order between cores and planes (`server`).
 
@@ -35,7 +36,7 @@ use gantry_storage::units::ShardId;
 
 use super::core::{CorePlace, DataCore};
 use super::host::Host;
-use super::parked::Caller;
+use super::requests::parked::Caller;
 use super::router::{CoreWord, core_of_shard};
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
@@ -97,8 +98,12 @@ impl GlommioHost {
         if frames.is_empty() {
             return;
         }
-        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames)) else { return };
-        let Some(mesh) = self.mesh.get().cloned() else { return };
+        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames)) else {
+            return;
+        };
+        let Some(mesh) = self.mesh.get().cloned() else {
+            return;
+        };
         // The road is full: this reply waits by itself rather than be lost.
         self.spawn(async move {
             while let Err(back) = mesh.send(peer.core, *word) {
@@ -114,7 +119,9 @@ impl Host for GlommioHost {
         if peer.core != self.context.index {
             return self.send_frames(peer, write);
         }
-        let Some(session) = self.peers.get(peer) else { return };
+        let Some(session) = self.peers.get(peer) else {
+            return;
+        };
         let grown = {
             let mut out = session.out();
             let before = out.len();
@@ -179,7 +186,10 @@ struct Front {
 
 impl FrameHandler for Front {
     fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>) {
-        let caller = Caller { peer: session.id(), addr: session.peer_addr() };
+        let caller = Caller {
+            peer: session.id(),
+            addr: session.peer_addr(),
+        };
         for frame in frames.drain(..) {
             if let Err(error) = self.core.handle(caller, &frame) {
                 tracing::debug!(peer = %caller.addr, %error, "a header that is none");
@@ -195,7 +205,8 @@ impl FrameHandler for Front {
         // Membership depends on it (trap 76): it may wait, but it isn't lost.
         if let Err(message) = self.host.offer_control(ToControl::PeerClosed(peer)) {
             let core = Rc::clone(&self.core);
-            self.host.spawn(async move { core.send_patiently(*message).await });
+            self.host
+                .spawn(async move { core.send_patiently(*message).await });
         }
     }
 }
@@ -210,8 +221,8 @@ pub struct RunningCore {
 }
 
 impl RunningCore {
-    /// Recovers this core's shards, joins mesh and mailboxes, and takes in what the control plane has
-    /// sent so far. No port is open yet: see [`RunningCore::listen`].
+    /// Recovers this core's shards, joins mesh and mailboxes, and takes in what the control plane
+    /// has sent so far. No port is open yet: see [`RunningCore::listen`].
     ///
     /// # Errors
     /// The data folder can't be used or a shard can't be recovered.
@@ -250,7 +261,10 @@ impl RunningCore {
         let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
         drop(host.mesh.set(mesh));
         take_in(&core, &seat.from_control);
-        let front = Rc::new(Front { core: Rc::clone(&core), host: Rc::clone(&host) });
+        let front = Rc::new(Front {
+            core: Rc::clone(&core),
+            host: Rc::clone(&host),
+        });
         let options = NetOptions {
             idle_ms: settings.channel_idle_max_seconds.saturating_mul(1000),
             ..NetOptions::default()
@@ -268,7 +282,16 @@ impl RunningCore {
                 control.on_control(&mut batch);
             }
         });
-        Ok((Self { core, host, net, stores, settings }, reports))
+        Ok((
+            Self {
+                core,
+                host,
+                net,
+                stores,
+                settings,
+            },
+            reports,
+        ))
     }
 
     /// Opens the main port and the VIP port; returns their addresses. The first core claims them.
@@ -289,8 +312,9 @@ impl RunningCore {
         self.net.peers().len()
     }
 
-    /// Stops in order: requests in the inboxes are done and answered, suspended pulls answered, offsets handed
-    /// over, connections closed, stores synced, checkpointed and shut; then `CoreStopped`.
+    /// Stops in order: requests in the inboxes are done and answered, suspended pulls answered,
+    /// offsets handed over, connections closed, stores synced, checkpointed and shut; then
+    /// `CoreStopped`.
     pub async fn stop(self) {
         self.core.stop().await;
         self.net.close(Duration::from_millis(STOP_MS)).await;
@@ -339,16 +363,15 @@ async fn open_shards(
             ..StoreOptions::default()
         };
         let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;
-        let (store, report) =
-            opened.map_err(|cause| CoreStartError::Recover { shard, cause })?;
+        let (store, report) = opened.map_err(|cause| CoreStartError::Recover { shard, cause })?;
         stores.push((shard, store));
         reports.push((shard, report));
     }
     Ok((stores, reports))
 }
 
-/// Reads whose store lies in `data_dir`, or makes a store of `shards_count` shards. Blocks; for the main
-/// thread, before the cores start.
+/// Reads whose store lies in `data_dir`, or makes a store of `shards_count` shards. Blocks; for the
+/// main thread, before the cores start.
 ///
 /// # Errors
 /// The folder can't be used, or the store is newer or damaged.
@@ -367,7 +390,11 @@ pub fn read_identity(data_dir: &Path, shards_count: u8) -> Result<StoreIdentity,
     let cores = cores.map_err(|error| CoreStartError::Executor(error.to_string()))?;
     let failed = cores.join();
     found.recv().unwrap_or_else(|_| {
-        let cause = failed.into_iter().map(|(_, cause)| cause).collect::<Vec<_>>().join("; ");
+        let cause = failed
+            .into_iter()
+            .map(|(_, cause)| cause)
+            .collect::<Vec<_>>()
+            .join("; ");
         Err(CoreStartError::Executor(cause))
     })
 }
@@ -379,7 +406,10 @@ async fn identity_of(
 ) -> Result<StoreIdentity, CoreStartError> {
     let disk = GlommioDisk::open(folder, context.queues.flush).await?;
     let found = StoreIdentity::load_or_create(&disk, shards_count).await;
-    found.map_err(|cause| CoreStartError::Recover { shard: ShardId(0), cause })
+    found.map_err(|cause| CoreStartError::Recover {
+        shard: ShardId(0),
+        cause,
+    })
 }
 
 #[cfg(test)]

@@ -18,7 +18,10 @@ use gantry_protocol::request::send::SendHeader;
 
 fn bytes_of(frame: &Frame) -> Vec<u8> {
     let header = u32::try_from(frame.header.len()).unwrap();
-    let mut out = u32::try_from(frame.wire_bytes() - 4).unwrap().to_be_bytes().to_vec();
+    let mut out = u32::try_from(frame.wire_bytes() - 4)
+        .unwrap()
+        .to_be_bytes()
+        .to_vec();
     out.extend((header | u32::from(frame.encoding.type_byte()) << 24).to_be_bytes());
     out.extend_from_slice(&frame.header);
     out.extend_from_slice(&frame.body);
@@ -57,15 +60,32 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     for seat in mesh::seats(2) {
         let (to_control, mail) = mailbox(1024);
         let (to_data, from_control) = mailbox(1024);
-        to_data.try_send(ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4)))).unwrap();
-        to_data.try_send(ToData::Catalog(CatalogChange::GroupPut(group("g")))).unwrap();
+        to_data
+            .try_send(ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))))
+            .unwrap();
+        to_data
+            .try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
+            .unwrap();
         let (go, gone) = mailbox::<(SocketAddr, Claim)>(1);
-        seats.push((CoreSeat { mesh: seat, to_control, from_control }, news.clone(), gone));
+        seats.push((
+            CoreSeat {
+                mesh: seat,
+                to_control,
+                from_control,
+            },
+            news.clone(),
+            gone,
+        ));
         mails.push((mail, to_data));
         gos.push(go);
     }
     let plan = CorePlan::new(vec![Placement::Unbound, Placement::Unbound]);
-    let main = move |context: CoreContext, (seat, news, go): (CoreSeat, mpsc::Sender<SocketAddr>, MailReceiver<(SocketAddr, Claim)>)| {
+    let main = move |context: CoreContext,
+                     (seat, news, go): (
+        CoreSeat,
+        mpsc::Sender<SocketAddr>,
+        MailReceiver<(SocketAddr, Claim)>,
+    )| {
         let settings = Arc::clone(&settings);
         async move {
             let shutdown = context.shutdown.clone();
@@ -82,7 +102,9 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
         }
     };
     let cores = DataCores::start(&plan, &shutdown, seats, main).unwrap();
-    gos[0].try_send(("127.0.0.1:0".parse().unwrap(), Claim::First)).unwrap();
+    gos[0]
+        .try_send(("127.0.0.1:0".parse().unwrap(), Claim::First))
+        .unwrap();
     let addr = started.recv().unwrap();
     gos[1].try_send((addr, Claim::Joined)).unwrap();
     started.recv().unwrap();
@@ -92,7 +114,11 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     for (mail, _) in mails {
         let mut batch = Vec::new();
         while mail.try_batch(&mut batch) > 0 {}
-        assert!(batch.iter().any(|message| matches!(message, ToControl::CoreStopped(_))));
+        assert!(
+            batch
+                .iter()
+                .any(|message| matches!(message, ToControl::CoreStopped(_)))
+        );
     }
 }
 
@@ -102,12 +128,23 @@ fn messages_cross_cores_and_survive_a_restart() {
     let send = |stream: &mut TcpStream, client: usize| {
         let mut wire = Vec::new();
         for n in 0..64 {
-            let header = SendHeader { queue_id: n % 4, ..send_header("T") };
-            wire.extend(bytes_of(&send_frame(n, &header, format!("{client}-{n}").as_bytes())));
+            let header = SendHeader {
+                queue_id: n % 4,
+                ..send_header("T")
+            };
+            wire.extend(bytes_of(&send_frame(
+                n,
+                &header,
+                format!("{client}-{n}").as_bytes(),
+            )));
         }
         stream.write_all(&wire).unwrap();
         let replies = replies(stream, 64);
-        assert!(replies.iter().all(|reply| reply.code == 0), "{:?}", replies[0]);
+        assert!(
+            replies.iter().all(|reply| reply.code == 0),
+            "{:?}",
+            replies[0]
+        );
         assert_eq!(ext(&replies[0], "TRACE_ON"), "true");
     };
     let count = |stream: &mut TcpStream| -> usize {
@@ -115,7 +152,9 @@ fn messages_cross_cores_and_survive_a_restart() {
         for queue in 0..4 {
             let mut next = 0;
             loop {
-                stream.write_all(&bytes_of(&pull_frame(1, &pull_header("T", queue, next)))).unwrap();
+                stream
+                    .write_all(&bytes_of(&pull_frame(1, &pull_header("T", queue, next))))
+                    .unwrap();
                 let reply = replies(stream, 1).remove(0);
                 if reply.code != 0 {
                     break;

@@ -1,8 +1,8 @@
 //! The requests that travel from a session to a queue actor.
 //!
 //! **Owns** their types: whom to answer, and what is asked, already checked against the catalog.
-//! **Lives on** the data cores; everything here is plain data and `Send`, for a session's core and a
-//! queue's core may differ.
+//! **Lives on** the data cores; everything here is plain data and `Send`, for a session's core and
+//! a queue's core may differ.
 //! **Invariants** bodies and properties are slices of the read buffer or of an arena: moving a
 //! request copies no payload.
 //! **Limits** a request is charged to its shard's inbox by [`Append::bytes`].

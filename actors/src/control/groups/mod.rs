@@ -61,8 +61,6 @@ pub enum Msg {
 pub struct Groups {
     put: Vec<Arc<SubscriptionGroupConfig>>,
     gone: Vec<Arc<str>>,
-    /// Changed by requests: the cores hear once it is stored.
-    changed: Vec<String>,
     /// Answers that wait for the next commit.
     waiters: Vec<(ReplyTo, Reply)>,
     is_commit_due: bool,
@@ -77,7 +75,6 @@ impl Part for Groups {
         Ok(Self {
             put: Vec::new(),
             gone: Vec::new(),
-            changed: Vec::new(),
             waiters: Vec::new(),
             is_commit_due: false,
         })
@@ -270,8 +267,8 @@ impl Groups {
             publish_all(plane);
             return;
         }
-        for group in std::mem::take(&mut self.changed) {
-            publish(&group, plane);
+        for config in &put {
+            publish(&config.group, plane);
         }
         for group in gone {
             plane.outbox.change(CatalogChange::GroupGone(group));

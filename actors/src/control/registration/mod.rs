@@ -10,7 +10,6 @@
 
 pub mod agenda;
 pub mod body;
-mod channel;
 pub mod link;
 
 use std::collections::BTreeSet;

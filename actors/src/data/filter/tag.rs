@@ -2,10 +2,11 @@
 //!
 //! **Owns** the choice between what this broker filters by and what it doesn't yet.
 //! **Lives on** the data cores.
-//! **Invariants** tags are hashed from the expression: not every client sends usable codes (traps 24, 98,
-//! 100). What can't be used is refused when a pull comes, not dropped.
+//! **Invariants** tags are hashed from the expression: not every client sends usable codes (traps
+//! 24, 98, 100). What can't be used is refused when a pull comes, not dropped.
 //! **Limits** those of `gantry_protocol::subscription`.
-//! **Not here** the matching of hashes (`gantry_protocol::subscription::TagFilter`), SQL92 (not built yet).
+//! **Not here** the matching of hashes (`gantry_protocol::subscription::TagFilter`), SQL92 (not
+//! built yet).
 
 use gantry_protocol::body::SubscriptionData;
 use gantry_protocol::subscription::{TagFilter, is_tag_type};
@@ -55,7 +56,13 @@ mod tests {
     fn trap_66_what_cannot_be_used_is_told_apart() {
         let sql = Filter::of_expression(Some("SQL92"), "a > 1");
         assert_eq!(sql, Filter::Unsupported("SQL92".to_owned()));
-        assert!(matches!(Filter::of_expression(None, "||"), Filter::Invalid(_)));
-        assert_eq!(Filter::of_expression(Some(""), "*"), Filter::Tag(TagFilter::All));
+        assert!(matches!(
+            Filter::of_expression(None, "||"),
+            Filter::Invalid(_)
+        ));
+        assert_eq!(
+            Filter::of_expression(Some(""), "*"),
+            Filter::Tag(TagFilter::All)
+        );
     }
 }

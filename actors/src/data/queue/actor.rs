@@ -2,8 +2,8 @@
 //!
 //! **Owns** one queue's waiting requests, in two lanes, and its [`QueueState`].
 //! **Lives on** the data core of the queue's shard; scheduled by the shard, not a task of its own.
-//! **Invariants** appends are stored in the order they came; other requests are answered in the order
-//! they came. A lane doesn't wait for the other: a full tail stops appends, not pulls.
+//! **Invariants** appends are stored in the order they came; other requests are answered in the
+//! order they came. A lane doesn't wait for the other: a full tail stops appends, not pulls.
 //! **Limits** the shard bounds the sum of all its inboxes (`shard::INBOX_BYTES_MAX`).
 //! **Not here** when it runs and what a turn does (`shard`).
 

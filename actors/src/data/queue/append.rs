@@ -1,11 +1,14 @@
 //! Storing a message: from a checked request to staged records.
 //!
-//! **Owns** the step from an [`Append`] to `QueueStore::append`, and what the producer is told of it.
+//! **Owns** the step from an [`Append`] to `QueueStore::append`, and what the producer is told of
+//! it.
 //! **Lives on** the queue's data core.
-//! **Invariants** the elements of a batch get consecutive offsets; a batch interrupted by a full tail goes
-//! on where it stopped, before anything else of its queue. Nothing is acknowledged from here.
+//! **Invariants** the elements of a batch get consecutive offsets; a batch interrupted by a full
+//! tail goes on where it stopped, before anything else of its queue. Nothing is acknowledged from
+//! here.
 //! **Limits** [`INDEXED_KEYS_MAX`] keys a message are indexed, further ones are not.
-//! **Not here** checks and property rewriting (`data::send`), when an answer may leave (`shard::acks`).
+//! **Not here** checks and property rewriting (`data::requests::send`), when an answer may leave
+//! (`shard::acks`).
 
 use std::net::SocketAddr;
 
@@ -68,7 +71,11 @@ pub struct Ack {
 impl Pending {
     /// A message that waits to be stored.
     pub fn new(reply: ReplyTo, append: Append) -> Self {
-        Self { reply, append, stored: Vec::new() }
+        Self {
+            reply,
+            append,
+            stored: Vec::new(),
+        }
     }
 
     /// Whether part of it is in the log already.
@@ -95,14 +102,20 @@ impl Pending {
         for element in self.append.elements.iter().skip(self.stored.len()) {
             let append = &self.append;
             let body = append.body.get(element.body.clone()).unwrap_or_default();
-            let properties = append.body.get(element.properties.clone()).unwrap_or_default();
+            let properties = append
+                .body
+                .get(element.properties.clone())
+                .unwrap_or_default();
             let record = record_of(append, key, stamp, element.flag, body);
-            self.stored.push(put(store, record, properties, &element.marks, stamp)?);
+            self.stored
+                .push(put(store, record, properties, &element.marks, stamp)?);
         }
         let stored = std::mem::take(&mut self.stored);
         let mut all = stored.into_iter();
         // A batch without elements is refused before it comes here.
-        let Some(first) = all.next() else { return Err(AppendError::Closed) };
+        let Some(first) = all.next() else {
+            return Err(AppendError::Closed);
+        };
         let mut end = first.end;
         let further = all.map(|next| {
             end = end.max(next.end);
@@ -114,7 +127,11 @@ impl Pending {
 
     fn ack(&self, key: QueueKey, first: Appended, further: Vec<PhysicalOffset>) -> Ack {
         let append = &self.append;
-        let unique = append.marks.unique_key.clone().filter(|_| append.elements.is_empty());
+        let unique = append
+            .marks
+            .unique_key
+            .clone()
+            .filter(|_| append.elements.is_empty());
         let unique = unique.filter(|range| range.end <= append.properties.len());
         Ack {
             reply: self.reply,
@@ -161,9 +178,18 @@ fn put<S: QueueStore>(
     marks: &Marks,
     stamp: &Stamp,
 ) -> Result<Appended, AppendError> {
-    let keys = if stamp.index_keys { keys_of(properties, marks) } else { Keys::new() };
+    let keys = if stamp.index_keys {
+        keys_of(properties, marks)
+    } else {
+        Keys::new()
+    };
     let tags_code = marks.tags_code;
-    store.append(&NewRecord { properties, tags_code, keys: &keys, ..record })
+    store.append(&NewRecord {
+        properties,
+        tags_code,
+        keys: &keys,
+        ..record
+    })
 }
 
 /// The unique key and every word of `KEYS`.
@@ -173,8 +199,13 @@ fn keys_of<'a>(properties: &'a [u8], marks: &Marks) -> Keys<'a> {
         std::str::from_utf8(bytes).ok()
     };
     let unique = text(&marks.unique_key);
-    let words = text(&marks.keys).into_iter().flat_map(|keys| keys.split(' '));
-    let all = unique.into_iter().chain(words).filter(|word| !word.is_empty());
+    let words = text(&marks.keys)
+        .into_iter()
+        .flat_map(|keys| keys.split(' '));
+    let all = unique
+        .into_iter()
+        .chain(words)
+        .filter(|word| !word.is_empty());
     all.take(INDEXED_KEYS_MAX).collect()
 }
 
@@ -191,7 +222,10 @@ mod tests {
             ..Marks::default()
         };
         assert_eq!(keys_of(properties, &marks).as_slice(), ["U1", "a", "b"]);
-        let wrong = Marks { keys: Some(17..99), ..Marks::default() };
+        let wrong = Marks {
+            keys: Some(17..99),
+            ..Marks::default()
+        };
         assert!(keys_of(properties, &wrong).is_empty());
     }
 }

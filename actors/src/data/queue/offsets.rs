@@ -1,9 +1,11 @@
 //! What consumer groups have consumed of one queue.
 //!
-//! **Owns** the positions of all groups in one queue: committed, pulled, and a pending one-shot reset.
-//! **Lives on** the queue's data core, inside its actor; the control plane keeps a copy, written behind.
-//! **Invariants** positions may go back (trap 73); while a reset is pending, queries return it and commits
-//! are swallowed; a position is dirty until it was handed to the control plane.
+//! **Owns** the positions of all groups in one queue: committed, pulled, and a pending one-shot
+//! reset.
+//! **Lives on** the queue's data core, inside its actor; the control plane keeps a copy, written
+//! behind.
+//! **Invariants** positions may go back (trap 73); while a reset is pending, queries return it and
+//! commits are swallowed; a position is dirty until it was handed to the control plane.
 //! **Limits** [`GROUPS_MAX`] groups a queue; a commit of one more is refused.
 //! **Not here** whether the group exists (`data::catalog`), how they persist (`control`).
 
@@ -65,7 +67,9 @@ impl GroupOffsets {
     /// Sets a position whatever is pending.
     pub fn set(&mut self, group: &Arc<str>, offset: QueueOffset) -> Commit {
         let had_dirty = self.dirty_count > 0;
-        let Some(row) = row_of(&mut self.rows, group) else { return Commit::Refused };
+        let Some(row) = row_of(&mut self.rows, group) else {
+            return Commit::Refused;
+        };
         if row.committed == Some(offset) {
             return Commit::Stored;
         }
@@ -74,7 +78,11 @@ impl GroupOffsets {
             row.dirty = true;
             self.dirty_count += 1;
         }
-        if had_dirty { Commit::Stored } else { Commit::FirstDirty }
+        if had_dirty {
+            Commit::Stored
+        } else {
+            Commit::FirstDirty
+        }
     }
 
     /// A position read from the tables at start: stored, not dirty.
@@ -204,7 +212,10 @@ mod tests {
         assert_eq!(rows.len(), 5);
         assert!(offsets.take_dirty(3, &mut rows));
         assert_eq!(rows.len(), 5);
-        assert_eq!(offsets.commit(&name("g1"), QueueOffset(8)), Commit::FirstDirty);
+        assert_eq!(
+            offsets.commit(&name("g1"), QueueOffset(8)),
+            Commit::FirstDirty
+        );
     }
 
     #[test]

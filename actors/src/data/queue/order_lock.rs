@@ -2,10 +2,11 @@
 //!
 //! **Owns** one queue's order locks, one a consumer group.
 //! **Lives on** the queue's data core, inside its actor.
-//! **Invariants** at most one live holder a group; a lock lives [`LOCK_LIFE_MS`] after its last renewal
-//! (`RebalanceLockManager`, 5.5), whether or not the holder's connection is still there (trap 74).
+//! **Invariants** at most one live holder a group; a lock lives [`LOCK_LIFE_MS`] after its last
+//! renewal (`RebalanceLockManager`, 5.5), whether or not the holder's connection is still there
+//! (trap 74).
 //! **Limits** [`LOCKS_MAX`] groups a queue; dead locks make room first.
-//! **Not here** the request's body and the gathering over cores (`data::locks`).
+//! **Not here** the request's body and the gathering over cores (`data::requests::locks`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +41,10 @@ impl OrderLocks {
             if *holder.client != **client && holder.is_live(now_ms) {
                 return false;
             }
-            *holder = Holder { client: Arc::clone(client), renewed_ms: now_ms };
+            *holder = Holder {
+                client: Arc::clone(client),
+                renewed_ms: now_ms,
+            };
             return true;
         }
         if self.held.len() >= LOCKS_MAX {
@@ -49,21 +53,30 @@ impl OrderLocks {
         if self.held.len() >= LOCKS_MAX {
             return false;
         }
-        let holder = Holder { client: Arc::clone(client), renewed_ms: now_ms };
+        let holder = Holder {
+            client: Arc::clone(client),
+            renewed_ms: now_ms,
+        };
         self.held.insert(Arc::clone(group), holder);
         true
     }
 
     /// Gives the lock back; only its holder can.
     pub fn unlock(&mut self, group: &str, client: &str) {
-        if self.held.get(group).is_some_and(|holder| &*holder.client == client) {
+        if self
+            .held
+            .get(group)
+            .is_some_and(|holder| &*holder.client == client)
+        {
             self.held.remove(group);
         }
     }
 
     /// Whether any client of `group` holds a live lock.
     pub fn is_locked(&self, group: &str, now_ms: u64) -> bool {
-        self.held.get(group).is_some_and(|holder| holder.is_live(now_ms))
+        self.held
+            .get(group)
+            .is_some_and(|holder| holder.is_live(now_ms))
     }
 
     /// Forgets a group's lock.

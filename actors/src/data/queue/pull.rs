@@ -3,10 +3,11 @@
 //! **Owns** the decision before a read (`start`) and the verdict after it (`verdict`).
 //! **Lives on** the queue's data core; pure.
 //! **Invariants** only a pull that would get 19 may be suspended (`PullMessageProcessor` and
-//! `DefaultMessageStore.getMessage`, 5.5); 21 is for offsets the queue can't serve (trap 52); a reply
-//! without a match moves past what was examined (trap 54).
+//! `DefaultMessageStore.getMessage`, 5.5); 21 is for offsets the queue can't serve (trap 52); a
+//! reply without a match moves past what was examined (trap 54).
 //! **Limits** [`examined_entries_max`] index entries a request.
-//! **Not here** the read itself (storage), who waits (`waiters`), checks of names and rights (`data::pulls`).
+//! **Not here** the read itself (storage), who waits (`waiters`), checks of names and rights
+//! (`requests::pulls`).
 
 use gantry_protocol::code::response;
 use gantry_storage::units::{QueueBounds, QueueOffset};
@@ -86,14 +87,22 @@ pub fn start(
     wanted: i64,
     reset: Option<QueueOffset>,
 ) -> Result<QueueOffset, Verdict> {
-    let moved = |status, next| Verdict { status, code: response::PULL_OFFSET_MOVED, next };
+    let moved = |status, next| Verdict {
+        status,
+        code: response::PULL_OFFSET_MOVED,
+        next,
+    };
     if let Some(next) = reset {
         return Err(moved(PullStatus::OffsetReset, next));
     }
     if bounds.max.0 == 0 {
         let status = PullStatus::NoMessageInQueue;
         let next = QueueOffset(0);
-        let code = if wanted == 0 { response::PULL_NOT_FOUND } else { response::PULL_OFFSET_MOVED };
+        let code = if wanted == 0 {
+            response::PULL_NOT_FOUND
+        } else {
+            response::PULL_OFFSET_MOVED
+        };
         return Err(Verdict { status, code, next });
     }
     let Ok(wanted) = u64::try_from(wanted).map(QueueOffset) else {
@@ -103,7 +112,11 @@ pub fn start(
         Err(moved(PullStatus::OffsetTooSmall, bounds.min))
     } else if wanted == bounds.max {
         let status = PullStatus::OffsetOverflowOne;
-        Err(Verdict { status, code: response::PULL_NOT_FOUND, next: bounds.max })
+        Err(Verdict {
+            status,
+            code: response::PULL_NOT_FOUND,
+            next: bounds.max,
+        })
     } else if wanted > bounds.max {
         Err(moved(PullStatus::OffsetOverflowBadly, bounds.max))
     } else {
@@ -115,14 +128,26 @@ pub fn start(
 /// offset it did not examine.
 pub fn verdict(found: usize, from: QueueOffset, next: QueueOffset) -> Verdict {
     if found > 0 {
-        Verdict { status: PullStatus::Found, code: response::SUCCESS, next }
+        Verdict {
+            status: PullStatus::Found,
+            code: response::SUCCESS,
+            next,
+        }
     } else if next > from {
         let status = PullStatus::NoMatchedMessage;
-        Verdict { status, code: response::PULL_RETRY_IMMEDIATELY, next }
+        Verdict {
+            status,
+            code: response::PULL_RETRY_IMMEDIATELY,
+            next,
+        }
     } else {
         // Nothing examined although the offset was inside: deleted under the reader's feet.
         let status = PullStatus::MessageWasRemoving;
-        Verdict { status, code: response::PULL_RETRY_IMMEDIATELY, next: from.next() }
+        Verdict {
+            status,
+            code: response::PULL_RETRY_IMMEDIATELY,
+            next: from.next(),
+        }
     }
 }
 
@@ -131,7 +156,10 @@ mod tests {
     use super::*;
 
     fn bounds(min: u64, max: u64) -> QueueBounds {
-        QueueBounds { min: QueueOffset(min), max: QueueOffset(max) }
+        QueueBounds {
+            min: QueueOffset(min),
+            max: QueueOffset(max),
+        }
     }
 
     /// (min, max, wanted) → (status, next, code), behaviours §5.2 row by row.
@@ -152,7 +180,11 @@ mod tests {
     fn traps_52_53_every_row_decided_by_the_offset() {
         for (min, max, wanted, status, next, code) in ROWS {
             let found = start(bounds(min, max), wanted, None).unwrap_err();
-            let expected = Verdict { status, code, next: QueueOffset(next) };
+            let expected = Verdict {
+                status,
+                code,
+                next: QueueOffset(next),
+            };
             assert_eq!(found, expected, "min {min} max {max} wanted {wanted}");
             assert_eq!(found.may_suspend(), code == 19);
         }

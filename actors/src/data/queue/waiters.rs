@@ -2,11 +2,11 @@
 //!
 //! **Owns** one shard's waiting pulls with their deadlines.
 //! **Lives on** the data core of the shard.
-//! **Invariants** a waiter is in all three indexes (queue, deadline, peer) or in none; it leaves when it is
-//! woken, when its time is up and when its peer is gone. Waiters of one queue are woken in the order they
-//! came.
-//! **Limits** [`WAITERS_MAX`] a shard, [`QUEUE_WAITERS_MAX`] a queue: one more isn't parked, it is answered
-//! at once. A waiter costs its own size and about 100 bytes of index.
+//! **Invariants** a waiter is in all three indexes (queue, deadline, peer) or in none; it leaves
+//! when it is woken, when its time is up and when its peer is gone. Waiters of one queue are woken
+//! in the order they came.
+//! **Limits** [`WAITERS_MAX`] a shard, [`QUEUE_WAITERS_MAX`] a queue: one more isn't parked, it is
+//! answered at once. A waiter costs its own size and about 100 bytes of index.
 //! **Not here** when a pull may suspend and what it is told (`pull`).
 
 use std::collections::BTreeSet;
@@ -68,7 +68,12 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
         if self.len() >= WAITERS_MAX || of_queue >= QUEUE_WAITERS_MAX {
             return Err(waiter);
         }
-        let slot = Slot { queue, peer, deadline_ms, waiter };
+        let slot = Slot {
+            queue,
+            peer,
+            deadline_ms,
+            waiter,
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
@@ -120,7 +125,9 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
 
     /// The earliest deadline.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.by_deadline.first().map(|&(deadline_ms, _)| deadline_ms)
+        self.by_deadline
+            .first()
+            .map(|&(deadline_ms, _)| deadline_ms)
     }
 
     /// Drops the waiters of a closed connection; returns how many there were.

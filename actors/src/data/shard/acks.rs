@@ -2,10 +2,10 @@
 //!
 //! **Owns** the acknowledgements of a pass and those that wait for the flush.
 //! **Lives on** the data core of the shard.
-//! **Invariants** no answer leaves before its record is sealed; under SYNC_FLUSH, unless the producer said
-//! `WAIT=false`, none before it is committed. Answers wait in the order of the log, so the first one is
-//! the first to be committed and the first to be late. An answer that is late says 10 with all ext fields, for
-//! the message is stored (trap 41).
+//! **Invariants** no answer leaves before its record is sealed; under SYNC_FLUSH, unless the
+//! producer said `WAIT=false`, none before it is committed. Answers wait in the order of the log,
+//! so the first one is the first to be committed and the first to be late. An answer that is late
+//! says 10 with all ext fields, for the message is stored (trap 41).
 //! **Limits** at most the shard's inbox bound wait.
 //! **Not here** the storing (`queue::append`).
 
@@ -39,9 +39,16 @@ impl SendReplyMarks {
             return;
         }
         let single = self.message_id(ack.physical);
-        let joined = if ack.further.is_empty() { None } else { Some(self.message_ids(ack)) };
+        let joined = if ack.further.is_empty() {
+            None
+        } else {
+            Some(self.message_ids(ack))
+        };
         let id = joined.as_deref().unwrap_or(single.as_str());
-        let unique = ack.unique_key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        let unique = ack
+            .unique_key
+            .as_deref()
+            .and_then(|key| std::str::from_utf8(key).ok());
         let offset = i64::try_from(ack.offset.0).unwrap_or(i64::MAX);
         let all = [
             ("MSG_REGION", ExtValue::Str(&self.region)),
@@ -52,7 +59,9 @@ impl SendReplyMarks {
             ("transactionId", ExtValue::Str(unique.unwrap_or_default())),
         ];
         // The last one only when there is a key: batches have none (trap 40).
-        let ext = all.get(..all.len() - usize::from(unique.is_none())).unwrap_or(&all);
+        let ext = all
+            .get(..all.len() - usize::from(unique.is_none()))
+            .unwrap_or(&all);
         host.write(ack.reply.peer, |out: &mut BytesMut| {
             let to = ack.reply;
             let written =
@@ -97,14 +106,29 @@ impl FlushQueue {
 
     /// Takes the next answer whose record is committed.
     pub fn pop_committed(&mut self, committed: FilePosition) -> Option<Ack> {
-        let ready = self.waiting.front().is_some_and(|first| first.ack.end <= committed);
-        if ready { self.waiting.pop_front().map(|waiting| waiting.ack) } else { None }
+        let ready = self
+            .waiting
+            .front()
+            .is_some_and(|first| first.ack.end <= committed);
+        if ready {
+            self.waiting.pop_front().map(|waiting| waiting.ack)
+        } else {
+            None
+        }
     }
 
-    /// Takes the next answer that has waited too long; all of them when nothing will be committed any more.
+    /// Takes the next answer that has waited too long; all of them when nothing will be committed
+    /// any more.
     pub fn pop_late(&mut self, now_ms: u64, never: bool) -> Option<Ack> {
-        let late = self.waiting.front().is_some_and(|first| never || first.deadline_ms <= now_ms);
-        if late { self.waiting.pop_front().map(|waiting| waiting.ack) } else { None }
+        let late = self
+            .waiting
+            .front()
+            .is_some_and(|first| never || first.deadline_ms <= now_ms);
+        if late {
+            self.waiting.pop_front().map(|waiting| waiting.ack)
+        } else {
+            None
+        }
     }
 
     /// Whether nothing waits.

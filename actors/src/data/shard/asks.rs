@@ -2,9 +2,11 @@
 //!
 //! **Owns** the answers of 14, 15, 29, 30, 31 and 32.
 //! **Lives on** the data core of the shard.
-//! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a task.
+//! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a
+//! task.
 //! **Limits** [`super::COLD_READS_MAX`] tasks.
-//! **Not here** checks of names and rights (`data::offset_checks`), locks over many queues (`data::locks`).
+//! **Not here** checks of names and rights (`requests::offsets`), locks over many queues
+//! (`data::requests::locks`).
 
 use std::rc::Rc;
 
@@ -34,7 +36,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let key = actor.key;
         match request {
             QueueRequest::Pull(pull) => self.pull(inner, actor, reply, pull),
-            QueueRequest::QueryOffset { group, zero_if_young } => {
+            QueueRequest::QueryOffset {
+                group,
+                zero_if_young,
+            } => {
                 self.query_offset(inner, actor, reply, &group, zero_if_young);
             }
             QueueRequest::CommitOffset { group, offset } => {
@@ -42,13 +47,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 match actor.state.offsets.commit(&group, offset) {
                     Commit::Refused => {
                         let remark = format!("the queue has {GROUPS_MAX} groups already");
-                        self.host.refuse(reply, &Refusal::new(response::SYSTEM_ERROR, remark));
+                        self.host
+                            .refuse(reply, &Refusal::new(response::SYSTEM_ERROR, remark));
                         return;
                     }
                     Commit::FirstDirty => inner.note_dirty(actor),
                     Commit::Stored | Commit::Swallowed => {}
                 }
-                self.host.reply(reply, response::SUCCESS, None, Some(&[]), &[]);
+                self.host
+                    .reply(reply, response::SUCCESS, None, Some(&[]), &[]);
             }
             QueueRequest::MaxOffset => self.tell_offset(reply, self.store.bounds(key).max),
             QueueRequest::MinOffset => self.tell_offset(reply, self.store.bounds(key).min),
@@ -83,7 +90,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         zero_if_young: bool,
     ) {
         let (key, bounds) = (actor.key, self.store.bounds(actor.key));
-        if let Some(offset) = actor.state.query_offset(group, bounds, false, zero_if_young) {
+        if let Some(offset) = actor
+            .state
+            .query_offset(group, bounds, false, zero_if_young)
+        {
             return self.tell_offset(reply, offset);
         }
         if !zero_if_young || bounds.min.0 > 0 {
@@ -103,9 +113,16 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Whether the queue's first record lies near the end of the log.
     async fn first_is_recent(&self, key: QueueKey) -> Result<bool, ReadError> {
-        let limits = ReadLimits { messages: 1, bytes: 1, entries_examined: 1 };
+        let limits = ReadLimits {
+            messages: 1,
+            bytes: 1,
+            entries_examined: 1,
+        };
         let mut scratch = BytesMut::new();
-        let read = self.store.read(key, QueueOffset(0), limits, &|_| true, &mut scratch).await?;
+        let read = self
+            .store
+            .read(key, QueueOffset(0), limits, &|_| true, &mut scratch)
+            .await?;
         let first = read.first_position;
         let behind = first.map(|position| self.store.staged().since(position));
         Ok(behind.is_some_and(|bytes| bytes <= self.rules.young_bytes))
@@ -135,7 +152,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                  {}, {COLD_READS_MAX} reads under way",
                 self.id
             );
-            self.host.refuse(reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+            self.host
+                .refuse(reply, &Refusal::new(response::SYSTEM_BUSY, remark));
             return;
         }
         inner.cold_under_way += 1;
@@ -156,12 +174,21 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn tell_fault(&self, reply: ReplyTo, error: &ReadError) {
         tracing::warn!(shard = %self.id, %error, "a request failed");
-        self.host.refuse(reply, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
+        self.host.refuse(
+            reply,
+            &Refusal::new(response::SYSTEM_ERROR, error.to_string()),
+        );
     }
 
     fn tell_not_found(&self, reply: ReplyTo) {
         let remark = "Not found, maybe this group consumer boot first";
-        self.host.reply(reply, response::QUERY_NOT_FOUND, Some(remark), Some(&[]), &[]);
+        self.host.reply(
+            reply,
+            response::QUERY_NOT_FOUND,
+            Some(remark),
+            Some(&[]),
+            &[],
+        );
     }
 
     fn tell_offset(&self, reply: ReplyTo, offset: QueueOffset) {
@@ -170,7 +197,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn tell_number(&self, reply: ReplyTo, name: &str, number: i64) {
         let ext = [(name, ExtValue::Int(number))];
-        self.host.reply(reply, response::SUCCESS, None, Some(&ext), &[]);
+        self.host
+            .reply(reply, response::SUCCESS, None, Some(&ext), &[]);
     }
 }
 

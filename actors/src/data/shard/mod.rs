@@ -1,12 +1,16 @@
 //! A shard: the queue actors of one log, and the pass that runs them.
 //!
-//! **Owns** the actors, their inboxes' bounds, the order of a pass: turns, one seal, answers, wake-ups.
+//! **Owns** the actors, their inboxes' bounds, the order of a pass: turns, one seal, answers,
+//! wake-ups.
 //! **Lives on** the data core the shard is dealt to.
-//! **Invariants** one `seal` a pass, whatever the number of queues; an actor that panics is replaced by
-//! one with the same offsets and locks, its callers get an error, nobody else notices. A pass never awaits.
+//! **Invariants** one `seal` a pass, whatever the number of queues; an actor that panics is
+//! replaced by one with the same offsets and locks, its callers get an error, nobody else notices.
+//! A pass never awaits.
 //! **Limits** [`INBOX_BYTES_MAX`] and `sendThreadPoolQueueCapacity` requests wait in all inboxes
-//! together; one more is refused at once. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a turn.
-//! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass (`data::core`).
+//! together; one more is refused at once. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a
+//! turn.
+//! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass
+//! (`data::core`).
 
 pub mod acks;
 pub mod asks;
@@ -37,8 +41,8 @@ use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo};
 use crate::refusal::Refusal;
 
-/// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so that
-/// a burst is taken while the device catches up.
+/// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
+/// that a burst is taken while the device catches up.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages one queue stores in a turn, before the next queue has its turn.
 pub const TURN_APPENDS_MAX: usize = 64;
@@ -64,7 +68,8 @@ pub struct ShardRules {
     pub store_host: SocketAddr,
     /// `messageIndexEnable`.
     pub index_keys: bool,
-    /// A queue whose first record lies within this many bytes of the log's end is young (behaviours §6).
+    /// A queue whose first record lies within this many bytes of the log's end is young (behaviours
+    /// §6).
     pub young_bytes: u64,
     /// What send replies carry.
     pub marks: SendReplyMarks,
@@ -212,11 +217,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             return Ok(());
         }
         let now = self.host.mono_us();
-        let waited_ms = inner.stalled_us.map_or(0, |since| now.saturating_sub(since) / 1000);
-        let why = if inner.stalled_us.is_some() { "the disk is behind" } else { "too much at once" };
+        let waited_ms = inner
+            .stalled_us
+            .map_or(0, |since| now.saturating_sub(since) / 1000);
+        let why = if inner.stalled_us.is_some() {
+            "the disk is behind"
+        } else {
+            "too much at once"
+        };
         let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage inbox, shard {}, topic {} \
-             queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
+            "[OVERLOAD]system busy, start flow control for a while: stage inbox, shard {}, \
+             topic {} queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
             self.id, key.topic, key.queue, inner.inbox_count, inner.inbox_bytes,
         );
         Err(Refusal::new(response::SYSTEM_BUSY, remark))
@@ -280,7 +291,10 @@ impl Inner {
 
     fn actor_of(&mut self, key: QueueKey) -> &mut QueueActor {
         let slot = self.slot_of(key);
-        let actor = self.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+        let actor = self
+            .actors
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut);
         actor.expect("a slot in by_key holds an actor between turns")
     }
 
@@ -291,7 +305,10 @@ impl Inner {
 
     fn make_ready(&mut self, key: QueueKey) {
         let slot = self.slot_of(key);
-        let actor = self.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+        let actor = self
+            .actors
+            .get_mut(slot as usize)
+            .and_then(Option::as_deref_mut);
         if let Some(actor) = actor
             && !actor.is_ready
         {

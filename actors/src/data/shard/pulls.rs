@@ -1,12 +1,15 @@
 //! Pulls: from memory, from the device, or later.
 //!
-//! **Owns** one pull's road through a shard: opening, reading into the session's buffer, suspension, waking.
+//! **Owns** one pull's road through a shard: opening, reading into the session's buffer,
+//! suspension, waking.
 //! **Lives on** the data core of the shard.
-//! **Invariants** records go from the store into the out buffer without a copy between; a suspended pull is
-//! read again when something readable may match, and answered only if something does (traps 56, 57); a
-//! peer that is gone costs nothing more.
-//! **Limits** [`super::COLD_READS_MAX`] reads from the device; suspended pulls as `queue::waiters` says.
-//! **Not here** the table of verdicts (`queue::pull`), checks of names and rights (`data::pulls`).
+//! **Invariants** records go from the store into the out buffer without a copy between; a suspended
+//! pull is read again when something readable may match, and answered only if something does (traps
+//! 56, 57); a peer that is gone costs nothing more.
+//! **Limits** [`super::COLD_READS_MAX`] reads from the device; suspended pulls as `queue::waiters`
+//! says.
+//! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
+//! (`requests::pulls`).
 
 use std::rc::Rc;
 
@@ -72,7 +75,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let bounds = self.store.bounds(key);
         let offset = u64::try_from(pull.wanted).unwrap_or(0);
         actor.state.offsets.pulled(&pull.group, QueueOffset(offset));
-        let waiter = Waiter { key, reply, pull, scanned: QueueOffset(offset) };
+        let waiter = Waiter {
+            key,
+            reply,
+            pull,
+            scanned: QueueOffset(offset),
+        };
         match pull::start(bounds, waiter.pull.wanted, opening.reset) {
             Ok(from) => self.read_now(inner, waiter, from),
             Err(verdict) if verdict.may_suspend() => self.suspend(inner, waiter, bounds, verdict),
@@ -99,15 +107,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Reads from memory straight into the session's buffer. `always`: answer even when nothing matched.
+    /// Reads from memory straight into the session's buffer. `always`: answer even when nothing
+    /// matched.
     fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let filter = |code: i64| pull.filter.matches(code);
         let mut reading = Reading::Answered { found: 0 };
         self.host.write(to.peer, |out| {
             let frame = writer::start_late_reply(out, to.encoding);
-            let read =
-                self.store.read_hot(waiter.key, from, limits_of(pull), &filter, out);
+            let read = self
+                .store
+                .read_hot(waiter.key, from, limits_of(pull), &filter, out);
             match read {
                 None => {
                     frame.abandon(out);
@@ -141,7 +151,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
              {COLD_READS_MAX} reads under way",
             self.id
         );
-        self.host.refuse(cold.waiter.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+        self.host.refuse(
+            cold.waiter.reply,
+            &Refusal::new(response::SYSTEM_BUSY, remark),
+        );
     }
 
     pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {
@@ -160,18 +173,23 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let mut body = BytesMut::new();
         let filter = |code: i64| pull.filter.matches(code);
-        let read = self.store.read(waiter.key, from, limits_of(pull), &filter, &mut body).await;
+        let read = self
+            .store
+            .read(waiter.key, from, limits_of(pull), &filter, &mut body)
+            .await;
         match read {
             Ok(read) => {
                 let verdict = verdict_of(&read, from);
                 let ext = ext_of(pull, verdict.next, read.bounds);
                 let status = verdict.status.remark();
-                self.host.reply(to, verdict.code, Some(status), Some(&ext), &[&body]);
+                self.host
+                    .reply(to, verdict.code, Some(status), Some(&ext), &[&body]);
                 self.inner.borrow_mut().counts.got += u64::from(read.found);
             }
             Err(error) => {
                 tracing::warn!(shard = %self.id, %error, "a pull failed");
-                self.host.refuse(to, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
+                self.host
+                    .refuse(to, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
             }
         }
     }
@@ -179,7 +197,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Wakes the pulls that wait for what has become readable.
     pub(super) fn wake_pulls(&self, inner: &mut Inner) {
         let readable = self.store.acknowledged();
-        while let Some((_, key)) = inner.unread.front().copied().filter(|(end, _)| *end <= readable)
+        while let Some((_, key)) = inner
+            .unread
+            .front()
+            .copied()
+            .filter(|(end, _)| *end <= readable)
         {
             inner.unread.pop_front();
             if inner.waiters.has(key) {
@@ -191,7 +213,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn wake_queue(&self, inner: &mut Inner, key: QueueKey) {
         let bounds = self.store.bounds(key);
         for id in inner.waiters.of_queue(key) {
-            let Some(waiter) = inner.waiters.get_mut(id) else { continue };
+            let Some(waiter) = inner.waiters.get_mut(id) else {
+                continue;
+            };
             if waiter.scanned >= bounds.max {
                 continue;
             }
@@ -215,16 +239,28 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn give_up(&self, inner: &mut Inner, waiter: Waiter) {
         let key = waiter.key;
         let group = &waiter.pull.group;
-        let reset = inner.known(key).and_then(|actor| actor.state.offsets.take_reset(group));
+        let reset = inner
+            .known(key)
+            .and_then(|actor| actor.state.offsets.take_reset(group));
         let bounds = self.store.bounds(key);
         let wanted = i64::try_from(waiter.scanned.0).unwrap_or(i64::MAX);
         match pull::start(bounds, wanted, reset) {
             Ok(from) => self.read_now(inner, waiter, from),
             // Everything that came was looked at and nothing matched (trap 54).
             Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
-                let (status, code) =
-                    (PullStatus::NoMatchedMessage, response::PULL_RETRY_IMMEDIATELY);
-                self.tell(&waiter, Verdict { status, code, next: verdict.next }, bounds);
+                let (status, code) = (
+                    PullStatus::NoMatchedMessage,
+                    response::PULL_RETRY_IMMEDIATELY,
+                );
+                self.tell(
+                    &waiter,
+                    Verdict {
+                        status,
+                        code,
+                        next: verdict.next,
+                    },
+                    bounds,
+                );
             }
             Err(verdict) => self.tell(&waiter, verdict, bounds),
         }
@@ -233,7 +269,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
         let ext = ext_of(&waiter.pull, verdict.next, bounds);
         let status = verdict.status.remark();
-        self.host.reply(waiter.reply, verdict.code, Some(status), Some(&ext), &[]);
+        self.host
+            .reply(waiter.reply, verdict.code, Some(status), Some(&ext), &[]);
     }
 }
 
@@ -248,7 +285,11 @@ fn limits_of(pull: &Pull) -> ReadLimits {
 }
 
 fn verdict_of(read: &ReadOutcome, from: QueueOffset) -> Verdict {
-    pull::verdict(usize::try_from(read.found).unwrap_or(usize::MAX), from, read.next_offset)
+    pull::verdict(
+        usize::try_from(read.found).unwrap_or(usize::MAX),
+        from,
+        read.next_offset,
+    )
 }
 
 /// The fields that every reply of a pull must have (traps 3, 63), in the order of their names.

@@ -23,7 +23,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Takes or renews an order lock.
     pub fn lock_queue(&self, key: QueueKey, group: &Arc<str>, client: &Arc<str>) -> bool {
         let now_ms = self.host.mono_ms();
-        self.inner.borrow_mut().actor_of(key).state.locks.lock(group, client, now_ms)
+        self.inner
+            .borrow_mut()
+            .actor_of(key)
+            .state
+            .locks
+            .lock(group, client, now_ms)
     }
 
     /// Gives an order lock back.
@@ -35,7 +40,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Offsets read from the tables at start.
     pub fn load_offset(&self, row: &OffsetRow) {
-        self.inner.borrow_mut().actor_of(row.queue).state.offsets.load(&row.group, row.offset);
+        self.inner
+            .borrow_mut()
+            .actor_of(row.queue)
+            .state
+            .offsets
+            .load(&row.group, row.offset);
     }
 
     /// Sets a position directly.
@@ -63,7 +73,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Pulls that wait on a queue whose group was reset learn it now, not at their deadline.
     fn redirect_waiting(&self, inner: &mut Inner, key: QueueKey, group: &str) {
         for id in inner.waiters.of_queue(key) {
-            let same = inner.waiters.get_mut(id).is_some_and(|waiter| *waiter.pull.group == *group);
+            let same = inner
+                .waiters
+                .get_mut(id)
+                .is_some_and(|waiter| *waiter.pull.group == *group);
             if same && let Some(waiter) = inner.waiters.take(id) {
                 self.give_up(inner, waiter);
             }
@@ -102,7 +115,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             Some(last) if bounds.max > bounds.min => self.store_ms(key, QueueOffset(last)).await,
             _ => 0,
         };
-        QueueReport { queue: key, min: bounds.min, max: bounds.max, last_update_ms }
+        QueueReport {
+            queue: key,
+            min: bounds.min,
+            max: bounds.max,
+            last_update_ms,
+        }
     }
 
     async fn store_ms(&self, key: QueueKey, offset: QueueOffset) -> u64 {
@@ -129,7 +147,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
         let mut reports = Vec::with_capacity(rows.len());
         for (key, group, position) in rows {
-            let Some(consumer_offset) = position.reset.or(position.committed) else { continue };
+            let Some(consumer_offset) = position.reset.or(position.committed) else {
+                continue;
+            };
             let queue = self.report(key).await;
             let last_timestamp_ms = match consumer_offset.0.checked_sub(1).map(QueueOffset) {
                 Some(last) if last >= queue.min && last < queue.max => {
@@ -168,8 +188,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.store.drop_topic(topic);
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
-        let keys: Vec<QueueKey> =
-            inner.by_key.keys().filter(|key| key.topic == topic).copied().collect();
+        let keys: Vec<QueueKey> = inner
+            .by_key
+            .keys()
+            .filter(|key| key.topic == topic)
+            .copied()
+            .collect();
         let refusal = Refusal::new(response::TOPIC_NOT_EXIST, "the topic was deleted");
         for key in keys {
             for id in inner.waiters.of_queue(key) {

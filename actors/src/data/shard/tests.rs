@@ -10,13 +10,23 @@ use crate::seam::{ToControl, ToData};
 use crate::settings::FlushDiskType;
 
 fn send(broker: &TestBroker, opaque: i32, queue_id: i32, body: &[u8]) {
-    broker.request(&send_frame(opaque, &SendHeader { queue_id, ..send_header("T") }, body));
+    broker.request(&send_frame(
+        opaque,
+        &SendHeader {
+            queue_id,
+            ..send_header("T")
+        },
+        body,
+    ));
 }
 
 fn sent(broker: &TestBroker, queue_id: i32, tag: &str, body: &[u8]) {
     let properties = format!("TAGS\u{1}{tag}\u{2}");
-    let header =
-        SendHeader { queue_id, properties: &properties, ..send_header("T") };
+    let header = SendHeader {
+        queue_id,
+        properties: &properties,
+        ..send_header("T")
+    };
     broker.request(&send_frame(77, &header, body));
     assert_eq!(broker.reply().code, 0);
 }
@@ -24,7 +34,10 @@ fn sent(broker: &TestBroker, queue_id: i32, tag: &str, body: &[u8]) {
 #[test]
 fn a_message_is_sent_and_pulled() {
     let broker = TestBroker::new(1, 1, |_| {});
-    let header = SendHeader { properties: "UNIQ_KEY\u{1}U1\u{2}", ..send_header("T") };
+    let header = SendHeader {
+        properties: "UNIQ_KEY\u{1}U1\u{2}",
+        ..send_header("T")
+    };
     broker.request(&send_frame(5, &header, b"hello"));
     let reply = broker.reply();
     assert_eq!((reply.code, reply.opaque), (0, 5));
@@ -58,8 +71,9 @@ fn order_of_one_connection_and_one_seal_a_pass() {
             broker.request(&pull_frame(1, &pull_header("T", queue, offset)));
             seen.extend(records(&broker.reply().body));
         }
-        let expected: Vec<(i64, String)> =
-            (0..100_i64).map(|n| (n, format!("m{}", n * 2 + first))).collect();
+        let expected: Vec<(i64, String)> = (0..100_i64)
+            .map(|n| (n, format!("m{}", n * 2 + first)))
+            .collect();
         assert_eq!(seen, expected);
     }
 }
@@ -71,7 +85,10 @@ fn two_cores_route_sends_pulls_and_replies() {
         let core = u16::try_from(slot - 1).unwrap();
         for queue_id in 0..4 {
             for n in 0..10 {
-                let header = SendHeader { queue_id, ..send_header("T") };
+                let header = SendHeader {
+                    queue_id,
+                    ..send_header("T")
+                };
                 let body = format!("{slot}-{n}");
                 broker.request_at(core, slot, &send_frame(n, &header, body.as_bytes()));
             }
@@ -104,7 +121,10 @@ fn two_cores_route_sends_pulls_and_replies() {
 fn sync_flush_answers_when_committed_and_wait_false_at_once() {
     let broker = TestBroker::new(1, 1, |s| s.flush_disk_type = FlushDiskType::Sync);
     send(&broker, 1, 0, b"waits");
-    let hasty = SendHeader { properties: "WAIT\u{1}false\u{2}", ..send_header("T") };
+    let hasty = SendHeader {
+        properties: "WAIT\u{1}false\u{2}",
+        ..send_header("T")
+    };
     broker.request(&send_frame(2, &hasty, b"hasty"));
     let reply = broker.reply();
     assert_eq!((reply.opaque, reply.code), (2, 0));
@@ -159,7 +179,10 @@ fn a_full_inbox_refuses_at_once_with_the_cause() {
     let reply = broker.reply();
     assert_eq!((reply.opaque, reply.code), (2, 2));
     let remark = reply.remark.unwrap();
-    assert!(remark.starts_with("[OVERLOAD]") && remark.contains("inbox"), "{remark}");
+    assert!(
+        remark.starts_with("[OVERLOAD]") && remark.contains("inbox"),
+        "{remark}"
+    );
 }
 
 #[test]
@@ -189,7 +212,10 @@ fn traps_56_58_a_suspended_pull_is_answered_with_the_message() {
 fn trap_57_what_does_not_match_wakes_nobody() {
     let broker = TestBroker::new(1, 1, |_| {});
     sent(&broker, 0, "TagB", b"old");
-    let wanted = PullHeader { subscription: Some("TagA"), ..long_pull("T", 0, 1) };
+    let wanted = PullHeader {
+        subscription: Some("TagA"),
+        ..long_pull("T", 0, 1)
+    };
     broker.request(&pull_frame(1, &wanted));
     sent(&broker, 0, "TagB", b"not this");
     assert!(broker.replies().is_empty());
@@ -199,12 +225,22 @@ fn trap_57_what_does_not_match_wakes_nobody() {
     let reply = broker.reply();
     assert_eq!((reply.opaque, reply.code), (1, 20));
     assert_eq!(ext(&reply, "nextBeginOffset"), "2");
-    let again = PullHeader { subscription: Some("TagA"), ..long_pull("T", 0, 2) };
+    let again = PullHeader {
+        subscription: Some("TagA"),
+        ..long_pull("T", 0, 2)
+    };
     broker.request(&pull_frame(2, &again));
     sent(&broker, 1, "TagA", b"another queue");
-    let header = SendHeader { properties: "TAGS\u{1}TagA\u{2}", ..send_header("T") };
+    let header = SendHeader {
+        properties: "TAGS\u{1}TagA\u{2}",
+        ..send_header("T")
+    };
     broker.request(&send_frame(3, &header, b"this"));
-    let pulled = broker.replies().into_iter().find(|reply| reply.opaque == 2).unwrap();
+    let pulled = broker
+        .replies()
+        .into_iter()
+        .find(|reply| reply.opaque == 2)
+        .unwrap();
     assert_eq!(records(&pulled.body), [(2, "this".to_owned())]);
 }
 
@@ -227,7 +263,12 @@ fn a_closed_peer_leaves_no_waiter_on_any_core() {
     }
     broker.settle();
     let waiting = || -> usize {
-        broker.cores.iter().flat_map(|core| core.shards()).map(|s| s.waiters_count()).sum()
+        broker
+            .cores
+            .iter()
+            .flat_map(|core| core.shards())
+            .map(|s| s.waiters_count())
+            .sum()
     };
     assert_eq!(waiting(), 4);
     broker.cores[0].peer_closed(peer(0, 1));
@@ -257,13 +298,22 @@ fn a_panicking_turn_costs_its_callers_an_error_and_nobody_else() {
     send(&broker, 3, 0, b"lost");
     send(&broker, 4, 1, b"neighbour");
     let replies = broker.replies();
-    let code_of = |opaque| replies.iter().find(|reply| reply.opaque == opaque).unwrap().code;
+    let code_of = |opaque| {
+        replies
+            .iter()
+            .find(|reply| reply.opaque == opaque)
+            .unwrap()
+            .code
+    };
     assert_eq!((code_of(3), code_of(4)), (1, 0));
     send(&broker, 5, 0, b"after");
     assert_eq!(ext(&broker.reply(), "queueOffset"), "1");
 }
 
-fn offset_request(code: i32, more: &[(&str, gantry_protocol::command::ExtValue<'_>)]) -> (i32, String) {
+fn offset_request(
+    code: i32,
+    more: &[(&str, gantry_protocol::command::ExtValue<'_>)],
+) -> (i32, String) {
     let broker = TestBroker::new(1, 1, |_| {});
     for _ in 0..3 {
         sent(&broker, 0, "a", b"x");
@@ -274,17 +324,29 @@ fn offset_request(code: i32, more: &[(&str, gantry_protocol::command::ExtValue<'
     let reply = broker.reply();
     let name = if code == 32 { "timestamp" } else { "offset" };
     let found = reply.ext.iter().flatten().find(|(key, _)| key == name);
-    (reply.code, found.map(|(_, value)| value.clone()).unwrap_or_default())
+    (
+        reply.code,
+        found.map(|(_, value)| value.clone()).unwrap_or_default(),
+    )
 }
 
 #[test]
 fn bounds_times_and_unknown_topics() {
     assert_eq!(offset_request(30, &[]), (0, "3".to_owned()));
     assert_eq!(offset_request(31, &[]), (0, "0".to_owned()));
-    assert_eq!(offset_request(29, &[("timestamp", 0.into())]), (0, "0".to_owned()));
-    assert_eq!(offset_request(29, &[("timestamp", i64::MAX.into())]), (0, "3".to_owned()));
+    assert_eq!(
+        offset_request(29, &[("timestamp", 0.into())]),
+        (0, "0".to_owned())
+    );
+    assert_eq!(
+        offset_request(29, &[("timestamp", i64::MAX.into())]),
+        (0, "3".to_owned())
+    );
     assert!(offset_request(32, &[]).1.parse::<u64>().unwrap() > 1_700_000_000_000);
-    assert_eq!(offset_request(30, &[("topic", "unknown".into())]), (0, "0".to_owned()));
+    assert_eq!(
+        offset_request(30, &[("topic", "unknown".into())]),
+        (0, "0".to_owned())
+    );
 }
 
 #[test]
@@ -305,7 +367,11 @@ fn traps_67_68_69_offsets_of_young_and_old_queues() {
 fn commits_are_stored_handed_over_and_reset_once() {
     let broker = TestBroker::new(1, 1, |_| {});
     sent(&broker, 0, "a", b"x");
-    let base = [("consumerGroup", "g".into()), ("topic", "T".into()), ("queueId", 0.into())];
+    let base = [
+        ("consumerGroup", "g".into()),
+        ("topic", "T".into()),
+        ("queueId", 0.into()),
+    ];
     let commit = |n: i32| {
         let mut fields = base.to_vec();
         fields.push(("commitOffset", n.into()));
@@ -331,12 +397,21 @@ fn commits_are_stored_handed_over_and_reset_once() {
     let ticket = crate::seam::Ticket(1);
     broker.request(&pull_frame(8, &long_pull("T", 0, 1)));
     assert!(broker.replies().is_empty());
-    broker.tell_all(|| ToData::Ask { ticket, question: ask.clone() });
+    broker.tell_all(|| ToData::Ask {
+        ticket,
+        question: ask.clone(),
+    });
     // The waiting pull learns it at once.
     let told = broker.reply();
-    assert_eq!((told.code, told.remark.as_deref()), (21, Some("OFFSET_RESET")));
+    assert_eq!(
+        (told.code, told.remark.as_deref()),
+        (21, Some("OFFSET_RESET"))
+    );
     assert_eq!(ext(&told, "nextBeginOffset"), "0");
-    assert!(matches!(broker.world.take_control()[..], [ToControl::Answer { .. }]));
+    assert!(matches!(
+        broker.world.take_control()[..],
+        [ToControl::Answer { .. }]
+    ));
     assert_eq!(query(), "0");
     commit(1);
     assert_eq!(query(), "1");
@@ -380,8 +455,11 @@ fn messages_are_found_by_key_and_by_offset_on_any_core() {
         };
         broker.request(&send_frame(1, &header, format!("m{queue_id}").as_bytes()));
     }
-    let ids: Vec<String> =
-        broker.replies().iter().map(|reply| ext(reply, "msgId").to_owned()).collect();
+    let ids: Vec<String> = broker
+        .replies()
+        .iter()
+        .map(|reply| ext(reply, "msgId").to_owned())
+        .collect();
     let fields = [
         ("topic", "T".into()),
         ("key", "order-7".into()),
@@ -416,11 +494,29 @@ fn pulls_are_checked_in_order() {
     assert_eq!(code(pull_header("nowhere", 0, 0)), 17);
     assert_eq!(code(pull_header("T", 4, 0)), 29);
     assert_eq!(code(pull_header("T", -1, 0)), 29);
-    assert_eq!(code(PullHeader { subscription: Some("||"), ..pull_header("T", 0, 0) }), 23);
-    assert_eq!(code(PullHeader { sys_flag: 0, ..pull_header("T", 0, 0) }), 24);
-    let sql = PullHeader { expression_type: Some("SQL92"), ..pull_header("T", 0, 0) };
+    assert_eq!(
+        code(PullHeader {
+            subscription: Some("||"),
+            ..pull_header("T", 0, 0)
+        }),
+        23
+    );
+    assert_eq!(
+        code(PullHeader {
+            sys_flag: 0,
+            ..pull_header("T", 0, 0)
+        }),
+        24
+    );
+    let sql = PullHeader {
+        expression_type: Some("SQL92"),
+        ..pull_header("T", 0, 0)
+    };
     assert_eq!(code(sql), 1);
-    let stranger = PullHeader { consumer_group: "new", ..pull_header("T", 0, 0) };
+    let stranger = PullHeader {
+        consumer_group: "new",
+        ..pull_header("T", 0, 0)
+    };
     broker.request(&pull_frame(1, &stranger));
     assert!(broker.replies().is_empty());
     let asked = broker.world.take_control();

@@ -1,9 +1,10 @@
 //! What a shard does because time has passed.
 //!
-//! **Owns** deadlines of suspended pulls, of answers that wait for a flush, of messages before a full tail;
-//! the offsets handed to the control plane; the sleep of idle actors.
+//! **Owns** deadlines of suspended pulls, of answers that wait for a flush, of messages before a
+//! full tail; the offsets handed to the control plane; the sleep of idle actors.
 //! **Lives on** the data core of the shard; called by the core's timer.
-//! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't refused.
+//! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't
+//! refused.
 //! **Limits** [`SWEEP_MAX`] actors looked at a call.
 //! **Not here** the timer (`data::core`).
 
@@ -43,7 +44,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         while let Some(ack) = inner.flushing.pop_late(now_ms, poisoned.is_some()) {
             let late = "the flush took longer than syncFlushTimeout; the message is stored";
             let remark = poisoned.as_deref().unwrap_or(late);
-            self.rules.marks.write(&*self.host, &ack, LATE, Some(remark));
+            self.rules
+                .marks
+                .write(&*self.host, &ack, LATE, Some(remark));
         }
         if inner.stalled_us.is_some() {
             self.refuse_stalled(inner);
@@ -74,16 +77,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 if waited_us < limit_us || first.is_partly_stored() {
                     break;
                 }
-                let Some(pending) = actor.appends.pop_front() else { break };
+                let Some(pending) = actor.appends.pop_front() else {
+                    break;
+                };
                 forget(inner, &pending);
                 let remark = format!(
-                    "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while: stage tail of \
-                     shard {}, the disk is behind; waited {} ms, {} requests wait",
+                    "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while: stage tail \
+                     of shard {}, the disk is behind; waited {} ms, {} requests wait",
                     self.id,
                     waited_us / 1000,
                     inner.inbox_count,
                 );
-                self.host.refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+                self.host
+                    .refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);
@@ -98,15 +104,24 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let inner = &mut *inner;
         let mut rows = Vec::new();
         while out.len() < most {
-            let Some(slot) = inner.dirty.front().copied() else { return true };
-            let actor = inner.actors.get_mut(slot as usize).and_then(Option::as_deref_mut);
+            let Some(slot) = inner.dirty.front().copied() else {
+                return true;
+            };
+            let actor = inner
+                .actors
+                .get_mut(slot as usize)
+                .and_then(Option::as_deref_mut);
             let Some(actor) = actor else {
                 inner.dirty.pop_front();
                 continue;
             };
             let clean = actor.state.offsets.take_dirty(most - out.len(), &mut rows);
             let queue = actor.key;
-            out.extend(rows.drain(..).map(|(group, offset)| OffsetRow { queue, group, offset }));
+            out.extend(rows.drain(..).map(|(group, offset)| OffsetRow {
+                queue,
+                group,
+                offset,
+            }));
             if clean {
                 actor.is_dirty = false;
                 inner.dirty.pop_front();
@@ -124,7 +139,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let place = inner.actors.get_mut(slot as usize);
             inner.sweep_at = if place.is_some() { slot + 1 } else { 0 };
             if let Some(place) = place
-                && let Some(key) = place.as_ref().filter(|actor| actor.is_idle()).map(|a| a.key)
+                && let Some(key) = place
+                    .as_ref()
+                    .filter(|actor| actor.is_idle())
+                    .map(|a| a.key)
             {
                 *place = None;
                 inner.by_key.remove(&key);

@@ -2,8 +2,9 @@
 //!
 //! **Owns** the order of a pass and what happens when a turn panics.
 //! **Lives on** the data core of the shard.
-//! **Invariants** answers leave after the seal; waiting pulls are woken after it, when the record is
-//! readable (trap 58). While the tail is full no queue stores, so no queue overtakes another's place.
+//! **Invariants** answers leave after the seal; waiting pulls are woken after it, when the record
+//! is readable (trap 58). While the tail is full no queue stores, so no queue overtakes another's
+//! place.
 //! **Limits** [`PANICS_MAX`] panics in [`PANIC_WINDOW_US`]; one more ends the process.
 //! **Not here** single requests (`pulls`, `asks`, `queue::append`).
 
@@ -65,7 +66,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn turn(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, was_stalled: Option<u64>) {
         self.store_some(inner, actor, was_stalled);
         for _ in 0..TURN_ASKS_MAX {
-            let Some((reply, request)) = actor.asks.pop_front() else { break };
+            let Some((reply, request)) = actor.asks.pop_front() else {
+                break;
+            };
             inner.inbox_count = inner.inbox_count.saturating_sub(1);
             let bytes = size_of_val(&request);
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(bytes);
@@ -85,7 +88,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             index_keys: self.rules.index_keys,
         };
         for _ in 0..TURN_APPENDS_MAX {
-            let Some(mut pending) = actor.appends.pop_front() else { break };
+            let Some(mut pending) = actor.appends.pop_front() else {
+                break;
+            };
             actor.at_work = Some(pending.reply);
             #[cfg(test)]
             if self.panic_on.get() == Some(actor.key) {
@@ -142,20 +147,28 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             if self.rules.sync_flush && !ack.no_wait {
                 inner.flushing.push(ack, deadline_ms);
             } else {
-                self.rules.marks.write(&*self.host, &ack, response::SUCCESS, None);
+                self.rules
+                    .marks
+                    .write(&*self.host, &ack, response::SUCCESS, None);
             }
         }
         inner.acks = acks;
         let committed = self.store.committed();
         while let Some(ack) = inner.flushing.pop_committed(committed) {
-            self.rules.marks.write(&*self.host, &ack, response::SUCCESS, None);
+            self.rules
+                .marks
+                .write(&*self.host, &ack, response::SUCCESS, None);
         }
     }
 
     /// After a panic in an actor's turn: its callers are told, its memory goes to a fresh actor.
     fn repair(&self, inner: &mut Inner, actor: &mut Box<QueueActor>) {
         let now = self.host.mono_us();
-        while inner.panics_us.front().is_some_and(|at| now.saturating_sub(*at) > PANIC_WINDOW_US) {
+        while inner
+            .panics_us
+            .front()
+            .is_some_and(|at| now.saturating_sub(*at) > PANIC_WINDOW_US)
+        {
             inner.panics_us.pop_front();
         }
         inner.panics_us.push_back(now);
@@ -163,7 +176,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         if self.in_store.get() {
             (self.on_bug)(&format!("shard {}: a panic inside the store", self.id));
         } else if inner.panics_us.len() > PANICS_MAX {
-            (self.on_bug)(&format!("shard {}: more than {PANICS_MAX} panics in 60 s", self.id));
+            (self.on_bug)(&format!(
+                "shard {}: more than {PANICS_MAX} panics in 60 s",
+                self.id
+            ));
         }
         tracing::error!(shard = %self.id, topic = %key.topic, queue = %key.queue,
             "a queue actor panicked and is restarted from its log");
@@ -180,7 +196,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         );
         let tell = |to: ReplyTo| self.host.refuse(to, &refusal);
         old.at_work.into_iter().for_each(tell);
-        inner.inbox_count = inner.inbox_count.saturating_sub(old.appends.len() + old.asks.len());
+        inner.inbox_count = inner
+            .inbox_count
+            .saturating_sub(old.appends.len() + old.asks.len());
         for pending in &old.appends {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
             tell(pending.reply);

@@ -47,7 +47,10 @@ impl FakeWorld {
     }
 
     pub fn host(self: &Rc<Self>, core: CoreNumber) -> Rc<FakeHost> {
-        Rc::new(FakeHost { world: Rc::clone(self), core })
+        Rc::new(FakeHost {
+            world: Rc::clone(self),
+            core,
+        })
     }
 
     pub fn take_words(&self, core: CoreNumber) -> Vec<CoreWord> {
@@ -96,7 +99,12 @@ impl FakeWorld {
 impl Host for FakeHost {
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
         if peer.core == self.core {
-            let mut out = self.world.outs.borrow_mut().remove(&peer).unwrap_or_default();
+            let mut out = self
+                .world
+                .outs
+                .borrow_mut()
+                .remove(&peer)
+                .unwrap_or_default();
             write(&mut out);
             self.world.outs.borrow_mut().insert(peer, out);
             return;
@@ -105,7 +113,8 @@ impl Host for FakeHost {
         write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames)).unwrap();
+            self.send_core(peer.core, CoreWord::Frames(peer, frames))
+                .unwrap();
         }
     }
 

@@ -83,7 +83,11 @@ impl MemoryStore {
     }
 
     fn readable(&self) -> u64 {
-        if self.sync { self.committed.get() } else { self.staged.get() }
+        if self.sync {
+            self.committed.get()
+        } else {
+            self.staged.get()
+        }
     }
 }
 
@@ -93,7 +97,9 @@ impl QueueStore for MemoryStore {
             return Err(AppendError::TailFull { unwritten_bytes: 1 });
         }
         if let Some(reason) = &*self.poison.borrow() {
-            return Err(AppendError::Poisoned { reason: Rc::clone(reason) });
+            return Err(AppendError::Poisoned {
+                reason: Rc::clone(reason),
+            });
         }
         assert_ne!(record.body, b"panic outside the store");
         self.room.set(self.room.get() - 1);
@@ -131,7 +137,12 @@ impl QueueStore for MemoryStore {
             time,
             keys: record.keys.iter().map(|key| (*key).to_owned()).collect(),
         });
-        Ok(Appended { queue_offset: QueueOffset(offset), physical, end, store_timestamp: time })
+        Ok(Appended {
+            queue_offset: QueueOffset(offset),
+            physical,
+            end,
+            store_timestamp: time,
+        })
     }
 
     fn seal(&self) -> FilePosition {
@@ -158,9 +169,18 @@ impl QueueStore for MemoryStore {
 
     fn bounds(&self, key: QueueKey) -> QueueBounds {
         let queues = self.queues.borrow();
-        let Some(queue) = queues.get(&key) else { return QueueBounds::default() };
-        let max = queue.rows.iter().filter(|row| row.end.0 <= self.readable()).count() as u64;
-        QueueBounds { min: QueueOffset(queue.min), max: QueueOffset(max) }
+        let Some(queue) = queues.get(&key) else {
+            return QueueBounds::default();
+        };
+        let max = queue
+            .rows
+            .iter()
+            .filter(|row| row.end.0 <= self.readable())
+            .count() as u64;
+        QueueBounds {
+            min: QueueOffset(queue.min),
+            max: QueueOffset(max),
+        }
     }
 
     fn queues(&self) -> Vec<QueueKey> {
@@ -184,7 +204,11 @@ impl QueueStore for MemoryStore {
         }
         let bounds = self.bounds(key);
         let queues = self.queues.borrow();
-        let mut outcome = ReadOutcome { bounds, next_offset: from, ..ReadOutcome::default() };
+        let mut outcome = ReadOutcome {
+            bounds,
+            next_offset: from,
+            ..ReadOutcome::default()
+        };
         let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
         let readable = usize::try_from(bounds.max.0).unwrap();
         let start = usize::try_from(from.0).unwrap();
@@ -223,7 +247,9 @@ impl QueueStore for MemoryStore {
         let queues = self.queues.borrow();
         let mut rows = queues.values().flat_map(|queue| &queue.rows);
         let found = rows.find(|row| row.physical == physical);
-        found.map(|row| row.bytes.clone()).ok_or(ReadError::Outside { physical })
+        found
+            .map(|row| row.bytes.clone())
+            .ok_or(ReadError::Outside { physical })
     }
 
     async fn search_by_time(
@@ -234,7 +260,10 @@ impl QueueStore for MemoryStore {
     ) -> Result<QueueOffset, ReadError> {
         let queues = self.queues.borrow();
         let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
-        let found = rows.iter().position(|row| row.time >= time).unwrap_or(rows.len());
+        let found = rows
+            .iter()
+            .position(|row| row.time >= time)
+            .unwrap_or(rows.len());
         Ok(QueueOffset(found as u64))
     }
 
@@ -245,7 +274,10 @@ impl QueueStore for MemoryStore {
     ) -> Result<Option<StoreTimestamp>, ReadError> {
         let queues = self.queues.borrow();
         let at = usize::try_from(offset.0).unwrap();
-        Ok(queues.get(&key).and_then(|queue| queue.rows.get(at)).map(|row| row.time))
+        Ok(queues
+            .get(&key)
+            .and_then(|queue| queue.rows.get(at))
+            .map(|row| row.time))
     }
 
     async fn query_key(

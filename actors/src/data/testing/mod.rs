@@ -21,7 +21,7 @@ use gantry_storage::units::{ShardId, TopicId};
 use self::fake_host::{FakeHost, FakeWorld};
 use self::memory_store::MemoryStore;
 use super::core::{CorePlace, DataCore};
-use super::parked::Caller;
+use super::requests::parked::Caller;
 use crate::seam::{CatalogChange, GroupEntry, ToData, TopicEntry};
 use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType};
 
@@ -43,14 +43,25 @@ impl TestBroker {
         let settings = Arc::new(settings);
         let world = FakeWorld::new(cores);
         let sync = settings.flush_disk_type == FlushDiskType::Sync;
-        let mut broker = Self { world: Rc::clone(&world), cores: Vec::new(), stores: Vec::new() };
+        let mut broker = Self {
+            world: Rc::clone(&world),
+            cores: Vec::new(),
+            stores: Vec::new(),
+        };
         for number in 0..cores {
-            let place =
-                CorePlace { number, cores, shards_count: shards, seed: u64::from(number) + 7 };
+            let place = CorePlace {
+                number,
+                cores,
+                shards_count: shards,
+                seed: u64::from(number) + 7,
+            };
             let host = world.host(number);
-            let core = DataCore::new(place, Arc::clone(&settings), host, Rc::new(|line| {
-                panic!("{line}")
-            }));
+            let core = DataCore::new(
+                place,
+                Arc::clone(&settings),
+                host,
+                Rc::new(|line| panic!("{line}")),
+            );
             for shard in (0..shards).filter(|shard| u16::from(*shard) % cores == number) {
                 let store = MemoryStore::new(ShardId(shard), sync);
                 broker.stores.push(Rc::clone(&store));
@@ -76,7 +87,10 @@ impl TestBroker {
     }
 
     pub fn request_at(&self, core: u16, slot: u32, frame: &Frame) {
-        let caller = Caller { peer: peer(core, slot), addr: client_addr() };
+        let caller = Caller {
+            peer: peer(core, slot),
+            addr: client_addr(),
+        };
         self.cores[usize::from(core)].handle(caller, frame).unwrap();
     }
 
@@ -123,7 +137,11 @@ impl TestBroker {
 }
 
 pub fn peer(core: u16, slot: u32) -> PeerRef {
-    PeerRef { core, slot, generation: 1 }
+    PeerRef {
+        core,
+        slot,
+        generation: 1,
+    }
 }
 
 pub fn client_addr() -> SocketAddr {
@@ -131,18 +149,32 @@ pub fn client_addr() -> SocketAddr {
 }
 
 pub fn topic(name: &str, id: u32, queues: i32) -> Arc<TopicEntry> {
-    Arc::new(TopicEntry { id: TopicId(id), config: TopicConfig::new(name, queues) })
+    Arc::new(TopicEntry {
+        id: TopicId(id),
+        config: TopicConfig::new(name, queues),
+    })
 }
 
 pub fn group(name: &str) -> Arc<GroupEntry> {
     let config = SubscriptionGroupConfig::new(name);
-    Arc::new(GroupEntry { name: Arc::from(name), config, live: None })
+    Arc::new(GroupEntry {
+        name: Arc::from(name),
+        config,
+        live: None,
+    })
 }
 
 pub fn ext<'a>(reply: &'a Command, name: &str) -> &'a str {
-    let fields: HashMap<&str, &str> =
-        reply.ext.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    fields.get(name).copied().unwrap_or_else(|| panic!("no {name} in {reply:?}"))
+    let fields: HashMap<&str, &str> = reply
+        .ext
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    fields
+        .get(name)
+        .copied()
+        .unwrap_or_else(|| panic!("no {name} in {reply:?}"))
 }
 
 pub fn send_header(topic: &str) -> SendHeader<'_> {
@@ -191,7 +223,10 @@ pub fn pull_frame(opaque: i32, header: &PullHeader<'_>) -> Frame {
 
 /// A pull that may be suspended.
 pub fn long_pull(topic: &str, queue_id: i32, offset: i64) -> PullHeader<'_> {
-    PullHeader { sys_flag: FLAG_SUBSCRIPTION | FLAG_SUSPEND, ..pull_header(topic, queue_id, offset) }
+    PullHeader {
+        sys_flag: FLAG_SUBSCRIPTION | FLAG_SUSPEND,
+        ..pull_header(topic, queue_id, offset)
+    }
 }
 
 pub fn request_frame(code: i32, opaque: i32, ext: &[(&str, ExtValue<'_>)], body: &[u8]) -> Frame {
@@ -206,7 +241,10 @@ pub fn records(body: &Bytes) -> Vec<(i64, String)> {
     gantry_protocol::message::RecordIter::new(body)
         .map(|record| {
             let record = record.unwrap();
-            (record.queue_offset, String::from_utf8(record.body.to_vec()).unwrap())
+            (
+                record.queue_offset,
+                String::from_utf8(record.body.to_vec()).unwrap(),
+            )
         })
         .collect()
 }

@@ -2,11 +2,11 @@
 //!
 //! **Owns** the table code → handler.
 //! **Lives on** the session's data core.
-//! **Invariants** nothing here waits: a request is answered, posted, parked or handed on before the next one is
-//! looked at, so a long poll never blocks a heartbeat of the same connection (trap 12). Every request that
-//! isn't one-way gets an answer in the end.
+//! **Invariants** nothing here waits: a request is answered, posted, parked or handed on before the
+//! next one is looked at, so a long poll never blocks a heartbeat of the same connection (trap 12).
+//! Every request that isn't one-way gets an answer in the end.
 //! **Limits** those of inboxes, parking and mailboxes; a full one is a refusal at once.
-//! **Not here** the handlers' rules (`send`, `pulls`, `offset_requests`, `locks`, `query`).
+//! **Not here** the handlers' rules (`send`, `pulls`, `offsets`, `locks`, `query`).
 
 use std::rc::Rc;
 
@@ -16,12 +16,12 @@ use gantry_protocol::error::HeaderError;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::send::SendHeader;
 
-use super::core::DataCore;
-use super::host::Host;
 use super::parked::{Caller, Park, ParkedRequest, Subject};
-use super::queue::store::QueueStore;
 use super::send::Checked;
-use super::words::ReplyTo;
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::words::ReplyTo;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::{ControlRequest, Ticket, ToControl};
 
@@ -103,7 +103,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
                 ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
             ];
-            self.host.reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+            self.host
+                .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
         }
     }
 
@@ -123,7 +124,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let now_ms = self.host.wall_ms();
         let checked = {
             let catalog = self.catalog.borrow();
-            self.desk.check(&catalog, &header, frame, caller.addr, now_ms)?
+            self.desk
+                .check(&catalog, &header, frame, caller.addr, now_ms)?
         };
         match checked {
             Checked::Ready(key, append) => self.route_append(key, to, append),
@@ -153,15 +155,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// Parks a request until a group is made.
-    pub(super) fn park_for_group(
+    pub(in crate::data) fn park_for_group(
         self: &Rc<Self>,
         group: &str,
         caller: Caller,
         frame: &Frame,
     ) -> Result<(), Refusal> {
         let group = group.to_owned();
-        let ask =
-            |ticket| ToControl::EnsureGroup { core: self.number, ticket, group: group.clone() };
+        let ask = |ticket| ToControl::EnsureGroup {
+            core: self.number,
+            ticket,
+            group: group.clone(),
+        };
         self.park(Subject::Group(group.clone()), caller, frame, ask)
     }
 
@@ -172,8 +177,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         frame: &Frame,
         ask: impl FnOnce(Ticket) -> ToControl,
     ) -> Result<(), Refusal> {
-        let request = ParkedRequest { caller, frame: frame.clone() };
-        let parked = self.parked.borrow_mut().park(subject, request, self.host.mono_ms());
+        let request = ParkedRequest {
+            caller,
+            frame: frame.clone(),
+        };
+        let parked = self
+            .parked
+            .borrow_mut()
+            .park(subject, request, self.host.mono_ms());
         self.timed.set();
         match parked {
             Park::Waits => Ok(()),
@@ -191,7 +202,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// The control plane has made (or refused) what parked requests wait for.
-    pub(super) fn resume(self: &Rc<Self>, ticket: Ticket, outcome: &Result<(), Refusal>) {
+    pub(in crate::data) fn resume(self: &Rc<Self>, ticket: Ticket, outcome: &Result<(), Refusal>) {
         let requests = self.parked.borrow_mut().take(ticket);
         for ParkedRequest { caller, frame } in requests {
             match outcome {
@@ -202,7 +213,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    pub(super) fn end_late_parked(&self) {
+    pub(in crate::data) fn end_late_parked(&self) {
         let late = self.parked.borrow_mut().take_due(self.host.mono_ms());
         let remark = "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while: stage \
                       parked, the topic or group was not made within 3 s";
@@ -213,7 +224,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn refuse_parked(&self, caller: Caller, frame: &Frame, refusal: &Refusal) {
-        let Ok(view) = HeaderView::parse(frame.encoding, &frame.header) else { return };
+        let Ok(view) = HeaderView::parse(frame.encoding, &frame.header) else {
+            return;
+        };
         let to = ReplyTo {
             peer: caller.peer,
             opaque: view.opaque,
@@ -224,7 +237,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
             ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
         ];
-        self.host.reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+        self.host
+            .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
     }
 
     fn hand_to_control(
@@ -234,7 +248,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         frame: &Frame,
     ) -> Result<(), Refusal> {
         let command = Command::from_view(view, frame.body.clone());
-        let request = ControlRequest { peer: caller.peer, peer_addr: caller.addr, command };
+        let request = ControlRequest {
+            peer: caller.peer,
+            peer_addr: caller.addr,
+            command,
+        };
         if self.host.send_control(ToControl::Request(request)) {
             return Ok(());
         }
@@ -252,7 +270,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 }
 
 /// 17, with the text Java's tools show.
-pub(super) fn no_topic(topic: &str) -> Refusal {
+pub(in crate::data) fn no_topic(topic: &str) -> Refusal {
     let remark = format!("topic[{}] not exist, apply first please!", quoted(topic));
     Refusal::new(response::TOPIC_NOT_EXIST, remark)
 }

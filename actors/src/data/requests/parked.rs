@@ -2,8 +2,8 @@
 //!
 //! **Owns** the parked frames, by what they wait for.
 //! **Lives on** each data core.
-//! **Invariants** while anything waits for a topic, further sends to it wait behind, so the order of a
-//! connection's messages holds; one question a subject is under way at the control plane.
+//! **Invariants** while anything waits for a topic, further sends to it wait behind, so the order
+//! of a connection's messages holds; one question a subject is under way at the control plane.
 //! **Limits** [`PARKED_MAX`] requests of [`PARKED_BYTES_MAX`] together, each at most [`PARKED_MS`].
 //! **Not here** who may make what (`control`).
 
@@ -103,25 +103,43 @@ impl Parked {
         let ticket = Ticket(self.last_ticket);
         self.tickets.insert(subject.clone(), ticket);
         let deadline_ms = now_ms + PARKED_MS;
-        self.waits.insert(ticket, Wait { subject, deadline_ms, requests: vec![request] });
+        self.waits.insert(
+            ticket,
+            Wait {
+                subject,
+                deadline_ms,
+                requests: vec![request],
+            },
+        );
         Park::Ask(ticket)
     }
 
     /// Takes what waits under a ticket, in the order it came.
     pub fn take(&mut self, ticket: Ticket) -> Vec<ParkedRequest> {
-        let Some(wait) = self.waits.remove(&ticket) else { return Vec::new() };
+        let Some(wait) = self.waits.remove(&ticket) else {
+            return Vec::new();
+        };
         self.tickets.remove(&wait.subject);
         self.count -= wait.requests.len();
-        self.bytes -= wait.requests.iter().map(|one| one.frame.wire_bytes()).sum::<usize>();
+        self.bytes -= wait
+            .requests
+            .iter()
+            .map(|one| one.frame.wire_bytes())
+            .sum::<usize>();
         wait.requests
     }
 
     /// Takes what has waited too long.
     pub fn take_due(&mut self, now_ms: u64) -> Vec<ParkedRequest> {
         // Tickets and deadlines grow together.
-        let due = self.waits.iter().take_while(|(_, wait)| wait.deadline_ms <= now_ms);
+        let due = self
+            .waits
+            .iter()
+            .take_while(|(_, wait)| wait.deadline_ms <= now_ms);
         let due: Vec<Ticket> = due.map(|(ticket, _)| *ticket).collect();
-        due.into_iter().flat_map(|ticket| self.take(ticket)).collect()
+        due.into_iter()
+            .flat_map(|ticket| self.take(ticket))
+            .collect()
     }
 
     /// Whether nothing waits.
@@ -138,10 +156,24 @@ mod tests {
     use super::*;
 
     fn request(slot: u32, bytes: usize) -> ParkedRequest {
-        let peer = PeerRef { core: 0, slot, generation: 1 };
+        let peer = PeerRef {
+            core: 0,
+            slot,
+            generation: 1,
+        };
         let body = Bytes::from(vec![0; bytes]);
-        let frame = Frame { encoding: HeaderEncoding::Json, header: Bytes::new(), body };
-        ParkedRequest { caller: Caller { peer, addr: "127.0.0.1:1".parse().unwrap() }, frame }
+        let frame = Frame {
+            encoding: HeaderEncoding::Json,
+            header: Bytes::new(),
+            body,
+        };
+        ParkedRequest {
+            caller: Caller {
+                peer,
+                addr: "127.0.0.1:1".parse().unwrap(),
+            },
+            frame,
+        }
     }
 
     fn topic() -> Subject {
@@ -151,10 +183,16 @@ mod tests {
     #[test]
     fn one_question_and_the_order_kept() {
         let mut parked = Parked::default();
-        let Park::Ask(ticket) = parked.park(topic(), request(1, 10), 0) else { panic!() };
+        let Park::Ask(ticket) = parked.park(topic(), request(1, 10), 0) else {
+            panic!()
+        };
         assert_eq!(parked.park(topic(), request(2, 10), 5), Park::Waits);
         assert!(parked.holds_topic("T"));
-        let slots: Vec<u32> = parked.take(ticket).iter().map(|p| p.caller.peer.slot).collect();
+        let slots: Vec<u32> = parked
+            .take(ticket)
+            .iter()
+            .map(|p| p.caller.peer.slot)
+            .collect();
         assert_eq!(slots, [1, 2]);
         assert!(!parked.holds_topic("T"));
         assert!(parked.take(ticket).is_empty());
@@ -163,8 +201,14 @@ mod tests {
     #[test]
     fn bounds_hold_and_time_ends_the_wait() {
         let mut parked = Parked::default();
-        assert_ne!(parked.park(topic(), request(1, PARKED_BYTES_MAX / 2), 0), Park::Full);
-        assert_eq!(parked.park(topic(), request(2, PARKED_BYTES_MAX / 2), 0), Park::Full);
+        assert_ne!(
+            parked.park(topic(), request(1, PARKED_BYTES_MAX / 2), 0),
+            Park::Full
+        );
+        assert_eq!(
+            parked.park(topic(), request(2, PARKED_BYTES_MAX / 2), 0),
+            Park::Full
+        );
         assert!(parked.take_due(PARKED_MS - 1).is_empty());
         assert_eq!(parked.take_due(PARKED_MS).len(), 1);
         assert!(parked.is_empty());

@@ -1,9 +1,11 @@
 //! A pull, from its header to a request for a queue actor.
 //!
-//! **Owns** the checks of 11 and 361, in RocketMQ's order (behaviours §5.1), and the choice of the filter.
+//! **Owns** the checks of 11 and 361, in RocketMQ's order (behaviours §5.1), and the choice of the
+//! filter.
 //! **Lives on** the session's data core.
 //! **Invariants** a pull never makes a topic; it makes a group if the settings allow. A pull whose
-//! subscription is newer than the catalog's gets 25, so it is never filtered by an old one (trap 62).
+//! subscription is newer than the catalog's gets 25, so it is never filtered by an old one (trap
+//! 62).
 //! **Limits** [`SUSPEND_MS_MAX`]; sizes as the settings say.
 //! **Not here** offsets, records, waiting (`shard::pulls`), SQL92 (not built yet).
 
@@ -17,14 +19,14 @@ use gantry_protocol::request::pull::{self, PullHeader};
 use gantry_protocol::subscription::TagFilter;
 use gantry_storage::units::{QueueId, QueueKey};
 
-use super::catalog::{Catalog, Group, PERM_READ};
-use super::core::DataCore;
 use super::dispatch::{Parking, no_topic};
-use super::filter::tag::Filter;
-use super::host::Host;
 use super::parked::Caller;
-use super::queue::store::QueueStore;
-use super::words::{Pull, QueueRequest, ReplyTo};
+use crate::data::catalog::{Catalog, Group, PERM_READ};
+use crate::data::core::DataCore;
+use crate::data::filter::tag::Filter;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::words::{Pull, QueueRequest, ReplyTo};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 
@@ -32,7 +34,7 @@ use crate::seam::TopicEntry;
 pub const SUSPEND_MS_MAX: u64 = 120_000;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
-    pub(super) fn pull(
+    pub(in crate::data) fn pull(
         self: &Rc<Self>,
         view: &HeaderView<'_>,
         caller: Caller,
@@ -57,7 +59,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// A request that names an unknown group: made if the settings allow, else 26.
-    pub(super) fn no_group(
+    pub(in crate::data) fn no_group(
         self: &Rc<Self>,
         group: &str,
         caller: Caller,
@@ -93,11 +95,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let remark = format!("subscription group no permission, {}", group.entry.name);
             return Err(forbidden(remark));
         }
-        let topic = catalog.topic(header.topic).ok_or_else(|| no_topic(header.topic))?;
+        let topic = catalog
+            .topic(header.topic)
+            .ok_or_else(|| no_topic(header.topic))?;
         let config = &topic.config;
         if config.perm & PERM_READ == 0 {
-            let remark =
-                format!("the topic[{}] pulling message is forbidden", quoted(header.topic));
+            let remark = format!(
+                "the topic[{}] pulling message is forbidden",
+                quoted(header.topic)
+            );
             return Err(forbidden(remark));
         }
         if header.queue_id < 0 || header.queue_id >= config.read_queue_nums {
@@ -172,34 +178,49 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         group: &Group,
         filter: TagFilter,
     ) -> Result<(QueueKey, Pull), Refusal> {
-        let queue = u16::try_from(header.queue_id).map_err(|_| {
-            Refusal::new(response::INVALID_PARAMETER, "queueId exceeds 65535")
-        })?;
+        let queue = u16::try_from(header.queue_id)
+            .map_err(|_| Refusal::new(response::INVALID_PARAMETER, "queueId exceeds 65535"))?;
         let settings = &self.settings;
         let wanted = u32::try_from(header.max_msg_nums).unwrap_or(0).max(1);
         let messages_max = u32::try_from(settings.transfer_count_max_in_memory)
             .unwrap_or(u32::MAX)
             .min(wanted);
-        let asked = header.max_msg_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        let asked = header
+            .max_msg_bytes
+            .and_then(|bytes| u64::try_from(bytes).ok());
         let bytes_max = settings.transfer_bytes_max_in_memory as u64;
-        let bytes_max = asked.filter(|bytes| *bytes > 0).map_or(bytes_max, |n| n.min(bytes_max));
+        let bytes_max = asked
+            .filter(|bytes| *bytes > 0)
+            .map_or(bytes_max, |n| n.min(bytes_max));
         let pull = Pull {
             group: Arc::clone(&group.entry.name),
             wanted: header.queue_offset,
             messages_max,
             bytes_max,
             filter,
-            commit: header.has(pull::FLAG_COMMIT_OFFSET).then_some(header.commit_offset),
-            suspend_ms: header.has(pull::FLAG_SUSPEND).then(|| self.suspend_ms(header)),
+            commit: header
+                .has(pull::FLAG_COMMIT_OFFSET)
+                .then_some(header.commit_offset),
+            suspend_ms: header
+                .has(pull::FLAG_SUSPEND)
+                .then(|| self.suspend_ms(header)),
             topic_sys_flag: topic.config.topic_sys_flag,
             group_sys_flag: group.entry.config.group_sys_flag,
         };
-        Ok((QueueKey { topic: topic.id, queue: QueueId(queue) }, pull))
+        Ok((
+            QueueKey {
+                topic: topic.id,
+                queue: QueueId(queue),
+            },
+            pull,
+        ))
     }
 
     fn suspend_ms(&self, header: &PullHeader<'_>) -> u64 {
         if self.settings.long_polling_enable {
-            u64::try_from(header.suspend_timeout_ms).unwrap_or(0).min(SUSPEND_MS_MAX)
+            u64::try_from(header.suspend_timeout_ms)
+                .unwrap_or(0)
+                .min(SUSPEND_MS_MAX)
         } else {
             self.settings.short_polling_time_ms
         }

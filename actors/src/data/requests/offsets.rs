@@ -18,12 +18,12 @@ use gantry_protocol::request::offset::{
 };
 use gantry_storage::units::{Boundary, QueueId, QueueKey, StoreTimestamp};
 
-use super::core::DataCore;
 use super::dispatch::{Parking, no_topic};
-use super::host::Host;
 use super::parked::Caller;
-use super::queue::store::QueueStore;
-use super::words::{QueueRequest, ReplyTo};
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::words::{QueueRequest, ReplyTo};
 use crate::refusal::{Refusal, quoted};
 
 type Handled = Result<(), Refusal>;
@@ -33,7 +33,7 @@ fn malformed(error: &FieldError) -> Refusal {
 }
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
-    pub(super) fn query_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
+    pub(in crate::data) fn query_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         let header = QueryConsumerOffset::parse(view).map_err(|error| malformed(&error))?;
         let zero_if_young = header.set_zero_if_not_found.unwrap_or(true);
         let group = self.group_name(header.consumer_group);
@@ -45,10 +45,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let remark = "Not found, maybe this group consumer boot first";
             return Err(Refusal::new(response::QUERY_NOT_FOUND, remark));
         };
-        self.route_ask(key, to, QueueRequest::QueryOffset { group, zero_if_young })
+        self.route_ask(
+            key,
+            to,
+            QueueRequest::QueryOffset {
+                group,
+                zero_if_young,
+            },
+        )
     }
 
-    pub(super) fn commit_offset(
+    pub(in crate::data) fn commit_offset(
         self: &Rc<Self>,
         view: &HeaderView<'_>,
         caller: Caller,
@@ -71,23 +78,27 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         self.route_ask(key, to, QueueRequest::CommitOffset { group, offset })
     }
 
-    pub(super) fn search_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
+    pub(in crate::data) fn search_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         let header = SearchOffset::parse(view).map_err(|error| malformed(&error))?;
-        let boundary = if header.is_upper() { Boundary::Upper } else { Boundary::Lower };
+        let boundary = if header.is_upper() {
+            Boundary::Upper
+        } else {
+            Boundary::Lower
+        };
         let time = StoreTimestamp(u64::try_from(header.timestamp_ms).unwrap_or(0));
         let request = QueueRequest::SearchTime { time, boundary };
         self.ask_or_tell((header.topic, header.queue_id), to, ("offset", 0), request)
     }
 
-    pub(super) fn max_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
+    pub(in crate::data) fn max_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         self.of_queue(view, to, ("offset", 0), QueueRequest::MaxOffset)
     }
 
-    pub(super) fn min_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
+    pub(in crate::data) fn min_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         self.of_queue(view, to, ("offset", 0), QueueRequest::MinOffset)
     }
 
-    pub(super) fn earliest_time(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
+    pub(in crate::data) fn earliest_time(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         self.of_queue(view, to, ("timestamp", -1), QueueRequest::EarliestTime)
     }
 
@@ -118,7 +129,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn tell(&self, to: ReplyTo, name: &str, number: i64) {
         let ext = [(name, ExtValue::Int(number))];
-        self.host.reply(to, response::SUCCESS, None, Some(&ext), &[]);
+        self.host
+            .reply(to, response::SUCCESS, None, Some(&ext), &[]);
     }
 
     /// The queue a request names; none when its topic is unknown.
@@ -128,12 +140,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Refusal::new(response::INVALID_PARAMETER, remark)
         })?;
         let catalog = self.catalog.borrow();
-        Ok(catalog.topic(topic).map(|entry| QueueKey { topic: entry.id, queue: QueueId(queue) }))
+        Ok(catalog.topic(topic).map(|entry| QueueKey {
+            topic: entry.id,
+            queue: QueueId(queue),
+        }))
     }
 
     /// The catalog's own copy of a group's name where there is one: no allocation.
     fn group_name(&self, group: &str) -> Arc<str> {
         let catalog = self.catalog.borrow();
-        catalog.group(group).map_or_else(|| Arc::from(group), |known| Arc::clone(&known.entry.name))
+        catalog
+            .group(group)
+            .map_or_else(|| Arc::from(group), |known| Arc::clone(&known.entry.name))
     }
 }

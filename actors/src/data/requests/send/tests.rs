@@ -1,8 +1,8 @@
 use gantry_protocol::message::{BatchElement, encode_batch_element};
 use gantry_protocol::request::send::SendHeader;
 
-use super::super::testing::{
-    TestBroker, ext, group, records, send_frame, send_header, pull_frame, pull_header, topic,
+use crate::data::testing::{
+    TestBroker, ext, group, pull_frame, pull_header, records, send_frame, send_header, topic,
 };
 use crate::seam::{CatalogChange, ToControl, ToData};
 
@@ -22,7 +22,16 @@ fn code_of(header: &SendHeader<'_>, body: &[u8]) -> i32 {
 #[test]
 fn each_refusal_has_its_code() {
     let plain = send_header("T");
-    assert_eq!(code_of(&SendHeader { queue_id: 4, ..plain }, b"x"), 29);
+    assert_eq!(
+        code_of(
+            &SendHeader {
+                queue_id: 4,
+                ..plain
+            },
+            b"x"
+        ),
+        29
+    );
     assert_eq!(code_of(&send_header("SCHEDULE_TOPIC_XXXX"), b"x"), 16);
     assert_eq!(code_of(&send_header("a b"), b"x"), 29);
 }
@@ -35,10 +44,28 @@ fn trap_104_an_empty_body_gets_1() {
 #[test]
 fn trap_46_what_the_record_cannot_hold_gets_13() {
     let long = "k\u{1}".to_owned() + &"v".repeat(32_800) + "\u{2}";
-    assert_eq!(code_of(&SendHeader { properties: &long, ..send_header("T") }, b"x"), 13);
+    assert_eq!(
+        code_of(
+            &SendHeader {
+                properties: &long,
+                ..send_header("T")
+            },
+            b"x"
+        ),
+        13
+    );
     // Fits as sent, not with what the broker adds.
     let edge = "k\u{1}".to_owned() + &"v".repeat(32_700) + "\u{2}";
-    assert_eq!(code_of(&SendHeader { properties: &edge, ..send_header("T") }, b"x"), 13);
+    assert_eq!(
+        code_of(
+            &SendHeader {
+                properties: &edge,
+                ..send_header("T")
+            },
+            b"x"
+        ),
+        13
+    );
     assert_eq!(code_of(&send_header(&"t".repeat(128)), b"x"), 13);
     assert_eq!(code_of(&send_header("T"), &vec![0; (4 << 20) + 1]), 13);
 }
@@ -46,14 +73,36 @@ fn trap_46_what_the_record_cannot_hold_gets_13() {
 #[test]
 fn what_is_not_built_is_refused_and_not_retried() {
     let plain = send_header("T");
-    for properties in ["DELAY\u{1}3\u{2}", "TRAN_MSG\u{1}true\u{2}", "TIMER_DELAY_MS\u{1}9\u{2}"] {
-        let (code, remark) = refused(&SendHeader { properties, ..plain }, b"x");
+    for properties in [
+        "DELAY\u{1}3\u{2}",
+        "TRAN_MSG\u{1}true\u{2}",
+        "TIMER_DELAY_MS\u{1}9\u{2}",
+    ] {
+        let (code, remark) = refused(
+            &SendHeader {
+                properties,
+                ..plain
+            },
+            b"x",
+        );
         assert_eq!(code, 13, "{properties}");
         assert!(remark.contains("yet"), "{remark}");
     }
-    assert_eq!(code_of(&SendHeader { sys_flag: 4, ..plain }, b"x"), 13);
+    assert_eq!(
+        code_of(
+            &SendHeader {
+                sys_flag: 4,
+                ..plain
+            },
+            b"x"
+        ),
+        13
+    );
     let broker = TestBroker::new(1, 1, |_| {});
-    let later = SendHeader { properties: "DELAY\u{1}0\u{2}", ..plain };
+    let later = SendHeader {
+        properties: "DELAY\u{1}0\u{2}",
+        ..plain
+    };
     broker.request(&send_frame(1, &later, b"x"));
     assert_eq!(broker.reply().code, 0);
 }
@@ -66,7 +115,10 @@ fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit() {
     let header = send_header("%RETRY%g");
     broker.request(&send_frame(1, &header, b"x"));
     assert_eq!(broker.reply().code, 0);
-    let worn = SendHeader { reconsume_times: 17, ..header };
+    let worn = SendHeader {
+        reconsume_times: 17,
+        ..header
+    };
     broker.request(&send_frame(2, &worn, b"x"));
     assert_eq!(broker.reply().code, 13);
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%h", 3, 1))));
@@ -77,7 +129,10 @@ fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit() {
 #[test]
 fn trap_43_a_negative_queue_is_chosen_among_the_write_queues() {
     let broker = TestBroker::new(1, 1, |_| {});
-    let header = SendHeader { queue_id: -1, ..send_header("T") };
+    let header = SendHeader {
+        queue_id: -1,
+        ..send_header("T")
+    };
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..64 {
         broker.request(&send_frame(n, &header, b"x"));
@@ -92,20 +147,43 @@ fn traps_39_40_the_header_makes_a_batch() {
     let mut body = bytes::BytesMut::new();
     for text in ["a", "b", "c"] {
         let properties = "TAGS\u{1}TagA\u{2}UNIQ_KEY\u{1}U\u{2}";
-        let element = BatchElement { flag: 3, body: text.as_bytes(), properties };
+        let element = BatchElement {
+            flag: 3,
+            body: text.as_bytes(),
+            properties,
+        };
         encode_batch_element(&element, &mut body).unwrap();
     }
-    let header = SendHeader { batch: true, ..send_header("T") };
+    let header = SendHeader {
+        batch: true,
+        ..send_header("T")
+    };
     broker.request(&send_frame(1, &header, &body));
     let reply = broker.reply();
     assert_eq!(reply.code, 0, "{reply:?}");
     assert_eq!(ext(&reply, "msgId").split(',').count(), 3);
     assert_eq!(ext(&reply, "queueOffset"), "0");
-    assert!(reply.ext.unwrap().iter().all(|(name, _)| name != "transactionId"));
+    assert!(
+        reply
+            .ext
+            .unwrap()
+            .iter()
+            .all(|(name, _)| name != "transactionId")
+    );
     broker.request(&pull_frame(2, &pull_header("T", 0, 0)));
     let found = records(&broker.reply().body);
-    assert_eq!(found, [(0, "a".to_owned()), (1, "b".to_owned()), (2, "c".to_owned())]);
-    let bad = SendHeader { batch: true, ..send_header("T") };
+    assert_eq!(
+        found,
+        [
+            (0, "a".to_owned()),
+            (1, "b".to_owned()),
+            (2, "c".to_owned())
+        ]
+    );
+    let bad = SendHeader {
+        batch: true,
+        ..send_header("T")
+    };
     broker.request(&send_frame(3, &bad, b"not a batch at all"));
     assert_eq!(broker.reply().code, 13);
 }
@@ -118,7 +196,15 @@ fn unknown_topics_are_parked_in_order_and_resumed() {
     broker.request(&send_frame(2, &header, b"second"));
     assert!(broker.replies().is_empty());
     let asked = broker.world.take_control();
-    let [ToControl::EnsureTopic { ticket, topic: name, default_topic, .. }] = &asked[..] else {
+    let [
+        ToControl::EnsureTopic {
+            ticket,
+            topic: name,
+            default_topic,
+            ..
+        },
+    ] = &asked[..]
+    else {
         panic!("{asked:?}");
     };
     assert_eq!((name.as_str(), default_topic.as_str()), ("New", "TBW102"));
@@ -126,13 +212,23 @@ fn unknown_topics_are_parked_in_order_and_resumed() {
     // The topic is known, but those before it still wait.
     broker.request(&send_frame(3, &header, b"third"));
     let ticket = *ticket;
-    broker.tell_all(|| ToData::Resolved { ticket, outcome: Ok(()) });
+    broker.tell_all(|| ToData::Resolved {
+        ticket,
+        outcome: Ok(()),
+    });
     let offsets: Vec<(i32, String)> = broker
         .replies()
         .iter()
         .map(|reply| (reply.opaque, ext(reply, "queueOffset").to_owned()))
         .collect();
-    assert_eq!(offsets, [(1, "0".to_owned()), (2, "1".to_owned()), (3, "2".to_owned())]);
+    assert_eq!(
+        offsets,
+        [
+            (1, "0".to_owned()),
+            (2, "1".to_owned()),
+            (3, "2".to_owned())
+        ]
+    );
 }
 
 #[test]
@@ -140,9 +236,14 @@ fn parked_sends_are_told_when_the_topic_is_refused_or_time_is_up() {
     let broker = TestBroker::new(1, 1, |_| {});
     broker.request(&send_frame(1, &send_header("New"), b"x"));
     let asked = broker.world.take_control();
-    let [ToControl::EnsureTopic { ticket, .. }] = asked[..] else { panic!() };
+    let [ToControl::EnsureTopic { ticket, .. }] = asked[..] else {
+        panic!()
+    };
     let refusal = crate::refusal::Refusal::new(17, "no");
-    broker.tell_all(|| ToData::Resolved { ticket, outcome: Err(refusal.clone()) });
+    broker.tell_all(|| ToData::Resolved {
+        ticket,
+        outcome: Err(refusal.clone()),
+    });
     assert_eq!(broker.reply().code, 17);
     broker.request(&send_frame(2, &send_header("Never"), b"x"));
     broker.pass_ms(3_000);

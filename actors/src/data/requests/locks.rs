@@ -2,25 +2,25 @@
 //!
 //! **Owns** the requests' bodies and the collected answer.
 //! **Lives on** the session's core (bodies) and on every core (its queues' locks).
-//! **Invariants** the reply lists exactly the requested queues that the client owns after the call (trap
-//! 75); unknown queues are not listed.
+//! **Invariants** the reply lists exactly the requested queues that the client owns after the call
+//! (trap 75); unknown queues are not listed.
 //! **Limits** [`LOCK_QUEUES_MAX`] queues a request.
 //! **Not here** the life of a lock (`queue::order_lock`), the gathering (`gather`).
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::code::response;
 use gantry_protocol::body::{LockRequest, MessageQueue, lock_reply};
+use gantry_protocol::code::response;
 use gantry_protocol::fastjson::{self, IntegerKeys};
 use gantry_protocol::frame::Frame;
 use gantry_storage::units::{QueueId, QueueKey};
 
-use super::core::DataCore;
-use super::gather::{GatherAsk, GatherGoal};
-use super::host::Host;
-use super::queue::store::QueueStore;
-use super::words::ReplyTo;
+use crate::data::core::DataCore;
+use crate::data::gather::{GatherAsk, GatherGoal};
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::words::ReplyTo;
 use crate::refusal::Refusal;
 
 /// Most queues of one request.
@@ -34,7 +34,7 @@ pub struct NamedQueue {
 }
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
-    pub(super) fn lock_queues(
+    pub(in crate::data) fn lock_queues(
         self: &Rc<Self>,
         frame: &Frame,
         to: ReplyTo,
@@ -43,9 +43,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let illegal = |why: String| Refusal::new(response::SYSTEM_ERROR, why);
         let body = LockRequest::parse(&frame.body).map_err(|error| illegal(error.to_string()))?;
         if body.queues.len() > LOCK_QUEUES_MAX {
-            return Err(illegal(format!("more than {LOCK_QUEUES_MAX} queues in one request")));
+            return Err(illegal(format!(
+                "more than {LOCK_QUEUES_MAX} queues in one request"
+            )));
         }
-        let named = body.queues.into_iter().filter_map(|queue| self.named_queue(queue));
+        let named = body
+            .queues
+            .into_iter()
+            .filter_map(|queue| self.named_queue(queue));
         let named: Vec<NamedQueue> = named.collect();
         let ask = GatherAsk::Lock {
             queues: named.iter().map(|named| named.key).collect(),
@@ -53,7 +58,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             client: Arc::from(body.client_id),
             take,
         };
-        let goal = if take { GatherGoal::LockReply(named) } else { GatherGoal::UnlockReply };
+        let goal = if take {
+            GatherGoal::LockReply(named)
+        } else {
+            GatherGoal::UnlockReply
+        };
         self.gather(to, &ask, goal)
     }
 
@@ -65,11 +74,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return None;
         }
         let id = QueueId(u16::try_from(queue.queue_id).ok()?);
-        Some(NamedQueue { queue, key: QueueKey { topic: entry.id, queue: id } })
+        Some(NamedQueue {
+            queue,
+            key: QueueKey {
+                topic: entry.id,
+                queue: id,
+            },
+        })
     }
 
     /// Takes or gives back the locks of this core's queues; returns those taken.
-    pub(super) fn lock_own(
+    pub(in crate::data) fn lock_own(
         &self,
         queues: &[QueueKey],
         group: &Arc<str>,
@@ -87,7 +102,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         queues.iter().filter(mine).copied().collect()
     }
 
-    pub(super) fn finish_lock(&self, to: ReplyTo, asked: &[NamedQueue], locked: &[QueueKey]) {
+    pub(in crate::data) fn finish_lock(
+        &self,
+        to: ReplyTo,
+        asked: &[NamedQueue],
+        locked: &[QueueKey],
+    ) {
         let owned = asked.iter().filter(|named| locked.contains(&named.key));
         let body = lock_reply(owned.map(|named| &named.queue));
         let body = fastjson::to_bytes(&body, IntegerKeys::Quoted);

@@ -2,9 +2,9 @@
 //!
 //! **Owns** the checks of a send in RocketMQ's order, and the rewriting of its properties.
 //! **Lives on** the session's data core; nothing here touches the store.
-//! **Invariants** what is refused here was not stored. The header's batch field decides, not the code
-//! (trap 39). What this broker can't do yet (delay, timers, transactions, retry policy) is refused with
-//! a code that clients don't retry.
+//! **Invariants** what is refused here was not stored. The header's batch field decides, not the
+//! code (trap 39). What this broker can't do yet (delay, timers, transactions, retry policy) is
+//! refused with a code that clients don't retry.
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
@@ -24,16 +24,16 @@ use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
-use super::catalog::Catalog;
-use super::words::{Append, Element, Marks};
+use crate::data::catalog::Catalog;
+use crate::data::words::{Append, Element, Marks};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::settings::BrokerSettings;
 
 /// Properties are rewritten into blocks of this size, each shared by many messages.
 const ARENA_BYTES: usize = 64 * 1024;
-/// Most messages of one batch: the smallest element takes 22 bytes of a 4 MiB body, and a reply names
-/// each of them with 33 bytes.
+/// Most messages of one batch: the smallest element takes 22 bytes of a 4 MiB body, and a reply
+/// names each of them with 33 bytes.
 pub const BATCH_ELEMENTS_MAX: usize = 65_536;
 
 /// What one core needs to check sends.
@@ -47,7 +47,10 @@ pub struct SendDesk {
 
 /// What a send needs before it can be stored.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "boxing would allocate for each message")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "boxing would allocate for each message"
+)]
 pub enum Checked {
     /// It can be stored in this queue.
     Ready(QueueKey, Append),
@@ -87,7 +90,9 @@ impl SendDesk {
     ) -> Result<Checked, Refusal> {
         self.check_acceptance(now_ms)?;
         check_topic_name(header.topic)?;
-        let Some(topic) = catalog.topic(header.topic) else { return Ok(Checked::NoTopic) };
+        let Some(topic) = catalog.topic(header.topic) else {
+            return Ok(Checked::NoTopic);
+        };
         let config = &topic.config;
         if !catalog.writable() && config.order {
             let remark = format!(
@@ -101,7 +106,10 @@ impl SendDesk {
         check_retry_topic(catalog, header)?;
         if frame.body.is_empty() {
             // Trap 104: Java fails on the missing body with its own error text and code 1.
-            return Err(Refusal::new(response::SYSTEM_ERROR, "the message has no body"));
+            return Err(Refusal::new(
+                response::SYSTEM_ERROR,
+                "the message has no body",
+            ));
         }
         if frame.body.len() > self.settings.message_bytes_max {
             let remark = format!(
@@ -131,7 +139,7 @@ impl SendDesk {
         let chosen = match u64::try_from(wanted) {
             Ok(id) if id >= all => {
                 let remark = format!(
-                    "request queueId[{wanted}] is illegal, topic {} has {} read and {} write queues",
+                    "request queueId[{wanted}] is illegal, topic {}: {} read, {} write queues",
                     quoted(&config.name),
                     config.read_queue_nums,
                     config.write_queue_nums
@@ -142,9 +150,15 @@ impl SendDesk {
             Err(_) => self.random() % write.max(1),
         };
         let queue = u16::try_from(chosen).map_err(|_| {
-            Refusal::new(response::INVALID_PARAMETER, format!("queueId {chosen} exceeds 65535"))
+            Refusal::new(
+                response::INVALID_PARAMETER,
+                format!("queueId {chosen} exceeds 65535"),
+            )
         })?;
-        Ok(QueueKey { topic: topic.id, queue: QueueId(queue) })
+        Ok(QueueKey {
+            topic: topic.id,
+            queue: QueueId(queue),
+        })
     }
 
     /// Xorshift: spreads messages over queues, nothing more is asked of it.
@@ -166,7 +180,10 @@ impl SendDesk {
     ) -> Result<Append, Refusal> {
         let (properties, marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
-            let marks = Marks { no_wait: found.no_wait, ..Marks::default() };
+            let marks = Marks {
+                no_wait: found.no_wait,
+                ..Marks::default()
+            };
             (Bytes::new(), marks, split_batch(body)?)
         } else {
             let (properties, marks) = self.rewrite(header, now_ms)?;
@@ -213,7 +230,10 @@ impl SendDesk {
 
 fn check_topic_name(topic: &str) -> Result<(), Refusal> {
     if topic.len() > TOPIC_V1_BYTES_MAX && !topic.starts_with(system_topic::RETRY_PREFIX) {
-        let remark = format!("the topic's name has {} bytes, at most 127 are taken", topic.len());
+        let remark = format!(
+            "the topic's name has {} bytes, at most 127 are taken",
+            topic.len()
+        );
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
     }
     if let Err(error) = system_topic::check_topic_name(topic) {
@@ -228,7 +248,9 @@ fn check_topic_name(topic: &str) -> Result<(), Refusal> {
 
 /// A retry topic as an ordinary topic; the policy behind it isn't built yet.
 fn check_retry_topic(catalog: &Catalog, header: &SendHeader<'_>) -> Result<(), Refusal> {
-    let Some(group) = system_topic::group_of_retry_topic(header.topic) else { return Ok(()) };
+    let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
+        return Ok(());
+    };
     if header.batch {
         let remark = "batch request does not support retry group";
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
@@ -271,7 +293,9 @@ fn check_what_is_built(
         }
         return Err(not_yet("transactions"));
     }
-    let delayed = found.delay_level.is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
+    let delayed = found
+        .delay_level
+        .is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
     if delayed || found.is_timer() {
         return Err(not_yet("delayed messages"));
     }
@@ -291,7 +315,9 @@ fn split_batch(body: &Bytes) -> Result<Vec<Element>, Refusal> {
     for element in elements {
         let element = element.map_err(|error| illegal(error.to_string()))?;
         if split.len() == BATCH_ELEMENTS_MAX {
-            return Err(illegal(format!("a batch holds at most {BATCH_ELEMENTS_MAX} messages")));
+            return Err(illegal(format!(
+                "a batch holds at most {BATCH_ELEMENTS_MAX} messages"
+            )));
         }
         let range = |part: &[u8]| {
             let start = part.as_ptr().addr().saturating_sub(base);

@@ -1,10 +1,10 @@
 //! What storing a message needs to know of its properties, found without a second pass.
 //!
-//! **Owns** the step from `SendProperties` (texts of the string as sent) to [`Marks`] (ranges of the string
-//! as stored).
+//! **Owns** the step from `SendProperties` (texts of the string as sent) to [`Marks`] (ranges of
+//! the string as stored).
 //! **Lives on** the session's data core; pure.
-//! **Invariants** a range covers exactly the value it names; where that can't be shown cheaply, the stored
-//! string is searched.
+//! **Invariants** a range covers exactly the value it names; where that can't be shown cheaply, the
+//! stored string is searched.
 //! **Limits** none of its own.
 //! **Not here** the rewriting (`gantry_protocol::properties`).
 
@@ -30,7 +30,12 @@ pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &str) -> Mar
         None => range(found.unique_key, properties::name::UNIQ_KEY),
     };
     let keys = range(found.keys, properties::name::KEYS);
-    Marks { unique_key, keys, tags_code: code_of(found), no_wait: found.no_wait }
+    Marks {
+        unique_key,
+        keys,
+        tags_code: code_of(found),
+        no_wait: found.no_wait,
+    }
 }
 
 /// The marks of a batch element, whose properties stay as they are.
@@ -68,7 +73,11 @@ mod tests {
     use super::*;
 
     fn marks(sent: &str) -> (String, Marks) {
-        let broker = BrokerProperties { region: "r", trace_on: true, cluster: "c" };
+        let broker = BrokerProperties {
+            region: "r",
+            trace_on: true,
+            cluster: "c",
+        };
         let mut maker = UniqueIdMaker::new("10.0.0.1".parse().unwrap(), 1, 2);
         let mut stored = Vec::new();
         let found = rewrite_for_send(sent, &broker, || maker.next(3), &mut stored);

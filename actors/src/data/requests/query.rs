@@ -18,11 +18,11 @@ use gantry_protocol::properties::{SendProperties, split_keys};
 use gantry_protocol::request::offset::{QueryMessage, ViewMessage};
 use gantry_storage::units::PhysicalOffset;
 
-use super::core::DataCore;
-use super::gather::{GatherAsk, GatherGoal, KeyQuery};
-use super::host::Host;
-use super::queue::store::QueueStore;
-use super::words::ReplyTo;
+use crate::data::core::DataCore;
+use crate::data::gather::{GatherAsk, GatherGoal, KeyQuery};
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::words::ReplyTo;
 use crate::refusal::Refusal;
 
 /// Most records of one reply: what RocketMQ's tools ask for at most.
@@ -35,7 +35,7 @@ fn malformed(error: &FieldError) -> Refusal {
 }
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
-    pub(super) fn query_message(
+    pub(in crate::data) fn query_message(
         self: &Rc<Self>,
         view: &HeaderView<'_>,
         to: ReplyTo,
@@ -43,8 +43,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let header = QueryMessage::parse(view).map_err(|error| malformed(&error))?;
         let wanted = usize::try_from(header.max_num).unwrap_or(0);
         let by_unique_key = header.by_unique_key;
-        let wanted = if by_unique_key { self.settings.default_query_max_num } else { wanted };
-        let Some(topic) = self.catalog.borrow().topic(header.topic).map(|entry| entry.id) else {
+        let wanted = if by_unique_key {
+            self.settings.default_query_max_num
+        } else {
+            wanted
+        };
+        let Some(topic) = self
+            .catalog
+            .borrow()
+            .topic(header.topic)
+            .map(|entry| entry.id)
+        else {
             return Err(nothing_found());
         };
         let query = Arc::new(KeyQuery {
@@ -58,28 +67,37 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         self.gather(to, &ask, GatherGoal::QueryReply(query))
     }
 
-    pub(super) fn view_message(
+    pub(in crate::data) fn view_message(
         self: &Rc<Self>,
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
         let header = ViewMessage::parse(view).map_err(|error| malformed(&error))?;
         let physical = PhysicalOffset(header.physical_offset.cast_unsigned());
-        self.gather(to, &GatherAsk::Record(physical), GatherGoal::RecordReply(physical))
+        self.gather(
+            to,
+            &GatherAsk::Record(physical),
+            GatherGoal::RecordReply(physical),
+        )
     }
 
     /// This core's share of a search by key.
-    pub(super) async fn records_by_key(&self, query: &KeyQuery) -> Vec<(u64, Bytes)> {
+    pub(in crate::data) async fn records_by_key(&self, query: &KeyQuery) -> Vec<(u64, Bytes)> {
         let mut found = Vec::new();
         for shard in self.shards() {
             let (begin, end, max) = (query.begin_ms, query.end_ms, query.records_max);
-            let places = shard.store().query_key(query.topic, &query.key, begin, end, max).await;
+            let places = shard
+                .store()
+                .query_key(query.topic, &query.key, begin, end, max)
+                .await;
             let places = places.unwrap_or_else(|error| {
                 tracing::warn!(shard = %shard.id(), %error, "a search by key failed");
                 Vec::new()
             });
             for place in places {
-                let Ok(record) = shard.store().record_at(place).await else { continue };
+                let Ok(record) = shard.store().record_at(place).await else {
+                    continue;
+                };
                 if let Some(stored_ms) = self.match_time(&record, query) {
                     found.push((stored_ms, record));
                 }
@@ -91,9 +109,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Store time of a record that carries the key; none for a collision of hashes.
     fn match_time(&self, record: &[u8], query: &KeyQuery) -> Option<u64> {
         let view = RecordView::parse(record).ok()?;
-        let known = self.catalog.borrow().topic(view.topic).map(|entry| entry.id);
+        let known = self
+            .catalog
+            .borrow()
+            .topic(view.topic)
+            .map(|entry| entry.id);
         let properties = SendProperties::scan(view.properties);
-        let is_unique = properties.unique_key.is_some_and(|unique| unique == query.key);
+        let is_unique = properties
+            .unique_key
+            .is_some_and(|unique| unique == query.key);
         let has_key = properties
             .keys
             .is_some_and(|keys| split_keys(keys).any(|key| key == query.key));
@@ -102,13 +126,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// The record at a physical offset, if this core has its shard.
-    pub(super) async fn record_at(&self, physical: PhysicalOffset) -> Option<Bytes> {
+    pub(in crate::data) async fn record_at(&self, physical: PhysicalOffset) -> Option<Bytes> {
         let (shard, _) = gantry_storage::address::locate(physical)?;
         let shard = self.shards().find(|one| one.id() == shard)?;
         shard.store().record_at(physical).await.ok()
     }
 
-    pub(super) fn finish_query(
+    pub(in crate::data) fn finish_query(
         &self,
         to: ReplyTo,
         query: &KeyQuery,
@@ -130,22 +154,29 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let newest = records.first().map_or(0, |(stored_ms, _)| *stored_ms);
         let ext = [
             ("indexLastUpdatePhyoffset", ExtValue::Int(0)),
-            ("indexLastUpdateTimestamp", ExtValue::Int(i64::try_from(newest).unwrap_or(0))),
+            (
+                "indexLastUpdateTimestamp",
+                ExtValue::Int(i64::try_from(newest).unwrap_or(0)),
+            ),
         ];
-        self.host.reply(to, response::SUCCESS, None, Some(&ext), &body);
+        self.host
+            .reply(to, response::SUCCESS, None, Some(&ext), &body);
     }
 
-    pub(super) fn finish_record(
+    pub(in crate::data) fn finish_record(
         &self,
         to: ReplyTo,
         physical: PhysicalOffset,
         records: &[(u64, Bytes)],
     ) {
         if let Some((_, record)) = records.first() {
-            return self.host.reply(to, response::SUCCESS, None, None, &[record]);
+            return self
+                .host
+                .reply(to, response::SUCCESS, None, None, &[record]);
         }
         let remark = format!("can not find message by the offset, {physical}");
-        self.host.refuse(to, &Refusal::new(response::SYSTEM_ERROR, remark));
+        self.host
+            .refuse(to, &Refusal::new(response::SYSTEM_ERROR, remark));
     }
 }
 

@@ -1,0 +1,9 @@
+//! From a frame to a request for a queue actor, or to the control plane.
+
+pub mod dispatch;
+pub mod locks;
+pub mod offsets;
+pub mod parked;
+pub mod pulls;
+pub mod query;
+pub mod send;
