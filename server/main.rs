@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod broker;
 mod cli;
 mod config;
 mod doctor;
@@ -15,6 +16,7 @@ mod log;
 mod namesrv;
 mod print;
 mod signals;
+mod up;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<(), String> {
     match command {
+        Command::Up(args) => up::run(args),
+        Command::Broker(args) => broker::run(args),
         Command::Namesrv(args) => namesrv::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),

@@ -129,6 +129,30 @@ fn read_cpu(text: &str) -> Result<usize, String> {
         .map_err(|_| format!("`{text}` is not a CPU number"))
 }
 
+/// Bytes of memory this process may use: the cgroup's limit, else the machine's memory; 0 when neither can be read.
+pub fn memory_bytes() -> u64 {
+    const KIB: u64 = 1024;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("MemTotal:"))?;
+            line.split_whitespace()
+                .next()?
+                .parse::<u64>()
+                .ok()
+                .map(|kib| kib * KIB)
+        });
+    match (limit, machine) {
+        (Some(limit), Some(machine)) => limit.min(machine),
+        (limit, machine) => limit.or(machine).unwrap_or(0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

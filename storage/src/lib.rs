@@ -18,3 +18,6 @@ pub mod sim_disk;
 pub mod tables;
 pub mod tail;
 pub mod units;
+
+#[cfg(test)]
+mod simulation_tests;

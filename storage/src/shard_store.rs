@@ -148,4 +148,4 @@ impl<D: Disk> ShardStore<D> {
 
 #[cfg(test)]
 #[path = "shard_store_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -169,6 +169,11 @@ impl SimDisk {
         self.world.executor.note(&[0xDEAD, 0xDEAD]);
     }
 
+    /// Waits `us` microseconds.
+    pub async fn sleep_us(&self, us: u64) {
+        Sleep::new(&self.world.executor, us).await;
+    }
+
     async fn operation(&self, op: SimOp, name: &str, words: &[u64]) -> Result<(), DiskError> {
         *self.world.operations.borrow_mut().entry(op).or_insert(0) += 1;
         let (low, high) = self.world.latency_us.get();

@@ -10,6 +10,7 @@
 use std::rc::Rc;
 
 use gantry_protocol::code::{self, request, response};
+use gantry_runtime::control::guard_task;
 use gantry_runtime::mailbox::MailReceiver;
 
 use crate::refusal::Refusal;
@@ -79,16 +80,26 @@ pub fn unbuilt(request: i32) -> Refusal {
     Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark)
 }
 
-/// Reads the mailbox until every core is gone.
+/// Reads the mailbox until every core is gone. A panic loses the batch at hand and nothing else.
 pub async fn serve(
     mail: MailReceiver<ToControl>,
     plane: Rc<Plane>,
     core_stopped: impl Fn(CoreNumber),
 ) {
+    plane.tree.enter("desk");
+    let (mail, plane, core_stopped) = (&mail, &plane, &core_stopped);
+    guard_task(plane.budget("desk"), || read(mail, plane, core_stopped)).await;
+}
+
+async fn read(
+    mail: &MailReceiver<ToControl>,
+    plane: &Rc<Plane>,
+    core_stopped: &impl Fn(CoreNumber),
+) {
     let mut batch = Vec::new();
     while mail.recv_batch(&mut batch).await {
         for message in batch.drain(..) {
-            hand_on(message, &plane, &core_stopped);
+            hand_on(message, plane, core_stopped);
         }
         // Everything the batch started runs before the next one is taken.
         tokio::task::yield_now().await;

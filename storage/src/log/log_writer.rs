@@ -68,7 +68,10 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
         let group = log.staging.borrow_mut().take_group(log.marks.committed().0);
         let Some(group) = group else { continue };
         // Taking a group may have sealed a run.
-        log.marks.stage(Staged(group.runs_end));
+        if group.runs_end > log.marks.staged().0 {
+            log.marks.stage(Staged(group.runs_end));
+            log.progressed();
+        }
         if let Err(error) = write_group(log, group).await {
             log.fail(&error);
             return;
@@ -91,7 +94,6 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.staging.borrow().copy_to(at, buf.as_mut());
         let offset = segment.offset_of(at);
         at = at.plus(bytes);
-        log.unsynced.borrow_mut().insert(segment.start);
         // Under SYNC every earlier segment was synced with its own last group.
         if sync && at >= group.end() {
             segment.file.write_at_and_sync(buf, offset).await?;
@@ -102,6 +104,8 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.written_bytes.set(log.written_bytes.get() + bytes);
     }
     log.staging.borrow_mut().written(group);
+    // Only now: a sync that began before this write was done does not cover it.
+    log.unsynced.borrow_mut().insert(segment.start);
     log.marks.stabilize(Stable(group.runs_end));
     if sync {
         log.unsynced.borrow_mut().remove(&segment.start);

@@ -92,6 +92,11 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         }
     }
 
+    /// The segments it reads.
+    pub fn segments(&self) -> &'a Segments<D> {
+        self.segments
+    }
+
     /// Has `start..start + len` in the window; false when the segment does not reach that far.
     async fn fill(&mut self, start: FilePosition, len: u64) -> Result<bool, DiskError> {
         let window_end = self.window_start.plus(self.window.len() as u64);
@@ -174,6 +179,22 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         Ok(None)
     }
 
+    /// Makes what was found from `from` to `end` survive a power cut: the process that wrote it may
+    /// have died before its sync.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn sync(&self, from: FilePosition, end: FilePosition) -> Result<(), DiskError> {
+        let mut at = self.segments.start_of(from);
+        while at < end {
+            if let Some(segment) = self.segments.open(at).await? {
+                segment.file.sync().await?;
+            }
+            at = self.segments.next_start(at);
+        }
+        Ok(())
+    }
+
     /// The device's bytes from the last block boundary up to `position`.
     ///
     /// # Errors
@@ -238,7 +259,7 @@ impl TailRuns {
         }
     }
 
-    /// Writes and syncs what was found, so that the device alone has the whole log again.
+    /// Writes what was found (the caller syncs), so that the device alone has the whole log again.
     ///
     /// # Errors
     /// As the device says; nothing is lost then, the tail still has it.
@@ -277,7 +298,6 @@ impl TailRuns {
                 segment.file.write_at(buf, segment.offset_of(at)).await?;
                 at = at.plus(bytes);
             }
-            segment.file.sync().await?;
         }
         Ok(())
     }

@@ -219,6 +219,18 @@ async fn replay<D: Disk>(
         let start = run.payload_start();
         indexes.replay_run(run.payload, start, report).await?;
     }
+    replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
+    Ok(device.sync(report.scanned_from, scan.position).await?)
+}
+
+async fn replay_tail<D: Disk>(
+    disk: &D,
+    tail: &mut Tail,
+    device: &mut DeviceScan<'_, D>,
+    scan: &mut Scan,
+    indexes: &Indexes<D>,
+    report: &mut RecoveryReport,
+) -> Result<(), RecoverError> {
     let header = tail
         .header()
         .filter(|header| header.store_id == scan.store_id);
@@ -228,12 +240,12 @@ async fn replay<D: Disk>(
     tracing::debug!(epoch = header.epoch, "reading the tail of the last process");
     let mut runs = TailRuns::default();
     let mut payload = Vec::new();
-    while let Some(run) = runs.next(tail, segments, scan, &mut payload) {
+    while let Some(run) = runs.next(tail, device.segments(), scan, &mut payload) {
         report.runs_from_tail += 1;
         let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
         indexes.replay_run(&payload, start, report).await?;
     }
-    Ok(runs.write(disk, tail, &mut device).await?)
+    Ok(runs.write(disk, tail, device).await?)
 }
 
 impl<D: Disk> Indexes<D> {

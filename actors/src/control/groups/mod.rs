@@ -61,6 +61,8 @@ pub enum Msg {
 pub struct Groups {
     put: Vec<Arc<SubscriptionGroupConfig>>,
     gone: Vec<Arc<str>>,
+    /// Changed by requests: the cores hear once it is stored.
+    changed: Vec<String>,
     /// Answers that wait for the next commit.
     waiters: Vec<(ReplyTo, Reply)>,
     is_commit_due: bool,
@@ -75,6 +77,7 @@ impl Part for Groups {
         Ok(Self {
             put: Vec::new(),
             gone: Vec::new(),
+            changed: Vec::new(),
             waiters: Vec::new(),
             is_commit_due: false,
         })
@@ -267,8 +270,8 @@ impl Groups {
             publish_all(plane);
             return;
         }
-        for config in &put {
-            publish(&config.group, plane);
+        for group in std::mem::take(&mut self.changed) {
+            publish(&group, plane);
         }
         for group in gone {
             plane.outbox.change(CatalogChange::GroupGone(group));

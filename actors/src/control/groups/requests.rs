@@ -102,6 +102,7 @@ impl Groups {
         }
         for config in configs {
             let stored = plane.groups.borrow_mut().put(config, plane.now_ms())?;
+            self.changed.push(stored.group.clone());
             self.put.push(stored);
         }
         self.wait(to, plane);

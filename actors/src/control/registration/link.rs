@@ -1,11 +1,11 @@
-//! The connection to one name server.
+//! What one name server is told, and when.
 //!
 //! **Owns** the calls 103, 104 and 322 to one address, their rhythm and their retries.
 //! **Lives on** the control plane's thread, as one task.
-//! **Invariants** one call at a time; the connection stays open between calls, since a name server
-//! forgets a broker when its connection closes; a failure is logged when it begins, changes or ends.
+//! **Invariants** one call at a time; a server that comes back is told everything at once; a failure is
+//! logged when it begins, changes or ends.
 //! **Limits** `CALL_MAX` a call, `RETRY_EVERY` between attempts at a dead server.
-//! **Not here** bodies (`body`), what is due (`agenda`).
+//! **Not here** bodies (`body`), what is due (`agenda`), the connection (`channel`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,24 +15,30 @@ use gantry_protocol::body::KvTable;
 use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
-use gantry_runtime::net::client::Client;
 use tokio::sync::Notify;
 
 use crate::control::plane::Plane;
 use crate::control::topics;
 
 use super::agenda::{Agenda, Job};
-use super::{CALL_MAX, LinkReport, body};
+use super::channel::Channel;
+use super::{LinkReport, body};
 
 /// Between attempts at a server that doesn't answer.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
+/// Why a pause ended.
+enum Woken {
+    Asked,
+    Late,
+    Lost,
+}
+
 /// One name server; see the room's head.
 pub struct Link {
-    address: String,
+    channel: Channel,
     pub(super) agenda: RefCell<Agenda>,
     pub(super) wake: Notify,
-    client: RefCell<Option<Client>>,
     /// `None` before the first attempt.
     state: RefCell<Option<Result<(), String>>>,
     first_try: Notify,
@@ -43,10 +49,9 @@ impl Link {
     /// A link that hasn't been tried.
     pub fn new(address: &str) -> Self {
         Self {
-            address: address.to_owned(),
+            channel: Channel::new(address),
             agenda: RefCell::default(),
             wake: Notify::new(),
-            client: RefCell::new(None),
             state: RefCell::new(None),
             first_try: Notify::new(),
             is_leaving: Cell::new(false),
@@ -64,7 +69,7 @@ impl Link {
     pub fn report(&self) -> LinkReport {
         let state = self.state.borrow().clone();
         LinkReport {
-            address: self.address.clone(),
+            address: self.channel.address().to_owned(),
             state: state.unwrap_or_else(|| Err("not tried yet".to_owned())),
         }
     }
@@ -81,24 +86,42 @@ impl Link {
                 self.note(&outcome);
                 is_period_over = false;
             }
-            let pause = if self.agenda.borrow().is_registered() {
-                period
-            } else {
-                RETRY_EVERY
-            };
-            // A change wakes a link only while its server lives: a dead one keeps its rhythm.
-            let woken = actix::clock::timeout(pause, self.wake.notified()).await;
-            is_period_over |= woken.is_err();
-            if woken.is_ok() && !self.agenda.borrow().is_registered() {
+            if !self.agenda.borrow().is_registered() {
+                // A dead server keeps its rhythm, whatever changes here meanwhile.
                 actix::clock::sleep(RETRY_EVERY).await;
+                continue;
+            }
+            match self.pause(period).await {
+                Woken::Asked => {}
+                Woken::Late => is_period_over = true,
+                Woken::Lost => {
+                    let name_server = self.channel.address();
+                    tracing::info!(name_server, "the name server closed the connection");
+                    self.agenda.borrow_mut().need_full();
+                }
             }
         }
+    }
+
+    async fn pause(&self, period: Duration) -> Woken {
+        let asked = async {
+            self.wake.notified().await;
+            Woken::Asked
+        };
+        let lost = async {
+            self.channel.lost().await;
+            Woken::Lost
+        };
+        let either = futures_lite::future::or(asked, lost);
+        actix::clock::timeout(period, either)
+            .await
+            .unwrap_or(Woken::Late)
     }
 
     /// Logs a state when it begins or changes.
     fn note(&self, outcome: &Result<(), String>) {
         let before = self.state.replace(Some(outcome.clone()));
-        let name_server = self.address.as_str();
+        let name_server = self.channel.address();
         if before.as_ref() != Some(outcome) {
             match outcome {
                 Ok(()) => tracing::info!(name_server, "registered at the name server"),
@@ -117,10 +140,13 @@ impl Link {
     async fn perform(&self, job: Job, plane: &Rc<Plane>) -> Result<(), String> {
         match job {
             Job::Topics(names) => {
+                let before = self.channel.connections();
                 let command = body::register(plane, Some(&names), plane.take_opaque());
-                let reply = self.call(command).await?;
-                // The server doesn't know us (it restarted): everything goes.
-                if reply.code == response::SUCCESS {
+                let reply = self.channel.call(command).await?;
+                // A server behind a new connection was restarted, and takes these topics for all we have;
+                // one that refuses doesn't know us either: everything goes.
+                let is_known = before == self.channel.connections();
+                if reply.code == response::SUCCESS && is_known {
                     Ok(())
                 } else {
                     self.full(plane).await
@@ -139,6 +165,7 @@ impl Link {
 
     async fn full(&self, plane: &Rc<Plane>) -> Result<(), String> {
         let reply = self
+            .channel
             .call(body::register(plane, None, plane.take_opaque()))
             .await?;
         accepted(&reply)?;
@@ -158,7 +185,7 @@ impl Link {
         let version = plane.topics.borrow().version().to_value();
         let command = body::identified(plane, request::QUERY_DATA_VERSION, plane.take_opaque())
             .with_body(to_bytes(&version, IntegerKeys::Quoted));
-        let reply = self.call(command).await?;
+        let reply = self.channel.call(command).await?;
         if reply.code != response::SUCCESS {
             return Ok(true);
         }
@@ -170,62 +197,21 @@ impl Link {
     pub async fn unregister(&self, plane: &Rc<Plane>) {
         self.is_leaving.set(true);
         self.wake.notify_one();
-        if !self.agenda.borrow().is_registered() {
+        let was_registered = self.agenda.borrow().is_registered();
+        // From here on nobody waits for this server.
+        self.agenda.borrow_mut().done(false);
+        if !was_registered {
             return;
         }
         let command = body::identified(plane, request::UNREGISTER_BROKER, plane.take_opaque());
-        if let Err(why) = self.call(command).await {
+        if let Err(why) = self.channel.call(command).await {
             tracing::warn!(
-                name_server = self.address,
+                name_server = self.channel.address(),
                 why,
                 "this name server did not hear goodbye"
             );
         }
     }
-
-    /// One call on the open connection, or on a new one.
-    async fn call(&self, command: Command) -> Result<Command, String> {
-        let outcome = actix::clock::timeout(CALL_MAX, self.exchange(command)).await;
-        let outcome =
-            outcome.unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_MAX.as_secs())));
-        if outcome.is_err() {
-            self.client.replace(None);
-        }
-        outcome
-    }
-
-    async fn exchange(&self, command: Command) -> Result<Command, String> {
-        let open = self.client.take();
-        if let Some(client) = open
-            && let Ok(reply) = client.call(command.clone(), CALL_MAX).await
-        {
-            self.client.replace(Some(client));
-            return Ok(reply);
-        }
-        // The old connection is dead, most likely because the server was restarted: try a new one.
-        let client = connect(&self.address).await?;
-        let reply = client
-            .call(command, CALL_MAX)
-            .await
-            .map_err(|error| error.to_string())?;
-        self.client.replace(Some(client));
-        Ok(reply)
-    }
-}
-
-/// Resolves a name and connects to the first of its addresses that answers.
-async fn connect(address: &str) -> Result<Client, String> {
-    let found = tokio::net::lookup_host(address).await;
-    let found = found.map_err(|error| format!("the name can't be resolved: {error}"))?;
-    let mut last = "the name has no address".to_owned();
-    for addr in found {
-        match Client::connect(addr, CALL_MAX).await {
-            // A name server asks nothing of a broker; what it pushes is dropped with the receiver.
-            Ok((client, _pushes)) => return Ok(client),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
 }
 
 fn accepted(reply: &Command) -> Result<(), String> {

@@ -10,6 +10,7 @@
 
 pub mod agenda;
 pub mod body;
+mod channel;
 pub mod link;
 
 use std::collections::BTreeSet;

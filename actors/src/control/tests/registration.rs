@@ -225,3 +225,46 @@ fn order_topics_of_the_reply_set_the_flag() {
     });
     rig.stop();
 }
+
+/// A listener that can be taken away with all its connections, and put back.
+#[test]
+fn a_name_server_that_comes_back_is_told_everything_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, heard) = channel();
+    let once = std::thread::spawn(move || {
+        // Serves one registration, then the connection is cut as by a restart.
+        for n in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = BytesMut::new();
+            let mut chunk = [0; 4096];
+            let frame = loop {
+                let bytes = stream.read(&mut chunk).unwrap();
+                buffer.extend_from_slice(&chunk[..bytes]);
+                if let Some(frame) = take_frame(&mut buffer).unwrap() {
+                    break frame;
+                }
+            };
+            let command = Command::from_frame(&frame).unwrap();
+            stream
+                .write_all(&encoded(&accept(&command)).unwrap())
+                .unwrap();
+            tell.send((n, command)).unwrap();
+        }
+    });
+    let rig = rig(folder.path(), &[addr]);
+    assert!(rig.control.as_ref().unwrap().register()[0].state.is_ok());
+    let begun = Instant::now();
+    for n in 0..2 {
+        let (number, command) = heard.recv_timeout(WAIT).unwrap();
+        assert_eq!(number, n);
+        assert!(body_of(&command).topics.topics.len() > 10, "everything");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "not only after the period"
+    );
+    once.join().unwrap();
+    rig.stop();
+}
