@@ -25,6 +25,7 @@ pub fn run(data: &Path) -> Result<(), String> {
         cpus.len()
     );
     print!("{report}");
+    println!("  (locked memory is memlock, ulimit -l; direct I/O is O_DIRECT)");
     match report.worst() {
         Status::Ok => println!("all is well"),
         Status::Warn => println!("it runs; the warnings cost speed or safety"),

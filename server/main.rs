@@ -10,6 +10,7 @@
 mod bench;
 mod broker;
 mod cli;
+mod client;
 mod config;
 mod doctor;
 mod log;
@@ -41,6 +42,8 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Up(args) => up::run(args),
         Command::Broker(args) => broker::run(args),
         Command::Namesrv(args) => namesrv::run(args),
+        Command::Send(args) => client::send::run(args),
+        Command::Receive(args) => client::receive::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {

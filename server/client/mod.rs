@@ -8,6 +8,7 @@
 
 pub mod assign;
 pub mod message;
+pub mod pull;
 pub mod receive;
 pub mod send;
 pub mod start_at;
