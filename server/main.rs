@@ -14,6 +14,7 @@ mod client;
 mod config;
 mod doctor;
 mod log;
+mod machine;
 mod namesrv;
 mod print;
 mod signals;
@@ -50,6 +51,5 @@ fn run(command: &Command) -> Result<(), String> {
             println!("gantry {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        _ => Err("this command is not wired yet".into()),
     }
 }

@@ -7,9 +7,14 @@
 //! **Not here** configuration complaints (`config`).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use gantry_actors::settings::FlushDiskType;
+use gantry_runtime::glommio_disk::TailPlace;
+use gantry_runtime::probe::Status;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
+
+use crate::broker::Running;
 
 /// Things to know, one log line each.
 pub fn notices(notices: &[String]) {
@@ -44,4 +49,69 @@ pub fn stopped(shutdown: &Shutdown, report: &StopReport) -> Result<(), String> {
         _ if report.is_clean() => Ok(()),
         _ => Err("not everything stopped cleanly, see above".into()),
     }
+}
+
+/// The start-up lines of a broker.
+pub fn broker(running: &Running) {
+    let settings = &running.settings;
+    println!(
+        "  broker       {} (VIP {}), clients are told {}",
+        settings.listen,
+        settings.listen_vip.port(),
+        settings.advertised
+    );
+    println!(
+        "  identity     cluster {}, broker {}, master",
+        settings.cluster_name, settings.broker_name
+    );
+    let found = &running.recovered;
+    let state = if found.is_new {
+        "new store".to_owned()
+    } else {
+        format!(
+            "{} topics, {} groups; {} records put back in {} ms, {} runs of them from the tail",
+            found.loaded.topics,
+            found.loaded.groups,
+            found.records,
+            found.longest_us / 1_000,
+            found.runs_from_tail
+        )
+    };
+    println!("  data         {} ({state})", settings.data_dir.display());
+    println!("  cores        {} for data, {} shards", running.core_count(), found.shards_count);
+    println!("  durability   {}", durability(settings.flush_disk_type, settings.flush_interval_ms));
+    let tail = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
+    println!("  tail         {} ({})", tail.folder.display(), tail.why);
+    for finding in &running.machine.findings {
+        let mark = if finding.status == Status::Ok { "" } else { "  <- gantry doctor" };
+        println!("  {:<12} {}{mark}", finding.name, finding.found);
+    }
+    for link in &running.links {
+        match &link.state {
+            Ok(()) => println!("  registered   at name server {}", link.address),
+            Err(why) => println!("  registered   NOT at {}: {why}; trying on", link.address),
+        }
+    }
+}
+
+fn durability(mode: FlushDiskType, interval_ms: u64) -> String {
+    match mode {
+        FlushDiskType::Async => format!(
+            "ASYNC_FLUSH: an acknowledged message survives a killed process; on the device within \
+             10 ms, synced within {interval_ms} ms"
+        ),
+        FlushDiskType::Sync => {
+            "SYNC_FLUSH: an acknowledged message is written and synced; it survives a power cut".into()
+        }
+    }
+}
+
+/// What a newcomer pastes next.
+pub fn next_steps(namesrv: SocketAddr, advertised: IpAddr) {
+    let ip = if namesrv.ip().is_unspecified() { advertised } else { namesrv.ip() };
+    let address = SocketAddr::new(ip, namesrv.port());
+    println!("next, in another terminal:");
+    println!("  gantry send hello 'a first message' -n {address}");
+    println!("  gantry receive hello --group me --from first -n {address}");
+    println!("  Java: producer.setNamesrvAddr(\"{address}\");");
 }

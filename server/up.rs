@@ -1,103 +1,105 @@
 //! `gantry up`: a name server and a broker in one process.
 //!
-//! **Owns** the defaults of a first start and the lines to paste next.
+//! **Owns** the newcomer's defaults, and what the start prints.
 //! **Lives on** the main thread.
-//! **Invariants** the name server serves before the broker registers, and stops after the broker has left.
-//! **Limits** those of the two parts.
-//! **Not here** the parts' own wiring (`broker`, `namesrv`).
+//! **Invariants** nothing is written before the ports are held and the configuration is sound.
+//! **Limits** none of its own.
+//! **Not here** the two parts (`namesrv`, `broker`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::time::Instant;
 
-use gantry_runtime::probe;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
 
-use crate::config::values::Origin;
-use crate::{broker, cli, config, namesrv, print, signals};
+use crate::config::broker::{self as config, BrokerPlan};
+use crate::config::namesrv as namesrv_config;
+use crate::config::{Origin, Values};
+use crate::{broker, cli, machine, namesrv, print, signals};
 
 /// Runs the command.
 ///
 /// # Errors
 /// One line for the operator.
 pub fn run(args: &cli::Up) -> Result<(), String> {
-    let since = Instant::now();
-    let shutdown = Shutdown::new();
-    signals::watch(&shutdown)?;
-    let mut names = config::namesrv::values();
-    let listen = args.listen.to_string();
-    names.give("bindAddress", &listen, Origin::Flag("--listen"));
-    names.give(
-        "listenPort",
-        &args.namesrv_port.to_string(),
-        Origin::Flag("--namesrv-port"),
-    );
-    for (key, file) in [
-        ("kvConfigPath", "kvConfig.json"),
-        ("configStorePath", "namesrv.properties"),
-    ] {
-        let path = args.data.join("namesrv").join(file).display().to_string();
-        names.give(key, &path, Origin::Flag("--data"));
-    }
-    let names = config::namesrv::plan(&mut names).map_err(|errors| errors.to_string())?;
-    let mut values = config::broker::values();
-    values.give(
-        "storePathRootDir",
-        &args.data.display().to_string(),
-        Origin::Flag("--data"),
-    );
-    values.give("bindAddress", &listen, Origin::Flag("--listen"));
-    values.give("listenPort", &args.port.to_string(), Origin::Flag("--port"));
-    let held_names = namesrv::hold(names.settings.listen)?;
-    let namesrv_address = reachable(held_names.address);
-    values.give(
-        "namesrvAddr",
-        &namesrv_address.to_string(),
-        Origin::Flag("--namesrv-port"),
-    );
-    broker::finish_values(&mut values, args.cores.as_deref(), &args.sets);
-    let mut plan = broker::plan(&mut values)?;
-    if args.print_config {
+    let namesrv_settings = namesrv_settings(args)?;
+    let held = if args.print_config { None } else { Some(namesrv::hold(namesrv_settings.listen)?) };
+    let namesrv_address = held.as_ref().map_or(namesrv_settings.listen, |held| held.address);
+    let mut values = broker_values(args, reachable(namesrv_address));
+    let plan = config::plan(&mut values, machine::memory_bytes());
+    let plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
+    print::notices(&plan.notices);
+    let Some(held) = held else {
         print!("{}", values.print());
         return Ok(());
-    }
-    let held = broker::hold(&mut plan)?;
-    let names = namesrv::start(names.settings, &held_names, &shutdown)?;
-    let broker = broker::start(plan, &held, &shutdown)?;
-    println!(
-        "gantry {} is up ({})",
-        env!("CARGO_PKG_VERSION"),
-        broker::took(since)
-    );
-    println!("  name server   {}", names.address);
-    broker.describe();
-    describe_machine(broker.cores_count, &broker.settings.data_dir);
-    println!("next:");
-    println!("  gantry send MyTopic \"hello\" --namesrv {namesrv_address}");
-    println!("  gantry receive MyTopic --group my-group --from first --namesrv {namesrv_address}");
-    println!("  Java, Go, mqadmin: name server address {namesrv_address}");
-    println!(
-        "ready: broker {} namesrv {namesrv_address}",
-        broker.settings.advertised
-    );
+    };
+    let shutdown = Shutdown::new();
+    signals::watch(&shutdown)?;
+    let ports = broker::hold(&plan.settings)?;
+    let name_server = namesrv::start(namesrv_settings, &held, &shutdown)?;
+    drop(held);
+    let running = match broker::start(plan, ports, &shutdown) {
+        Ok(running) => running,
+        Err(why) => {
+            name_server.stop(&mut StopReport::new());
+            return Err(why);
+        }
+    };
+    println!("Gantry {} is up", env!("CARGO_PKG_VERSION"));
+    println!("  name server  {}", name_server.address);
+    print::broker(&running);
+    print::next_steps(name_server.address, running.settings.advertised.ip());
+    println!("ready: broker {} namesrv {}", running.settings.advertised, reachable(name_server.address));
     shutdown.wait_blocking();
     let mut report = StopReport::new();
-    broker.stop(&mut report);
-    names.stop(&mut report);
+    running.stop(&mut report);
+    name_server.stop(&mut report);
     print::stopped(&shutdown, &report)
 }
 
-/// Where a process of this machine reaches an address that may be "any".
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => {
-            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
-        }
-        _ => address,
+fn namesrv_settings(
+    args: &cli::Up,
+) -> Result<gantry_actors::namesrv::settings::NamesrvSettings, String> {
+    let mut values = namesrv_config::values();
+    let folder = args.data.join("namesrv");
+    for (key, name, value) in [
+        ("bindAddress", "--listen", args.listen.to_string()),
+        ("listenPort", "--namesrv-port", args.namesrv_port.to_string()),
+        ("kvConfigPath", "--data", folder.join("kvConfig.json").display().to_string()),
+        ("configStorePath", "--data", folder.join("namesrv.properties").display().to_string()),
+    ] {
+        values.give(key, &value, Origin::Flag(name));
     }
+    let plan = namesrv_config::plan(&mut values).map_err(|errors| errors.to_string())?;
+    Ok(plan.settings)
 }
 
-fn describe_machine(cores: usize, data: &Path) {
-    println!("  this machine (gantry doctor says more):");
-    print!("{}", probe::Report::take(cores, data));
+fn broker_values(args: &cli::Up, namesrv: SocketAddr) -> Values {
+    let mut values = config::values();
+    for (key, name, value) in [
+        ("storePathRootDir", "--data", Some(args.data.display().to_string())),
+        ("bindAddress", "--listen", Some(args.listen.to_string())),
+        ("listenPort", "--port", Some(args.port.to_string())),
+        ("cores", "--cores", args.cores.clone()),
+        ("namesrvAddr", "gantry up", Some(namesrv.to_string())),
+    ] {
+        if let Some(value) = value {
+            values.give(key, &value, Origin::Flag(name));
+        }
+    }
+    for (key, value) in &args.sets {
+        // Further name servers come beside the one of this process, never instead of it.
+        if key == "namesrvAddr" {
+            values.give(key, &format!("{namesrv};{value}"), Origin::Set);
+        } else {
+            values.give(key, value, Origin::Set);
+        }
+    }
+    values
+}
+
+/// Where this process reaches an address it listens on.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port());
+    }
+    listen
 }

@@ -16,7 +16,7 @@ pub mod table_more;
 pub mod value;
 pub mod values;
 
-pub use values::Origin;
+pub use values::{Origin, Values};
 
 #[cfg(test)]
 mod config_tests;
