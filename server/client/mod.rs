@@ -42,7 +42,10 @@ pub fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), St
 }
 
 /// A request with these ext fields.
-pub fn ask<'a>(code: i32, ext: impl IntoIterator<Item = (&'a str, ExtValue<'a>)>) -> Command {
+pub fn ask<'n, 'v>(
+    code: i32,
+    ext: impl IntoIterator<Item = (&'n str, ExtValue<'v>)>,
+) -> Command {
     let mut command = Command::request(code, 0).with_ext_fields();
     command.language = Language::Rust;
     for (name, value) in ext {
