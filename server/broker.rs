@@ -19,11 +19,12 @@ use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::glommio_disk::StoreLock;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
+use gantry_runtime::mesh;
 use gantry_runtime::net::Claim;
 use gantry_runtime::probe::{self, Report, Status};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::{Shutdown, StopReport};
-use gantry_runtime::{mesh, topology::Placement};
+use gantry_runtime::topology::{self, Placement};
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::RecoveryReport;
 use gantry_storage::units::ShardId;
@@ -32,7 +33,7 @@ use crate::config::address::{self, HeldPort};
 use crate::config::broker::{self as config, BrokerPlan};
 use crate::config::{Origin, Values, file};
 use crate::namesrv::pass_failures_on;
-use crate::{cli, doctor, machine, print, signals};
+use crate::{cli, doctor, print, signals};
 
 /// How long the parts may take to hand over what they hold.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -105,7 +106,7 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
         file::read(path, &mut values);
     }
     give_options(&mut values, args);
-    let plan = config::plan(&mut values, machine::memory_bytes());
+    let plan = config::plan(&mut values, topology::memory_bytes());
     let plan = plan.map_err(|errors| errors.to_string())?;
     print::notices(&plan.notices);
     if args.print_config {
@@ -131,9 +132,21 @@ fn give_options(values: &mut Values, args: &cli::Broker) {
     }
     let options = [
         ("namesrvAddr", "--namesrv", args.namesrv.clone()),
-        ("storePathRootDir", "--data", args.data.as_ref().map(|p| p.display().to_string())),
-        ("bindAddress", "--listen", args.listen.map(|ip| ip.to_string())),
-        ("listenPort", "--port", args.port.map(|port| port.to_string())),
+        (
+            "storePathRootDir",
+            "--data",
+            args.data.as_ref().map(|p| p.display().to_string()),
+        ),
+        (
+            "bindAddress",
+            "--listen",
+            args.listen.map(|ip| ip.to_string()),
+        ),
+        (
+            "listenPort",
+            "--port",
+            args.port.map(|port| port.to_string()),
+        ),
         ("cores", "--cores", args.cores.clone()),
     ];
     for (key, name, value) in options {
@@ -165,7 +178,11 @@ pub fn hold(settings: &BrokerSettings) -> Result<Ports, String> {
 /// # Errors
 /// One line for the operator.
 pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Running, String> {
-    let BrokerPlan { mut settings, placements, .. } = plan;
+    let BrokerPlan {
+        mut settings,
+        placements,
+        ..
+    } = plan;
     settings.listen = ports.main.address;
     settings.listen_vip = ports.vip.address;
     settings.advertised.set_port(ports.main.address.port());
@@ -188,7 +205,11 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     for mesh_seat in mesh::seats(placements.len()) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
-        let core = CoreSeat { mesh: mesh_seat, to_control: to_control.clone(), from_control };
+        let core = CoreSeat {
+            mesh: mesh_seat,
+            to_control: to_control.clone(),
+            from_control,
+        };
         let (seat, rein) = seat(core, &settings, identity);
         seats.push(seat);
         reins.push(rein);
@@ -240,7 +261,11 @@ fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity)
         open: when_open,
         opened,
     };
-    let reins = Reins { recovered: when_recovered, open, opened: when_opened };
+    let reins = Reins {
+        recovered: when_recovered,
+        open,
+        opened: when_opened,
+    };
     (seat, reins)
 }
 
@@ -248,13 +273,20 @@ fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity)
 fn fit_machine(settings: &BrokerSettings, cores: usize) -> Result<Report, String> {
     probe::require_ring().map_err(|error| error.to_string())?;
     let report = Report::take(cores, &doctor::existing_part(&settings.data_dir));
-    match report.findings.iter().find(|finding| finding.status == Status::Fail) {
+    match report
+        .findings
+        .iter()
+        .find(|finding| finding.status == Status::Fail)
+    {
         None => Ok(report),
         Some(finding) => Err(format!(
             "{}: {}: {}",
             finding.name,
             finding.found,
-            finding.remedy.as_deref().unwrap_or("gantry doctor says more")
+            finding
+                .remedy
+                .as_deref()
+                .unwrap_or("gantry doctor says more")
         )),
     }
 }
@@ -267,9 +299,13 @@ fn open_folder(mut settings: BrokerSettings) -> Result<(Arc<BrokerSettings>, Sto
         tracing::warn!("{notice}");
     }
     let lock = StoreLock::take(&given).map_err(|error| {
-        refused(format!("{error}; use a folder that this user may write (--data DIR)"))
+        refused(format!(
+            "{error}; use a folder that this user may write (--data DIR)"
+        ))
     })?;
-    settings.data_dir = given.canonicalize().map_err(|error| refused(error.to_string()))?;
+    settings.data_dir = given
+        .canonicalize()
+        .map_err(|error| refused(error.to_string()))?;
     Ok((Arc::new(settings), lock))
 }
 
@@ -284,7 +320,14 @@ fn start_cores(
 
 /// A data core's life.
 async fn run_core(context: CoreContext, seat: Seat) {
-    let Seat { core, settings, identity, recovered, open, opened } = seat;
+    let Seat {
+        core,
+        settings,
+        identity,
+        recovered,
+        open,
+        opened,
+    } = seat;
     let (main, vip) = (settings.listen, settings.listen_vip);
     let shutdown = context.shutdown.clone();
     // The main thread may have given up; then the core ends by the shutdown it has been asked for.
@@ -326,7 +369,11 @@ fn recovered(reins: &[Reins]) -> Result<Vec<(ShardId, RecoveryReport)>, String> 
 /// Opens the ports core by core, so that only the first one looks for strangers there.
 fn open_ports(reins: &[Reins]) -> Result<(), String> {
     for (number, rein) in reins.iter().enumerate() {
-        let claim = if number == 0 { Claim::First } else { Claim::Joined };
+        let claim = if number == 0 {
+            Claim::First
+        } else {
+            Claim::Joined
+        };
         let ended = || "a data core ended while it opened its ports, see the log".to_owned();
         rein.open.try_send(claim).map_err(|_| ended())?;
         rein.opened.recv().map_err(|_| ended())??;
@@ -358,19 +405,28 @@ impl Running {
 
     /// Stops it in order.
     pub fn stop(self, report: &mut StopReport) {
-        let Self { stop, control, cores, .. } = self;
+        let Self {
+            stop,
+            control,
+            cores,
+            ..
+        } = self;
         report.step("leave the name servers", STOP_LIMIT, || {
             control.unregister();
             Ok(())
         });
         stop.ask("the process stops");
         // The cores hand their offsets to the control plane, which therefore outlives them.
-        report.step("data cores: finish, sync, close", STOP_LIMIT, || {
-            match cores.join().into_iter().next() {
+        report.step(
+            "data cores: finish, sync, close",
+            STOP_LIMIT,
+            || match cores.join().into_iter().next() {
                 None => Ok(()),
                 Some((core, why)) => Err(format!("core {core}: {why}")),
-            }
+            },
+        );
+        report.step("control plane: store, close", STOP_LIMIT, || {
+            control.finish(STOP_LIMIT)
         });
-        report.step("control plane: store, close", STOP_LIMIT, || control.finish(STOP_LIMIT));
     }
 }

@@ -14,7 +14,6 @@ mod client;
 mod config;
 mod doctor;
 mod log;
-mod machine;
 mod namesrv;
 mod print;
 mod signals;

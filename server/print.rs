@@ -78,12 +78,23 @@ pub fn broker(running: &Running) {
         )
     };
     println!("  data         {} ({state})", settings.data_dir.display());
-    println!("  cores        {} for data, {} shards", running.core_count(), found.shards_count);
-    println!("  durability   {}", durability(settings.flush_disk_type, settings.flush_interval_ms));
+    println!(
+        "  cores        {} for data, {} shards",
+        running.core_count(),
+        found.shards_count
+    );
+    println!(
+        "  durability   {}",
+        durability(settings.flush_disk_type, settings.flush_interval_ms)
+    );
     let tail = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
     println!("  tail         {} ({})", tail.folder.display(), tail.why);
     for finding in &running.machine.findings {
-        let mark = if finding.status == Status::Ok { "" } else { "  <- gantry doctor" };
+        let mark = if finding.status == Status::Ok {
+            ""
+        } else {
+            "  <- gantry doctor"
+        };
         println!("  {:<12} {}{mark}", finding.name, finding.found);
     }
     for link in &running.links {
@@ -101,17 +112,24 @@ fn durability(mode: FlushDiskType, interval_ms: u64) -> String {
              10 ms, synced within {interval_ms} ms"
         ),
         FlushDiskType::Sync => {
-            "SYNC_FLUSH: an acknowledged message is written and synced; it survives a power cut".into()
+            "SYNC_FLUSH: an acknowledged message is written and synced; it survives a power cut"
+                .into()
         }
     }
 }
 
 /// What a newcomer pastes next.
 pub fn next_steps(namesrv: SocketAddr, advertised: IpAddr) {
-    let ip = if namesrv.ip().is_unspecified() { advertised } else { namesrv.ip() };
+    let ip = if namesrv.ip().is_unspecified() {
+        advertised
+    } else {
+        namesrv.ip()
+    };
     let address = SocketAddr::new(ip, namesrv.port());
     println!("next, in another terminal:");
     println!("  gantry send hello 'a first message' -n {address}");
     println!("  gantry receive hello --group me --from first -n {address}");
-    println!("  Java: producer.setNamesrvAddr(\"{address}\");");
+    println!(
+        "  Java, Go, mqadmin: name server {address}, as in producer.setNamesrvAddr(\"{address}\");"
+    );
 }

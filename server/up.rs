@@ -7,24 +7,33 @@
 //! **Not here** the two parts (`namesrv`, `broker`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use gantry_runtime::shutdown::{Shutdown, StopReport};
+use gantry_runtime::topology;
 
 use crate::config::broker::{self as config, BrokerPlan};
 use crate::config::namesrv as namesrv_config;
 use crate::config::{Origin, Values};
-use crate::{broker, cli, machine, namesrv, print, signals};
+use crate::{broker, cli, namesrv, print, signals};
 
 /// Runs the command.
 ///
 /// # Errors
 /// One line for the operator.
 pub fn run(args: &cli::Up) -> Result<(), String> {
+    let since = Instant::now();
     let namesrv_settings = namesrv_settings(args)?;
-    let held = if args.print_config { None } else { Some(namesrv::hold(namesrv_settings.listen)?) };
-    let namesrv_address = held.as_ref().map_or(namesrv_settings.listen, |held| held.address);
+    let held = if args.print_config {
+        None
+    } else {
+        Some(namesrv::hold(namesrv_settings.listen)?)
+    };
+    let namesrv_address = held
+        .as_ref()
+        .map_or(namesrv_settings.listen, |held| held.address);
     let mut values = broker_values(args, reachable(namesrv_address));
-    let plan = config::plan(&mut values, machine::memory_bytes());
+    let plan = config::plan(&mut values, topology::memory_bytes());
     let plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
     print::notices(&plan.notices);
     let Some(held) = held else {
@@ -43,11 +52,16 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
             return Err(why);
         }
     };
-    println!("Gantry {} is up", env!("CARGO_PKG_VERSION"));
+    let took_ms = since.elapsed().as_millis();
+    println!("Gantry {} is up ({took_ms} ms)", env!("CARGO_PKG_VERSION"));
     println!("  name server  {}", name_server.address);
     print::broker(&running);
     print::next_steps(name_server.address, running.settings.advertised.ip());
-    println!("ready: broker {} namesrv {}", running.settings.advertised, reachable(name_server.address));
+    println!(
+        "ready: broker {} namesrv {}",
+        running.settings.advertised,
+        reachable(name_server.address)
+    );
     shutdown.wait_blocking();
     let mut report = StopReport::new();
     running.stop(&mut report);
@@ -62,9 +76,21 @@ fn namesrv_settings(
     let folder = args.data.join("namesrv");
     for (key, name, value) in [
         ("bindAddress", "--listen", args.listen.to_string()),
-        ("listenPort", "--namesrv-port", args.namesrv_port.to_string()),
-        ("kvConfigPath", "--data", folder.join("kvConfig.json").display().to_string()),
-        ("configStorePath", "--data", folder.join("namesrv.properties").display().to_string()),
+        (
+            "listenPort",
+            "--namesrv-port",
+            args.namesrv_port.to_string(),
+        ),
+        (
+            "kvConfigPath",
+            "--data",
+            folder.join("kvConfig.json").display().to_string(),
+        ),
+        (
+            "configStorePath",
+            "--data",
+            folder.join("namesrv.properties").display().to_string(),
+        ),
     ] {
         values.give(key, &value, Origin::Flag(name));
     }
@@ -75,7 +101,11 @@ fn namesrv_settings(
 fn broker_values(args: &cli::Up, namesrv: SocketAddr) -> Values {
     let mut values = config::values();
     for (key, name, value) in [
-        ("storePathRootDir", "--data", Some(args.data.display().to_string())),
+        (
+            "storePathRootDir",
+            "--data",
+            Some(args.data.display().to_string()),
+        ),
         ("bindAddress", "--listen", Some(args.listen.to_string())),
         ("listenPort", "--port", Some(args.port.to_string())),
         ("cores", "--cores", args.cores.clone()),

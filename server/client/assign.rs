@@ -48,7 +48,10 @@ mod tests {
 
     fn ids(members: &[&str], me: &str, count: i32) -> Vec<i32> {
         let members = members.iter().map(|m| (*m).to_owned()).collect();
-        average(queues(count), members, me).into_iter().map(|q| q.id).collect()
+        average(queues(count), members, me)
+            .into_iter()
+            .map(|q| q.id)
+            .collect()
     }
 
     #[test]

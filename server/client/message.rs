@@ -52,7 +52,10 @@ pub fn to_json(broker: &str, record: &RecordView<'_>) -> String {
     put("broker", json!(broker));
     put("queueId", json!(record.queue_id));
     put("queueOffset", json!(record.queue_offset));
-    put("msgId", json!(properties::get(record.properties, name::UNIQ_KEY)));
+    put(
+        "msgId",
+        json!(properties::get(record.properties, name::UNIQ_KEY)),
+    );
     let id = offset_id(record.store_host, record.physical_offset);
     put("offsetMsgId", json!(id.as_str()));
     put("bornTimestamp", json!(record.born_timestamp));
@@ -60,7 +63,10 @@ pub fn to_json(broker: &str, record: &RecordView<'_>) -> String {
     put("storeTimestamp", json!(record.store_timestamp));
     put("reconsumeTimes", json!(record.reconsume_times));
     put("tag", json!(properties::get(record.properties, name::TAGS)));
-    put("keys", json!(properties::get(record.properties, name::KEYS)));
+    put(
+        "keys",
+        json!(properties::get(record.properties, name::KEYS)),
+    );
     put("properties", Value::Object(all));
     match body(record) {
         Ok(body) => match std::str::from_utf8(&body) {

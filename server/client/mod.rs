@@ -42,10 +42,7 @@ pub fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), St
 }
 
 /// A request with these ext fields.
-pub fn ask<'n, 'v>(
-    code: i32,
-    ext: impl IntoIterator<Item = (&'n str, ExtValue<'v>)>,
-) -> Command {
+pub fn ask<'n, 'v>(code: i32, ext: impl IntoIterator<Item = (&'n str, ExtValue<'v>)>) -> Command {
     let mut command = Command::request(code, 0).with_ext_fields();
     command.language = Language::Rust;
     for (name, value) in ext {
@@ -63,7 +60,9 @@ pub fn refused(what: &str, reply: &Command) -> String {
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -98,7 +97,11 @@ impl Cluster {
     /// # Errors
     /// It can't be reached.
     pub async fn connect(&mut self, address: &str) -> Result<Client, String> {
-        if let Some(client) = self.connections.get(address).filter(|client| client.is_open()) {
+        if let Some(client) = self
+            .connections
+            .get(address)
+            .filter(|client| client.is_open())
+        {
             return Ok(client.clone());
         }
         let found = resolve(address).await?;
@@ -116,7 +119,10 @@ impl Cluster {
     /// No reply.
     pub async fn call(&mut self, address: &str, command: Command) -> Result<Command, String> {
         let client = self.connect(address).await?;
-        client.call(command, CALL_MAX).await.map_err(|error| error.to_string())
+        client
+            .call(command, CALL_MAX)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// A topic's route, `None` if no name server has one.
@@ -126,15 +132,20 @@ impl Cluster {
     pub async fn route(&mut self, topic: &str) -> Result<Option<TopicRouteData>, String> {
         let mut failures = Vec::new();
         for address in self.name_servers.clone() {
-            let command = ask(request::GET_ROUTEINFO_BY_TOPIC, [
-                ("topic", topic.into()),
-                ("acceptStandardJsonOnly", true.into()),
-            ]);
+            let command = ask(
+                request::GET_ROUTEINFO_BY_TOPIC,
+                [
+                    ("topic", topic.into()),
+                    ("acceptStandardJsonOnly", true.into()),
+                ],
+            );
             match self.call(&address, command).await {
                 Ok(reply) if reply.code == response::SUCCESS => {
                     return TopicRouteData::parse(&reply.body)
                         .map(Some)
-                        .map_err(|error| format!("name server {address}: route of {topic}: {error}"));
+                        .map_err(|error| {
+                            format!("name server {address}: route of {topic}: {error}")
+                        });
                 }
                 Ok(reply) if reply.code == response::TOPIC_NOT_EXIST => return Ok(None),
                 Ok(reply) => failures.push(refused(&format!("name server {address}"), &reply)),
@@ -147,9 +158,16 @@ impl Cluster {
 
 async fn resolve(address: &str) -> Result<SocketAddr, String> {
     let found = tokio::net::lookup_host(address).await;
-    let all: Vec<SocketAddr> = found.map_err(|error| format!("{address}: {error}"))?.collect();
-    let first = all.iter().find(|found| found.is_ipv4()).or_else(|| all.first());
-    first.copied().ok_or_else(|| format!("{address}: the name has no address"))
+    let all: Vec<SocketAddr> = found
+        .map_err(|error| format!("{address}: {error}"))?
+        .collect();
+    let first = all
+        .iter()
+        .find(|found| found.is_ipv4())
+        .or_else(|| all.first());
+    first
+        .copied()
+        .ok_or_else(|| format!("{address}: the name has no address"))
 }
 
 async fn listen(mut pushes: Pushes, members_changed: std::sync::Arc<Notify>) {

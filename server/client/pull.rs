@@ -121,7 +121,10 @@ impl Puller {
     }
 
     fn failed(&self, why: String) -> Pulled {
-        Pulled::Failed { queue: self.queue.clone(), why }
+        Pulled::Failed {
+            queue: self.queue.clone(),
+            why,
+        }
     }
 
     fn command(&self) -> Command {
@@ -144,7 +147,9 @@ impl Puller {
     }
 
     fn answered(&mut self, reply: &Command) -> Step {
-        let next = reply.ext("nextBeginOffset").and_then(|text| text.parse::<i64>().ok());
+        let next = reply
+            .ext("nextBeginOffset")
+            .and_then(|text| text.parse::<i64>().ok());
         let Some(next) = next else {
             return Step::Stop(self.failed("the pull's answer has no nextBeginOffset".into()));
         };
@@ -155,9 +160,10 @@ impl Puller {
                 body: reply.body.clone(),
                 next,
             })),
-            response::PULL_NOT_FOUND if !self.follow => {
-                Step::Stop(Pulled::End { queue: self.queue.clone(), next })
-            }
+            response::PULL_NOT_FOUND if !self.follow => Step::Stop(Pulled::End {
+                queue: self.queue.clone(),
+                next,
+            }),
             _ => Step::Go(None),
         }
     }
@@ -185,24 +191,33 @@ pub async fn position(
     start_at: StartAt,
 ) -> Result<i64, String> {
     // Without the last field a broker answers 0 for a young queue, whatever the group wants.
-    let held = ask(request::QUERY_CONSUMER_OFFSET, [
-        ("consumerGroup", group.into()),
-        ("topic", queue.topic.as_str().into()),
-        ("queueId", queue.id.into()),
-        ("setZeroIfNotFound", false.into()),
-    ]);
+    let held = ask(
+        request::QUERY_CONSUMER_OFFSET,
+        [
+            ("consumerGroup", group.into()),
+            ("topic", queue.topic.as_str().into()),
+            ("queueId", queue.id.into()),
+            ("setZeroIfNotFound", false.into()),
+        ],
+    );
     if let Some(offset) = offset(client, held, Some(response::QUERY_NOT_FOUND)).await? {
         return Ok(offset);
     }
-    let (topic, id) = (("topic", queue.topic.as_str().into()), ("queueId", queue.id.into()));
+    let (topic, id) = (
+        ("topic", queue.topic.as_str().into()),
+        ("queueId", queue.id.into()),
+    );
     let command = match start_at {
         StartAt::First => ask(request::GET_MIN_OFFSET, [topic, id]),
         StartAt::Last => ask(request::GET_MAX_OFFSET, [topic, id]),
-        StartAt::Time(ms) => {
-            ask(request::SEARCH_OFFSET_BY_TIMESTAMP, [topic, id, ("timestamp", ms.into())])
-        }
+        StartAt::Time(ms) => ask(
+            request::SEARCH_OFFSET_BY_TIMESTAMP,
+            [topic, id, ("timestamp", ms.into())],
+        ),
     };
-    offset(client, command, None).await.map(|offset| offset.unwrap_or(0))
+    offset(client, command, None)
+        .await
+        .map(|offset| offset.unwrap_or(0))
 }
 
 async fn offset(
@@ -211,7 +226,10 @@ async fn offset(
     missing: Option<i32>,
 ) -> Result<Option<i64>, String> {
     let what = gantry_protocol::code::request_name(command.code).unwrap_or("offset");
-    let reply = client.call(command, CALL_MAX).await.map_err(|error| error.to_string())?;
+    let reply = client
+        .call(command, CALL_MAX)
+        .await
+        .map_err(|error| error.to_string())?;
     if Some(reply.code) == missing {
         return Ok(None);
     }
@@ -219,5 +237,7 @@ async fn offset(
         return Err(refused(what, &reply));
     }
     let offset = reply.ext("offset").and_then(|text| text.parse().ok());
-    offset.map(Some).ok_or_else(|| format!("{what}: the answer has no offset"))
+    offset
+        .map(Some)
+        .ok_or_else(|| format!("{what}: the answer has no offset"))
 }

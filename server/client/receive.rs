@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::assign::{self, Queue};
-use super::pull::{self, Puller, Pulled};
+use super::pull::{self, Pulled, Puller};
 use super::start_at::StartAt;
 use super::{Cluster, ask, block_on, message, now_ms, refused};
 use crate::cli;
@@ -120,7 +120,9 @@ impl Receiver<'_> {
         let topic = &self.args.topic;
         let route = self.cluster.route(topic).await?;
         let route = route.ok_or_else(|| {
-            format!("topic {topic}: no broker has it; it is made by the first message or by an operator")
+            format!(
+                "topic {topic}: no broker has it; it is made by the first message or by an operator"
+            )
         })?;
         for broker in route.brokers {
             if let Some(address) = broker.addresses.get(&0) {
@@ -185,8 +187,12 @@ impl Receiver<'_> {
             let queues = self.queues(&topic).await?;
             mine.extend(assign::average(queues, members.clone(), &self.client_id));
         }
-        let lost: Vec<Queue> =
-            self.pullers.keys().filter(|queue| !mine.contains(queue)).cloned().collect();
+        let lost: Vec<Queue> = self
+            .pullers
+            .keys()
+            .filter(|queue| !mine.contains(queue))
+            .cloned()
+            .collect();
         if !lost.is_empty() {
             self.commit().await;
         }
@@ -203,7 +209,10 @@ impl Receiver<'_> {
             }
         }
         if self.pullers.is_empty() {
-            tracing::warn!(members = members.len(), "other members of the group have all queues");
+            tracing::warn!(
+                members = members.len(),
+                "other members of the group have all queues"
+            );
         }
         Ok(())
     }
@@ -237,10 +246,14 @@ impl Receiver<'_> {
         };
         for broker in &route.brokers {
             if let Some(address) = broker.addresses.get(&0) {
-                self.brokers.insert(broker.broker_name.clone(), address.clone());
+                self.brokers
+                    .insert(broker.broker_name.clone(), address.clone());
             }
         }
-        let readable = route.queues.iter().filter(|queue| queue.perm & perm::READ != 0);
+        let readable = route
+            .queues
+            .iter()
+            .filter(|queue| queue.perm & perm::READ != 0);
         let known = readable.filter(|queue| self.brokers.contains_key(&queue.broker_name));
         Ok(known
             .flat_map(|data| {
@@ -306,7 +319,8 @@ impl Receiver<'_> {
             writeln!(out, "{line}").map_err(|error| format!("standard output: {error}"))?;
             self.received += 1;
         }
-        out.flush().map_err(|error| format!("standard output: {error}"))
+        out.flush()
+            .map_err(|error| format!("standard output: {error}"))
     }
 
     async fn commit(&mut self) {
@@ -314,12 +328,15 @@ impl Receiver<'_> {
             let Some(address) = self.brokers.get(&queue.broker).cloned() else {
                 continue;
             };
-            let command = ask(request::UPDATE_CONSUMER_OFFSET, [
-                ("consumerGroup", self.args.group.as_str().into()),
-                ("topic", queue.topic.as_str().into()),
-                ("queueId", queue.id.into()),
-                ("commitOffset", position.into()),
-            ]);
+            let command = ask(
+                request::UPDATE_CONSUMER_OFFSET,
+                [
+                    ("consumerGroup", self.args.group.as_str().into()),
+                    ("topic", queue.topic.as_str().into()),
+                    ("queueId", queue.id.into()),
+                    ("commitOffset", position.into()),
+                ],
+            );
             match self.cluster.call(&address, command).await {
                 Ok(reply) if reply.code == response::SUCCESS => {}
                 Ok(reply) => {
@@ -342,10 +359,13 @@ impl Receiver<'_> {
         }
         self.commit().await;
         for (name, address) in self.brokers.clone() {
-            let command = ask(request::UNREGISTER_CLIENT, [
-                ("clientID", self.client_id.as_str().into()),
-                ("consumerGroup", self.args.group.as_str().into()),
-            ]);
+            let command = ask(
+                request::UNREGISTER_CLIENT,
+                [
+                    ("clientID", self.client_id.as_str().into()),
+                    ("consumerGroup", self.args.group.as_str().into()),
+                ],
+            );
             if let Err(error) = self.cluster.call(&address, command).await {
                 tracing::debug!(name, error, "leaving without a word");
             }

@@ -94,7 +94,9 @@ fn check(args: &cli::Send) -> Result<(), String> {
             return Err(format!("--property {key}: reserved; use --tag or --key"));
         }
         if key.contains(char::is_control) || value.contains(char::is_control) {
-            return Err(format!("--property {key}: control characters are not allowed"));
+            return Err(format!(
+                "--property {key}: control characters are not allowed"
+            ));
         }
     }
     match args.queue {
@@ -118,7 +120,10 @@ async fn queues(cluster: &mut Cluster, args: &cli::Send) -> Result<Vec<Queue>, S
     };
     let queues = writable(&route, count_max);
     let queues: Vec<Queue> = match args.queue {
-        Some(wanted) => queues.into_iter().filter(|queue| queue.id == wanted).collect(),
+        Some(wanted) => queues
+            .into_iter()
+            .filter(|queue| queue.id == wanted)
+            .collect(),
         None => queues,
     };
     if queues.is_empty() {
@@ -133,8 +138,15 @@ async fn queues(cluster: &mut Cluster, args: &cli::Send) -> Result<Vec<Queue>, S
 /// Queues of masters with write permission, the brokers taking turns.
 fn writable(route: &TopicRouteData, count_max: i32) -> Vec<Queue> {
     let mut queues = Vec::new();
-    for data in route.queues.iter().filter(|data| data.perm & perm::WRITE != 0) {
-        let broker = route.brokers.iter().find(|held| held.broker_name == data.broker_name);
+    for data in route
+        .queues
+        .iter()
+        .filter(|data| data.perm & perm::WRITE != 0)
+    {
+        let broker = route
+            .brokers
+            .iter()
+            .find(|held| held.broker_name == data.broker_name);
         let Some(address) = broker.and_then(|held| held.addresses.get(&0)) else {
             continue;
         };
@@ -217,7 +229,10 @@ impl Sender<'_> {
         let Some(sending) = self.under_way.pop_front() else {
             return Ok(());
         };
-        let what = format!("broker {} ({})", sending.queue.broker, sending.queue.address);
+        let what = format!(
+            "broker {} ({})",
+            sending.queue.broker, sending.queue.address
+        );
         let (failure, again) = match sending.reply.await {
             Ok(Ok(reply)) if is_stored(reply.code) => {
                 self.print(&sending.queue, &reply, &sending.properties);
@@ -231,7 +246,8 @@ impl Sender<'_> {
             return Err(failure);
         }
         tracing::warn!(try_ = sending.tries, "{failure}; trying again");
-        self.start(sending.body, sending.properties, sending.tries + 1).await
+        self.start(sending.body, sending.properties, sending.tries + 1)
+            .await
     }
 
     fn properties(&mut self) -> String {
@@ -269,7 +285,11 @@ impl Sender<'_> {
             batch: false,
             broker_name: Some(&queue.broker),
         };
-        ask(request::SEND_MESSAGE_V2, header.to_ext(request::SEND_MESSAGE_V2)).with_body(body)
+        ask(
+            request::SEND_MESSAGE_V2,
+            header.to_ext(request::SEND_MESSAGE_V2),
+        )
+        .with_body(body)
     }
 
     fn print(&mut self, queue: &Queue, reply: &Command, properties: &str) {
@@ -286,7 +306,10 @@ impl Sender<'_> {
 }
 
 async fn call(client: Result<Client, String>, command: Command) -> Result<Command, String> {
-    client?.call(command, CALL_MAX).await.map_err(|error| error.to_string())
+    client?
+        .call(command, CALL_MAX)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// The four codes that mean "stored".

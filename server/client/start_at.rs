@@ -62,7 +62,11 @@ fn time_ms(text: &str) -> Option<i64> {
 /// Days of the proleptic Gregorian calendar, counted in years that begin in March so that the
 /// leap day is the last one.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let leap_days = year / 4 - year / 100 + year / 400;
     let days_to_march_1970 = 719_468;
     year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - days_to_march_1970
@@ -76,17 +80,41 @@ mod tests {
     fn words_numbers_and_times() {
         assert_eq!(StartAt::read("first"), Ok(StartAt::First));
         assert_eq!(StartAt::read("last"), Ok(StartAt::Last));
-        assert_eq!(StartAt::read("1700000000000"), Ok(StartAt::Time(1_700_000_000_000)));
+        assert_eq!(
+            StartAt::read("1700000000000"),
+            Ok(StartAt::Time(1_700_000_000_000))
+        );
         assert_eq!(StartAt::read("1970-01-01"), Ok(StartAt::Time(0)));
-        assert_eq!(StartAt::read("2023-11-14T22:13:20Z"), Ok(StartAt::Time(1_700_000_000_000)));
-        assert_eq!(StartAt::read("2024-02-29 00:00"), Ok(StartAt::Time(1_709_164_800_000)));
-        assert_eq!(StartAt::read("2000-03-01"), Ok(StartAt::Time(951_868_800_000)));
+        assert_eq!(
+            StartAt::read("2023-11-14T22:13:20Z"),
+            Ok(StartAt::Time(1_700_000_000_000))
+        );
+        assert_eq!(
+            StartAt::read("2024-02-29 00:00"),
+            Ok(StartAt::Time(1_709_164_800_000))
+        );
+        assert_eq!(
+            StartAt::read("2000-03-01"),
+            Ok(StartAt::Time(951_868_800_000))
+        );
     }
 
     #[test]
     fn anything_else_says_what_is_allowed() {
-        for wrong in ["", "now", "2026-13-01", "2026-01-01T25:00", "yesterday", "-5"] {
-            assert!(StartAt::read(wrong).unwrap_err().contains("takes first, last"), "{wrong}");
+        for wrong in [
+            "",
+            "now",
+            "2026-13-01",
+            "2026-01-01T25:00",
+            "yesterday",
+            "-5",
+        ] {
+            assert!(
+                StartAt::read(wrong)
+                    .unwrap_err()
+                    .contains("takes first, last"),
+                "{wrong}"
+            );
         }
     }
 }

@@ -240,11 +240,6 @@ impl Values {
             .map_or(Origin::Default, |given| given.origin.clone())
     }
 
-    /// Whether anyone set it.
-    pub fn is_given(&self, name: &str) -> bool {
-        self.given.contains_key(name)
-    }
-
     /// A switch.
     pub fn bool(&self, name: &str) -> bool {
         value::read_bool(self.text(name)).unwrap_or(false)
