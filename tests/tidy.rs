@@ -116,8 +116,10 @@ fn rust_files() -> Vec<String> {
 
 /// A source of the product itself, not a test beside it.
 fn is_room(name: &str) -> bool {
-    let test =
-        name.starts_with("tests/") || name.ends_with("_tests.rs") || name.ends_with("/tests.rs");
+    let test = name.starts_with("tests/")
+        || name.contains("/tests/")
+        || name.ends_with("_tests.rs")
+        || name.ends_with("/tests.rs");
     !test && !is_for_tests_only(name)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the one type of a refused request: response code and the remark operators know.
 //! **Lives on** both planes.
-//! **Invariants** a refusal is about the peer's request; faults of disk or socket are typed per room.
+//! **Invariants** a refusal is about the peer's request; faults of disk or socket are typed per
+//! room.
 //! **Limits** a remark is a short line; foreign values in it are cut at `REMARK_VALUE_CHARS_MAX`.
 //! **Not here** the codes themselves (`gantry_protocol::code`).
 

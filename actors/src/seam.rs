@@ -62,9 +62,9 @@ pub enum ToControl {
     Request(ControlRequest),
     /// A connection is gone; its producers and consumers leave at once.
     PeerClosed(PeerRef),
-    /// A send or a pull parked on `core` needs a topic that its catalog doesn't have. The control plane
-    /// applies the TBW102 rules (behaviours §1.3), persists, registers, sends the catalog change
-    /// to every core and then `ToData::Resolved` to this one.
+    /// A send or a pull parked on `core` needs a topic that its catalog doesn't have. The control
+    /// plane applies the TBW102 rules (behaviours §1.3), persists, registers, sends the catalog
+    /// change to every core and then `ToData::Resolved` to this one.
     EnsureTopic {
         /// The asking core.
         core: CoreNumber,
@@ -147,8 +147,8 @@ pub enum Question {
         /// The topics, or all.
         topics: Option<Vec<TopicId>>,
     },
-    /// Set a one-shot reset (behaviours §6, code 222): queries return it, updates are swallowed, the
-    /// next pull gets 21 with it.
+    /// Set a one-shot reset (behaviours §6, code 222): queries return it, updates are swallowed,
+    /// the next pull gets 21 with it.
     ResetOffsets {
         /// The group.
         group: Arc<str>,

@@ -1,8 +1,8 @@
 //! What a broker is and how it behaves, as plain values.
 //!
 //! **Owns** the settings that the rules read; `server/config` fills them from `broker.conf`.
-//! **Lives on** both planes, shared as `Arc<BrokerSettings>`; values that change live travel through
-//! the seam instead.
+//! **Lives on** both planes, shared as `Arc<BrokerSettings>`; values that change live travel
+//! through the seam instead.
 //! **Invariants** a value here has passed its range check.
 //! **Limits** none of its own.
 //! **Not here** parsing, key names, defaults by key (`server/config`).

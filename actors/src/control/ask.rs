@@ -2,8 +2,8 @@
 //!
 //! **Owns** the tickets of open questions.
 //! **Lives on** the control plane's thread.
-//! **Invariants** a question ends exactly once: all cores answered, or its time is up; an answer to a
-//! closed ticket is dropped.
+//! **Invariants** a question ends exactly once: all cores answered, or its time is up; an answer to
+//! a closed ticket is dropped.
 //! **Limits** `ASK_TIMEOUT` a question, `OPEN_MAX` questions at once.
 //! **Not here** what is asked (`seam::Question`).
 

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the sending ends of the cores' mailboxes and what waits while one is full.
 //! **Lives on** the control plane's thread.
-//! **Invariants** what is sent to one core arrives in the order sent, so a reply never overtakes the
-//! catalog change it depends on; a catalog change is never dropped.
+//! **Invariants** what is sent to one core arrives in the order sent, so a reply never overtakes
+//! the catalog change it depends on; a catalog change is never dropped.
 //! **Limits** `WAITING_MAX` messages per full mailbox; beyond it frames to clients are dropped (the
 //! client times out and asks again) and counted.
 //! **Not here** what a message means (`seam`).
@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 
 use crate::seam::{CatalogChange, CoreNumber, ToData};
 
-/// Messages that wait here for one core before frames to its clients are dropped. A mailbox holds 16 Ki;
-/// a core that far behind has been stuck for seconds.
+/// Messages that wait here for one core before frames to its clients are dropped. A mailbox holds
+/// 16 Ki; a core that far behind has been stuck for seconds.
 const WAITING_MAX: usize = 64 * 1024;
 
 struct Lane {
@@ -58,7 +58,8 @@ impl Lane {
             let next = self.waiting.borrow().front().cloned();
             match next {
                 None => self.wake.notified().await,
-                // The message leaves the queue only once sent, so that `push` keeps queueing behind it.
+                // The message leaves the queue only once sent, so that `push` keeps queueing behind
+                // it.
                 Some(message) => {
                     let sent = self.sender.send(message).await;
                     self.waiting.borrow_mut().pop_front();

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the tables, the way out to the cores, the members, and the address of every part.
 //! **Lives on** the control plane's thread, as one `Rc`.
-//! **Invariants** a table is written by its own part only; the others borrow it to read, never across
-//! an await. Members outlive the part that feeds them, so that its restart loses nobody.
+//! **Invariants** a table is written by its own part only; the others borrow it to read, never
+//! across an await. Members outlive the part that feeds them, so that its restart loses nobody.
 //! **Limits** none of its own.
 //! **Not here** what the parts do.
 
@@ -143,7 +143,8 @@ impl Plane {
         self.reply(to, Reply::refused(refusal));
     }
 
-    /// Answers a client once `work` is done. A panic in it answers code 1 and costs nobody else anything.
+    /// Answers a client once `work` is done. A panic in it answers code 1 and costs nobody else
+    /// anything.
     pub fn reply_later(
         self: &Rc<Self>,
         to: ReplyTo,

@@ -2,9 +2,10 @@
 //!
 //! **Owns** who waits for an answer, what an answer consists of, how request fields are read.
 //! **Lives on** the control plane's thread.
-//! **Invariants** a one-way request is never answered (trap 5); an answer mirrors the request's header
-//! encoding; every answer carries `extFields`, if only empty (traps 2, 3).
-//! **Limits** a frame of `FRAME_BYTES_MAX`; an answer that would exceed it becomes code 1 saying so.
+//! **Invariants** a one-way request is never answered (trap 5); an answer mirrors the request's
+//! header encoding; every answer carries `extFields`, if only empty (traps 2, 3).
+//! **Limits** a frame of `FRAME_BYTES_MAX`; an answer that would exceed it becomes code 1 saying
+//! so.
 //! **Not here** sending (`outbox`), codes and their handlers (`desk`).
 
 use std::str::FromStr;

@@ -3,8 +3,8 @@
 //! **Owns** how a part receives messages, how its panics are caught, and how it is built anew.
 //! **Lives on** the control plane's thread.
 //! **Invariants** a panic in a part never leaves the part half-changed in use: what waited in it is
-//! refused, and it is rebuilt from the tables before the next message; the request that caused it is
-//! answered with code 1.
+//! refused, and it is rebuilt from the tables before the next message; the request that caused it
+//! is answered with code 1.
 //! **Limits** the restart budget of `gantry_runtime::control`; over it, the process ends.
 //! **Not here** what a part does.
 

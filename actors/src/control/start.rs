@@ -2,9 +2,9 @@
 //!
 //! **Owns** the order of both, and the handle that the main thread holds.
 //! **Lives on** the main thread (the handle) and the control plane's thread (`run`).
-//! **Invariants** the cores' mailboxes hold the whole catalog and all offsets before `start` returns; the
-//! broker is registered only on `register`, when its ports are open; it stops in the order: leave the
-//! name servers, wait for the cores to hand over, commit.
+//! **Invariants** the cores' mailboxes hold the whole catalog and all offsets before `start`
+//! returns; the broker is registered only on `register`, when its ports are open; it stops in the
+//! order: leave the name servers, wait for the cores to hand over, commit.
 //! **Limits** `START_MAX`, and the caller's limits.
 //! **Not here** the cores and their listeners (`server/broker`).
 
@@ -30,7 +30,8 @@ use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
 use super::{desk, groups, offsets, shell};
 
-/// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the disk.
+/// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
+/// disk.
 const START_MAX: Duration = Duration::from_mins(2);
 /// Orders that wait; the main thread gives one at a time.
 const ORDERS_MAX: usize = 8;
@@ -165,8 +166,8 @@ impl ControlPlane {
         }
     }
 
-    /// Waits, at most `limit`, until every core has said `CoreStopped`, stores what they handed over, and
-    /// ends the thread. Call it after the cores were told to stop.
+    /// Waits, at most `limit`, until every core has said `CoreStopped`, stores what they handed
+    /// over, and ends the thread. Call it after the cores were told to stop.
     ///
     /// # Errors
     /// What couldn't be stored, or which cores were silent.

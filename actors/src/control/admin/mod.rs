@@ -2,8 +2,9 @@
 //!
 //! **Owns** codes 25, 26, 28 and 315, and the changed settings.
 //! **Lives on** the control plane's thread.
-//! **Invariants** a 28 has every key the tools parse, numbers and "a b c" triples included (trap 94): a
-//! missing one is a `NullPointerException` in mqadmin. Unknown keys of a 25 are ignored with 0 (trap 110).
+//! **Invariants** a 28 has every key the tools parse, numbers and "a b c" triples included (trap
+//! 94): a missing one is a `NullPointerException` in mqadmin. Unknown keys of a 25 are ignored with
+//! 0 (trap 110).
 //! **Limits** `CONFIG_BYTES_MAX` of a 25's body.
 //! **Not here** topics and groups (their own actors).
 
@@ -172,7 +173,8 @@ impl Admin {
     }
 }
 
-/// Totals of all cores; cores that don't answer count as nothing, so that the tools still get a table.
+/// Totals of all cores; cores that don't answer count as nothing, so that the tools still get a
+/// table.
 async fn store_totals(plane: &Plane) -> StoreReport {
     let answers = plane
         .asker

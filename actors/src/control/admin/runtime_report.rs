@@ -2,8 +2,8 @@
 //!
 //! **Owns** its keys and how each value is spelled.
 //! **Lives on** the control plane's thread; pure apart from reading memory figures.
-//! **Invariants** every key that clusterList, brokerStatus and the dashboard parse is there, with a value
-//! of the form they parse (behaviours §20, trap 94).
+//! **Invariants** every key that clusterList, brokerStatus and the dashboard parse is there, with a
+//! value of the form they parse (behaviours §20, trap 94).
 //! **Limits** rates are averages since the previous request.
 //! **Not here** counting (the cores).
 
@@ -18,6 +18,35 @@ use crate::seam::StoreReport;
 
 /// The release whose wire this broker speaks.
 const VERSION_NAME: &str = "V5_5_0";
+
+/// Figures of mechanisms that this broker doesn't have or doesn't count yet.
+const ZEROS: [&str; 25] = [
+    "msgPutTotalTodayMorning",
+    "msgPutTotalYesterdayMorning",
+    "msgGetTotalTodayMorning",
+    "msgGetTotalYesterdayMorning",
+    "sendThreadPoolQueueSize",
+    "pullThreadPoolQueueSize",
+    "litePullThreadPoolQueueSize",
+    "ackThreadPoolQueueSize",
+    "queryThreadPoolQueueSize",
+    "sendThreadPoolQueueHeadWaitTimeMills",
+    "pullThreadPoolQueueHeadWaitTimeMills",
+    "litePullThreadPoolQueueHeadWaitTimeMills",
+    "ackThreadPoolQueueHeadWaitTimeMills",
+    "queryThreadPoolQueueHeadWaitTimeMills",
+    "EndTransactionQueueSize",
+    "EndTransactionThreadPoolQueueCapacity",
+    "pageCacheLockTimeMills",
+    "dispatchBehindBytes",
+    "timerReadBehind",
+    "timerOffsetBehind",
+    "timerCongestNum",
+    "getTimesTotal",
+    "putMessageFailedTimes",
+    "remainHowManyDataToFlush",
+    "remainTransientStoreBufferNumbs",
+];
 
 /// Totals at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,34 +96,7 @@ pub(super) fn table(plane: &Plane, last: Option<Sample>, now: Sample) -> BTreeMa
         set(key, triple(get));
     }
     set("getMissTps", triple(0.0));
-    let zeros = [
-        "msgPutTotalTodayMorning",
-        "msgPutTotalYesterdayMorning",
-        "msgGetTotalTodayMorning",
-        "msgGetTotalYesterdayMorning",
-        "sendThreadPoolQueueSize",
-        "pullThreadPoolQueueSize",
-        "litePullThreadPoolQueueSize",
-        "ackThreadPoolQueueSize",
-        "queryThreadPoolQueueSize",
-        "sendThreadPoolQueueHeadWaitTimeMills",
-        "pullThreadPoolQueueHeadWaitTimeMills",
-        "litePullThreadPoolQueueHeadWaitTimeMills",
-        "ackThreadPoolQueueHeadWaitTimeMills",
-        "queryThreadPoolQueueHeadWaitTimeMills",
-        "EndTransactionQueueSize",
-        "EndTransactionThreadPoolQueueCapacity",
-        "pageCacheLockTimeMills",
-        "dispatchBehindBytes",
-        "timerReadBehind",
-        "timerOffsetBehind",
-        "timerCongestNum",
-        "getTimesTotal",
-        "putMessageFailedTimes",
-        "remainHowManyDataToFlush",
-        "remainTransientStoreBufferNumbs",
-    ];
-    for key in zeros {
+    for key in ZEROS {
         set(key, "0".to_owned());
     }
     for key in [

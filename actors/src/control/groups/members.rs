@@ -2,9 +2,9 @@
 //!
 //! **Owns** the producer and consumer tables, fed by heartbeats, closes, unregistrations and time.
 //! **Lives on** the control plane, outside the actor: it outlives a restart of `groups`. Pure.
-//! **Invariants** a peer stands in `by_peer` exactly while it stands in some group; a consumer group
-//! without members does not exist; who must be told of a change is part of each call's outcome, so it
-//! can't be forgotten (traps 70, 71).
+//! **Invariants** a peer stands in `by_peer` exactly while it stands in some group; a consumer
+//! group without members does not exist; who must be told of a change is part of each call's
+//! outcome, so it can't be forgotten (traps 70, 71).
 //! **Limits** one heartbeat joins at most `GROUPS_PER_PEER_MAX` groups; a group's subscriptions are
 //! those of its last full heartbeat, at most `SUBSCRIPTIONS_PER_GROUP_MAX`.
 //! **Not here** group configurations (`table`), sending the notifications (`super`).
@@ -153,7 +153,8 @@ impl ConsumerGroup {
         }
     }
 
-    /// Takes over the subscriptions of a full heartbeat. Returns (set of topics changed, anything changed).
+    /// Takes over the subscriptions of a full heartbeat. Returns (set of topics changed, anything
+    /// changed).
     fn subscribe(&mut self, wanted: &[SubscriptionData]) -> (bool, bool) {
         let mut topics_changed = false;
         let mut changed = false;
@@ -271,9 +272,9 @@ impl Members {
             outcome.live_changed = anything || kind_changed || !group.has_full;
             group.has_full = true;
         }
-        // Another fingerprint in the group means that its members disagree (or one changed its mind):
-        // ask for the whole heartbeat again (`ClientManageProcessor.heartBeatV2`, 5.5.0). So does a
-        // heartbeat without subscriptions in a group we know none of.
+        // Another fingerprint in the group means that its members disagree (or one changed its
+        // mind): ask for the whole heartbeat again (`ClientManageProcessor.heartBeatV2`, 5.5.0). So
+        // does a heartbeat without subscriptions in a group we know none of.
         outcome.wants_full = beat.fingerprint == 0
             || (group.fingerprint != 0 && group.fingerprint != beat.fingerprint)
             || !group.has_full;

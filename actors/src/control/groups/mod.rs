@@ -2,8 +2,9 @@
 //!
 //! **Owns** the only write access to group configurations and members; the notifications (code 40).
 //! **Lives on** the control plane's thread.
-//! **Invariants** a heartbeat's changes reach the cores before its reply reaches the client (trap 62); a
-//! change of membership tells the others at once (traps 70, 71, 76), except in broadcasting groups (trap 77).
+//! **Invariants** a heartbeat's changes reach the cores before its reply reaches the client (trap
+//! 62); a change of membership tells the others at once (traps 70, 71, 76), except in broadcasting
+//! groups (trap 77).
 //! **Limits** see `members` and `table`.
 //! **Not here** positions of groups (`offsets`), queue locks (the queue actors).
 
@@ -178,7 +179,8 @@ fn may_notify(group: &str, plane: &Plane) -> bool {
 /// Sends code 40 to these members.
 fn notify(group: &Arc<str>, peers: &[PeerRef], plane: &Plane) {
     for peer in peers {
-        // JSON whatever the client speaks: every client reads it, the C++ one nothing else (trap 7).
+        // JSON whatever the client speaks: every client reads it, the C++ one nothing else (trap
+        // 7).
         let command = Command::request(request::NOTIFY_CONSUMER_IDS_CHANGED, plane.take_opaque())
             .with_ext("consumerGroup", &**group)
             .one_way();

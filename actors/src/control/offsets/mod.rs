@@ -2,8 +2,8 @@
 //!
 //! **Owns** the stored positions of all groups, written behind.
 //! **Lives on** the control plane's thread.
-//! **Invariants** the queue actors are the truth, the tables are at most one flush interval behind; rows
-//! of a deleted topic or group are not written again after the deletion.
+//! **Invariants** the queue actors are the truth, the tables are at most one flush interval behind;
+//! rows of a deleted topic or group are not written again after the deletion.
 //! **Limits** `PENDING_ROWS_MAX` rows wait for a commit; then it happens at once.
 //! **Not here** queries and updates by consumers (14, 15: the queue actors).
 
@@ -27,7 +27,8 @@ use super::shell::Part;
 
 /// Rows that wait at most; about 100 bytes each.
 const PENDING_ROWS_MAX: usize = 64 * 1024;
-/// How long handed-over rows wait for company: with the cores' own interval, at most about 1 s in all.
+/// How long handed-over rows wait for company: with the cores' own interval, at most about 1 s in
+/// all.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 
 /// What the offsets actor is told.

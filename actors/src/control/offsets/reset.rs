@@ -2,8 +2,8 @@
 //!
 //! **Owns** what a reset request means, and telling the members when they have to move themselves.
 //! **Lives on** the control plane's thread.
-//! **Invariants** with `useServerSideResetOffset` the queue actors redirect the group (one-shot); without,
-//! every member is told with code 220, and a group without members is 206.
+//! **Invariants** with `useServerSideResetOffset` the queue actors redirect the group (one-shot);
+//! without, every member is told with code 220, and a group without members is 206.
 //! **Limits** those of `ask`.
 //! **Not here** the one-shot itself (the queue actors).
 
@@ -37,7 +37,8 @@ pub(super) struct Reset {
 }
 
 impl Reset {
-    /// Reads a request: queue −1 is all queues; offset −1 or absent means by time; time −1 is the end.
+    /// Reads a request: queue −1 is all queues; offset −1 or absent means by time; time −1 is the
+    /// end.
     pub(super) fn read(command: &Command) -> Result<Self, Refusal> {
         let timestamp: i64 = reply::number(command, "timestamp")?;
         let offset: i64 = reply::number_or(command, "offset", -1)?;

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the pending work of one link and who waits for it.
 //! **Lives on** the control plane's thread; pure.
-//! **Invariants** work that arrives while a call is under way is done by the next call, never lost; a
-//! full registration covers every topic; after a failure everything is due again, in full.
+//! **Invariants** work that arrives while a call is under way is done by the next call, never lost;
+//! a full registration covers every topic; after a failure everything is due again, in full.
 //! **Limits** `TOPICS_PENDING_MAX` names before a full registration is cheaper.
 //! **Not here** the call itself (`link`).
 
@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
-/// Above this many changed topics one full registration is sent instead: the name server would merge
-/// them one by one.
+/// Above this many changed topics one full registration is sent instead: the name server would
+/// merge them one by one.
 const TOPICS_PENDING_MAX: usize = 64;
 
 /// One call to make.

@@ -3,8 +3,8 @@
 //! **Owns** headers and bodies of 103, 104 and 322.
 //! **Lives on** the control plane's thread; reads the tables.
 //! **Invariants** permissions are cut by `brokerPermission` when it lacks reading or writing
-//! (`BrokerController.doRegisterBrokerAll`, 5.5.0), so that a drained broker gets no clients (trap 36);
-//! an incremental body holds only topics that exist (trap 33 makes it safe).
+//! (`BrokerController.doRegisterBrokerAll`, 5.5.0), so that a drained broker gets no clients (trap
+//! 36); an incremental body holds only topics that exist (trap 33 makes it safe).
 //! **Limits** the frame limit; about 90,000 topics fit a full body.
 //! **Not here** sending (`link`).
 

@@ -2,9 +2,9 @@
 //!
 //! **Owns** connecting, calling with a limit, and noticing that the connection has ended.
 //! **Lives on** the control plane's thread.
-//! **Invariants** the connection stays open between calls, since a name server forgets a broker when its
-//! connection closes; a call on a connection that turns out dead is made once more on a new one, which
-//! `connections` shows.
+//! **Invariants** the connection stays open between calls, since a name server forgets a broker
+//! when its connection closes; a call on a connection that turns out dead is made once more on a
+//! new one, which `connections` shows.
 //! **Limits** `CALL_MAX` a call, connecting included.
 //! **Not here** what is said (`body`) and when (`link`).
 
@@ -93,7 +93,8 @@ impl Channel {
     }
 }
 
-/// The pushes of a connection while somebody waits for its end; they go home when the wait is given up.
+/// The pushes of a connection while somebody waits for its end; they go home when the wait is given
+/// up.
 struct Watch<'a> {
     pushes: Option<Pushes>,
     home: &'a RefCell<Option<Pushes>>,

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the calls 103, 104 and 322 to one address, their rhythm and their retries.
 //! **Lives on** the control plane's thread, as one task.
-//! **Invariants** one call at a time; a server that comes back is told everything at once; a failure is
-//! logged when it begins, changes or ends.
+//! **Invariants** one call at a time; a server that comes back is told everything at once; a
+//! failure is logged when it begins, changes or ends.
 //! **Limits** `CALL_MAX` a call, `RETRY_EVERY` between attempts at a dead server.
 //! **Not here** bodies (`body`), what is due (`agenda`), the connection (`channel`).
 
@@ -128,8 +128,8 @@ impl Link {
                 Err(why) => tracing::warn!(
                     name_server,
                     why,
-                    "not registered at this name server: clients that use it can't find this broker. \
-                     Check that it runs and that the address is right; trying again every {} s",
+                    "not registered at this name server: clients that use it can't find this \
+                     broker. Check that it runs and that the address is right; trying again every {} s",
                     RETRY_EVERY.as_secs()
                 ),
             }
@@ -143,8 +143,8 @@ impl Link {
                 let before = self.channel.connections();
                 let command = body::register(plane, Some(&names), plane.take_opaque());
                 let reply = self.channel.call(command).await?;
-                // A server behind a new connection was restarted, and takes these topics for all we have;
-                // one that refuses doesn't know us either: everything goes.
+                // A server behind a new connection was restarted, and takes these topics for all we
+                // have; one that refuses doesn't know us either: everything goes.
                 let is_known = before == self.channel.connections();
                 if reply.code == response::SUCCESS && is_known {
                     Ok(())

@@ -2,9 +2,9 @@
 //!
 //! **Owns** one link per name server, each with its own task, connection and agenda.
 //! **Lives on** the control plane's thread.
-//! **Invariants** name servers are told in parallel: a dead one delays nobody else; a link that panics is
-//! started anew within the restart budget; whoever waits for an announcement waits only for servers
-//! that answered last time.
+//! **Invariants** name servers are told in parallel: a dead one delays nobody else; a link that
+//! panics is started anew within the restart budget; whoever waits for an announcement waits only
+//! for servers that answered last time.
 //! **Limits** `CALL_MAX` a call; `NAME_SERVERS_MAX` name servers.
 //! **Not here** which topics exist (`topics`), what a name server does with them (`namesrv`).
 
@@ -80,8 +80,8 @@ impl Registration {
         }
     }
 
-    /// Tells every name server of these topics (`in_full`: of everything). The future ends when those that
-    /// are alive have heard, or failed.
+    /// Tells every name server of these topics (`in_full`: of everything). The future ends when
+    /// those that are alive have heard, or failed.
     pub fn announce(
         &self,
         topics: &[Arc<TopicEntry>],

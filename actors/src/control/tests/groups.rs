@@ -56,10 +56,14 @@ fn trap_62_the_subscriptions_reach_the_cores_before_the_reply_the_client() {
     let reply = heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
     assert_eq!(reply.ext("IS_SUPPORT_HEART_BEAT_V2"), Some("true"));
     assert_eq!(reply.version, 513, "trap 14");
-    let live_at = rig.seen.iter().position(|m| {
-        matches!(m, ToData::Catalog(CatalogChange::GroupPut(e))
-            if &*e.name == "g" && e.live.as_ref().is_some_and(|l| l.subscriptions.contains_key("T")))
-    });
+    let knows_t = |m: &ToData| match m {
+        ToData::Catalog(CatalogChange::GroupPut(entry)) if &*entry.name == "g" => entry
+            .live
+            .as_ref()
+            .is_some_and(|live| live.subscriptions.contains_key("T")),
+        _ => false,
+    };
+    let live_at = rig.seen.iter().position(knows_t);
     let reply_at = rig
         .seen
         .iter()
@@ -265,7 +269,13 @@ fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
             .code,
         0
     );
-    let is_drop = |m: &ToData| matches!(m, ToData::Ask { question: Question::DropGroup(group), .. } if &**group == "g");
+    let is_drop = |m: &ToData| match m {
+        ToData::Ask {
+            question: Question::DropGroup(group),
+            ..
+        } => &**group == "g",
+        _ => false,
+    };
     if !rig.seen.iter().any(is_drop) {
         rig.until(is_drop);
     }

@@ -83,7 +83,10 @@ fn many_sends_to_one_new_topic_make_it_once() {
         });
     }
     assert_eq!(rig.resolved(Ticket(99)), 0);
-    let is_put = |m: &&ToData| matches!(m, ToData::Catalog(CatalogChange::TopicPut(e)) if e.config.name == "T");
+    let is_put = |m: &&ToData| match m {
+        ToData::Catalog(CatalogChange::TopicPut(entry)) => entry.config.name == "T",
+        _ => false,
+    };
     assert_eq!(rig.seen.iter().filter(is_put).count(), 1);
     rig.stop();
 }

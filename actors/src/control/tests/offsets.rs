@@ -163,7 +163,8 @@ fn without_server_side_reset_a_group_that_is_offline_is_206() {
         response::CONSUMER_NOT_ONLINE
     );
     let beat = r#"{"clientID":"c1","consumerDataSet":[{"groupName":"g","messageModel":"CLUSTERING",
-        "consumeType":"CONSUME_PASSIVELY","subscriptionDataSet":[{"topic":"T","subString":"*"}]}]}"#;
+        "consumeType":"CONSUME_PASSIVELY",
+        "subscriptionDataSet":[{"topic":"T","subString":"*"}]}]}"#;
     assert_eq!(
         rig.ask(peer(5), request(code::HEART_BEAT, &[], beat)).code,
         0

@@ -50,7 +50,13 @@ fn a_topic_is_made_changed_and_deleted_by_request() {
     let delete = || request(code::DELETE_TOPIC_IN_BROKER, &[("topic", "T")], "");
     assert_eq!(rig.ask(peer(1), delete()).code, 0);
     assert!(!rig.topics().contains_key("T"));
-    let is_drop = |m: &ToData| matches!(m, ToData::Ask { question: Question::DropTopic(id), .. } if *id == first.id);
+    let is_drop = |m: &ToData| match m {
+        ToData::Ask {
+            question: Question::DropTopic(id),
+            ..
+        } => *id == first.id,
+        _ => false,
+    };
     if !rig.seen.iter().any(is_drop) {
         rig.until(is_drop);
     }

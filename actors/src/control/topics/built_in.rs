@@ -5,7 +5,8 @@
 //! **Invariants** a stored configuration of the same name wins over the built-in one, as in
 //! RocketMQ's `TopicConfigManager` 5.5.0 (init first, then load).
 //! **Limits** none of its own.
-//! **Not here** the table (`table`), the reserved names themselves (`gantry_protocol::system_topic`).
+//! **Not here** the table (`table`), the reserved names themselves
+//! (`gantry_protocol::system_topic`).
 
 use gantry_protocol::body::{TopicConfig, perm};
 use gantry_protocol::system_topic;

@@ -118,8 +118,8 @@ pub fn from_template(
     Ok(config)
 }
 
-/// `topicSysFlag` of a topic made by a client in unit mode (`TopicSysFlag.buildSysFlag`): bit 1 for a
-/// retry topic's subscription, bit 0 for the topic itself.
+/// `topicSysFlag` of a topic made by a client in unit mode (`TopicSysFlag.buildSysFlag`): bit 1 for
+/// a retry topic's subscription, bit 0 for the topic itself.
 pub fn sys_flag(unit_mode: bool, topic: &str) -> i32 {
     match (
         unit_mode,

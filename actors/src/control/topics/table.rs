@@ -2,8 +2,8 @@
 //!
 //! **Owns** name → configuration and id, the data version, the next free topic id.
 //! **Lives on** the control plane; pure.
-//! **Invariants** an id is given once and never again, also not after a deletion and a restart; each
-//! change moves the data version; a system topic is never deleted.
+//! **Invariants** an id is given once and never again, also not after a deletion and a restart;
+//! each change moves the data version; a system topic is never deleted.
 //! **Limits** `TOPICS_MAX` topics.
 //! **Not here** persistence and registration (`super`), validation (`rules`).
 
@@ -17,8 +17,8 @@ use gantry_storage::units::TopicId;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 
-/// Most topics of a broker; a name server's registration body of that many is about 20 MB, more than
-/// its frame limit, so operators meet other walls first.
+/// Most topics of a broker; a name server's registration body of that many is about 20 MB, more
+/// than its frame limit, so operators meet other walls first.
 pub const TOPICS_MAX: usize = 100_000;
 
 /// All topics; see the room's head.
@@ -134,8 +134,8 @@ impl TopicTable {
         Some(entry)
     }
 
-    /// Sets `order` on the topics that `ORDER_TOPIC_CONFIG` names (the body of a 103 reply). Never clears
-    /// it: the flag of code 17 would be lost with every registration
+    /// Sets `order` on the topics that `ORDER_TOPIC_CONFIG` names (the body of a 103 reply). Never
+    /// clears it: the flag of code 17 would be lost with every registration
     /// (`TopicConfigManager.updateOrderTopicConfig`, 5.5.0). Returns what changed.
     pub fn apply_order_topics<'a>(
         &mut self,

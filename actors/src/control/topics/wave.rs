@@ -21,8 +21,8 @@ use crate::seam::{CatalogChange, CoreNumber, Question, Ticket, ToData, TopicEntr
 
 use super::{Msg, Topics, load};
 
-/// How long a created topic's answer waits for the name servers. Clients read the route right after;
-/// a name server that takes longer than this is one the client can't use now anyway.
+/// How long a created topic's answer waits for the name servers. Clients read the route right
+/// after; a name server that takes longer than this is one the client can't use now anyway.
 const ANNOUNCE_MAX: Duration = Duration::from_secs(1);
 /// Most answers waiting for a commit or a name server.
 const WAVE_WAITERS_MAX: usize = 100_000;
