@@ -42,6 +42,31 @@ fn replies(stream: &mut TcpStream, count: usize) -> Vec<Command> {
     found
 }
 
+type TestSeat = (
+    CoreSeat,
+    mpsc::Sender<SocketAddr>,
+    MailReceiver<(SocketAddr, Claim)>,
+);
+
+async fn serve(
+    context: CoreContext,
+    (seat, news, go): TestSeat,
+    settings: Arc<BrokerSettings>,
+    identity: StoreIdentity,
+) {
+    let shutdown = context.shutdown.clone();
+    let started = RunningCore::start(context, seat, settings, identity).await;
+    let (core, _) = started.unwrap_or_else(|error| panic!("{error}"));
+    let mut orders = Vec::new();
+    go.recv_batch(&mut orders).await;
+    let (addr, claim) = orders.remove(0);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let (main, _) = core.listen(addr, any, claim).unwrap();
+    news.send(main).unwrap();
+    shutdown.wait().await;
+    core.stop().await;
+}
+
 /// Runs `client` against a broker of two cores and two shards in `dir`.
 fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     let mut settings = settings();
@@ -80,26 +105,8 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
         gos.push(go);
     }
     let plan = CorePlan::new(vec![Placement::Unbound, Placement::Unbound]);
-    let main = move |context: CoreContext,
-                     (seat, news, go): (
-        CoreSeat,
-        mpsc::Sender<SocketAddr>,
-        MailReceiver<(SocketAddr, Claim)>,
-    )| {
-        let settings = Arc::clone(&settings);
-        async move {
-            let shutdown = context.shutdown.clone();
-            let started = RunningCore::start(context, seat, settings, identity).await;
-            let (core, _) = started.unwrap_or_else(|error| panic!("{error}"));
-            let mut orders = Vec::new();
-            go.recv_batch(&mut orders).await;
-            let (addr, claim) = orders.remove(0);
-            let any = "127.0.0.1:0".parse().unwrap();
-            let (main, _) = core.listen(addr, any, claim).unwrap();
-            news.send(main).unwrap();
-            shutdown.wait().await;
-            core.stop().await;
-        }
+    let main = move |context: CoreContext, seat: TestSeat| {
+        serve(context, seat, Arc::clone(&settings), identity)
     };
     let cores = DataCores::start(&plan, &shutdown, seats, main).unwrap();
     gos[0]

@@ -1,4 +1,10 @@
 //! Cores without an executor: time stands still until told, tasks run when asked.
+//!
+//! **Owns** what the cores of a test share: time, roads, out buffers, tasks.
+//! **Lives on** a test's thread.
+//! **Invariants** words between cores keep their order; no task runs before it is asked to.
+//! **Limits** none.
+//! **Not here** the real host (`data::seat`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,4 +1,10 @@
 //! A shard's store in a few vectors, with the faults a test asks for.
+//!
+//! **Owns** the records of one shard, encoded as the real store encodes them.
+//! **Lives on** a test's thread.
+//! **Invariants** readable is what is sealed, or committed under SYNC_FLUSH.
+//! **Limits** none.
+//! **Not here** durability (storage).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

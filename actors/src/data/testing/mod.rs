@@ -1,4 +1,10 @@
 //! A broker core without sockets, disk or executor, for the tests of this folder.
+//!
+//! **Owns** the cores of a test and the frames it sends.
+//! **Lives on** a test's thread.
+//! **Invariants** time passes only when a test says so; nothing runs by itself.
+//! **Limits** none.
+//! **Not here** real sockets and disks (`seat_tests`).
 
 pub mod fake_host;
 pub mod memory_store;
