@@ -136,9 +136,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// This core's shards.
-    pub(super) fn shards(&self) -> impl Iterator<Item = Rc<Shard<S, H>>> + use<S, H> {
-        let shards: Vec<_> = self.shards.borrow().iter().flatten().cloned().collect();
-        shards.into_iter()
+    pub(super) fn shards(&self) -> impl Iterator<Item = Rc<Shard<S, H>>> + '_ {
+        let numbers = 0..usize::from(self.shards_count);
+        numbers.filter_map(|number| self.shards.borrow().get(number).and_then(Clone::clone))
     }
 
     /// One pass over every shard. True when there is more to do now.
