@@ -2,8 +2,8 @@
 //!
 //! **Owns** one queue's consumer offsets and order locks.
 //! **Lives on** the queue's data core, inside its actor.
-//! **Invariants** pure: the same calls give the same answers. It survives a panic of its actor's
-//! turn, for every change of it is a single insert or remove.
+//! **Invariants** pure: the same calls give the same answers. It survives a panic of its actor's turn,
+//! for every change of it is a single insert or remove.
 //! **Limits** those of `offsets` and `order_lock`.
 //! **Not here** records and bounds (storage), waiting pulls (`waiters`).
 
@@ -43,9 +43,9 @@ impl QueueState {
         PullOpening { reset, commit }
     }
 
-    /// What a query of a group's offset is told, `None` for "not found". A queue that still has its
-    /// first record near the log's end counts as young, and an unknown group then starts at 0
-    /// (`ConsumerManageProcessor`, 5.5; traps 67, 68).
+    /// What a query of a group's offset is told, `None` for "not found", also for an empty queue. A
+    /// queue that still has its first record near the log's end counts as young, and an unknown
+    /// group then starts at 0 (`ConsumerManageProcessor`, 5.5; traps 67, 68).
     pub fn query_offset(
         &self,
         group: &str,
@@ -53,10 +53,9 @@ impl QueueState {
         first_is_recent: bool,
         zero_if_young: bool,
     ) -> Option<QueueOffset> {
-        let young = zero_if_young && bounds.min.0 == 0 && first_is_recent;
-        self.offsets
-            .query(group)
-            .or(young.then_some(QueueOffset(0)))
+        let has_first = bounds.min.0 == 0 && bounds.max.0 > 0;
+        let young = zero_if_young && has_first && first_is_recent;
+        self.offsets.query(group).or(young.then_some(QueueOffset(0)))
     }
 
     /// Whether nothing would be lost by forgetting it.
@@ -162,15 +161,9 @@ mod tests {
                 Step::Pass(ms) => model.now += ms,
             }
             for g in 0..3 {
-                let bounds = QueueBounds {
-                    min: QueueOffset(5),
-                    max: QueueOffset(9),
-                };
+                let bounds = QueueBounds { min: QueueOffset(5), max: QueueOffset(9) };
                 let found = state.query_offset(&name(g), bounds, true, true);
-                assert_eq!(
-                    found.map(|offset| offset.0),
-                    model.committed.get(&g).copied()
-                );
+                assert_eq!(found.map(|offset| offset.0), model.committed.get(&g).copied());
             }
         }
         let mut rows = Vec::new();
@@ -188,17 +181,13 @@ mod tests {
     #[test]
     fn traps_67_68_only_a_young_queue_starts_at_zero() {
         let state = QueueState::default();
-        let at = |min| QueueBounds {
-            min: QueueOffset(min),
-            max: QueueOffset(9),
-        };
-        assert_eq!(
-            state.query_offset("g", at(0), true, true),
-            Some(QueueOffset(0))
-        );
+        let at = |min| QueueBounds { min: QueueOffset(min), max: QueueOffset(9) };
+        assert_eq!(state.query_offset("g", at(0), true, true), Some(QueueOffset(0)));
         assert_eq!(state.query_offset("g", at(0), false, true), None);
         assert_eq!(state.query_offset("g", at(1), true, true), None);
         assert_eq!(state.query_offset("g", at(0), true, false), None);
+        let empty = QueueBounds { min: QueueOffset(0), max: QueueOffset(0) };
+        assert_eq!(state.query_offset("g", empty, true, true), None);
         assert!(state.is_empty());
     }
 }
