@@ -434,7 +434,7 @@ pub fn shared_memory(folder: &Path) -> Finding {
         );
     }
     if let Some(sign) = container_sign() {
-        let found = format!("{place} belongs to a container ({sign}) and may end with it");
+        let found = format!("{place} belongs to a container ({sign}) that ends with this process");
         return Finding::bad(name, Status::Warn, found, fallback);
     }
     Finding::ok(
@@ -443,8 +443,13 @@ pub fn shared_memory(folder: &Path) -> Finding {
     )
 }
 
-/// What says that this process lives in a container whose tmpfs may end with it.
+/// What says that this process lives in a container whose tmpfs ends with it: a container ends with its
+/// process 1, so only that process and its own children (an init's ward, or left behind) can take it along.
 fn container_sign() -> Option<String> {
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if std::process::id() != 1 && parent > 1 {
+        return None;
+    }
     let files = ["/.dockerenv", "/run/.containerenv"];
     if let Some(file) = files.iter().find(|file| Path::new(file).exists()) {
         return Some((*file).to_owned());

@@ -218,6 +218,7 @@ pub struct RunningCore {
     net: Rc<Net<Front>>,
     stores: Vec<(ShardId, Rc<Store>)>,
     settings: Arc<BrokerSettings>,
+    identity: StoreIdentity,
 }
 
 impl RunningCore {
@@ -289,6 +290,7 @@ impl RunningCore {
                 net,
                 stores,
                 settings,
+                identity,
             },
             reports,
         ))
@@ -321,13 +323,27 @@ impl RunningCore {
         // What came while the last bytes left.
         self.core.hand_over_offsets().await;
         for (id, store) in &self.stores {
-            if let Err(error) = store.shutdown().await {
-                tracing::error!(shard = %id, %error, "a shard could not be shut cleanly");
+            match store.shutdown().await {
+                Ok(()) => self.forget_tail(*id),
+                Err(error) => {
+                    tracing::error!(shard = %id, %error, "a shard could not be shut cleanly");
+                }
             }
         }
         let stopped = ToControl::CoreStopped(self.host.context.index);
         self.core.send_patiently(stopped).await;
         tracing::debug!(core = self.host.context.index, dir = ?self.settings.data_dir, "stopped");
+    }
+
+    /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a store
+    /// at rest, and the next start may choose another place.
+    fn forget_tail(&self, shard: ShardId) {
+        let data = &self.settings.data_dir;
+        let place = TailPlace::choose(self.settings.tail_dir.as_deref(), data);
+        let path = place.locate(data, self.identity.id, shard.0);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "the tail could not be removed");
+        }
     }
 }
 
@@ -351,7 +367,9 @@ async fn open_shards(
         .map(ShardId)
         .filter(|shard| core_of_shard(*shard, context.count) == context.index);
     for shard in mine {
-        let tail = SharedTail::open(&place.path(identity.id, shard.0), settings.tail_bytes)?;
+        let path = place.locate(&settings.data_dir, identity.id, shard.0);
+        let tail = SharedTail::open(&path, settings.tail_bytes)?;
+        TailPlace::record(&settings.data_dir, shard.0, &path)?;
         let options = StoreOptions {
             shard,
             flush_mode: match settings.flush_disk_type {

@@ -93,11 +93,43 @@ impl TailPlace {
         }
     }
 
-    /// The file of one shard's tail. The store's id keeps two stores on one machine apart.
+    /// The file of one shard's tail: where the last process left it, if it is still there, else in this folder.
+    /// A choice that changes between two starts must not lose what a killed process left behind.
+    pub fn locate(&self, data: &Path, store_id: u64, shard: u8) -> PathBuf {
+        let chosen = self.path(store_id, shard);
+        let recorded = std::fs::read_to_string(record_of(data, shard)).ok().map(PathBuf::from);
+        recorded.filter(|path| path.is_file()).unwrap_or(chosen)
+    }
+
+    /// Notes in the data folder where the tail of a shard lies, before anything is answered from it.
+    ///
+    /// # Errors
+    /// The data folder can't be written.
+    pub fn record(data: &Path, shard: u8, tail: &Path) -> Result<(), TailError> {
+        let path = record_of(data, shard);
+        let failed = |error: std::io::Error| TailError::Failed {
+            path: path.clone(),
+            operation: "record",
+            cause: error.to_string(),
+        };
+        let text = tail.to_string_lossy();
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text.as_bytes()).map_err(failed)?;
+        std::fs::rename(&fresh, &path).map_err(failed)
+    }
+
+    /// The file of one shard's tail in this folder. The store's id keeps two stores on one machine apart.
     pub fn path(&self, store_id: u64, shard: u8) -> PathBuf {
         self.folder
             .join(format!("gantry-{store_id:016x}-{shard}.tail"))
     }
+}
+
+fn record_of(data: &Path, shard: u8) -> PathBuf {
+    data.join(format!("tail-{shard}.path"))
 }
 
 /// A mapped tail.
