@@ -193,9 +193,6 @@ impl Ledger {
         gone: &[Arc<TopicEntry>],
         table: &TopicTable,
     ) -> Result<(), Refusal> {
-        if put.is_empty() && gone.is_empty() {
-            return Ok(());
-        }
         let mut batch = Batch::new();
         // A topic deleted and made again within one wave stands in both lists.
         for entry in gone {

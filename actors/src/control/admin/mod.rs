@@ -23,6 +23,7 @@ use crate::seam::{Answer, CatalogChange, ControlRequest, Question, StoreReport};
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo};
 use super::shell::Part;
+use super::topics;
 use runtime_report::Sample;
 
 /// Largest body of a configuration change.
@@ -77,8 +78,8 @@ impl Admin {
     fn serve(&mut self, asked: &ControlRequest, plane: &Rc<Plane>) {
         let to = ReplyTo::of(asked);
         let outcome = match asked.command.code {
-            request::GET_BROKER_CONFIG => Ok(self.config(plane)),
-            request::UPDATE_BROKER_CONFIG => self.update(&asked.command, plane),
+            request::GET_BROKER_CONFIG => Ok(Some(self.config(plane))),
+            request::UPDATE_BROKER_CONFIG => self.update(&asked.command, to, plane),
             request::GET_BROKER_RUNTIME_INFO => {
                 self.runtime(to, plane);
                 return;
@@ -88,7 +89,11 @@ impl Admin {
                 "The stats of this name and key are not kept by this broker yet",
             )),
         };
-        plane.reply(&to, outcome.into());
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reply)) => plane.reply(&to, reply),
+            Err(refusal) => plane.refuse(&to, &refusal),
+        }
     }
 
     /// Code 26: sorted `key=value` lines.
@@ -119,7 +124,12 @@ impl Admin {
     }
 
     /// Code 25.
-    fn update(&mut self, command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+    fn update(
+        &mut self,
+        command: &Command,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
         if command.body.len() > CONFIG_BYTES_MAX {
             return Err(Refusal::new(
                 response::SYSTEM_ERROR,
@@ -142,18 +152,26 @@ impl Admin {
             Some((_, value)) => Some(permission(value)?),
             None => None,
         };
-        if let Some(permission) = permission {
-            set_permission(permission, plane);
-            self.changed
-                .insert(BROKER_PERMISSION.to_owned(), permission.to_string());
-        }
         for (key, _) in pairs.iter().filter(|(key, _)| *key != BROKER_PERMISSION) {
             tracing::info!(
                 key = quoted(key),
                 "a setting can't be changed while running: change broker.conf and restart"
             );
         }
-        Ok(Reply::ok())
+        let Some(permission) = permission else {
+            return Ok(Some(Reply::ok()));
+        };
+        self.changed
+            .insert(BROKER_PERMISSION.to_owned(), permission.to_string());
+        if plane.permission.replace(permission) == permission {
+            return Ok(Some(Reply::ok()));
+        }
+        plane
+            .outbox
+            .change(CatalogChange::BrokerPermission(permission));
+        // The table's version moves with it, and the answer waits for the name servers.
+        plane.book().topics.tell(topics::Msg::PermissionChanged(to));
+        Ok(None)
     }
 
     /// Code 28.
@@ -207,16 +225,6 @@ fn permission(value: &str) -> Result<i32, Refusal> {
                 quoted(value)
             ),
         )),
-    }
-}
-
-/// Cores and name servers hear of it at once.
-fn set_permission(permission: i32, plane: &Rc<Plane>) {
-    if plane.permission.replace(permission) != permission {
-        plane
-            .outbox
-            .change(CatalogChange::BrokerPermission(permission));
-        drop(plane.book().registration.announce(&[], true));
     }
 }
 

@@ -129,7 +129,8 @@ impl Link {
                     name_server,
                     why,
                     "not registered at this name server: clients that use it can't find this \
-                     broker. Check that it runs and that the address is right; trying again every {} s",
+                     broker. Check that it runs and that the address is right; trying again \
+                     every {} s",
                     RETRY_EVERY.as_secs()
                 ),
             }

@@ -166,13 +166,17 @@ fn trap_36_a_drained_broker_registers_its_topics_without_the_permission() {
     let server = name_server(accept);
     let mut rig = rig(folder.path(), &[server.addr]);
     rig.control.as_ref().unwrap().register();
-    assert_eq!(
-        body_of(&server.next()).topics.topics["BenchmarkTest"].perm,
-        6
-    );
+    let before = body_of(&server.next()).topics;
+    assert_eq!(before.topics["BenchmarkTest"].perm, 6);
     let update = request(code::UPDATE_BROKER_CONFIG, &[], "brokerPermission=4");
     assert_eq!(rig.ask(peer(1), update).code, 0);
-    let topics = body_of(&server.next()).topics.topics;
+    let told = server.heard.try_recv().expect("told before the answer");
+    let after = body_of(&told).topics;
+    assert_ne!(
+        after.data_version, before.data_version,
+        "a name server ignores changes of a version it knows"
+    );
+    let topics = after.topics;
     assert_eq!(
         (topics["BenchmarkTest"].perm, topics["TBW102"].perm),
         (4, 4)

@@ -215,3 +215,30 @@ fn one_way_requests_are_carried_out_and_not_answered() {
     assert_eq!(rig.seen.iter().filter(to_peer_3).count(), 0, "trap 5");
     rig.stop();
 }
+
+#[test]
+fn a_topic_deleted_and_made_again_in_one_burst_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ask(peer(1), update("T", &[])).code, 0);
+    let first = rig.topics()["T"].id;
+    for command in [
+        request(code::DELETE_TOPIC_IN_BROKER, &[("topic", "T")], "").one_way(),
+        update("T", &[]).one_way(),
+    ] {
+        rig.tell(crate::seam::ToControl::Request(
+            crate::seam::ControlRequest {
+                peer: peer(3),
+                peer_addr: "127.0.0.1:1".parse().unwrap(),
+                command,
+            },
+        ));
+    }
+    assert_eq!(rig.ask(peer(1), update("U", &[])).code, 0);
+    assert_ne!(rig.topics()["T"].id, first);
+    rig.stop();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    assert_ne!(rig.topics()["T"].id, first);
+    rig.stop();
+}

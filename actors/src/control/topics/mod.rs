@@ -25,7 +25,7 @@ use crate::refusal::Refusal;
 use crate::seam::{ControlRequest, CoreNumber, Ticket, TopicEntry};
 
 use super::plane::Plane;
-use super::reply::ReplyTo;
+use super::reply::{Reply, ReplyTo};
 use super::shell::Part;
 use table::TopicTable;
 use wave::{Waiter, Wave, answer, refuse};
@@ -49,6 +49,8 @@ pub enum Msg {
     Commit,
     /// A wave's topics are at the name servers, or the wait is over.
     Announced(u64),
+    /// `brokerPermission` changed: the name servers hear, then this client.
+    PermissionChanged(ReplyTo),
     /// The name servers' `ORDER_TOPIC_CONFIG`.
     OrderTopics(Vec<String>),
 }
@@ -111,6 +113,10 @@ impl Part for Topics {
                     answer(waiters, plane);
                 }
             }
+            Msg::PermissionChanged(to) => {
+                self.open.in_full = true;
+                self.wait(Waiter::Client(to, Reply::ok()), plane);
+            }
             Msg::OrderTopics(names) => self.order_topics(&names, plane),
         }
     }
@@ -118,6 +124,7 @@ impl Part for Topics {
     fn waiting(message: &Msg) -> Option<ReplyTo> {
         match message {
             Msg::Serve(request) => Some(ReplyTo::of(request)),
+            Msg::PermissionChanged(to) => Some(*to),
             _ => None,
         }
     }
@@ -138,14 +145,14 @@ impl Part for Topics {
 fn load(plane: &Rc<Plane>) -> Result<(), Refusal> {
     let stored = plane.ledger.load_topics()?;
     let mut table = TopicTable::new(stored.entries, stored.version, stored.next_id);
-    let now_ms = plane.now_ms();
     let mut missing = Vec::new();
     for config in built_in::built_in_topics(&plane.settings) {
         if table.get(&config.name).is_none() {
-            missing.extend(table.put(config, now_ms)?);
+            missing.extend(table.put(config)?);
         }
     }
     if !missing.is_empty() {
+        table.advance(plane.now_ms());
         plane.ledger.store_topics(&missing, &[], &table)?;
     }
     *plane.topics.borrow_mut() = table;
@@ -182,7 +189,7 @@ impl Topics {
         }
         let mut config = built_in::topic(topic, queues, perm::READ | perm::WRITE);
         config.topic_sys_flag = sys_flag;
-        let made = plane.topics.borrow_mut().put(config, plane.now_ms());
+        let made = plane.topics.borrow_mut().put(config);
         match made {
             Ok(entry) => self.open.put.extend(entry),
             Err(refusal) => tracing::warn!(topic, %refusal, "a retry topic can't be created"),
@@ -192,10 +199,7 @@ impl Topics {
 
     fn order_topics(&mut self, names: &[String], plane: &Rc<Plane>) {
         let names = names.iter().map(String::as_str);
-        let changed = plane
-            .topics
-            .borrow_mut()
-            .apply_order_topics(names, plane.now_ms());
+        let changed = plane.topics.borrow_mut().apply_order_topics(names);
         if !changed.is_empty() {
             self.open.put.extend(changed);
             self.commit_soon(plane);
@@ -204,7 +208,7 @@ impl Topics {
 
     /// Puts a topic into the table and the open wave.
     fn put(&mut self, config: TopicConfig, waiter: Waiter, plane: &Rc<Plane>) {
-        let made = plane.topics.borrow_mut().put(config, plane.now_ms());
+        let made = plane.topics.borrow_mut().put(config);
         match made {
             Ok(entry) => {
                 self.open.put.extend(entry);

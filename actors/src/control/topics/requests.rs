@@ -97,9 +97,9 @@ impl Topics {
             check_changeable(&config.name)?;
             rules::check_topic_numbers(config)?;
         }
-        let now_ms = plane.now_ms();
+        plane.topics.borrow().check_room(&configs)?;
         for config in configs {
-            let made = plane.topics.borrow_mut().put(config, now_ms)?;
+            let made = plane.topics.borrow_mut().put(config)?;
             self.open.put.extend(made);
         }
         self.wait(Waiter::Client(to, Reply::ok()), plane);
@@ -114,7 +114,7 @@ impl Topics {
     ) -> Result<Option<Reply>, Refusal> {
         let topic = reply::optional(command, "topic").unwrap_or_default();
         check_changeable(topic)?;
-        let gone = plane.topics.borrow_mut().remove(topic, plane.now_ms());
+        let gone = plane.topics.borrow_mut().remove(topic);
         self.open.put.retain(|entry| entry.config.name != topic);
         // Deleting what isn't there succeeds, as with the Java broker: scripts repeat it.
         self.open.gone.extend(gone);

@@ -3,7 +3,7 @@
 //! **Owns** name → configuration and id, the data version, the next free topic id.
 //! **Lives on** the control plane; pure.
 //! **Invariants** an id is given once and never again, also not after a deletion and a restart;
-//! each change moves the data version; a system topic is never deleted.
+//! each commit moves the data version.
 //! **Limits** `TOPICS_MAX` topics.
 //! **Not here** persistence and registration (`super`), validation (`rules`).
 
@@ -82,6 +82,28 @@ impl TopicTable {
         &self.version
     }
 
+    /// Moves the version, once per commit. A name server takes a changed topic only with a version
+    /// that it hasn't seen, so no registration may carry the new version before the change.
+    pub fn advance(&mut self, now_ms: i64) {
+        self.version = self.version.next(now_ms);
+    }
+
+    /// Whether all of these could be made or changed.
+    ///
+    /// # Errors
+    /// 1 when the table would be over-full.
+    pub fn check_room(&self, wanted: &[TopicConfig]) -> Result<(), Refusal> {
+        let is_new = |config: &&TopicConfig| !self.by_name.contains_key(&config.name);
+        let made = wanted.iter().filter(is_new).count();
+        if self.by_name.len() + made <= TOPICS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            response::SYSTEM_ERROR,
+            format!("{made} new topics do not fit: this broker holds at most {TOPICS_MAX}"),
+        ))
+    }
+
     /// The id that the next new topic gets.
     pub fn next_id(&self) -> u32 {
         self.next_id
@@ -91,11 +113,7 @@ impl TopicTable {
     ///
     /// # Errors
     /// 1 when the table is full.
-    pub fn put(
-        &mut self,
-        config: TopicConfig,
-        now_ms: i64,
-    ) -> Result<Option<Arc<TopicEntry>>, Refusal> {
+    pub fn put(&mut self, config: TopicConfig) -> Result<Option<Arc<TopicEntry>>, Refusal> {
         let known = self.by_name.get(&config.name);
         if known.is_some_and(|entry| entry.config == config) {
             return Ok(None);
@@ -106,7 +124,6 @@ impl TopicTable {
         };
         let entry = Arc::new(TopicEntry { id, config });
         self.insert(Arc::clone(&entry));
-        self.version = self.version.next(now_ms);
         Ok(Some(entry))
     }
 
@@ -127,10 +144,9 @@ impl TopicTable {
     }
 
     /// Removes a topic; its id is never given again.
-    pub fn remove(&mut self, name: &str, now_ms: i64) -> Option<Arc<TopicEntry>> {
+    pub fn remove(&mut self, name: &str) -> Option<Arc<TopicEntry>> {
         let entry = self.by_name.remove(name)?;
         self.names.remove(&entry.id);
-        self.version = self.version.next(now_ms);
         Some(entry)
     }
 
@@ -140,7 +156,6 @@ impl TopicTable {
     pub fn apply_order_topics<'a>(
         &mut self,
         ordered: impl IntoIterator<Item = &'a str>,
-        now_ms: i64,
     ) -> Vec<Arc<TopicEntry>> {
         let mut changed = Vec::new();
         for name in ordered {
@@ -155,9 +170,6 @@ impl TopicTable {
             });
             self.insert(Arc::clone(&entry));
             changed.push(entry);
-        }
-        if !changed.is_empty() {
-            self.version = self.version.next(now_ms);
         }
         changed
     }

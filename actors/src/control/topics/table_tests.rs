@@ -8,9 +8,9 @@ fn table() -> TopicTable {
 #[test]
 fn ids_are_never_given_twice() {
     let mut table = table();
-    let first = table.put(topic("A", 4, 6), 1).unwrap().unwrap().id;
-    table.remove("A", 2).unwrap();
-    let second = table.put(topic("A", 4, 6), 3).unwrap().unwrap().id;
+    let first = table.put(topic("A", 4, 6)).unwrap().unwrap().id;
+    table.remove("A").unwrap();
+    let second = table.put(topic("A", 4, 6)).unwrap().unwrap().id;
     assert_ne!(first, second);
     assert_eq!(table.name_of(second), Some("A"));
     assert_eq!(table.name_of(first), None);
@@ -21,7 +21,7 @@ fn ids_are_never_given_twice() {
     }];
     let mut table = TopicTable::new(rows, DataVersion::default(), 7);
     assert_eq!(
-        table.put(topic("C", 1, 6), 1).unwrap().unwrap().id,
+        table.put(topic("C", 1, 6)).unwrap().unwrap().id,
         TopicId(42)
     );
 }
@@ -29,29 +29,35 @@ fn ids_are_never_given_twice() {
 #[test]
 fn a_change_keeps_the_id_and_an_equal_put_changes_nothing() {
     let mut table = table();
-    let id = table.put(topic("A", 4, 6), 1).unwrap().unwrap().id;
-    let version = *table.version();
-    assert!(table.put(topic("A", 4, 6), 2).unwrap().is_none());
-    assert_eq!(*table.version(), version);
-    let changed = table.put(topic("A", 8, 6), 3).unwrap().unwrap();
+    let id = table.put(topic("A", 4, 6)).unwrap().unwrap().id;
+    assert!(table.put(topic("A", 4, 6)).unwrap().is_none());
+    let changed = table.put(topic("A", 8, 6)).unwrap().unwrap();
     assert_eq!(changed.id, id);
-    assert_eq!(table.version().counter, version.counter + 1);
     assert_eq!(table.count(), 1);
+}
+
+#[test]
+fn the_version_moves_once_per_commit() {
+    let mut table = table();
+    table.put(topic("A", 4, 6)).unwrap();
+    table.put(topic("B", 4, 6)).unwrap();
+    let before = *table.version();
+    table.advance(7);
+    assert_eq!(table.version().counter, before.counter + 1);
+    assert_eq!(table.version().timestamp, 7);
 }
 
 #[test]
 fn order_topics_are_set_and_never_cleared() {
     let mut table = table();
-    table.put(topic("A", 4, 6), 1).unwrap();
-    table.put(topic("B", 4, 6), 1).unwrap();
-    assert_eq!(table.apply_order_topics(["A", "unknown"], 2).len(), 1);
+    table.put(topic("A", 4, 6)).unwrap();
+    table.put(topic("B", 4, 6)).unwrap();
+    assert_eq!(table.apply_order_topics(["A", "unknown"]).len(), 1);
     assert!(table.get("A").unwrap().config.order);
-    assert!(table.apply_order_topics(["B"], 3).len() == 1);
+    assert!(table.apply_order_topics(["B"]).len() == 1);
     assert!(
         table.get("A").unwrap().config.order,
         "missing in the list is no word on it"
     );
-    let version = *table.version();
-    assert!(table.apply_order_topics(["A", "B"], 4).is_empty());
-    assert_eq!(*table.version(), version);
+    assert!(table.apply_order_topics(["A", "B"]).is_empty());
 }

@@ -38,12 +38,14 @@ pub(super) enum Waiter {
 pub(super) struct Wave {
     pub put: Vec<Arc<TopicEntry>>,
     pub gone: Vec<Arc<TopicEntry>>,
+    /// Something beside single topics changed: everything is announced.
+    pub in_full: bool,
     pub waiters: Vec<Waiter>,
 }
 
 impl Wave {
     fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.gone.is_empty() && self.waiters.is_empty()
+        self.put.is_empty() && self.gone.is_empty() && !self.in_full && self.waiters.is_empty()
     }
 
     fn has(&self, topic: &str) -> bool {
@@ -94,25 +96,29 @@ impl Topics {
         if wave.is_empty() {
             return;
         }
-        let stored = plane
-            .ledger
-            .store_topics(&wave.put, &wave.gone, &plane.topics.borrow());
-        if let Err(refusal) = stored {
-            undo(wave, &refusal, plane);
-            return;
+        let changes = !wave.put.is_empty() || !wave.gone.is_empty() || wave.in_full;
+        if changes {
+            plane.topics.borrow_mut().advance(plane.now_ms());
+            let table = plane.topics.borrow();
+            let stored = plane.ledger.store_topics(&wave.put, &wave.gone, &table);
+            drop(table);
+            if let Err(refusal) = stored {
+                undo(wave, &refusal, plane);
+                return;
+            }
+        }
+        // A topic deleted and made again within one wave stands in both lists.
+        for entry in &wave.gone {
+            let name = entry.config.name.clone();
+            plane.outbox.change(CatalogChange::TopicGone(name));
+            forget_queues(entry, plane);
         }
         for entry in &wave.put {
             plane
                 .outbox
                 .change(CatalogChange::TopicPut(Arc::clone(entry)));
         }
-        for entry in &wave.gone {
-            plane
-                .outbox
-                .change(CatalogChange::TopicGone(entry.config.name.clone()));
-            forget_queues(entry, plane);
-        }
-        if wave.put.is_empty() && wave.gone.is_empty() {
+        if !changes {
             answer(wave.waiters, plane);
             return;
         }
@@ -127,7 +133,7 @@ impl Topics {
         let told = plane
             .book()
             .registration
-            .announce(&wave.put, !wave.gone.is_empty());
+            .announce(&wave.put, wave.in_full || !wave.gone.is_empty());
         let plane = Rc::clone(plane);
         actix::spawn(async move {
             if actix::clock::timeout(ANNOUNCE_MAX, told).await.is_err() {
