@@ -97,7 +97,9 @@ impl TailPlace {
     /// A choice that changes between two starts must not lose what a killed process left behind.
     pub fn locate(&self, data: &Path, store_id: u64, shard: u8) -> PathBuf {
         let chosen = self.path(store_id, shard);
-        let recorded = std::fs::read_to_string(record_of(data, shard)).ok().map(PathBuf::from);
+        let recorded = std::fs::read_to_string(record_of(data, shard))
+            .ok()
+            .map(PathBuf::from);
         recorded.filter(|path| path.is_file()).unwrap_or(chosen)
     }
 

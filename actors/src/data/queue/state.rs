@@ -55,7 +55,9 @@ impl QueueState {
     ) -> Option<QueueOffset> {
         let has_first = bounds.min.0 == 0 && bounds.max.0 > 0;
         let young = zero_if_young && has_first && first_is_recent;
-        self.offsets.query(group).or(young.then_some(QueueOffset(0)))
+        self.offsets
+            .query(group)
+            .or(young.then_some(QueueOffset(0)))
     }
 
     /// Whether nothing would be lost by forgetting it.
@@ -161,9 +163,15 @@ mod tests {
                 Step::Pass(ms) => model.now += ms,
             }
             for g in 0..3 {
-                let bounds = QueueBounds { min: QueueOffset(5), max: QueueOffset(9) };
+                let bounds = QueueBounds {
+                    min: QueueOffset(5),
+                    max: QueueOffset(9),
+                };
                 let found = state.query_offset(&name(g), bounds, true, true);
-                assert_eq!(found.map(|offset| offset.0), model.committed.get(&g).copied());
+                assert_eq!(
+                    found.map(|offset| offset.0),
+                    model.committed.get(&g).copied()
+                );
             }
         }
         let mut rows = Vec::new();
@@ -181,12 +189,21 @@ mod tests {
     #[test]
     fn traps_67_68_only_a_young_queue_starts_at_zero() {
         let state = QueueState::default();
-        let at = |min| QueueBounds { min: QueueOffset(min), max: QueueOffset(9) };
-        assert_eq!(state.query_offset("g", at(0), true, true), Some(QueueOffset(0)));
+        let at = |min| QueueBounds {
+            min: QueueOffset(min),
+            max: QueueOffset(9),
+        };
+        assert_eq!(
+            state.query_offset("g", at(0), true, true),
+            Some(QueueOffset(0))
+        );
         assert_eq!(state.query_offset("g", at(0), false, true), None);
         assert_eq!(state.query_offset("g", at(1), true, true), None);
         assert_eq!(state.query_offset("g", at(0), true, false), None);
-        let empty = QueueBounds { min: QueueOffset(0), max: QueueOffset(0) };
+        let empty = QueueBounds {
+            min: QueueOffset(0),
+            max: QueueOffset(0),
+        };
         assert_eq!(state.query_offset("g", empty, true, true), None);
         assert!(state.is_empty());
     }
