@@ -116,24 +116,25 @@ fn rust_files() -> Vec<String> {
 
 /// A source of the product itself, not a test beside it.
 fn is_room(name: &str) -> bool {
-    let test = name.starts_with("tests/")
-        || name.contains("/tests/")
-        || name.ends_with("_tests.rs")
-        || name.ends_with("/tests.rs");
-    !test && !is_for_tests_only(name)
+    let test = name.starts_with("tests/") || name.ends_with("_tests.rs");
+    !test && !Path::new(name).ancestors().any(is_for_tests_only)
 }
 
-/// Declared by the folder's own file as a module of the tests.
-fn is_for_tests_only(name: &str) -> bool {
-    let path = Path::new(name);
-    let (folder, stem) = (
-        path.parent().unwrap(),
-        path.file_stem().unwrap().to_string_lossy(),
-    );
-    let declaration = format!("#[cfg(test)]\nmod {stem};");
-    ["mod.rs", "lib.rs", "main.rs"].iter().any(|file| {
-        let text = fs::read_to_string(root().join(folder).join(file)).unwrap_or_default();
-        text.contains(&declaration)
+/// A file or folder that the file above it declares as a module of the tests.
+fn is_for_tests_only(path: &Path) -> bool {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem()) else {
+        return false;
+    };
+    let declaration = format!("mod {};", stem.to_string_lossy());
+    let beside = folder.with_extension("rs");
+    let inside = ["mod.rs", "lib.rs", "main.rs"].map(|file| folder.join(file));
+    inside.into_iter().chain([beside]).any(|file| {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let declared = |pair: &[&str]| pair[1].ends_with(&declaration);
+        lines
+            .windows(2)
+            .any(|pair| pair[0] == "#[cfg(test)]" && declared(pair))
     })
 }
 
