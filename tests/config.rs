@@ -115,7 +115,7 @@ fn with_conf(conf: &str) -> (Gantry, Gantry) {
         .replace("{namesrv}", &namesrv.namesrv().to_string());
     fs::write(broker.dir().join("broker.conf"), text).unwrap();
     broker.start();
-    broker.await_listening(broker.broker());
+    broker.await_line("ready:");
     (namesrv, broker)
 }
 

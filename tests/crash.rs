@@ -60,7 +60,7 @@ fn send_until_broken(addr: SocketAddr, topic: &str, who: i32, round: u32) -> Vec
             };
             let body = waiting.remove(&got.opaque).unwrap();
             // A refusal under load is no promise; anything else but success is a failure.
-            if got.code == 2 {
+            if got.code == reply::SYSTEM_BUSY {
                 continue;
             }
             let got = got.expect(reply::SUCCESS);

@@ -267,7 +267,7 @@ fn key_values_are_put_listed_deleted_and_kept() {
     if std::env::var("GANTRY_TEST_AGAINST").is_err() {
         assert!(gantry.stop("TERM").success());
         gantry.start();
-        gantry.await_listening(gantry.namesrv());
+        gantry.await_line("ready:");
         let mut client = gantry.namesrv_client();
         let got = client.call(code::GET_KV, &at("k"), b"").expect(0);
         assert_eq!(got.ext["value"], "a \"b\" ü");
@@ -331,7 +331,7 @@ fn broker_at(namesrvs: &str, more: &[&str]) -> Gantry {
     }
     let mut broker = Gantry::command(&args);
     broker.start();
-    broker.await_listening(broker.broker());
+    broker.await_line("ready:");
     broker
 }
 
@@ -369,7 +369,7 @@ fn a_broker_registers_with_every_name_server_and_comes_back() {
         .expect(reply::SUCCESS);
     assert!(route_json(&mut second.namesrv_client(), &other).is_some());
     first.start();
-    first.await_listening(first.namesrv());
+    first.await_line("ready:");
     let mut client = first.namesrv_client();
     until(
         25,

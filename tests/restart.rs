@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::client::{Pull, send_ext};
+use common::client::Pull;
 use common::process::run;
 use common::{Client, Gantry, Record, code, ext, fresh, records, reply, until};
 
@@ -24,9 +24,8 @@ fn restart(gantry: &mut Gantry, signal: &str) {
     gantry.await_ready();
 }
 
-/// Sends numbered bodies, several on the way at once.
+/// Sends numbered bodies one by one; a refusal because the disk is behind is tried again.
 fn fill(client: &mut Client, topic: &str, queue: i32, count: usize, bytes: usize) {
-    let mut waiting = 0;
     for n in 0..count {
         let mut body = format!("{n}:").into_bytes();
         body.resize(bytes.max(body.len()), b'f');
@@ -35,15 +34,10 @@ fn fill(client: &mut Client, topic: &str, queue: i32, count: usize, bytes: usize
             ("KEYS", key.as_str()),
             ("TAGS", if n % 2 == 0 { "even" } else { "odd" }),
         ];
-        client.post(code::SEND_V2, &send_ext(topic, queue, &props, false), &body);
-        waiting += 1;
-        if waiting == 16 || n + 1 == count {
-            client.flush().unwrap();
-            for _ in 0..waiting {
-                client.next_reply().unwrap().expect(reply::SUCCESS);
-            }
-            waiting = 0;
-        }
+        until(30, "the send is taken", || {
+            let answer = client.send(topic, queue, &body, &props);
+            (answer.code != reply::SYSTEM_BUSY).then(|| answer.expect(reply::SUCCESS))
+        });
     }
 }
 

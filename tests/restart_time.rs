@@ -59,7 +59,7 @@ fn a_gibibyte_in_the_log_does_not_delay_the_first_send() {
         }
         client.flush().unwrap();
         match client.next_reply().unwrap() {
-            busy if busy.code == 2 => {
+            busy if busy.code == reply::SYSTEM_BUSY => {
                 // Flow control: not stored, so it is sent again a little later.
                 std::thread::sleep(Duration::from_millis(20));
                 sent -= 1;

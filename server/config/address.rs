@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -54,6 +55,11 @@ pub fn resolve(host: &str) -> io::Result<IpAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
+/// Longest wait for a taken port; what a killed process leaves is gone within some 50 ms.
+const FREE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Time between two looks.
+const FREE_POLL: Duration = Duration::from_millis(2);
+
 /// A port held for a listener that opens soon.
 #[derive(Debug)]
 pub struct HeldPort {
@@ -70,12 +76,7 @@ pub struct HeldPort {
 pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
     let mut address = address;
     if address.port() != 0 {
-        // A bind without SO_REUSEPORT fails when anybody else has the port. SO_REUSEADDR lets
-        // connections of an earlier run that still linger pass, as every server does.
-        let trial = open(address)?;
-        trial.set_reuse_address(true)?;
-        trial.bind(&address.into())?;
-        trial.listen(1)?;
+        await_free(address)?;
     }
     let socket = open(address)?;
     socket.set_reuse_address(true)?;
@@ -92,6 +93,25 @@ pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
         address,
         _socket: socket,
     })
+}
+
+/// Waits a moment for a port that a killed process still has: the kernel closes the sockets of an
+/// `io_uring` only when its last operation has ended, which may be after the process was reaped.
+fn await_free(address: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + FREE_WAIT_MAX;
+    loop {
+        // A bind without SO_REUSEPORT fails when anybody else listens there. SO_REUSEADDR lets
+        // connections of an earlier run that still linger pass, as every server does. The trial
+        // never listens: a client that came just then would be cut off.
+        let trial = open(address)?;
+        trial.set_reuse_address(true)?;
+        match trial.bind(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(FREE_POLL);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {

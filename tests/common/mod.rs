@@ -71,6 +71,7 @@ pub mod code {
 pub mod reply {
     pub const SUCCESS: i32 = 0;
     pub const SYSTEM_ERROR: i32 = 1;
+    pub const SYSTEM_BUSY: i32 = 2;
     pub const NOT_SUPPORTED: i32 = 3;
     pub const MESSAGE_ILLEGAL: i32 = 13;
     pub const NO_PERMISSION: i32 = 16;

@@ -107,7 +107,7 @@ impl Gantry {
         let mut gantry = Self::command(&args);
         if !gantry.is_elsewhere() {
             gantry.start();
-            gantry.await_listening(gantry.namesrv());
+            gantry.await_line("ready:");
         }
         gantry
     }
@@ -210,10 +210,9 @@ impl Gantry {
         self.child = Some(child);
     }
 
-    /// The broker is listening and the name server knows it.
+    /// The start has said `ready:`, and the name server knows the broker.
     pub fn await_ready(&mut self) {
-        self.await_listening(self.broker());
-        self.await_listening(self.namesrv());
+        self.await_line("ready:");
         let mut client = Client::connect(self.namesrv());
         let fields = ext(&[("topic", "TBW102")]);
         until(READY_SECONDS, "the broker is registered", || {
@@ -222,17 +221,15 @@ impl Gantry {
         });
     }
 
-    pub fn await_listening(&mut self, addr: SocketAddr) {
+    /// Waits for a line of its output that starts with `start`.
+    pub fn await_line(&mut self, start: &str) {
         let end = Instant::now() + Duration::from_secs(READY_SECONDS);
-        while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_err() {
+        while !self.log().lines().any(|l| l.starts_with(start)) {
             let over = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(
-                over.is_none(),
-                "ended with {over:?} before it listened on {addr}"
-            );
+            assert!(over.is_none(), "ended with {over:?} before it said {start}");
             assert!(
                 Instant::now() < end,
-                "not listening on {addr} within {READY_SECONDS} s"
+                "no line {start} within {READY_SECONDS} s"
             );
             std::thread::sleep(Duration::from_millis(2));
         }
