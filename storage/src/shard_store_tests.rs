@@ -4,7 +4,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::*;
-use crate::error::{AppendError, ReadError};
+use crate::error::{AppendError, ReadError, RecoverError};
 use crate::sim_disk::{SimDisk, SimOp};
 use crate::tail::TailMemory;
 use crate::units::{Boundary, PhysicalOffset, StoreTimestamp};
@@ -353,6 +353,37 @@ fn a_full_device_refuses_and_loses_nothing() {
 }
 
 #[test]
+fn damage_in_synced_bytes_is_not_taken_for_the_end() {
+    let disk = SimDisk::new(10);
+    let tail = SharedTail::new(1 << 20);
+    let key = QueueKey::new(1, 0);
+    let store = disk.block_on(async {
+        let (store, _) = open(&disk, &tail, FlushMode::Sync).await;
+        for _ in 0..5 {
+            let end = store.append(&record(key, &[1; 5000], &[])).unwrap().end;
+            store.seal();
+            store.until_committed(end).await.unwrap();
+        }
+        store
+    });
+    kill(&disk, store);
+    disk.flip_bit("shard-0/00000000000000000000.log", 8192 + 100, 3);
+    let empty = SharedTail::new(1 << 20);
+    let opened = ShardStore::open(disk.clone(), empty.lend(), options(FlushMode::Sync));
+    let error = disk.block_on(opened).err().unwrap();
+    assert!(
+        matches!(&error, RecoverError::Damaged { detail, .. } if detail.contains("8192")
+        || detail.contains("5")),
+        "{error}"
+    );
+    // The tail still has the run: nothing is lost then.
+    let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+    let (store, report) = disk.block_on(opened).unwrap();
+    assert!(report.runs_from_tail > 0);
+    assert_eq!(disk.block_on(read_all(&store, key)).len(), 5);
+}
+
+#[test]
 fn a_thousand_queues_come_back() {
     let disk = SimDisk::new(8);
     let tail = SharedTail::new(4 << 20);
@@ -424,4 +455,55 @@ fn filters_and_limits() {
         let nothing = store.read_hot(key, QueueOffset(20), limits(1), &|_| true, &mut out);
         assert_eq!(nothing.unwrap().found, 0);
     });
+}
+
+#[test]
+#[ignore = "a measurement, meant for the release profile"]
+fn append_speed() {
+    let disk = SimDisk::new(1);
+    let body = vec![7; 1024];
+    let properties = b"UNIQ_KEY\x01AC11000100002A9F0000000000000001\x02WAIT\x01true\x02";
+    let keys = ["AC11000100002A9F0000000000000001"];
+    let (mut records, mut spent) = (0u64, std::time::Duration::ZERO);
+    let mut reading = std::time::Duration::ZERO;
+    disk.block_on(async {
+        let mut options = options(FlushMode::Async);
+        options.segment_bytes = 256 << 20;
+        let tail = SharedTail::new(16 << 20);
+        let (store, _) = ShardStore::open(disk.clone(), tail.lend(), options)
+            .await
+            .unwrap();
+        for _ in 0..20 {
+            let started = std::time::Instant::now();
+            for n in 0..10_000u64 {
+                let key = QueueKey::new(1, u16::try_from(n % 8).unwrap());
+                let mut new = record(key, &body, &keys);
+                new.properties = properties;
+                new.store_timestamp = Some(StoreTimestamp(n));
+                store.append(&new).unwrap();
+                if n % 32 == 31 {
+                    store.seal();
+                }
+            }
+            spent += started.elapsed();
+            records += 10_000;
+            let started = std::time::Instant::now();
+            let mut out = BytesMut::with_capacity(1 << 20);
+            for queue in 0..8 {
+                let key = QueueKey::new(1, queue);
+                let mut from = QueueOffset(store.bounds(key).max.0 - 1024);
+                for _ in 0..32 {
+                    out.clear();
+                    let read = store.read_hot(key, from, limits(32), &|_| true, &mut out);
+                    from = read.unwrap().next_offset;
+                }
+            }
+            reading += started.elapsed();
+            let end = store.seal();
+            store.until_committed(end).await.unwrap();
+        }
+    });
+    let each = spent.as_nanos() / u128::from(records);
+    let read_each = reading.as_nanos() / (20 * 8 * 1024);
+    println!("append and seal of 1 KiB: {each} ns each; hot read: {read_each} ns each");
 }

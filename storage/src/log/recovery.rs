@@ -13,12 +13,15 @@ use crate::log::segments::Segments;
 use crate::log::staging::RUN_BYTES_MAX;
 use crate::shard_store::RECORD_BYTES_MAX;
 use crate::tail::Tail;
-use crate::units::{FilePosition, index};
+use crate::units::{BLOCK_BYTES, FilePosition, index};
 
 /// Bytes of one sequential read.
 const READ_BYTES: u64 = 1 << 20;
 /// No run written by this program has a longer payload.
 const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64 << 10);
+/// Bytes behind the log's end that are searched for proof that the end is damage: a damaged run of
+/// usual size and its group lie within.
+const PROOF_BYTES: u64 = 4 << 20;
 
 /// Where the scan is and what may come next.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,15 @@ impl Scan {
             && header.epoch >= self.epoch
             && u64::from(header.payload_bytes) <= PAYLOAD_BYTES_MAX
             && segments.start_of(last) == segments.start_of(header.position)
+    }
+
+    /// Whether a run behind the end says that the end was synced further.
+    fn is_disproved_by(&self, header: &RunHeader) -> bool {
+        self.sequence
+            .is_some_and(|sequence| header.sequence > sequence)
+            && header.epoch >= self.epoch
+            && header.committed > self.position
+            && u64::from(header.payload_bytes) <= PAYLOAD_BYTES_MAX
     }
 
     fn accept(&mut self, header: &RunHeader) {
@@ -175,6 +187,37 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
                 let payload = self.bytes(position.plus(RUN_HEADER_BYTES), payload_bytes);
                 return Ok(Some(Run { header, payload }));
             }
+        }
+        Ok(None)
+    }
+
+    /// Looks behind the end of the log for a run that was sealed when bytes behind that end were
+    /// already synced: then the end is no torn write but damage. Gives that run's position.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn proof_of_damage(
+        &mut self,
+        scan: &Scan,
+    ) -> Result<Option<FilePosition>, DiskError> {
+        let mut at = scan.position.block_up();
+        let until = at.plus(PROOF_BYTES);
+        while at < until {
+            if !self.fill(at, BLOCK_BYTES).await? {
+                return Ok(None);
+            }
+            let header = RunHeader::peek(self.bytes(at, RUN_HEADER_BYTES), at);
+            if let Some(header) = header.filter(|header| scan.is_disproved_by(header)) {
+                let bytes = RUN_HEADER_BYTES + u64::from(header.payload_bytes);
+                if self.fill(at, bytes).await? {
+                    let whole = self.bytes(at, bytes);
+                    let (head, payload) = whole.split_at(index(RUN_HEADER_BYTES).min(whole.len()));
+                    if header.verify(scan.store_id, head, &[payload]) {
+                        return Ok(Some(at));
+                    }
+                }
+            }
+            at = at.plus(BLOCK_BYTES);
         }
         Ok(None)
     }

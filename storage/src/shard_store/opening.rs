@@ -17,7 +17,8 @@ use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::Disk;
 use crate::error::RecoverError;
 use crate::format::{
-    INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, shard_folder,
+    INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
+    shard_folder,
 };
 use crate::identity;
 use crate::key_index::{KeyIndex, KeyIndexError};
@@ -220,6 +221,16 @@ async fn replay<D: Disk>(
         indexes.replay_run(run.payload, start, report).await?;
     }
     replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
+    if let Some(proof) = device.proof_of_damage(scan).await? {
+        return Err(RecoverError::Damaged {
+            file: segment_name(segments.start_of(scan.position)),
+            detail: format!(
+                "the log is damaged at position {}: the run at position {proof} was sealed when \
+                 what lies between was synced. Restore the file, or move the shard's folder away",
+                scan.position
+            ),
+        });
+    }
     Ok(device.sync(report.scanned_from, scan.position).await?)
 }
 

@@ -103,16 +103,20 @@ impl<D: Disk> ShardStore<D> {
         }
     }
 
-    /// Writes a checkpoint now; returns at once when one is being written.
+    /// Writes a checkpoint now; when one is being written, only waits for that one.
     ///
     /// # Errors
     /// When the shard is poisoned or the device fails.
     pub async fn checkpoint(&self) -> Result<(), FlushError> {
         if self.checkpointing.replace(true) {
+            // Returning at once would let the upkeep task spin while one is due.
+            let done = || (!self.checkpointing.get()).then_some(());
+            self.upkeep.wait(done).await;
             return Ok(());
         }
         let result = self.checkpoint_here().await;
         self.checkpointing.set(false);
+        self.upkeep.notify();
         result
     }
 
