@@ -90,7 +90,7 @@ pub struct Append {
     pub marks: Marks,
     /// The elements of a batch, as ranges of `body`; empty for a single message.
     pub elements: Vec<Element>,
-    /// When it arrived, µs of the core's monotonic clock.
+    /// When its shard took it, µs of that core's monotonic clock.
     pub arrived_us: u64,
 }
 

@@ -174,8 +174,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         &self,
         key: QueueKey,
         reply: ReplyTo,
-        append: Append,
+        mut append: Append,
     ) -> Result<(), Refusal> {
+        // Set here, not where the request was read: cores' clocks have different origins.
+        append.arrived_us = self.host.mono_us();
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, bytes)?;

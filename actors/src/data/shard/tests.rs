@@ -163,7 +163,9 @@ fn a_full_tail_stops_sends_not_pulls_and_ends_in_system_busy() {
     broker.stores[0].room.set(1);
     broker.stores[0].commit();
     assert_eq!(broker.reply().opaque, 1);
-    broker.pass_ms(200);
+    broker.pass_ms(199);
+    assert!(broker.replies().is_empty());
+    broker.pass_ms(1);
     let reply = broker.reply();
     assert_eq!((reply.opaque, reply.code), (2, 2));
     assert!(reply.remark.unwrap().starts_with("[PCBUSY_CLEAN_QUEUE]"));
