@@ -13,6 +13,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -335,6 +336,9 @@ fn raise(resource: Resource, wanted: u64) -> Option<u64> {
     getrlimit(resource).current
 }
 
+/// Numbers the files of [`direct_io`] within this process.
+static DIRECT_PROBES: AtomicU64 = AtomicU64::new(0);
+
 /// Whether the file system of `folder` (or of its nearest existing parent) takes direct writes.
 pub fn direct_io(folder: &Path) -> Finding {
     let name = "direct I/O";
@@ -348,7 +352,9 @@ pub fn direct_io(folder: &Path) -> Finding {
             "choose another folder (--data), on a disk: tmpfs does not outlive the machine",
         );
     }
-    let path = folder.join(format!(".direct-{}", std::process::id()));
+    // Cores probe at the same time: each uses a name of its own.
+    let turn = DIRECT_PROBES.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".direct-{}-{turn}", std::process::id()));
     let outcome = write_direct(&path);
     // It may not exist when it could not be made.
     let _ = std::fs::remove_file(&path);
