@@ -3,7 +3,8 @@
 //! **Owns** the order in which a broker's parts start and stop.
 //! **Lives on** the main thread.
 //! **Invariants** starting: store locked, machine fit, tables and catalog read, shards recovered,
-//! ports open, registered, in this order; so a client that finds the broker can use it. Stopping is the
+//! ports open, registered, in this order; so a client that finds the broker can use it. Stopping is
+//! the
 //! reverse, and every step is timed.
 //! **Limits** `STOP_LIMIT` for the parts to hand over what they hold.
 //! **Not here** what the parts do (`gantry_actors`).
@@ -188,15 +189,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     settings.advertised.set_port(ports.main.address.port());
     let machine = fit_machine(&settings, placements.len())?;
     let (settings, lock) = open_folder(settings)?;
-    let identity = read_identity(&settings.data_dir, settings.shard_count)
-        .map_err(|error| format!("storePathRootDir {}: {error}", settings.data_dir.display()))?;
-    if identity.shards_count != settings.shard_count {
-        tracing::info!(
-            store = identity.shards_count,
-            wanted = settings.shard_count,
-            "a store keeps the shards it was made with; they are dealt out to the cores"
-        );
-    }
+    let identity = identity(&settings)?;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
@@ -249,6 +242,20 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     })
 }
 
+/// Whose store it is, or a new store's name.
+fn identity(settings: &BrokerSettings) -> Result<StoreIdentity, String> {
+    let identity = read_identity(&settings.data_dir, settings.shard_count)
+        .map_err(|error| format!("data folder {}: {error}", settings.data_dir.display()))?;
+    if identity.shards_count != settings.shard_count {
+        tracing::info!(
+            store = identity.shards_count,
+            wanted = settings.shard_count,
+            "a store keeps the shards it was made with; they are dealt out to the cores"
+        );
+    }
+    Ok(identity)
+}
+
 fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity) -> (Seat, Reins) {
     let (recovered, when_recovered) = mpsc::channel();
     let (open, when_open) = mailbox(1);
@@ -269,7 +276,8 @@ fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity)
     (seat, reins)
 }
 
-/// Probes the machine; whatever would make an executor panic with a misleading text is an error here.
+/// Probes the machine; whatever would make an executor panic with a misleading text is an error
+/// here.
 fn fit_machine(settings: &BrokerSettings, cores: usize) -> Result<Report, String> {
     probe::require_ring().map_err(|error| error.to_string())?;
     let report = Report::take(cores, &doctor::existing_part(&settings.data_dir));

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the start, stop and report of the name server's parts.
 //! **Lives on** the main thread; the parts on an executor and a control thread of their own.
-//! **Invariants** when `start` returns, the port is open; `stop` closes connections before the actor.
+//! **Invariants** when `start` returns, the port is open; `stop` closes connections before the
+//! actor.
 //! **Limits** `STOP_LIMIT` for connections to take their last replies.
 //! **Not here** routes and answers (`gantry_actors::namesrv`).
 

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the signal handlers.
 //! **Lives on** a thread of its own.
-//! **Invariants** the first signal asks for an ordered stop, the second ends the process at once: the
+//! **Invariants** the first signal asks for an ordered stop, the second ends the process at once:
+//! the
 //! logs are made to survive that.
 //! **Limits** none of its own.
 //! **Not here** the stop itself (`server/broker.rs`, `server/namesrv.rs`).

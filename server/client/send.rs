@@ -113,7 +113,7 @@ async fn queues(cluster: &mut Cluster, args: &cli::Send) -> Result<Vec<Queue>, S
         None => {
             let template = cluster.route(AUTO_CREATE_TOPIC).await?;
             let route = template.ok_or_else(|| {
-                format!("topic {topic}: no broker has it, and none makes topics by itself; create it first")
+                format!("topic {topic}: unknown, and no broker makes topics; create it")
             })?;
             (route, DEFAULT_TOPIC_QUEUE_NUMS)
         }

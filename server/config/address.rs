@@ -2,7 +2,8 @@
 //!
 //! **Owns** the default of `brokerIP1`, the host name, and holding a port until its listener opens.
 //! **Lives on** the main thread.
-//! **Invariants** a held port was free: nobody else, not even another Gantry, listens on it. The data
+//! **Invariants** a held port was free: nobody else, not even another Gantry, listens on it. The
+//! data
 //! cores bind with SO_REUSEPORT, which alone would let two brokers share a port unnoticed.
 //! **Limits** none of its own.
 //! **Not here** listening (`gantry_runtime::net`).

@@ -1,8 +1,10 @@
 //! From keys to a broker's settings.
 //!
-//! **Owns** every rule that needs more than one key, or the machine: addresses, roles, folders, memory.
+//! **Owns** every rule that needs more than one key, or the machine: addresses, roles, folders,
+//! memory.
 //! **Lives on** the main thread.
-//! **Invariants** a `BrokerPlan` is complete: nothing in it is 0 or empty that the start would need,
+//! **Invariants** a `BrokerPlan` is complete: nothing in it is 0 or empty that the start would
+//! need,
 //! ports 0 (tests) excepted.
 //! **Limits** none of its own.
 //! **Not here** single values (`values`), opening anything (`server/broker.rs`).
@@ -63,26 +65,49 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
     check_commit_log_path(values);
     let placements = placements(values);
     values.finish()?;
-
-    let advertised = SocketAddr::new(advertised, listen.port());
     let ha_ip = match values.text("brokerIP2") {
-        "auto" => advertised.ip(),
-        _ => advertised_or_complain(values, "brokerIP2", advertised.ip()),
+        "auto" => advertised,
+        _ => advertised_or_complain(values, "brokerIP2", advertised),
     };
-    let vip_port = listen.port().saturating_sub(VIP_PORT_DISTANCE);
     values.finish()?;
     if values.origin("namesrvAddr") == Origin::Default {
-        values.notice(
-            "no namesrvAddr: the broker registers nowhere, and clients can't find it".into(),
-        );
+        let notice = "no namesrvAddr: the broker registers nowhere, and clients can't find it";
+        values.notice(notice.into());
     }
-    if !advertised.ip().is_ipv4() {
+    if !advertised.is_ipv4() {
         values.notice(format!(
-            "brokerIP1={}: some clients (Go, old C++) understand IPv4 addresses only",
-            advertised.ip()
+            "brokerIP1={advertised}: some clients (Go, old C++) understand IPv4 addresses only"
         ));
     }
-    let settings = BrokerSettings {
+    let vip_port = listen.port().saturating_sub(VIP_PORT_DISTANCE);
+    let places = Places {
+        listen,
+        listen_vip: SocketAddr::new(listen.ip(), vip_port),
+        advertised: SocketAddr::new(advertised, listen.port()),
+        ha_advertised: SocketAddr::new(ha_ip, ha_port(values, listen.port())),
+        cores: placements.len(),
+        memory_bytes,
+    };
+    Ok(BrokerPlan {
+        settings: settings(values, &places),
+        placements,
+        notices: values.take_notices(),
+    })
+}
+
+/// What several keys and the machine decide together.
+struct Places {
+    listen: SocketAddr,
+    listen_vip: SocketAddr,
+    advertised: SocketAddr,
+    ha_advertised: SocketAddr,
+    cores: usize,
+    memory_bytes: u64,
+}
+
+/// One line per field: a table in the shape of a literal.
+fn settings(values: &Values, places: &Places) -> BrokerSettings {
+    BrokerSettings {
         cluster_name: values.text("brokerClusterName").to_owned(),
         broker_name: match values.text("brokerName") {
             "auto" => address::host_name(),
@@ -93,10 +118,10 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
             "SYNC_MASTER" => BrokerRole::SyncMaster,
             _ => BrokerRole::AsyncMaster,
         },
-        advertised,
-        ha_advertised: SocketAddr::new(ha_ip, ha_port(values, listen.port())),
-        listen,
-        listen_vip: SocketAddr::new(listen.ip(), vip_port),
+        advertised: places.advertised,
+        ha_advertised: places.ha_advertised,
+        listen: places.listen,
+        listen_vip: places.listen_vip,
         namesrv_addrs: value::read_addresses(values.text("namesrvAddr")).unwrap_or_default(),
         region_id: values.text("regionId").to_owned(),
         trace_on: values.bool("traceOn"),
@@ -151,20 +176,15 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
             .unsigned("mappedFileSizeCommitLog")
             .next_multiple_of(BLOCK_BYTES),
         shard_count: match values.unsigned("shardCount") {
-            0 => u8::try_from(placements.len()).unwrap_or(u8::MAX),
+            0 => u8::try_from(places.cores).unwrap_or(u8::MAX),
             count => u8::try_from(count).unwrap_or(u8::MAX),
         },
         memory_limit_bytes: match values.unsigned("memoryLimit") {
-            0 => (memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
+            0 => (places.memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
             bytes => bytes,
         },
         config_lines: values.lines(),
-    };
-    Ok(BrokerPlan {
-        settings,
-        placements,
-        notices: values.take_notices(),
-    })
+    }
 }
 
 fn listen(values: &Values) -> SocketAddr {
@@ -185,7 +205,8 @@ fn ha_port(values: &Values, listen_port: u16) -> u16 {
     }
 }
 
-/// What clients are told: the key, else the one address we listen on, else the first of the machine.
+/// What clients are told: the key, else the one address we listen on, else the first of the
+/// machine.
 fn advertised(values: &mut Values, key: &str, listen: IpAddr) -> IpAddr {
     if values.text(key) != "auto" {
         return advertised_or_complain(values, key, listen);
@@ -216,7 +237,7 @@ fn check_role(values: &mut Values) {
             "brokerRole",
             "SLAVE",
             origin,
-            "replication is not built yet; run a master (ASYNC_MASTER), or leave this slave to Apache",
+            "replication is not built yet; run a master, or leave this slave to Apache",
         ),
         "SYNC_MASTER" if values.int("inSyncReplicas") > 1 => {
             let wanted = values.text("inSyncReplicas").to_owned();
@@ -225,18 +246,18 @@ fn check_role(values: &mut Values) {
                 "inSyncReplicas",
                 &wanted,
                 origin,
-                "SYNC_MASTER would have to wait for slaves, and replication is not built yet; set 1",
+                "SYNC_MASTER would wait for slaves, and replication is not built yet; set 1",
             );
         }
         "SYNC_MASTER" => values.notice(format!(
-            "{origin}: brokerRole=SYNC_MASTER with inSyncReplicas=1 waits for no slave, as in RocketMQ"
+            "{origin}: SYNC_MASTER with inSyncReplicas=1 waits for no slave, as in RocketMQ"
         )),
         _ => {}
     }
 }
 
-/// The log of a shard lies below the root; a path of its own can't be honoured, and silently writing
-/// to another disk than the operator named would be worse than refusing.
+/// The log of a shard lies below the root; a path of its own can't be honoured, and silently
+/// writing to another disk than the operator named would be worse than refusing.
 fn check_commit_log_path(values: &mut Values) {
     let path = values.text("storePathCommitLog").to_owned();
     let root = values.path("storePathRootDir");
@@ -245,8 +266,8 @@ fn check_commit_log_path(values: &mut Values) {
     }
     let origin = values.origin("storePathCommitLog");
     let reason = format!(
-        "Gantry keeps its logs below storePathRootDir ({}); remove this key and point storePathRootDir \
-         at the disk you mean",
+        "Gantry keeps its logs below storePathRootDir ({}); remove this key and point \
+         storePathRootDir at the disk you mean",
         root.display()
     );
     values.refuse("storePathCommitLog", &path, origin, &reason);
@@ -270,7 +291,8 @@ fn path_or_auto(values: &Values, key: &str) -> Option<PathBuf> {
 pub fn apache_store_notice(data_dir: &Path) -> Option<String> {
     data_dir.join("commitlog").is_dir().then(|| {
         format!(
-            "{} holds an Apache RocketMQ store; Gantry neither reads nor changes it and starts its own beside",
+            "{} holds an Apache RocketMQ store; Gantry neither reads nor changes it and starts its \
+             own beside",
             data_dir.display()
         )
     })

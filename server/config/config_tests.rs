@@ -194,7 +194,8 @@ fn malformed_values_name_key_value_and_what_is_allowed() {
 #[test]
 fn a_file_is_java_properties_and_complaints_name_file_and_line() {
     let (values, plan) = from_file(
-        "# comment\n! another\nbrokerName = b0\n\nlistenPort:20911\nmessageDelayLevel=1s \\\n   2s\n",
+        "# comment\n! another\nbrokerName = b0\n\nlistenPort:20911\n\
+         messageDelayLevel=1s \\\n   2s\n",
     );
     let settings = plan.unwrap().settings;
     assert_eq!(settings.broker_name, "b0");

@@ -1,9 +1,11 @@
 //! The one table of configuration keys.
 //!
-//! **Owns** every key of `broker.conf` and `namesrv.conf` that Gantry knows: its default, its range, the
+//! **Owns** every key of `broker.conf` and `namesrv.conf` that Gantry knows: its default, its
+//! range, the
 //! field it fills, whether it changes live, or why it has no effect.
 //! **Lives on** the main thread.
-//! **Invariants** every default is accepted by its own kind (tested); names are RocketMQ 5.5.0's where
+//! **Invariants** every default is accepted by its own kind (tested); names are RocketMQ 5.5.0's
+//! where
 //! RocketMQ has the key, because operators and admin tools use them.
 //! **Limits** none of its own.
 //! **Not here** pop, security and further keys without effect (`table_more`).
@@ -356,9 +358,7 @@ pub const GANTRY: &[Key] = &[
         "tailDir",
         "auto",
         Path,
-        Start(
-            "tail_dir: where the shared-memory tail lies (default: /dev/shm if it outlives the process)",
-        ),
+        Start("tail_dir: folder of the shared-memory tail (default: /dev/shm if it outlives us)"),
     ),
     key(
         "tailBytes",

@@ -18,7 +18,8 @@ pub enum Kind {
     Bool,
     /// A whole number in this range, both ends included.
     Int(i64, i64),
-    /// Bytes in this range: a number, or one with K, M or G (binary); `auto` if that is the default.
+    /// Bytes in this range: a number, or one with K, M or G (binary); `auto` if that is the
+    /// default.
     Bytes(i64, i64),
     /// One of these words, exactly.
     OneOf(&'static [&'static str]),

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the time of each broker's last word, its expiry, and the connection it registered over.
 //! **Lives on** the control plane; pure, the time is an argument.
-//! **Invariants** a broker is in here exactly while its routes are served; the connection is that of
+//! **Invariants** a broker is in here exactly while its routes are served; the connection is that
+//! of
 //! the latest registration, so the close of an older one is nobody's death.
 //! **Limits** one entry per broker address, bounded by `routes::BROKERS_COUNT_MAX`.
 //! **Not here** what a death does to the routes (`routes`).
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 pub use gantry_protocol::body::DataVersion;
 
 /// A broker that names no timeout lives this long after its last word
-/// (RouteInfoManager.DEFAULT_BROKER_CHANNEL_EXPIRED_TIME, 5.5.0).
+/// (`RouteInfoManager.DEFAULT_BROKER_CHANNEL_EXPIRED_TIME`, 5.5.0).
 pub const EXPIRE_AFTER_MS_DEFAULT: u64 = 120_000;
 
 /// Names a connection to the name server; unique for the process's life.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::routes::{Broker, MASTER_ID, MEMBER_TOPIC_PREFIX, PERM_WRITE, Queues, Routes};
 
-/// Unit topic (TopicSysFlag, 5.5.0).
+/// Unit topic (`TopicSysFlag`, 5.5.0).
 const SYS_FLAG_UNIT: i32 = 1;
 /// Topic with a unit subscription.
 const SYS_FLAG_UNIT_SUB: i32 = 2;

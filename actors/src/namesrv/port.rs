@@ -3,8 +3,9 @@
 //! **Owns** handing frames and closed connections to the actor, and replies to the connections.
 //! **Lives on** the executor that listens for the name server.
 //! **Invariants** the close of a connection is never lost, however full the mailbox is: a broker's
-//! routes hang on it (trap 34). A frame that finds the mailbox full is answered with SYSTEM_BUSY.
-//! **Limits** a waiting close is a small task; there are at most as many as connections of the core.
+//! routes hang on it (trap 34). A frame that finds the mailbox full is answered with `SYSTEM_BUSY`.
+//! **Limits** a waiting close is a small task; there are at most as many as connections of the
+//! core.
 //! **Not here** what frames mean (`desk`).
 
 use std::rc::Rc;

@@ -1,9 +1,10 @@
 //! Which brokers hold which topics.
 //!
 //! **Owns** the table of brokers and of topics' queues, and the rules of registration: RocketMQ's
-//! RouteInfoManager (5.5.0), without its locks because one actor owns it.
+//! `RouteInfoManager` (5.5.0), without its locks because one actor owns it.
 //! **Lives on** the control plane; pure, the time is an argument.
-//! **Invariants** a topic's queues name only brokers in the broker table; a broker in the table has at
+//! **Invariants** a topic's queues name only brokers in the broker table; a broker in the table has
+//! at
 //! least one live address.
 //! **Limits** `BROKERS_COUNT_MAX`, `TOPICS_COUNT_MAX`; static topics' queue mappings are not kept.
 //! **Not here** encodings (`desk`), what is asked of the tables (`lookup`).
@@ -24,7 +25,7 @@ pub const TOPICS_COUNT_MAX: usize = 1_000_000;
 pub const MASTER_ID: i64 = 0;
 
 /// A topic that only the broker's own slaves use; never shown with an acting master
-/// (TopicValidator.SYNC_BROKER_MEMBER_GROUP_PREFIX, 5.5.0).
+/// (`TopicValidator.SYNC_BROKER_MEMBER_GROUP_PREFIX`, 5.5.0).
 pub const MEMBER_TOPIC_PREFIX: &str = "rmq_sys_SYNC_BROKER_MEMBER_";
 
 /// Bit 2 of a permission.
@@ -97,13 +98,11 @@ pub struct Registered {
 /// Why a registration is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
-    /// A single topic of a broker that hasn't registered in full (RouteInfoManager returns null).
+    /// A single topic of a broker that hasn't registered in full (Java returns null).
     #[error("register broker failed")]
     NotYetKnown,
     /// The tables are full.
-    #[error(
-        "the name server holds its limit of {BROKERS_COUNT_MAX} brokers or {TOPICS_COUNT_MAX} topics"
-    )]
+    #[error("at its limit of {BROKERS_COUNT_MAX} brokers or {TOPICS_COUNT_MAX} topics")]
     Full,
 }
 
@@ -116,24 +115,25 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Takes a registration in. `delete_unnamed`: topics of this broker that a full body doesn't name go.
+    /// Takes a registration in. `delete_unnamed`: topics of this broker that a full body doesn't
+    /// name go.
     ///
     /// # Errors
     /// See [`RegisterError`].
     pub fn register(
         &mut self,
-        registration: Registration,
+        registration: &Registration,
         now_ms: u64,
         delete_unnamed: bool,
     ) -> Result<Registered, RegisterError> {
-        self.check_room(&registration)?;
+        self.check_room(registration)?;
         let Registration {
             cluster,
             broker_name,
             address,
             broker_id,
             ..
-        } = &registration;
+        } = registration;
         let (place, broker_id) = (
             BrokerPlace {
                 cluster: cluster.clone(),
@@ -163,10 +163,10 @@ impl Routes {
             return Err(RegisterError::NotYetKnown);
         }
         let first = held.is_none();
-        let prime_slave = self.put_broker(&registration);
+        let prime_slave = self.put_broker(registration);
         if broker_id == MASTER_ID || prime_slave {
             let changed = first || self.version_changed(&place, registration.version);
-            self.put_topics(&registration, changed, prime_slave, delete_unnamed);
+            self.put_topics(registration, changed, prime_slave, delete_unnamed);
         }
         self.liveness.put(
             place,
@@ -180,7 +180,7 @@ impl Routes {
                 connection: registration.connection,
             },
         );
-        Ok(self.master_for(&registration))
+        Ok(self.master_for(registration))
     }
 
     fn check_room(&self, registration: &Registration) -> Result<(), RegisterError> {

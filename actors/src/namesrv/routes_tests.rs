@@ -1,4 +1,5 @@
-//! The name server's rules, by trap number (docs: the compatibility traps of the remoting protocol).
+//! The name server's rules, by trap number (docs: the compatibility traps of the remoting
+//! protocol).
 
 use super::liveness::{BrokerPlace, ConnectionId, DataVersion};
 use super::lookup::UnitFilter;
@@ -48,7 +49,7 @@ fn place(address: &str) -> BrokerPlace {
 fn with(registrations: Vec<Registration>) -> Routes {
     let mut routes = Routes::default();
     for registration in registrations {
-        routes.register(registration, T0, false).unwrap();
+        routes.register(&registration, T0, false).unwrap();
     }
     routes
 }
@@ -66,14 +67,14 @@ fn trap_27_a_new_topic_alone_extends_a_known_broker() {
     let mut routes = with(vec![broker("b", 0, "a:1", &["T1", "T2"])]);
     let mut one = broker("b", 0, "a:1", &["T3"]);
     one.version.counter = 2;
-    routes.register(one, T0, false).unwrap();
+    routes.register(&one, T0, false).unwrap();
     assert_eq!(routes.topics(), ["T1", "T2", "T3"]);
 }
 
 #[test]
 fn a_single_topic_of_an_unknown_broker_is_refused() {
     let mut routes = Routes::default();
-    let refused = routes.register(broker("b", 0, "a:1", &["T1"]), T0, false);
+    let refused = routes.register(&broker("b", 0, "a:1", &["T1"]), T0, false);
     assert_eq!(refused, Err(RegisterError::NotYetKnown));
     assert!(routes.brokers().is_empty());
 }
@@ -83,10 +84,10 @@ fn trap_33_a_body_without_a_topic_does_not_delete_it() {
     let mut routes = with(vec![broker("b", 0, "a:1", &["T1", "T2"])]);
     let mut partial = broker("b", 0, "a:1", &["T1"]);
     partial.version.counter = 2;
-    routes.register(partial.clone(), T0, false).unwrap();
+    routes.register(&partial, T0, false).unwrap();
     assert!(routes.route("T2", false).is_some());
     partial.version.counter = 3;
-    routes.register(partial, T0, true).unwrap();
+    routes.register(&partial, T0, true).unwrap();
     assert!(
         routes.route("T2", false).is_none(),
         "unless the operator asked for it"
@@ -108,7 +109,7 @@ fn trap_34_the_close_of_an_older_connection_is_nobodys_death() {
     let mut routes = with(vec![broker("b", 0, "a:1", &["T1", "T2"])]);
     let mut again = broker("b", 0, "a:1", &["T1", "T2"]);
     again.connection = ConnectionId(2);
-    routes.register(again, T0, false).unwrap();
+    routes.register(&again, T0, false).unwrap();
     assert!(routes.connection_closed(ConnectionId(1)).is_empty());
     assert!(routes.route("T1", false).is_some());
 }
@@ -120,11 +121,11 @@ fn trap_36_permissions_travel_as_registered_and_change_with_the_version() {
     for (_, queues) in &mut drained.topics {
         queues.perm = 4;
     }
-    routes.register(drained.clone(), T0, false).unwrap();
+    routes.register(&drained, T0, false).unwrap();
     let perm = |routes: &Routes| routes.route("T1", false).unwrap().queues[0].1.perm;
     assert_eq!(perm(&routes), 6, "same version: nothing changed");
     drained.version.counter = 2;
-    routes.register(drained, T0, false).unwrap();
+    routes.register(&drained, T0, false).unwrap();
     assert_eq!(perm(&routes), 4);
 }
 
@@ -162,7 +163,7 @@ fn expiry_by_the_brokers_own_timeout_or_two_minutes() {
 fn a_slave_is_told_its_master_and_adds_no_topics() {
     let mut routes = with(vec![broker("b", 0, "m:1", &["T1", "T2"])]);
     let told = routes
-        .register(broker("b", 1, "s:1", &["T1", "T9"]), T0, false)
+        .register(&broker("b", 1, "s:1", &["T1", "T9"]), T0, false)
         .unwrap();
     let master = Registered {
         master_address: Some("m:1".into()),
@@ -180,7 +181,7 @@ fn a_lower_state_version_does_not_take_over_an_address() {
     master.version.state_version = 5;
     let mut routes = with(vec![master]);
     routes
-        .register(broker("b", 0, "old:1", &["T1", "T2"]), T0, false)
+        .register(&broker("b", 0, "old:1", &["T1", "T2"]), T0, false)
         .unwrap();
     let held = &routes.route("T1", false).unwrap().brokers[0].1.addresses;
     assert_eq!(held[&MASTER_ID], "new:1");
@@ -191,7 +192,7 @@ fn a_lower_state_version_does_not_take_over_an_address() {
 fn a_slave_that_becomes_master_has_one_number() {
     let mut routes = with(vec![broker("b", 1, "s:1", &["T1", "T2"])]);
     routes
-        .register(broker("b", 0, "s:1", &["T1", "T2"]), T0, false)
+        .register(&broker("b", 0, "s:1", &["T1", "T2"]), T0, false)
         .unwrap();
     let held = &routes.route("T1", false).unwrap().brokers[0].1.addresses;
     assert_eq!(held.len(), 1);
@@ -220,7 +221,7 @@ fn an_acting_master_is_shown_as_number_0_and_read_only() {
 fn an_unregister_of_a_taken_over_number_changes_nothing() {
     let mut routes = with(vec![broker("b", 0, "old:1", &["T1", "T2"])]);
     routes
-        .register(broker("b", 0, "new:1", &["T1", "T2"]), T0, false)
+        .register(&broker("b", 0, "new:1", &["T1", "T2"]), T0, false)
         .unwrap();
     routes.unregister(&place("old:1"), "b", 0);
     assert!(routes.route("T1", false).is_some());

@@ -9,7 +9,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// A name server's settings; RocketMQ's key in the comment.
+/// A name server's settings; the key of `RocketMQ` in the comment.
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 #[derive(Debug, Clone)]
 pub struct NamesrvSettings {
     /// `bindAddress`:`listenPort`.
@@ -20,7 +21,8 @@ pub struct NamesrvSettings {
     pub config_store_path: PathBuf,
     /// `orderMessageEnable`: routes carry `orderTopicConf`.
     pub order_message_enable: bool,
-    /// `returnOrderTopicConfigToBroker`: a registration's reply carries the ORDER_TOPIC_CONFIG table.
+    /// `returnOrderTopicConfigToBroker`: a registration's reply carries the table
+    /// `ORDER_TOPIC_CONFIG`.
     pub return_order_topic_config_to_broker: bool,
     /// `enableTopicList`: 224, 304, 311–313 are answered.
     pub enable_topic_list: bool,

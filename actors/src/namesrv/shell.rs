@@ -1,11 +1,13 @@
 //! The name server's actor.
 //!
-//! **Owns** receiving requests and closed connections, sending replies, the scan for silent brokers.
+//! **Owns** receiving requests and closed connections, sending replies, the scan for silent
+//! brokers.
 //! **Lives on** the control plane's thread (actix).
 //! **Invariants** frames of one connection are answered in the order they came. A panic costs the
 //! request that caused it (answered with code 1) and restarts the actor; the tables outlive it,
 //! because every entry is written in one step and renewed by each registration.
-//! **Limits** one mailbox of `gantry_runtime::mailbox`; the restart budget of `gantry_runtime::control`.
+//! **Limits** one mailbox of `gantry_runtime::mailbox`; the restart budget of
+//! `gantry_runtime::control`.
 //! **Not here** what a request means (`desk`), sockets (`port`).
 
 use std::cell::RefCell;

@@ -74,7 +74,7 @@ impl Desk {
         let registered = self
             .routes
             .register(
-                Registration {
+                &Registration {
                     cluster: who.place.cluster,
                     broker_name: who.broker_name.clone(),
                     address: who.place.address.clone(),

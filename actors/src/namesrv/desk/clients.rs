@@ -2,7 +2,8 @@
 //!
 //! **Owns** the answers to 105, 106, 206, 216, 217, 224, 304, 311–313.
 //! **Lives on** the control plane.
-//! **Invariants** a route is JSON without any whitespace (trap 19), its integer keys quoted for clients
+//! **Invariants** a route is JSON without any whitespace (trap 19), its integer keys quoted for
+//! clients
 //! from 4.9.4 on or on their word, plain for older ones (trap 17).
 //! **Limits** a reply is one frame.
 //! **Not here** the tables (`routes`, `lookup`).

@@ -289,7 +289,8 @@ fn trap_111_cluster_and_member_bodies_have_plain_integer_keys() {
     let reply = world.ask(&identified(request::GET_BROKER_MEMBER_GROUP));
     assert_eq!(
         text(&reply),
-        r#"{"brokerMemberGroup":{"brokerAddrs":{0:"10.0.0.1:10911"},"brokerName":"b","cluster":"c"}}"#
+        "{\"brokerMemberGroup\":{\"brokerAddrs\":{0:\"10.0.0.1:10911\"},\
+         \"brokerName\":\"b\",\"cluster\":\"c\"}}"
     );
 }
 

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the name server's whole state, and what every request gets.
 //! **Lives on** the control plane, inside the name server's actor; pure but for saving key-values.
-//! **Invariants** every request is answered unless it is one-way; an unknown code gets 3 with its name
+//! **Invariants** every request is answered unless it is one-way; an unknown code gets 3 with its
+//! name
 //! (trap 15), a bad field gets a remark that names it.
 //! **Limits** those of the tables.
 //! **Not here** the tables' rules (`routes`, `kv`), receiving and sending (`shell`).
@@ -148,9 +149,13 @@ fn unknown(request: i32) -> Refusal {
     )
 }
 
-/// A missing or malformed field; RocketMQ answers 1 for it.
+/// A missing or malformed field; `RocketMQ` answers 1 for it.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that `map_err` takes"
+)]
 fn field(error: FieldError) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, error.to_string())
+    system_error(error.to_string())
 }
 
 /// A refusal with code 1.

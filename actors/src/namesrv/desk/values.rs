@@ -2,7 +2,8 @@
 //!
 //! **Owns** the answers to 100, 101, 102, 219, 318, 319.
 //! **Lives on** the control plane.
-//! **Invariants** a missing value is 22, never 1 (trap 32); a change is on disk before it is confirmed.
+//! **Invariants** a missing value is 22, never 1 (trap 32); a change is on disk before it is
+//! confirmed.
 //! **Limits** those of `kv`.
 //! **Not here** the file's format (`kv`).
 
