@@ -98,7 +98,7 @@ pub struct Broker {
     #[arg(long, short = 'c', value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name servers, `;` between them; stronger than the file's namesrvAddr, which is stronger than
-    /// the environment's NAMESRV_ADDR.
+    /// the environment's `NAMESRV_ADDR`.
     #[arg(long, short = 'n', value_name = "HOST:PORT;...")]
     pub namesrv: Option<String>,
     /// Folder for everything that is kept (key storePathRootDir).

@@ -21,7 +21,7 @@ use gantry_runtime::control::ControlPlane;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
 use gantry_runtime::net::{Claim, Net, NetOptions, PeerTable};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
-use gantry_runtime::shutdown::{Shutdown, StopReport};
+use gantry_runtime::shutdown::{Shutdown, StopReason, StopReport};
 use gantry_runtime::topology::unbound;
 
 use crate::cli;
@@ -193,7 +193,7 @@ pub fn pass_failures_on(part: &Shutdown, process: &Shutdown) {
         .name("part-watch".into())
         .spawn(move || {
             part.wait_blocking();
-            if let Some(reason) = part.reason().filter(|reason| reason.is_failure()) {
+            if let Some(reason) = part.reason().filter(StopReason::is_failure) {
                 process.trigger(reason);
             }
         });

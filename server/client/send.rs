@@ -108,15 +108,12 @@ fn check(args: &cli::Send) -> Result<(), String> {
 /// The queues to send to; for an unknown topic those that it will have when a broker makes it.
 async fn queues(cluster: &mut Cluster, args: &cli::Send) -> Result<Vec<Queue>, String> {
     let topic = &args.topic;
-    let (route, count_max) = match cluster.route(topic).await? {
-        Some(route) => (route, i32::MAX),
-        None => {
-            let template = cluster.route(AUTO_CREATE_TOPIC).await?;
-            let route = template.ok_or_else(|| {
-                format!("topic {topic}: unknown, and no broker makes topics; create it")
-            })?;
-            (route, DEFAULT_TOPIC_QUEUE_NUMS)
-        }
+    let (route, count_max) = if let Some(route) = cluster.route(topic).await? {
+        (route, i32::MAX)
+    } else {
+        let template = cluster.route(AUTO_CREATE_TOPIC).await?;
+        let unknown = || format!("topic {topic}: unknown, and no broker makes topics; create it");
+        (template.ok_or_else(unknown)?, DEFAULT_TOPIC_QUEUE_NUMS)
     };
     let queues = writable(&route, count_max);
     let queues: Vec<Queue> = match args.queue {
@@ -331,7 +328,7 @@ fn durability(code: i32) -> &'static str {
     }
 }
 
-/// What the Java producer tries again (DefaultMQProducer, 5.5.0).
+/// What the Java producer tries again (`DefaultMQProducer`, 5.5.0).
 fn is_worth_another_try(code: i32) -> bool {
     [
         response::TOPIC_NOT_EXIST,

@@ -4,7 +4,7 @@
 //! **Lives on** the main thread.
 //! **Invariants** a held port was free: nobody else, not even another Gantry, listens on it. The
 //! data
-//! cores bind with SO_REUSEPORT, which alone would let two brokers share a port unnoticed.
+//! cores bind with `SO_REUSEPORT`, which alone would let two brokers share a port unnoticed.
 //! **Limits** none of its own.
 //! **Not here** listening (`gantry_runtime::net`).
 

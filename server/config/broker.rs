@@ -24,7 +24,7 @@ const VIP_PORT_DISTANCE: u16 = 2;
 /// Written offsets wait at most this long, whatever the key says: DESIGN §4.
 const OFFSET_INTERVAL_MS_MAX: u64 = 1_000;
 
-/// RocketMQ clamps the registration period to this range (BrokerController, 5.5.0).
+/// RocketMQ clamps the registration period to this range (`BrokerController`, 5.5.0).
 const REGISTER_PERIOD_MS: (u64, u64) = (10_000, 60_000);
 
 /// Default bound of the memory limit.

@@ -10,7 +10,9 @@
 //! **Limits** none of its own.
 //! **Not here** pop, security and further keys without effect (`table_more`).
 
-use super::value::Kind::{self, *};
+use super::value::Kind::{
+    self, Addresses, Bool, Bytes, Delays, Host, Hours, Int, Ip, Name, OneOf, Path, Text,
+};
 
 /// What setting a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

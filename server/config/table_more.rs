@@ -9,7 +9,7 @@
 
 use super::table::Effect::{DefaultOnly, None as Nothing};
 use super::table::{ANY, Key, NO_POOLS, key};
-use super::value::Kind::*;
+use super::value::Kind::{Bool, Int, OneOf, Path, Text};
 
 const DIRECT: &str =
     "the log is written by direct I/O in aligned runs; there is no page cache to tune";

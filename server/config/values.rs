@@ -7,7 +7,7 @@
 //! **Not here** the keys (`table`), the file format (`file`).
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::table::{Effect, Key};
@@ -288,13 +288,10 @@ impl Values {
                 Effect::DefaultOnly(why) => format!("only this value: {why}"),
                 Effect::None(why) => format!("no effect: {why}"),
             };
-            out.push_str(&format!(
-                "# {note}; takes {}; from {}\n{}={}\n",
-                key.kind.allowed(),
-                self.origin(key.name),
-                key.name,
-                self.text(key.name),
-            ));
+            let (takes, from) = (key.kind.allowed(), self.origin(key.name));
+            let (name, value) = (key.name, self.text(key.name));
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "# {note}; takes {takes}; from {from}\n{name}={value}");
         }
         out
     }
