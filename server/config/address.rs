@@ -67,7 +67,8 @@ pub struct HeldPort {
     /// The address, its port never 0.
     pub address: SocketAddr,
     /// Bound, not listening: it keeps others away and receives nothing.
-    _socket: Socket,
+    #[allow(dead_code, reason = "held, not used")]
+    socket: Socket,
 }
 
 /// Holds `address`; port 0 becomes a free one.
@@ -92,7 +93,7 @@ pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
     }
     Ok(HeldPort {
         address,
-        _socket: socket,
+        socket,
     })
 }
 
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn a_port_shared_by_reuseport_is_noticed_too() {
         let first = hold("127.0.0.1:0".parse().unwrap()).unwrap();
-        first._socket.listen(1).unwrap();
+        first.socket.listen(1).unwrap();
         assert_eq!(
             hold(first.address).unwrap_err().kind(),
             io::ErrorKind::AddrInUse
