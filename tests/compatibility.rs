@@ -1,5 +1,5 @@
-//! `docs/COMPATIBILITY.md` tells the truth: its table of request codes names every code there is, and
-//! a running server does what each row says.
+//! `docs/COMPATIBILITY.md` tells the truth: its table of request codes names every code there is,
+//! and a running server does what each row says.
 //!
 //! A row is `| code | NAME | receiver | state | note |`; the states are those of [`State::read`].
 
