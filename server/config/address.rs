@@ -91,10 +91,7 @@ pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
             .map_or(0, |bound| bound.port());
         address.set_port(bound);
     }
-    Ok(HeldPort {
-        address,
-        socket,
-    })
+    Ok(HeldPort { address, socket })
 }
 
 /// Waits a moment for a port that a killed process still has: the kernel closes the sockets of an
