@@ -32,7 +32,7 @@ pub const PREEMPT: Duration = Duration::from_millis(2);
 /// not to wake for a connection or a request that had arrived (glommio 0.9, Linux 6.18: about one
 /// of 30 starts, then for ever); looking again this often turns that into a short wait. Costs some
 /// 0.1 % of a core.
-const BEAT: Duration = Duration::from_millis(25);
+const BEAT: Duration = Duration::from_millis(100);
 /// Shares of sessions and queue actors.
 const SERVE_SHARES: usize = 1000;
 /// Shares of the log writer: it has little CPU work, which everybody waits for.
