@@ -2,7 +2,7 @@
 //!
 //! **Owns** the checks of 14, 15, 29, 30, 31 and 32.
 //! **Lives on** the session's data core.
-//! **Invariants** an unknown topic is answered as Java does: 0 for bounds, young for offsets.
+//! **Invariants** an unknown topic is answered as Java does: 0 for bounds, "not found" for offsets.
 //! **Limits** none of its own.
 //! **Not here** the answers (`shard::asks`).
 
@@ -38,10 +38,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let zero_if_young = header.set_zero_if_not_found.unwrap_or(true);
         let group = self.group_name(header.consumer_group);
         let Some(key) = self.queue_of(header.topic, header.queue_id)? else {
-            if zero_if_young {
-                self.tell(to, "offset", 0);
-                return Ok(());
-            }
             let remark = "Not found, maybe this group consumer boot first";
             return Err(Refusal::new(response::QUERY_NOT_FOUND, remark));
         };

@@ -96,11 +96,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         {
             return self.tell_offset(reply, offset);
         }
-        if !zero_if_young || bounds.min.0 > 0 {
+        let has_first = bounds.min.0 == 0 && bounds.max.0 > 0;
+        if !zero_if_young || !has_first {
             return self.tell_not_found(reply);
-        }
-        if bounds.max.0 == 0 {
-            return self.tell_offset(reply, QueueOffset(0));
         }
         self.in_background(inner, reply, |shard: Rc<Self>| async move {
             match shard.first_is_recent(key).await {

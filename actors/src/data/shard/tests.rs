@@ -358,9 +358,11 @@ fn traps_67_68_69_offsets_of_young_and_old_queues() {
     let never = ("setZeroIfNotFound", "false".into());
     assert_eq!(offset_request(14, &[group, never]).0, 22);
     let broker = TestBroker::new(1, 1, |_| {});
+    let fields = [group, ("topic", "T".into()), ("queueId", 0.into())];
+    broker.request(&request_frame(14, 1, &fields, b""));
+    assert_eq!(broker.reply().code, 22, "an empty queue");
     sent(&broker, 0, "a", b"x");
     broker.stores[0].trim(QueueKey::new(1, 0), 1);
-    let fields = [group, ("topic", "T".into()), ("queueId", 0.into())];
     broker.request(&request_frame(14, 1, &fields, b""));
     assert_eq!(broker.reply().code, 22);
 }
