@@ -1,4 +1,10 @@
 //! What can go wrong in a benchmark run.
+//!
+//! **Owns** the errors of the load generator.
+//! **Lives on** the calling thread and the generator's executor.
+//! **Invariants** each names what was tried and what came.
+//! **Limits** none.
+//! **Not here** what a broker refuses: that is counted by code in the report.
 
 use std::net::SocketAddr;
 

@@ -3,8 +3,8 @@
 //! **Owns** the connections, their in-flight slots and the latency recorder.
 //! **Lives on** one glommio executor on a thread of its own; one task a connection, plus one that
 //! wakes paced connections.
-//! **Invariants** a request's opaque number is `OPAQUE_BASE` + its slot, so a reply finds its send time
-//! without a table look-up; a slot is reused only after its reply.
+//! **Invariants** a request's opaque number is `OPAQUE_BASE` + its slot, so a reply finds its send
+//! time without a table look-up; a slot is reused only after its reply.
 //! **Limits** `IN_FLIGHT_MAX` slots a connection; one read takes at most `READ_BYTES`.
 //! **Not here** what a frame looks like (`templates`), when a message is due (`pace`).
 

@@ -45,7 +45,8 @@ impl Report {
         self.measured.acknowledged as f64 / self.measured.window.as_secs_f64()
     }
 
-    /// Broker CPU seconds per million messages sent over the whole run, warm-up included on both sides.
+    /// Broker CPU seconds per million messages sent over the whole run, warm-up included on both
+    /// sides.
     #[allow(clippy::cast_precision_loss)]
     pub fn broker_cpu_seconds_per_million(&self) -> Option<f64> {
         let (before, after) = self.spent.broker?;

@@ -59,8 +59,8 @@ fn resolve(addr: &str) -> Result<SocketAddr, BenchError> {
         })
 }
 
-/// The first broker id 0 in the cluster table. The text is Java's JSON with unquoted number keys, so it is
-/// searched, not parsed.
+/// The first broker id 0 in the cluster table. The text is Java's JSON with unquoted number keys,
+/// so it is searched, not parsed.
 fn first_master(namesrv: SocketAddr) -> Result<String, BenchError> {
     const DOING: &str = "asking the name server for its brokers";
     let reply = call(namesrv, DOING, codes::GET_BROKER_CLUSTER_INFO, None)?;

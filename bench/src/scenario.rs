@@ -1,7 +1,7 @@
 //! The scenarios of `gantry bench` and their arguments.
 //!
-//! **Owns** the command line of the benchmark and the order of a run: topic, templates, connections,
-//! readings before and after, report.
+//! **Owns** the command line of the benchmark and the order of a run: topic, templates,
+//! connections, readings before and after, report.
 //! **Lives on** the calling thread; the connections run on one glommio executor of their own.
 //! **Invariants** a run with failed sends ends with an error after its report.
 //! **Limits** see the ranges in [`ProduceArgs`].
@@ -99,8 +99,8 @@ pub struct ProduceArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Runs a scenario to its end and prints its report. `words` are what follows `gantry bench`; asked for help or
-/// given unknown words, it prints the usage and ends the process as command lines do.
+/// Runs a scenario to its end and prints its report. `words` are what follows `gantry bench`; asked
+/// for help or given unknown words, it prints the usage and ends the process as command lines do.
 ///
 /// # Errors
 /// Arguments out of range, connections that break, or failed sends.

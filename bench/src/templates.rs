@@ -1,9 +1,10 @@
 //! Prepared frames: what a send looks like, and the little that is read of a reply.
 //!
-//! **Owns** one ready-made send frame per queue, with the places to patch: opaque number and unique key.
+//! **Owns** one ready-made send frame per queue, with the places to patch: opaque number and unique
+//! key.
 //! **Lives on** the generator's executor.
-//! **Invariants** a patch never changes a frame's length; every message has its own unique key, so that the
-//! broker's key index has real work.
+//! **Invariants** a patch never changes a frame's length; every message has its own unique key, so
+//! that the broker's key index has real work.
 //! **Limits** opaque numbers are `OPAQUE_BASE` + slot, always nine digits.
 //! **Not here** the full decoder (`gantry_protocol::command`), which checks what this one skips.
 
@@ -225,7 +226,8 @@ pub struct ReplyHead {
     pub opaque: i32,
 }
 
-/// Takes one whole frame from the front of `input`: its head and its length; `None` = not yet whole.
+/// Takes one whole frame from the front of `input`: its head and its length; `None` = not yet
+/// whole.
 ///
 /// # Errors
 /// The header has no code or no opaque number.

@@ -449,8 +449,9 @@ pub fn shared_memory(folder: &Path) -> Finding {
     )
 }
 
-/// What says that this process lives in a container whose tmpfs ends with it: a container ends with its
-/// process 1, so only that process and its own children (an init's ward, or left behind) can take it along.
+/// What says that this process lives in a container whose tmpfs ends with it: a container ends with
+/// its process 1, so only that process and its own children (an init's ward, or left behind) can
+/// take it along.
 fn container_sign() -> Option<String> {
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if std::process::id() != 1 && parent > 1 {

@@ -129,7 +129,8 @@ fn read_cpu(text: &str) -> Result<usize, String> {
         .map_err(|_| format!("`{text}` is not a CPU number"))
 }
 
-/// Bytes of memory this process may use: the cgroup's limit, else the machine's memory; 0 when neither can be read.
+/// Bytes of memory this process may use: the cgroup's limit, else the machine's memory; 0 when
+/// neither can be read.
 pub fn memory_bytes() -> u64 {
     const KIB: u64 = 1024;
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max")

@@ -105,7 +105,8 @@ pub trait Disk: Clone + 'static {
     /// Opens a file.
     ///
     /// # Errors
-    /// `NotFound` for a missing file or folder, `NoSpace` when a new file cannot be given its length.
+    /// `NotFound` for a missing file or folder, `NoSpace` when a new file cannot be given its
+    /// length.
     async fn open(&self, name: &str, mode: OpenMode) -> Result<Self::File, DiskError>;
 
     /// What `folder` holds, in any order.

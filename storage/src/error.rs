@@ -2,8 +2,8 @@
 //!
 //! **Owns** the error types of the store's facade.
 //! **Lives on** any core.
-//! **Invariants** each enum has only variants its operation can give; nouns (file, position, wanted,
-//! found) are inside, nobody matches on text.
+//! **Invariants** each enum has only variants its operation can give; nouns (file, position,
+//! wanted, found) are inside, nobody matches on text.
 //! **Limits** none.
 //! **Not here** how a peer is told (refusal, in actors) or the disk's own error (`disk`).
 

@@ -2,8 +2,8 @@
 //!
 //! **Owns** run headers, entry heads, the tail's header, shard and store files, checkpoint headers.
 //! **Lives on** any core; pure bytes.
-//! **Invariants** little-endian but for the records, which are the wire's; every checksum covers the
-//! store's secret number, so that bytes a client sends can't pass for ours.
+//! **Invariants** little-endian but for the records, which are the wire's; every checksum covers
+//! the store's secret number, so that bytes a client sends can't pass for ours.
 //! **Limits** `RUN_HEADER_BYTES`, `ENTRY_HEAD_BYTES`, `KEYS_COUNT_MAX`.
 //! **Not here** where things lie and when they are written.
 

@@ -2,12 +2,12 @@
 //!
 //! **Owns** entries not yet on the device, the list of partitions, and what a checkpoint must know.
 //! **Lives on** one data core; `add` is synchronous, the rest waits on the device.
-//! **Invariants** derived from the log: a crash loses nothing that replay does not bring back; every
-//! entry is in exactly one of active, frozen, partition; sources are ordered by log position.
+//! **Invariants** derived from the log: a crash loses nothing that replay does not bring back;
+//! every entry is in exactly one of active, frozen, partition; sources are ordered by log position.
 //! **Limits** `ACTIVE_ENTRIES_MAX`, `FROZEN_MAX` (beyond it entries are skipped and counted, the
 //! device has then taken nothing for `FROZEN_MAX × ACTIVE_ENTRIES_MAX` keys), `MERGE_COUNT`.
-//! **Not here** which keys a record has (the actors), comparing the keys themselves (the clients do:
-//! hash collisions give additional answers, as `RocketMQ`'s own index does).
+//! **Not here** which keys a record has (the actors), comparing the keys themselves (the clients
+//! do: hash collisions give additional answers, as `RocketMQ`'s own index does).
 
 mod partition;
 mod snapshot;
@@ -27,8 +27,8 @@ use crate::disk::{Disk, DiskError};
 use crate::units::{FilePosition, StoreTimestamp, TopicId};
 use partition::{Partition, PartitionWriter, SourceReader};
 
-/// Entries collected in memory before they become a partition: 1.5 MiB, 32,000 records with a unique
-/// key and one more. One linear scan of them in a query takes about 50 µs.
+/// Entries collected in memory before they become a partition: 1.5 MiB, 32,000 records with a
+/// unique key and one more. One linear scan of them in a query takes about 50 µs.
 pub const ACTIVE_ENTRIES_MAX: usize = 64 << 10;
 /// Full buffers that may wait for the device: 12 MiB.
 pub const FROZEN_MAX: usize = 8;
@@ -182,8 +182,8 @@ pub fn key_hash(topic: TopicId, key: &[u8]) -> u64 {
 }
 
 impl<D: Disk> KeyIndex<D> {
-    /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index that
-    /// the log fills again. Partitions the snapshot does not name are removed.
+    /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index
+    /// that the log fills again. Partitions the snapshot does not name are removed.
     ///
     /// # Errors
     /// `Snapshot` (open again without one), or as the device says.
@@ -235,8 +235,9 @@ impl<D: Disk> KeyIndex<D> {
         })
     }
 
-    /// Adds one key of the record at `position`. Records come in log order; all keys of a record are
-    /// added in one turn. Positions the index has already (replay) are ignored. Replay must call
+    /// Adds one key of the record at `position`. Records come in log order; all keys of a record
+    /// are added in one turn. Positions the index has already (replay) are ignored. Replay must
+    /// call
     /// `write_frozen` whenever `needs_write`, as nothing else runs then.
     #[inline]
     pub fn add(&self, topic: TopicId, key: &[u8], position: FilePosition, time: StoreTimestamp) {
@@ -455,7 +456,8 @@ impl<D: Disk> KeyIndex<D> {
         }
     }
 
-    /// To be called when the checkpoint with this snapshot is durable: removes partitions nothing needs.
+    /// To be called when the checkpoint with this snapshot is durable: removes partitions nothing
+    /// needs.
     ///
     /// # Errors
     /// As the device says; the files are then removed at the next start.

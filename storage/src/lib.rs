@@ -1,4 +1,5 @@
-//! Gantry's storage: one log per shard, the indexes derived from it, and the way back after a crash.
+//! Gantry's storage: one log per shard, the indexes derived from it, and the way back after a
+//! crash.
 //!
 //! Single-threaded and async over the [`disk::Disk`] trait; `shard_store` is the face.
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! One shard's log: from the tail to the segments and back.
 //!
-//! `staging` packs, `log_writer` writes and syncs, `segment_pool` keeps room ahead, `recovery` finds
-//! the end again, `read_ahead` reads what is no longer in the tail.
+//! `staging` packs, `log_writer` writes and syncs, `segment_pool` keeps room ahead, `recovery`
+//! finds the end again, `read_ahead` reads what is no longer in the tail.
 
 pub(crate) mod checkpoint;
 pub(crate) mod log_writer;

@@ -45,7 +45,8 @@ pub const OFFSET_MAX: u64 = (1 << 48) - 1;
 /// Bounds of the index's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct IndexLimits {
-    /// Bytes of written pages kept in memory; at least `PAGES_WANTED_MAX` pages are kept whatever it says.
+    /// Bytes of written pages kept in memory; at least `PAGES_WANTED_MAX` pages are kept whatever
+    /// it says.
     pub resident_bytes_max: usize,
 }
 
@@ -81,8 +82,8 @@ pub type PagesWanted = SmallVec<[PageWanted; PAGES_WANTED_MAX]>;
 /// The outcome of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// This many entries were added to the output, consecutive from the offset asked for; fewer than
-    /// asked when the queue or the pages in memory end. Zero only outside `min..next`.
+    /// This many entries were added to the output, consecutive from the offset asked for; fewer
+    /// than asked when the queue or the pages in memory end. Zero only outside `min..next`.
     Entries(usize),
     /// The page of the first offset is not in memory: load these, call `page_loaded`, ask again.
     NeedsPages(PagesWanted),
@@ -92,7 +93,10 @@ pub enum Lookup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IndexAppendError {
     /// The offset is beyond the queue's next: entries between are missing.
-    #[error("queue {}/{} is at offset {next}, entry {found} would leave a gap", .key.topic, .key.queue)]
+    #[error(
+        "queue {}/{} is at offset {next}, entry {found} would leave a gap",
+        .key.topic, .key.queue
+    )]
     Gap {
         /// The queue.
         key: QueueKey,
@@ -145,7 +149,8 @@ impl QueueIndex {
         QueueOffset(self.queues.get(&key).map_or(0, |queue| queue.next))
     }
 
-    /// Appends the entry of the record at `offset`. A store time below its predecessor's is raised to it.
+    /// Appends the entry of the record at `offset`. A store time below its predecessor's is raised
+    /// to it.
     ///
     /// # Errors
     /// `Gap` when `offset` is beyond the queue's next, `Full` at 2^48 entries.
@@ -224,7 +229,8 @@ impl QueueIndex {
         self.queues.len()
     }
 
-    /// Adds up to `entries_max` entries from offset `from` on to `out`, as far as they are in memory.
+    /// Adds up to `entries_max` entries from offset `from` on to `out`, as far as they are in
+    /// memory.
     pub fn lookup_hot(
         &self,
         key: QueueKey,
@@ -337,8 +343,8 @@ impl QueueIndex {
         self.cache.bytes()
     }
 
-    /// The oldest unwritten pages, about `bytes_max` of them (at least one if there is any). They stay
-    /// readable; hand them back with `pages_written` once they are on the device and synced.
+    /// The oldest unwritten pages, about `bytes_max` of them (at least one if there is any). They
+    /// stay readable; hand them back with `pages_written` once they are on the device and synced.
     pub fn unwritten_batch(&self, bytes_max: usize) -> Vec<(PageId, Rc<Page>)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for id in &self.unwritten_order {
@@ -395,8 +401,8 @@ impl QueueIndex {
         idle.len()
     }
 
-    /// Raises the first offset of `key` (retention); pages wholly below it are forgotten. Never lowers
-    /// it and never passes the queue's next.
+    /// Raises the first offset of `key` (retention); pages wholly below it are forgotten. Never
+    /// lowers it and never passes the queue's next.
     pub fn set_min(&mut self, key: QueueKey, min: QueueOffset) {
         let Some(queue) = self.queues.get_mut(&key) else {
             return;

@@ -88,8 +88,8 @@ impl Namespace {
 pub enum Durable {
     /// Before the call returns: one or two syncs, 1–3 ms on a disk.
     Now,
-    /// With the next `Now` commit or `sync`. Until then a dying process loses it, so only for what can
-    /// be rebuilt or may be repeated.
+    /// With the next `Now` commit or `sync`. Until then a dying process loses it, so only for what
+    /// can be rebuilt or may be repeated.
     Soon,
 }
 
@@ -192,8 +192,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the tables in `folder`, which is made when missing. After a crash the file is repaired to
-    /// its last durable commit.
+    /// Opens the tables in `folder`, which is made when missing. After a crash the file is repaired
+    /// to its last durable commit.
     ///
     /// # Errors
     /// `InUse`, `Newer`, or `Store`.
@@ -269,8 +269,8 @@ impl Tables {
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    /// Up to `count_max` pairs with keys from `from` (inclusive) to `to` (exclusive; none = no end), in
-    /// the order of the keys.
+    /// Up to `count_max` pairs with keys from `from` (inclusive) to `to` (exclusive; none = no
+    /// end), in the order of the keys.
     ///
     /// # Errors
     /// `Store`.

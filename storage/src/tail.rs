@@ -3,7 +3,8 @@
 //! **Owns** the bytes of the log's newest window, at `ring[position % ring_bytes]`.
 //! **Lives on** the shard's core.
 //! **Invariants** byte for byte what the device gets; a run's header is put after its entries.
-//! **Limits** the ring is a power of two of at least `RING_BYTES_MIN`; what memory is left is unused.
+//! **Limits** the ring is a power of two of at least `RING_BYTES_MIN`; what memory is left is
+//! unused.
 //! **Not here** the layout of runs (`format`), who may overwrite (`staging`).
 
 use bytes::BytesMut;

@@ -335,8 +335,8 @@ impl RunningCore {
         tracing::debug!(core = self.host.context.index, dir = ?self.settings.data_dir, "stopped");
     }
 
-    /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a store
-    /// at rest, and the next start may choose another place.
+    /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a
+    /// store at rest, and the next start may choose another place.
     fn forget_tail(&self, shard: ShardId) {
         let data = &self.settings.data_dir;
         let place = TailPlace::choose(self.settings.tail_dir.as_deref(), data);

@@ -93,8 +93,9 @@ impl TailPlace {
         }
     }
 
-    /// The file of one shard's tail: where the last process left it, if it is still there, else in this folder.
-    /// A choice that changes between two starts must not lose what a killed process left behind.
+    /// The file of one shard's tail: where the last process left it, if it is still there, else in
+    /// this folder. A choice that changes between two starts must not lose what a killed process
+    /// left behind.
     pub fn locate(&self, data: &Path, store_id: u64, shard: u8) -> PathBuf {
         let chosen = self.path(store_id, shard);
         let recorded = std::fs::read_to_string(record_of(data, shard))
@@ -103,7 +104,8 @@ impl TailPlace {
         recorded.filter(|path| path.is_file()).unwrap_or(chosen)
     }
 
-    /// Notes in the data folder where the tail of a shard lies, before anything is answered from it.
+    /// Notes in the data folder where the tail of a shard lies, before anything is answered from
+    /// it.
     ///
     /// # Errors
     /// The data folder can't be written.
@@ -123,7 +125,8 @@ impl TailPlace {
         std::fs::rename(&fresh, &path).map_err(failed)
     }
 
-    /// The file of one shard's tail in this folder. The store's id keeps two stores on one machine apart.
+    /// The file of one shard's tail in this folder. The store's id keeps two stores on one machine
+    /// apart.
     pub fn path(&self, store_id: u64, shard: u8) -> PathBuf {
         self.folder
             .join(format!("gantry-{store_id:016x}-{shard}.tail"))

@@ -62,8 +62,8 @@ pub struct PageFiles<D: Disk> {
 }
 
 impl<D: Disk> PageFiles<D> {
-    /// Opens `folder`, whose pages in use lie at `places` and end at byte `end`; every other file there
-    /// is removed.
+    /// Opens `folder`, whose pages in use lie at `places` and end at byte `end`; every other file
+    /// there is removed.
     ///
     /// # Errors
     /// As the device says.

@@ -4,7 +4,8 @@
 //! **Lives on** one data core, over a `Disk`.
 //! **Invariants** entries are ordered by hash, newest first; a partition is named to the rest only
 //! after it was synced; every page has a checksum.
-//! **Limits** `WRITE_BYTES` per write, `PAGES_SCANNED_MAX` pages read per query for one much used key.
+//! **Limits** `WRITE_BYTES` per write, `PAGES_SCANNED_MAX` pages read per query for one much used
+//! key.
 //! **Not here** which partitions exist (`key_index`).
 //!
 //! Page 0, little-endian: magic u32, crc32 u32 of the rest, version u32, level u32, number u64,
@@ -92,8 +93,9 @@ impl Partition {
         }
     }
 
-    /// The first page whose last hash is not below `hash` (the last page when there is none). Hashes are
-    /// spread evenly, so the value tells where to look; halving bounds the search when they are not.
+    /// The first page whose last hash is not below `hash` (the last page when there is none).
+    /// Hashes are spread evenly, so the value tells where to look; halving bounds the search when
+    /// they are not.
     async fn first_page<F: DiskFile>(
         &self,
         file: &F,

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the order of device writes and when they happen.
 //! **Lives on** the shard's core: one writer task, and one syncing task under `FlushMode::Async`.
-//! **Invariants** one group in flight, in log order; a watermark moves only after the device's word;
-//! any failure poisons the shard.
+//! **Invariants** one group in flight, in log order; a watermark moves only after the device's
+//! word; any failure poisons the shard.
 //! **Limits** writes of at most `WRITE_BYTES_MAX`.
 //! **Not here** what is in a group (`staging`).
 

@@ -15,8 +15,8 @@ use crate::log::shard_log::ShardLog;
 use crate::shard_store::FlushMode;
 use crate::units::{FilePosition, index};
 
-/// Zeros are kept this far ahead of a busy writer: 0.1 s at 320 MB/s. While the writer is idle they go on to
-/// the end of the last segment, so that a burst finds blocks that need no journal.
+/// Zeros are kept this far ahead of a busy writer: 0.1 s at 320 MB/s. While the writer is idle they
+/// go on to the end of the last segment, so that a burst finds blocks that need no journal.
 pub const ZEROS_AHEAD_BYTES: u64 = 32 << 20;
 /// Bytes of one write of zeros: the writer waits at most for one of these.
 pub const ZEROS_CHUNK_BYTES: u64 = 512 << 10;
@@ -68,7 +68,8 @@ fn next_job<D: Disk>(log: &ShardLog<D>) -> Option<Job<D>> {
         return Some(Job::Make(end));
     }
     if log.options.flush_mode == FlushMode::Async {
-        // Zeros make a sync cheap. Where nobody waits for one they would only halve the device's speed.
+        // Zeros make a sync cheap. Where nobody waits for one they would only halve the device's
+        // speed.
         return None;
     }
     let is_busy = log.staging.borrow().sealed_bytes() > 0;

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the packing of first offset (48 bits), place (36 bits) and first store time (44 bits).
 //! **Lives on** one data core; plain copies.
-//! **Invariants** packing and unpacking are exact for values within their bits; larger ones saturate.
+//! **Invariants** packing and unpacking are exact for values within their bits; larger ones
+//! saturate.
 //! **Limits** 2^48 offsets per queue, 4 TiB of index pages per shard, store times to the year 2527.
 //! **Not here** the directory's order (`queue`).
 

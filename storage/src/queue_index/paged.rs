@@ -68,8 +68,8 @@ pub struct PagedIndex<D: Disk> {
 }
 
 impl<D: Disk> PagedIndex<D> {
-    /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index that
-    /// the log fills again.
+    /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index
+    /// that the log fills again.
     ///
     /// # Errors
     /// `IndexOpenError`: after `Snapshot` the caller may open again without one.
@@ -114,8 +114,8 @@ impl<D: Disk> PagedIndex<D> {
         self.index.borrow_mut()
     }
 
-    /// Adds up to `entries_max` entries from `from` on to `out` and returns how many; loads pages as
-    /// needed, so that at least one entry comes back for every offset inside the queue.
+    /// Adds up to `entries_max` entries from `from` on to `out` and returns how many; loads pages
+    /// as needed, so that at least one entry comes back for every offset inside the queue.
     ///
     /// # Errors
     /// As reading a page.
@@ -209,8 +209,8 @@ impl<D: Disk> PagedIndex<D> {
         self.index.borrow().unwritten_bytes() >= UNWRITTEN_BYTES_FLUSH && !self.flushing.get()
     }
 
-    /// Writes complete pages to the device in batches until none waits. Nothing is lost when it fails
-    /// or never runs: the pages stay in memory and go into snapshots.
+    /// Writes complete pages to the device in batches until none waits. Nothing is lost when it
+    /// fails or never runs: the pages stay in memory and go into snapshots.
     ///
     /// # Errors
     /// As the device says.
@@ -240,9 +240,9 @@ impl<D: Disk> PagedIndex<D> {
         self.files.freed(&freed);
     }
 
-    /// The index's part of a checkpoint at the log position *staged when this is called*. It may become
-    /// the checkpoint only when everything staged when this *returns* is committed, because entries
-    /// appended meanwhile can be inside. Yields while it runs.
+    /// The index's part of a checkpoint at the log position *staged when this is called*. It may
+    /// become the checkpoint only when everything staged when this *returns* is committed, because
+    /// entries appended meanwhile can be inside. Yields while it runs.
     pub async fn snapshot(&self) -> PagedSnapshot {
         self.count_freed();
         let unneeded_files = self.files.take_retired();

@@ -4,8 +4,8 @@
 //! **Lives on** one data core.
 //! **Invariants** directory pages are consecutive: each ends where the next begins, the last where
 //! the hot page begins, the hot page at `next`; at most the first page reaches below `min`.
-//! **Limits** the struct is at most `QUEUE_STRUCT_BYTES_MAX`; a sleeping queue holds nothing else but
-//! its directory.
+//! **Limits** the struct is at most `QUEUE_STRUCT_BYTES_MAX`; a sleeping queue holds nothing else
+//! but its directory.
 //! **Not here** pages that are not hot (`QueueIndex`).
 
 use std::collections::VecDeque;
@@ -14,8 +14,9 @@ use super::page_ref::{PagePlace, PageRef};
 use crate::index_pages::{IndexEntry, Page};
 use crate::units::QueueOffset;
 
-/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of 4 lines, an idle
-/// queue costs 212 to 359 bytes, 275 in a table of 10,000; just after the table doubled it is the most.
+/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of 4 lines, an
+/// idle queue costs 212 to 359 bytes, 275 in a table of 10,000; just after the table doubled it is
+/// the most.
 const QUEUE_STRUCT_BYTES_MAX: usize = 120;
 const _: () = assert!(size_of::<Queue>() <= QUEUE_STRUCT_BYTES_MAX);
 

@@ -23,9 +23,9 @@ pub enum Search {
 }
 
 impl QueueIndex {
-    /// `Lower`: the smallest offset stored at or after `time`; before the first the queue's min, after
-    /// the last its next. `Upper`: the largest offset stored at or before `time`; before the first its
-    /// min, after the last the last. An empty queue answers its next.
+    /// `Lower`: the smallest offset stored at or after `time`; before the first the queue's min,
+    /// after the last its next. `Upper`: the largest offset stored at or before `time`; before the
+    /// first its min, after the last the last. An empty queue answers its next.
     pub fn search_by_time(
         &self,
         key: QueueKey,
@@ -42,8 +42,8 @@ impl QueueIndex {
             Boundary::Lower => stored < time,
             Boundary::Upper => stored <= time,
         };
-        // The first entry for which `before` is false is in the last page that begins with `before`,
-        // or right after it.
+        // The first entry for which `before` is false is in the last page that begins with
+        // `before`, or right after it.
         let found = if queue.has_hot_entries() && before(queue.hot.first_time()) {
             first_false(&queue.hot, |entry| before(entry.store_time))
         } else {
@@ -65,7 +65,8 @@ impl QueueIndex {
         Search::At(QueueOffset(offset.max(queue.min)))
     }
 
-    /// The smallest offset whose record lies at or after `position`; the queue's next when none does.
+    /// The smallest offset whose record lies at or after `position`; the queue's next when none
+    /// does.
     pub fn search_by_position(&self, key: QueueKey, position: FilePosition) -> Search {
         let Some(queue) = self.queues.get(&key) else {
             return Search::At(QueueOffset(0));

@@ -59,7 +59,8 @@ impl QueueIndex {
         SnapshotCursor { keys, out }
     }
 
-    /// Adds about `bytes_max` bytes of queues; false once nothing is left and `finish` may be called.
+    /// Adds about `bytes_max` bytes of queues; false once nothing is left and `finish` may be
+    /// called.
     pub fn snapshot_step(&self, cursor: &mut SnapshotCursor, bytes_max: usize) -> bool {
         let stop = cursor.out.len().saturating_add(bytes_max);
         while cursor.out.len() < stop {

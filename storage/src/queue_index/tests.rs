@@ -198,13 +198,15 @@ proptest! {
             match step {
                 Step::Append { queue, count, wide, time } => {
                     for i in 0..u64::from(count) {
-                        let tags_code = if wide { i64::MAX - i.cast_signed() } else { -i.cast_signed() };
+                        let base = if wide { i64::MAX } else { 0 };
+                        let tags_code = base - i.cast_signed();
                         let store_time = StoreTimestamp(time + i / 3);
+                        let position_now = FilePosition(position);
                         let entry =
-                            IndexEntry { position: FilePosition(position), length: 9, tags_code, store_time };
+                            IndexEntry { position: position_now, length: 9, tags_code, store_time };
                         position += 100;
-                        let offset = models[queue as usize].append(entry);
-                        let added = index.append(QueueKey::new(1, queue), QueueOffset(offset), entry);
+                        let offset = QueueOffset(models[queue as usize].append(entry));
+                        let added = index.append(QueueKey::new(1, queue), offset, entry);
                         prop_assert_eq!(added, Ok(Added::Yes));
                     }
                 }

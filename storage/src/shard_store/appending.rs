@@ -2,8 +2,8 @@
 //!
 //! **Owns** offsets given out, and when a record enters the indexes.
 //! **Lives on** the shard's core; no await in here.
-//! **Invariants** an offset is given only with its place in the tail; the indexes get records in log
-//! order, once they may be acknowledged.
+//! **Invariants** an offset is given only with its place in the tail; the indexes get records in
+//! log order, once they may be acknowledged.
 //! **Limits** `RECORD_BYTES_MAX`, `KEYS_COUNT_MAX` (more keys are not indexed).
 //! **Not here** packing (`staging`), the record's layout (protocol).
 

@@ -2,8 +2,9 @@
 //!
 //! **Owns** what a kill or a power cut leaves of files and names.
 //! **Lives on** the test's thread.
-//! **Invariants** synced sectors never change in a power cut; un-synced ones hold, sector by sector,
-//! either the synced or the newest content; names come back as some prefix of what was done.
+//! **Invariants** synced sectors never change in a power cut; un-synced ones hold, sector by
+//! sector, either the synced or the newest content; names come back as some prefix of what was
+//! done.
 //! **Limits** sparse blocks of 4 KiB; a block never written reads as zeros and costs nothing.
 //! **Not here** time and faults (`sim_disk`).
 

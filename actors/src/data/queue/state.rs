@@ -2,8 +2,8 @@
 //!
 //! **Owns** one queue's consumer offsets and order locks.
 //! **Lives on** the queue's data core, inside its actor.
-//! **Invariants** pure: the same calls give the same answers. It survives a panic of its actor's turn,
-//! for every change of it is a single insert or remove.
+//! **Invariants** pure: the same calls give the same answers. It survives a panic of its actor's
+//! turn, for every change of it is a single insert or remove.
 //! **Limits** those of `offsets` and `order_lock`.
 //! **Not here** records and bounds (storage), waiting pulls (`waiters`).
 
