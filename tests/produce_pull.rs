@@ -525,7 +525,7 @@ fn offsets_by_bound_and_by_time() {
 
 #[test]
 fn consumer_offsets_are_kept_as_committed() {
-    let (_gantry, mut client, topic) = with_topic("commit", 1);
+    let (_gantry, mut client, topic) = with_topic("commit", 2);
     client.send(&topic, 0, b"x", &[]).expect(reply::SUCCESS);
     let group = fresh("committers");
     let fields = |more: &[(&str, &str)]| {
@@ -542,6 +542,17 @@ fn consumer_offsets_are_kept_as_committed() {
     let query = |client: &mut Client, more: &[(&str, &str)]| {
         client.call(code::QUERY_CONSUMER_OFFSET, &fields(more), b"")
     };
+    // Nothing is known of a queue that was never used, or of a topic that is not there.
+    for (topic, queue) in [(topic.as_str(), "1"), ("no-such-topic", "0")] {
+        let fields = ext(&[
+            ("consumerGroup", &group),
+            ("topic", topic),
+            ("queueId", queue),
+        ]);
+        client
+            .call(code::QUERY_CONSUMER_OFFSET, &fields, b"")
+            .expect(reply::QUERY_NOT_FOUND);
+    }
     // A queue whose first message is still there starts new groups at 0, unless they forbid it.
     assert_eq!(
         query(&mut client, &[])
