@@ -108,8 +108,8 @@ cargo_tests() { # log-name cargo-arguments...
   if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then fail "cargo test (exit $rc, see $log)"; fi
 }
 
-# The suites at the root: these two need no server, all others start one.
-UNIT_SUITES="tidy golden"
+# The suites at the root: these need no server, all others start one.
+UNIT_SUITES="tidy golden compatibility"
 suites() { # unit | process
   local f n
   for f in tests/*.rs; do

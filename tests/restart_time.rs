@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use common::client::send_ext;
 use common::{Client, Gantry, code, fresh, reply};
 
-/// What a restart may take.
+/// What a restart of the optimised build may take; `tests/run` measures that one.
 const FIRST_SEND_OK: Duration = Duration::from_millis(300);
+/// What Cargo's own, unoptimised build may take, so that `cargo test` says something, too.
+const FIRST_SEND_OK_UNOPTIMISED: Duration = Duration::from_millis(1_500);
 /// Restarts of each kind; the best counts, the machine is shared.
 const TRIES: u32 = 3;
 const BODY_BYTES: usize = 64 << 10;
@@ -86,11 +88,14 @@ fn a_gibibyte_in_the_log_does_not_delay_the_first_send() {
         .map(|q| client.offset(code::MAX_OFFSET, &topic, q, &[]))
         .sum();
     assert_eq!(u64::try_from(stored).unwrap(), count + 2 * u64::from(TRIES));
+    let unoptimised = std::env::var_os("GANTRY_BIN").is_none();
+    let limit = if unoptimised {
+        FIRST_SEND_OK_UNOPTIMISED
+    } else {
+        FIRST_SEND_OK
+    };
     for (how, times) in [("kill -9", killed), ("a stop", stopped)] {
         let best = times.iter().min().unwrap();
-        assert!(
-            *best < FIRST_SEND_OK,
-            "{best:?} at best after {how}: {times:?}"
-        );
+        assert!(*best < limit, "{best:?} at best after {how}: {times:?}");
     }
 }
