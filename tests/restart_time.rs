@@ -27,6 +27,7 @@ fn start_to_send_ok(gantry: &mut Gantry, topic: &str) -> Duration {
     let from = Instant::now();
     gantry.start();
     loop {
+        assert!(gantry.is_alive(), "it ended instead of starting");
         assert!(
             from.elapsed() < Duration::from_mins(1),
             "no SEND_OK within a minute"

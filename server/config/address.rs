@@ -56,8 +56,9 @@ pub fn resolve(host: &str) -> io::Result<IpAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
-/// Longest wait for a taken port; what a killed process leaves is gone within some 50 ms.
-const FREE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for a taken port. What a killed process leaves is mostly gone within 50 ms; with a
+/// sync of much data under way it was seen to stay for more than a second.
+const FREE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const FREE_POLL: Duration = Duration::from_millis(2);
 
