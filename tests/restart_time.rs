@@ -26,17 +26,20 @@ const IN_FLIGHT: u64 = 32;
 fn start_to_send_ok(gantry: &mut Gantry, topic: &str) -> Duration {
     let from = Instant::now();
     gantry.start();
+    let mut last = "no connection".to_owned();
     loop {
         assert!(gantry.is_alive(), "it ended instead of starting");
         assert!(
             from.elapsed() < Duration::from_mins(1),
-            "no SEND_OK within a minute"
+            "no SEND_OK within a minute, at last: {last}"
         );
         if let Ok(mut client) = Client::try_connect(gantry.broker()) {
             let fields = send_ext(topic, 0, &[], false);
             let answer = client.try_call(code::SEND_V2, &fields, b"first");
-            if answer.is_ok_and(|a| a.code == reply::SUCCESS) {
-                return from.elapsed();
+            match answer {
+                Ok(answer) if answer.code == reply::SUCCESS => return from.elapsed(),
+                Ok(answer) => last = format!("code {}: {}", answer.code, answer.remark),
+                Err(error) => last = error.to_string(),
             }
         }
         std::thread::sleep(Duration::from_millis(1));
