@@ -6,14 +6,20 @@
 //! **Limits** buffers come from the ring's registered memory while it lasts, else from the heap.
 //! **Not here** folders (`glommio_disk`).
 
+use std::cell::RefCell;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use gantry_storage::disk::{DiskError, DiskErrorKind, DiskFile, OpenMode};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+use rustix::fs::OFlags;
 
 use super::fault;
+
+/// `O_DSYNC` as the standard library's options take it.
+const DSYNC: i32 = OFlags::DSYNC.bits().cast_signed();
 
 /// An open file.
 #[derive(Clone)]
@@ -23,6 +29,8 @@ pub struct GlommioFile {
 
 struct Inner {
     file: DmaFile,
+    /// The same file opened with `O_DSYNC`, from the first synced write on.
+    synced: RefCell<Option<Rc<DmaFile>>>,
     name: String,
     len: u64,
 }
@@ -63,24 +71,39 @@ impl GlommioFile {
         Ok(Self {
             inner: Rc::new(Inner {
                 file,
+                synced: RefCell::new(None),
                 name: name.to_owned(),
                 len,
             }),
         })
     }
 
-    fn failed(&self, operation: &'static str, error: glommio::GlommioError<()>) -> DiskError {
-        fault(operation, &self.inner.name, &io_error(error))
+    /// The handle whose writes are durable when they finish.
+    ///
+    /// The kernel joins such a write with its flush; a write and an fdatasync of their own cost a
+    /// second round trip through a worker thread. Opened through the first handle, as the file may
+    /// have another name by now.
+    async fn synced(&self) -> Result<Rc<DmaFile>, DiskError> {
+        if let Some(file) = &*self.inner.synced.borrow() {
+            return Ok(Rc::clone(file));
+        }
+        let path = format!("/proc/self/fd/{}", self.inner.file.as_raw_fd());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(DSYNC);
+        let opened = options.dma_open(&path).await;
+        let file = Rc::new(opened.map_err(|error| self.failed("open", error))?);
+        // Whoever was first while this one waited is used; the other closes itself.
+        Ok(Rc::clone(self.inner.synced.borrow_mut().get_or_insert(file)))
     }
-}
 
-impl DiskFile for GlommioFile {
-    type Buf = DmaBuffer;
-    type Read = ReadBytes;
-
-    async fn write_at(&self, buf: DmaBuffer, position: u64) -> Result<(), DiskError> {
+    async fn write_to(
+        &self,
+        file: &DmaFile,
+        buf: DmaBuffer,
+        position: u64,
+    ) -> Result<(), DiskError> {
         let wanted = buf.len();
-        let written = self.inner.file.write_at(buf, position).await;
+        let written = file.write_at(buf, position).await;
         let written = written.map_err(|error| self.failed("write", error))?;
         if written != wanted {
             let detail = format!("{written} of {wanted} bytes written at {position}");
@@ -93,6 +116,24 @@ impl DiskFile for GlommioFile {
             ));
         }
         Ok(())
+    }
+
+    fn failed(&self, operation: &'static str, error: glommio::GlommioError<()>) -> DiskError {
+        fault(operation, &self.inner.name, &io_error(error))
+    }
+}
+
+impl DiskFile for GlommioFile {
+    type Buf = DmaBuffer;
+    type Read = ReadBytes;
+
+    async fn write_at(&self, buf: DmaBuffer, position: u64) -> Result<(), DiskError> {
+        self.write_to(&self.inner.file, buf, position).await
+    }
+
+    async fn write_at_and_sync(&self, buf: DmaBuffer, position: u64) -> Result<(), DiskError> {
+        let file = self.synced().await?;
+        self.write_to(&file, buf, position).await
     }
 
     async fn read_at(&self, position: u64, len: usize) -> Result<ReadBytes, DiskError> {
@@ -116,6 +157,10 @@ impl DiskFile for GlommioFile {
     async fn close(self) -> Result<(), DiskError> {
         match Rc::try_unwrap(self.inner) {
             Ok(last) => {
+                if let Some(Ok(synced)) = last.synced.take().map(Rc::try_unwrap) {
+                    let closed = synced.close().await;
+                    closed.map_err(|error| fault("close", &last.name, &io_error(error)))?;
+                }
                 let closed = last.file.close().await;
                 closed.map_err(|error| fault("close", &last.name, &io_error(error)))
             }
