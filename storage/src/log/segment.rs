@@ -34,20 +34,21 @@ impl<D: Disk> Segment<D> {
         }
     }
 
-    /// Takes the next chunk that wants zeros: at or after `from`, before `until`.
-    pub fn begin_zeros(
+    /// The next chunk that wants zeros: at or after `from`, before `until`; one at a time.
+    pub fn next_zeros(
         &self,
         from: FilePosition,
         until: FilePosition,
         bytes_max: u64,
     ) -> Option<(FilePosition, FilePosition)> {
         let start = self.zeroed.get().max(from);
-        if start >= until || self.zeroing.get().is_some() {
-            return None;
-        }
-        let chunk = (start, start.plus(bytes_max).min(until));
+        let is_idle = self.zeroing.get().is_none();
+        (is_idle && start < until).then(|| (start, start.plus(bytes_max).min(until)))
+    }
+
+    /// `chunk` is about to be written.
+    pub fn begin_zeros(&self, chunk: (FilePosition, FilePosition)) {
         self.zeroing.set(Some(chunk));
-        Some(chunk)
     }
 
     /// The chunk in flight is done.

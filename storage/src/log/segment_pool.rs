@@ -1,10 +1,10 @@
-//! Making segments before they are needed, and writing zeros ahead of the writer.
+//! Making segments before they are needed, and writing zeros into them while nothing else is to do.
 //!
-//! **Owns** when the next segment is made, the distance zeros keep, the retry on a full device.
+//! **Owns** when the next segment is made, when zeros are written, the retry on a full device.
 //! **Lives on** the shard's core, one task.
 //! **Invariants** nothing is staged for a segment that does not durably exist, so a full device
 //! refuses new records and loses none; zeros never touch a block given to a group.
-//! **Limits** `ZEROS_AHEAD_BYTES`, `ZEROS_CHUNK_BYTES`, one chunk in flight.
+//! **Limits** `ZEROS_QUIET_MS`, `ZEROS_CHUNK_BYTES`, one chunk in flight.
 //! **Not here** writing records (`log_writer`).
 
 use std::rc::Rc;
@@ -15,9 +15,10 @@ use crate::log::shard_log::ShardLog;
 use crate::shard_store::FlushMode;
 use crate::units::{FilePosition, index};
 
-/// Zeros are kept this far ahead of a busy writer: 0.1 s at 320 MB/s. While the writer is idle they
-/// go on to the end of the last segment, so that a burst finds blocks that need no journal.
-pub const ZEROS_AHEAD_BYTES: u64 = 32 << 20;
+/// Zeros are written once nothing was staged for this long. They spare a later sync its journal
+/// commit (about a quarter of its time), but beside a busy writer they cost the device more than
+/// that: docs/adr/0003.
+pub const ZEROS_QUIET_MS: u64 = 100;
 /// Bytes of one write of zeros: the writer waits at most for one of these.
 pub const ZEROS_CHUNK_BYTES: u64 = 512 << 10;
 /// Pause before a segment is tried again on a full device.
@@ -35,15 +36,27 @@ pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
 
 enum Job<D: Disk> {
     Make(FilePosition),
+    /// Zeros are wanted, but first nothing may be staged for a while.
+    Quiet,
     Zero(Rc<Segment<D>>, (FilePosition, FilePosition)),
     End,
 }
 
 async fn pool_loop<D: Disk>(log: &ShardLog<D>) {
+    // Nothing was staged for `ZEROS_QUIET_MS` before this position was seen.
+    let mut quiet_at = None;
     loop {
-        match log.work.wait(|| next_job(log)).await {
+        match log.work.wait(|| next_job(log, quiet_at)).await {
             Job::End => return,
             Job::Make(start) => make(log, start).await,
+            Job::Quiet => {
+                let staged = log.marks.staged().0;
+                let disturbed = || log.marks.staged().0 != staged || log.closing.get();
+                log.work
+                    .wait_ms(&log.disk, ZEROS_QUIET_MS, disturbed)
+                    .await;
+                quiet_at = (!disturbed()).then_some(staged);
+            }
             Job::Zero(segment, chunk) => {
                 let result = write_zeros(log, &segment, chunk).await;
                 segment.end_zeros();
@@ -57,7 +70,7 @@ async fn pool_loop<D: Disk>(log: &ShardLog<D>) {
     }
 }
 
-fn next_job<D: Disk>(log: &ShardLog<D>) -> Option<Job<D>> {
+fn next_job<D: Disk>(log: &ShardLog<D>, quiet_at: Option<FilePosition>) -> Option<Job<D>> {
     if log.closing.get() || log.poison.is_set() {
         return Some(Job::End);
     }
@@ -72,18 +85,17 @@ fn next_job<D: Disk>(log: &ShardLog<D>) -> Option<Job<D>> {
         // speed.
         return None;
     }
-    let is_busy = log.staging.borrow().sealed_bytes() > 0;
-    let until = if is_busy {
-        head.plus(ZEROS_AHEAD_BYTES).min(end)
-    } else {
-        end
-    };
+    let is_quiet = quiet_at == Some(log.marks.staged().0);
     let mut at = head;
-    while at < until {
+    while at < end {
         let segment_end = log.segments.next_start(at);
         if let Some(segment) = log.segments.opened(at)
-            && let Some(chunk) = segment.begin_zeros(at, until.min(segment_end), ZEROS_CHUNK_BYTES)
+            && let Some(chunk) = segment.next_zeros(at, segment_end, ZEROS_CHUNK_BYTES)
         {
+            if !is_quiet {
+                return Some(Job::Quiet);
+            }
+            segment.begin_zeros(chunk);
             return Some(Job::Zero(segment, chunk));
         }
         at = segment_end;
