@@ -93,7 +93,9 @@ impl GlommioFile {
         let opened = options.dma_open(&path).await;
         let file = Rc::new(opened.map_err(|error| self.failed("open", error))?);
         // Whoever was first while this one waited is used; the other closes itself.
-        Ok(Rc::clone(self.inner.synced.borrow_mut().get_or_insert(file)))
+        Ok(Rc::clone(
+            self.inner.synced.borrow_mut().get_or_insert(file),
+        ))
     }
 
     async fn write_to(

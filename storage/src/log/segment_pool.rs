@@ -52,9 +52,7 @@ async fn pool_loop<D: Disk>(log: &ShardLog<D>) {
             Job::Quiet => {
                 let staged = log.marks.staged().0;
                 let disturbed = || log.marks.staged().0 != staged || log.closing.get();
-                log.work
-                    .wait_ms(&log.disk, ZEROS_QUIET_MS, disturbed)
-                    .await;
+                log.work.wait_ms(&log.disk, ZEROS_QUIET_MS, disturbed).await;
                 quiet_at = (!disturbed()).then_some(staged);
             }
             Job::Zero(segment, chunk) => {
