@@ -89,6 +89,9 @@ pub struct Counts {
     pub mesh_batches: u64,
     /// Messages in those batches.
     pub mesh_messages: u64,
+    /// Beats of the core that came a whole beat late: something held the core up, or it slept with
+    /// work to do.
+    pub late_beats: u64,
 }
 
 /// One core's recorder.
@@ -164,6 +167,7 @@ impl Snapshot {
         mine.writes += more.writes;
         mine.mesh_batches += more.mesh_batches;
         mine.mesh_messages += more.mesh_messages;
+        mine.late_beats += more.late_beats;
         for (into, from) in self.stages.iter_mut().zip(&other.stages) {
             // Same bounds on both sides, so adding cannot fail; if it did, a report would miss a
             // core.

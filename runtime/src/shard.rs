@@ -5,16 +5,20 @@
 //! **Invariants** a panic anywhere on a core ends that core, is reported with its cause and asks
 //! the process to stop: queues of a half-dead core must not look alive. All cores have started when
 //! [`DataCores::start`] returns.
-//! **Limits** [`IO_MEMORY_BYTES`] of registered memory a core; [`PREEMPT`] between two polls of the
-//! ring.
+//! **Limits** [`IO_MEMORY_BYTES`] of registered memory a core; at most [`PREEMPT`] between two
+//! looks at the rings; [`BEATS_AHEAD`] timers of our own a core.
 //! **Not here** what runs on a core (`actors`), which CPU it is (`topology`).
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use glommio::timer::Timer;
 use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Shares, TaskQueueHandle};
 
 use crate::clock::Clock;
@@ -26,13 +30,23 @@ use crate::topology::Placement;
 /// Memory registered with the ring of each core. Registered memory counts against the memlock limit
 /// (8 MiB by default), and the log's buffers are pooled by `glommio_disk`.
 pub const IO_MEMORY_BYTES: usize = 2 * 1024 * 1024;
-/// How long user code runs before the ring is looked at again (1-5 ms measured as equal).
-pub const PREEMPT: Duration = Duration::from_millis(2);
-/// Longest sleep of a parked core. Right after a start on a busy machine a parked executor was seen
-/// not to wake for a connection or a request that had arrived (glommio 0.9, Linux 6.18: about one
-/// of 30 starts, then for ever); looking again this often turns that into a short wait. Costs some
-/// 0.1 % of a core.
+/// How long user code runs before the rings are looked at again if no socket asks for it: a task
+/// that computes for longer than a few milliseconds has to [`breathe`].
+///
+/// Long for a reason. glommio 0.9 arms this timer, then begins its task queues only if no event
+/// waits in the latency ring. If the thread loses its CPU between the two for longer than this, the
+/// timer's own event waits there: no task runs, the event wakes nobody, and the executor parks with
+/// runnable tasks, for good if nothing else happens. At 2 ms that took a busy machine some thousand
+/// wake-ups. Longer than [`BEAT`], some beat is due by then, and a due timer keeps it from parking.
+pub const PREEMPT: Duration = Duration::from_millis(250);
+/// Distance of the timers that each core always has ahead, see [`PREEMPT`].
 const BEAT: Duration = Duration::from_millis(100);
+/// How many of them: when one is due there must be a next one even before the task that sets them
+/// has run.
+const BEATS_AHEAD: u32 = 10;
+const _: () = assert!(2 * BEAT.as_millis() < PREEMPT.as_millis() && BEATS_AHEAD >= 2);
+/// Shortest sleep there is.
+const BREATH: Duration = Duration::from_micros(1);
 /// Shares of sessions and queue actors.
 const SERVE_SHARES: usize = 1000;
 /// Shares of the log writer: it has little CPU work, which everybody waits for.
@@ -285,18 +299,50 @@ where
         metrics: CoreMetrics::new(),
         shutdown,
     };
-    context.spawn_clean(beat());
+    context.spawn_serve(beat(Rc::clone(&context.metrics)));
     let main = make(context, seat);
     glommio::spawn_local_into(main, queues.serve)
         .expect("the core's own task queue")
         .await;
 }
 
-/// Keeps a parked core from sleeping longer than [`BEAT`].
-async fn beat() {
-    loop {
-        glommio::timer::sleep(BEAT).await;
-    }
+/// Lets the core's other tasks run and the core look at its rings, channels and timers. Yielding
+/// does only the first: a task that yields again and again keeps the rings waiting.
+pub async fn breathe() {
+    glommio::timer::sleep(BREATH).await;
+}
+
+/// Keeps [`BEATS_AHEAD`] timers set, one every [`BEAT`]. Counts those that came so late that the
+/// core must have been held up, or asleep with work to do.
+async fn beat(metrics: Rc<CoreMetrics>) {
+    let mut ahead: VecDeque<(Instant, Timer)> = VecDeque::new();
+    let mut last = Instant::now();
+    poll_fn(|cx| -> Poll<()> {
+        let now = Instant::now();
+        let mut late = 0;
+        while let Some((due, timer)) = ahead.front_mut() {
+            if Pin::new(timer).poll(cx).is_pending() {
+                break;
+            }
+            late += u64::from(now.saturating_duration_since(*due) >= BEAT);
+            ahead.pop_front();
+        }
+        if late > 0 {
+            metrics.count(|counts| counts.late_beats += late);
+        }
+        if ahead.is_empty() {
+            last = now;
+        }
+        for _ in ahead.len()..BEATS_AHEAD as usize {
+            last += BEAT;
+            let mut timer = Timer::new(last.saturating_duration_since(now));
+            // The first poll sets it.
+            let _: Poll<Instant> = Pin::new(&mut timer).poll(cx);
+            ahead.push_back((last, timer));
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub use shared_tail::{SharedTail, TailError, TailHome, TailPlace};
 
 use crate::clock::wall_now_ms;
 use crate::probe;
-use crate::shard::spawn_into;
+use crate::shard::{breathe, spawn_into};
 
 /// Alignment of every position, length and buffer.
 pub const BLOCK_BYTES: usize = 4096;
@@ -217,7 +217,7 @@ impl Disk for GlommioDisk {
     }
 
     async fn yield_now(&self) {
-        glommio::executor().yield_now().await;
+        breathe().await;
     }
 
     fn now_ms(&self) -> u64 {

@@ -21,6 +21,7 @@ use super::session::{CloseReason, Session};
 use super::{FrameHandler, Net};
 use crate::budget::Charge;
 use crate::metrics::Stage;
+use crate::shard::breathe;
 
 /// The start of a frame whose end has not arrived.
 struct Partial {
@@ -72,7 +73,7 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
         // A read that filled the scratch is followed by another at once: a peer that never stops
         // sending must not keep the core from its other sessions.
         if full {
-            glommio::executor().yield_now().await;
+            breathe().await;
         }
     }
 }
