@@ -371,6 +371,45 @@ mod tests {
         assert!(cores.join().is_empty());
     }
 
+    type Seat = (crate::mailbox::MailReceiver<()>, flume::Sender<()>);
+
+    /// Yielding alone would keep the mailbox unread until the preempt timer fires.
+    #[test]
+    fn a_task_that_breathes_lets_the_core_read_its_mailboxes() {
+        let shutdown = Shutdown::new();
+        let (ask, asked) = crate::mailbox::mailbox::<()>(1);
+        let (answer, answered) = flume::unbounded();
+        let seat = vec![(asked, answer)];
+        let cores = DataCores::start(&CorePlan::new(unbound(1)), &shutdown, seat, {
+            |context, (asked, answer): Seat| async move {
+                let stop = context.shutdown.clone();
+                context.spawn_clean(async move {
+                    while stop.reason().is_none() {
+                        breathe().await;
+                    }
+                });
+                let mut batch = Vec::new();
+                while asked.recv_batch(&mut batch).await {
+                    answer.send(()).unwrap();
+                }
+                context.shutdown.wait().await;
+            }
+        })
+        .unwrap();
+        let round = || {
+            let begin = Instant::now();
+            ask.send_blocking(()).unwrap();
+            answered.recv().unwrap();
+            begin.elapsed()
+        };
+        let mut took: Vec<Duration> = (0..11).map(|_| round()).collect();
+        took.sort_unstable();
+        assert!(took[5] < PREEMPT / 5, "{took:?}");
+        shutdown.ask("done");
+        drop(ask);
+        assert!(cores.join().is_empty());
+    }
+
     #[test]
     fn a_panic_in_a_detached_task_stops_the_process_with_its_cause() {
         let shutdown = Shutdown::new();
