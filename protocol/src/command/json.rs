@@ -1,4 +1,4 @@
-//! The JSON header: one pass in, one pass out.
+//! The JSON header: its grammar, and its writer.
 //!
 //! **Owns** the grammar of type 0 headers, tolerant on reading, exact on writing.
 //! **Lives on** the session's core.
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
-use super::{EXT_FIELDS_MAX, ExtFields, ExtValue, HeaderParts, HeaderView, Language};
+use super::{EXT_FIELDS_MAX, ExtFields, ExtValue, HeaderParts, HeaderView, Language, json_usual};
 use crate::error::HeaderError;
 use crate::frame::HeaderEncoding;
 
@@ -34,8 +34,16 @@ const fn bytes_equal(word: u64, wanted: u8) -> u64 {
 ///
 /// # Errors
 /// Not an object, an unfinished value, a numeric field that is none, or no code.
-#[inline]
 pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+    let mut view = HeaderView::empty(HeaderEncoding::Json);
+    if json_usual::read(header, &mut view) {
+        return Ok(view);
+    }
+    parse_any(header)
+}
+
+/// [`parse`] by the whole grammar.
+pub(super) fn parse_any(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
     let mut scanner = Scanner {
         bytes: header,
         text: std::str::from_utf8(header).ok(),

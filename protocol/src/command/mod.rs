@@ -9,6 +9,7 @@
 
 pub mod binary;
 pub mod json;
+mod json_usual;
 mod owned;
 mod view;
 pub mod writer;
