@@ -42,6 +42,21 @@ impl Pace {
             .map(|interval| self.phase_ns + (self.issued_count as f64 * interval) as u64)
     }
 
+    /// Frames that were due before `end_ns` and have not been issued.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn overdue(&self, end_ns: u64) -> u64 {
+        let (Some(interval), Some(due)) = (self.interval_ns, self.due_ns()) else {
+            return 0;
+        };
+        // The one that is due counts as soon as its time has come.
+        let late_ns = end_ns.saturating_sub(due) as f64;
+        (late_ns / interval).ceil() as u64
+    }
+
     /// One frame was issued.
     pub fn issued(&mut self) {
         self.issued_count += 1;
@@ -62,7 +77,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_due_and_not_issued_is_known() {
+        let mut pace = Pace::new(Some(1000.0), 0);
+        pace.issued();
+        assert_eq!(pace.overdue(1_000_000), 0);
+        assert_eq!(pace.overdue(1_000_001), 1);
+        assert_eq!(pace.overdue(10_000_000), 9);
+    }
+
+    #[test]
     fn flat_out_has_none() {
         assert_eq!(Pace::new(None, 0).due_ns(), None);
+        assert_eq!(Pace::new(None, 0).overdue(1), 0);
     }
 }

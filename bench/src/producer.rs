@@ -188,6 +188,11 @@ impl Sender {
             }
         }
         self.stopped.set(true);
+        let recorder = &self.shared.recorder;
+        let overdue = self.pace.borrow().overdue(recorder.to_ns()) * self.messages;
+        if self.shared.frames_left.get() > 0 && overdue > 0 {
+            recorder.count(recorder.now_ns(), |c| c.overdue += overdue);
+        }
     }
 
     /// Queues every frame that is due and has a free slot.

@@ -82,6 +82,8 @@ pub struct Counts {
     pub delivered: u64,
     /// Connections answered.
     pub connected: u64,
+    /// Messages of the schedule that were due before the end and had no free slot to leave in.
+    pub overdue: u64,
     /// Refusals by response code; replies that never came under −1.
     pub errors: BTreeMap<i32, u64>,
 }
@@ -93,6 +95,7 @@ impl Counts {
         self.acknowledged += other.acknowledged;
         self.delivered += other.delivered;
         self.connected += other.connected;
+        self.overdue += other.overdue;
         for (code, count) in &other.errors {
             *self.errors.entry(*code).or_default() += count;
         }

@@ -135,7 +135,7 @@ impl Outcome {
     pub fn table(&self) -> String {
         let all = self.to_json();
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["", "Apache", "Gantry", "ratio", "bar", ""]);
         for line in lines(&all) {
             let name = line.figure.name().to_owned();
@@ -254,6 +254,12 @@ fn remarks(all: &Value) -> Vec<String> {
             .sum();
         if reordered > 0 {
             let text = format!("{}: {reordered} messages out of order", side.name());
+            remarks.push(text);
+        }
+        let overdue = reports.iter().filter_map(|r| r.get("overdue")?.as_u64());
+        let overdue: u64 = overdue.sum();
+        if overdue > 0 {
+            let text = format!("{}: {overdue} messages were due and not sent", side.name());
             remarks.push(text);
         }
         for complaint in reports.iter().filter_map(|r| r.get("complaint")?.as_str()) {

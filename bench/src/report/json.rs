@@ -33,6 +33,7 @@ pub fn render(report: &Report) -> Value {
         "acknowledged": report.totals.acknowledged,
         "received": report.totals.delivered,
         "connected": report.totals.connected,
+        "overdue": report.totals.overdue,
         "stored": report.stored,
         "errors_by_code": report.totals.errors,
         "latency_us": latencies(report),

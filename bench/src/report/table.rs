@@ -26,7 +26,7 @@ pub fn render(report: &Report) -> String {
     machine(report, &mut rows);
     outcome(report, &mut rows);
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     for (name, value) in rows {
         table.add_row([name, value]);
     }
@@ -131,6 +131,10 @@ fn machine(report: &Report, rows: &mut Rows) {
 }
 
 fn outcome(report: &Report, rows: &mut Rows) {
+    if report.totals.overdue > 0 {
+        let name = "DUE BUT NOT SENT: raise --in-flight, or the rate is too high";
+        row(rows, name, report.totals.overdue.to_string());
+    }
     if let Some(stored) = report.stored {
         row(rows, "messages stored", stored.to_string());
     }

@@ -143,13 +143,27 @@ fn stored(
     if plan.shape.flavour != Flavour::Plain {
         return Ok(None);
     }
+    grown(broker, &plan.shape, before, acknowledged).map(Some)
+}
+
+/// By how much the queues grew, as soon as it is `acknowledged` or no more comes: a broker may
+/// answer a send before it shows in the queue.
+///
+/// # Errors
+/// The broker refuses.
+pub fn grown(
+    broker: &Broker,
+    shape: &SendShape,
+    before: &[i64],
+    acknowledged: u64,
+) -> Result<u64, BenchError> {
     let until = Instant::now() + SETTLE;
     loop {
-        let after = target::last_offsets(broker, &plan.shape)?;
+        let after = target::last_offsets(broker, shape)?;
         let grown = after.iter().zip(before).map(|(a, b)| a - b).sum::<i64>();
         let grown = u64::try_from(grown).unwrap_or(0);
         if grown >= acknowledged || Instant::now() >= until {
-            return Ok(Some(grown));
+            return Ok(grown);
         }
         std::thread::sleep(LOOK * 20);
     }

@@ -68,6 +68,26 @@ impl Store {
         }
     }
 
+    /// Whether sends are only counted: nothing is kept, refused or spoilt.
+    pub fn only_counts(&self) -> bool {
+        let args = &self.args;
+        !args.keep && args.refuse_every.is_none() && args.lose_every.is_none()
+    }
+
+    /// Counts a message of a queue.
+    pub fn count_one(&mut self, topic: &str, queue_id: i32) {
+        if let Some(queues) = self.topics.get_mut(topic) {
+            queues.entry(queue_id).or_default().count += 1;
+        } else {
+            let queue = Queue {
+                count: 1,
+                ..Queue::default()
+            };
+            let queues = HashMap::from([(queue_id, queue)]);
+            self.topics.insert(topic.to_owned(), queues);
+        }
+    }
+
     /// Whether the next send is refused: asked for, or no room.
     pub fn refuses(&mut self) -> bool {
         self.sends += 1;
