@@ -6,8 +6,8 @@
 //! **Invariants** an acknowledged message that a group did not receive is lost, one that came twice
 //! is a repeat, one that came after a later one of its sender is out of order. A message whose send
 //! was not acknowledged may be there or not.
-//! **Limits** [`HOLES_MAX`] remembered holes and unacknowledged messages; beyond it the verdict says
-//! that it can't be given.
+//! **Limits** [`HOLES_MAX`] remembered holes and unacknowledged messages; beyond it the verdict
+//! says that it can't be given.
 //! **Not here** reading records (`consumer`), what a stamp looks like (`wire::payload`).
 
 use std::collections::{BTreeSet, HashMap};

@@ -21,16 +21,25 @@ use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
 use crate::error::BenchError;
-use crate::observe::process::read_process;
+use crate::observe::process::{cpu_seconds, read_process};
 use cases::{CASES, Case, Kind};
 use results::Outcome;
 use servers::{Server, Settings, Side, StartTook};
 
-/// Warm-up runs at the most.
-const SETTLE_ROUNDS_MAX: usize = 8;
-const SETTLE_ROUNDS_QUICK: usize = 3;
-/// Two runs whose CPU per message differs by less are taken for settled.
+/// Warm-up runs at the most: the JIT of a busy two-core machine needs a minute.
+const SETTLE_ROUNDS_MAX: usize = 24;
+const SETTLE_ROUNDS_QUICK: usize = 12;
+/// A run whose CPU per message is not lower than the lowest before by more than this is settled;
+/// two in a row end the warm-up.
 const SETTLED: f64 = 0.05;
+const SETTLED_RUNS: usize = 2;
+/// Rehearsals of a backlog.
+const REHEARSALS: usize = 3;
+/// The other server is quiet when it spends less than this of a core.
+const QUIET_SHARE: f64 = 0.1;
+const QUIET_LOOK: Duration = Duration::from_millis(500);
+/// Longest wait for that: Apache builds indexes and writes pages out behind its answers.
+const QUIET_LOOKS_MAX: usize = 40;
 /// Between a start or a fill and a look at the memory.
 const REST: Duration = Duration::from_secs(5);
 const HEAP: &str = "4g";
@@ -61,7 +70,7 @@ impl Scale {
                 seconds: 4,
                 warm_up: 1,
                 settle_rounds: SETTLE_ROUNDS_QUICK,
-                settle_seconds: 3,
+                settle_seconds: 4,
                 backlog: 300_000,
                 start_backlog: 100_000,
                 memory_messages: 1_000_000,
@@ -233,6 +242,7 @@ impl Bench {
         more: &[String],
         topic: &str,
     ) -> Result<Value, BenchError> {
+        self.await_quiet();
         let server = self.server(side)?;
         let addr = server.addr().to_string();
         let pid = server.pid().map(|pid| pid.to_string());
@@ -267,22 +277,44 @@ impl Bench {
         Ok(report)
     }
 
-    /// Runs the warm-up until the peer's CPU per message no longer falls; Gantry once.
+    /// Waits until both servers have done what they put off, or for a while.
+    fn await_quiet(&self) {
+        let spent = || {
+            let servers = self.peer.iter().chain(&self.gantry);
+            let pids = servers.filter_map(Server::pid);
+            pids.filter_map(cpu_seconds).sum::<f64>()
+        };
+        for _ in 0..QUIET_LOOKS_MAX {
+            let before = spent();
+            std::thread::sleep(QUIET_LOOK);
+            if spent() - before < QUIET_SHARE * QUIET_LOOK.as_secs_f64() {
+                break;
+            }
+        }
+    }
+
+    /// Runs the warm-up until the peer's CPU per message no longer falls.
     fn settle(&mut self, words: &'static [&'static str]) -> Result<(), BenchError> {
         if self.settled == Some(words) {
             return Ok(());
         }
         let seconds = self.scale.settle_seconds.to_string();
         let more = ["--seconds", &seconds, "--warm-up", "0"].map(str::to_owned);
-        let mut last = f64::INFINITY;
-        for round in 0..self.scale.settle_rounds {
+        let (mut lowest, mut settled) = (f64::INFINITY, 0);
+        for _ in 0..self.scale.settle_rounds {
             let report = self.bench(Side::Peer, words, &more, "GantryBenchWarm")?;
             let cpu = results::number(&report, "/broker/cpu_seconds_per_million");
             let cpu = cpu.unwrap_or(f64::INFINITY);
-            if round > 0 && (last - cpu).abs() < SETTLED * last {
+            settled = if cpu < lowest * (1.0 - SETTLED) {
+                0
+            } else {
+                settled + 1
+            };
+            lowest = lowest.min(cpu);
+            eprintln!("  warm-up of the peer: {cpu:.1} CPU-s per million");
+            if settled >= SETTLED_RUNS {
                 break;
             }
-            last = cpu;
         }
         self.settled = Some(words);
         Ok(())
@@ -303,7 +335,7 @@ impl Bench {
             for side in Side::BOTH {
                 if case.kind == Kind::Warm {
                     if round == 0 && side == Side::Peer {
-                        for n in 0..self.scale.settle_rounds.min(3) {
+                        for n in 0..REHEARSALS {
                             let topic = format!("GantryBenchWarm{n}");
                             self.bench(side, WARM, &rehearsal, &topic)?;
                         }
@@ -319,7 +351,7 @@ impl Bench {
                 server.start()?;
                 if side == Side::Peer {
                     // A new JVM has to learn again.
-                    for n in 0..self.scale.settle_rounds.min(3) {
+                    for n in 0..REHEARSALS {
                         let topic = format!("GantryBenchWarm{round}{n}");
                         self.bench(side, WARM, &rehearsal, &topic)?;
                     }

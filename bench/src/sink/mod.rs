@@ -4,8 +4,8 @@
 //! **Lives on** one glommio executor of its own process.
 //! **Invariants** it is name server and broker at one address; everything else is refused with
 //! "not supported" (3). It misbehaves only when told to.
-//! **Limits** what is kept is kept in memory until `STORE_BYTES_MAX`, then sends are refused; a held
-//! pull is answered by the next message only.
+//! **Limits** what is kept is kept in memory until `STORE_BYTES_MAX`, then sends are refused; a
+//! pull that waits is answered by the next message only.
 //! **Not here** what is stored and how it is spoilt (`store`).
 
 mod quick;
@@ -272,7 +272,9 @@ impl Sink {
     fn offset(&self, view: &HeaderView<'_>, out: &mut BytesMut) -> Result<(), BenchError> {
         let topic = view.ext("topic").unwrap_or_default();
         let queue = view.ext("queueId").and_then(|id| id.parse().ok());
-        let count = self.store.borrow().count(topic, queue.unwrap_or(-1));
+        let queue = queue.unwrap_or(-1);
+        self.store.borrow_mut().release(topic, queue).map_err(bad)?;
+        let count = self.store.borrow().count(topic, queue);
         let offset = if view.code == codes::GET_MAX_OFFSET {
             count
         } else {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use gantry_protocol::error::RecordError;
-use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_protocol::message::{EncodedRecord, RecordParts, RecordView, body_crc};
 use gantry_protocol::request::send::SendHeader;
 
 use crate::args::SinkArgs;
@@ -35,8 +35,19 @@ pub struct Message<'a> {
 struct Queue {
     count: i64,
     records: Vec<Bytes>,
-    /// A message that is to come behind the next one.
-    held: Option<(Vec<u8>, String)>,
+    /// A record that is to come behind the next one.
+    held: Option<Vec<u8>>,
+}
+
+impl Queue {
+    /// Appends a record; its offset is known only now. The bytes kept for it.
+    fn push(&mut self, mut record: Vec<u8>) -> Result<usize, RecordError> {
+        RecordView::patch_queue_offset(&mut record, self.count)?;
+        let bytes = record.len();
+        self.records.push(record.into());
+        self.count += 1;
+        Ok(bytes)
+    }
 }
 
 /// All queues.
@@ -124,24 +135,36 @@ impl Store {
         {
             *byte ^= 1;
         }
+        let record = encoded(self.addr, message, &body)?;
         if is_due(self.args.swap_every, number) && queue.held.is_none() {
-            queue.held = Some((body, message.properties.to_owned()));
+            queue.held = Some(record);
             return Ok(answered);
         }
-        let copies = 1 + usize::from(is_due(self.args.repeat_every, number));
-        let mut writer = Writer {
-            addr: self.addr,
-            header,
-            queue,
-            bytes: &mut self.bytes,
-        };
-        for _ in 0..copies {
-            writer.push(&body, message.properties)?;
+        if is_due(self.args.repeat_every, number) {
+            self.bytes += queue.push(record.clone())?;
         }
-        if let Some((body, properties)) = writer.queue.held.take() {
-            writer.push(&body, &properties)?;
+        self.bytes += queue.push(record)?;
+        if let Some(held) = queue.held.take() {
+            self.bytes += queue.push(held)?;
         }
         Ok(answered)
+    }
+
+    /// Stores what is still held back: whoever asks for the end of a queue waits for nothing more.
+    ///
+    /// # Errors
+    /// None that a record of ours can give.
+    pub fn release(&mut self, topic: &str, queue_id: i32) -> Result<(), RecordError> {
+        let queue = self
+            .topics
+            .get_mut(topic)
+            .and_then(|t| t.get_mut(&queue_id));
+        if let Some(queue) = queue
+            && let Some(held) = queue.held.take()
+        {
+            self.bytes += queue.push(held)?;
+        }
+        Ok(())
     }
 
     /// Messages of a queue.
@@ -174,37 +197,27 @@ impl Store {
     }
 }
 
-struct Writer<'a> {
-    addr: SocketAddr,
-    header: &'a SendHeader<'a>,
-    queue: &'a mut Queue,
-    bytes: &'a mut usize,
-}
-
-impl Writer<'_> {
-    fn push(&mut self, body: &[u8], properties: &str) -> Result<(), RecordError> {
-        let parts = RecordParts {
-            topic: self.header.topic,
-            queue_id: self.header.queue_id,
-            flag: self.header.flag,
-            queue_offset: self.queue.count,
-            physical_offset: i64::try_from(*self.bytes).unwrap_or(i64::MAX),
-            sys_flag: self.header.sys_flag,
-            born_timestamp: self.header.born_timestamp,
-            born_host: self.addr,
-            store_timestamp: self.header.born_timestamp,
-            store_host: self.addr,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body,
-            body_crc: body_crc(body),
-            properties: properties.as_bytes(),
-        };
-        let mut record = Vec::new();
-        EncodedRecord::new(&parts)?.write(&mut record);
-        *self.bytes += record.len();
-        self.queue.records.push(record.into());
-        self.queue.count += 1;
-        Ok(())
-    }
+/// A record, but for its place in the queue.
+fn encoded(addr: SocketAddr, message: &Message<'_>, body: &[u8]) -> Result<Vec<u8>, RecordError> {
+    let header = message.header;
+    let parts = RecordParts {
+        topic: header.topic,
+        queue_id: header.queue_id,
+        flag: header.flag,
+        queue_offset: 0,
+        physical_offset: 0,
+        sys_flag: header.sys_flag,
+        born_timestamp: header.born_timestamp,
+        born_host: addr,
+        store_timestamp: header.born_timestamp,
+        store_host: addr,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        body_crc: body_crc(body),
+        properties: message.properties.as_bytes(),
+    };
+    let mut record = Vec::new();
+    EncodedRecord::new(&parts)?.write(&mut record);
+    Ok(record)
 }
