@@ -112,6 +112,7 @@ pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
         path: "the work folder".to_owned(),
         source,
     })?;
+    servers::end_with_us(work.path().to_owned())?;
     let small = servers::memory_bytes() < HEAP_MEMORY_MIN;
     let heap = if small { HEAP_SMALL } else { HEAP };
     let settings = Settings {

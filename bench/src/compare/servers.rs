@@ -47,6 +47,10 @@ const PEER_SETTINGS: [&str; 8] = [
 ];
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Process id of Gantry in its folder; the peer's script writes its own.
+const GANTRY_PID: &str = "gantry.pid";
+/// Exit code of a comparison that was interrupted, as shells have it.
+const INTERRUPTED: i32 = 130;
 /// Between two attempts to send the first message.
 const PROBE_PAUSE: Duration = Duration::from_millis(2);
 
@@ -196,7 +200,11 @@ impl Server {
         let mut child = command.spawn().map_err(|e| program(self.side.name(), &e))?;
         let first = self.await_first_send(&mut child, since, &log);
         match self.side {
-            Side::Gantry => self.child = Some(child),
+            Side::Gantry => {
+                let path = self.dir.join(GANTRY_PID);
+                fs::write(&path, child.id().to_string()).map_err(|e| output(&path, e))?;
+                self.child = Some(child);
+            }
             Side::Peer => {
                 // The script ends once the broker says that it is up.
                 child.wait().map_err(|e| program("run.sh", &e))?;
@@ -296,6 +304,7 @@ impl Server {
         }
         match self.child.take() {
             Some(mut child) => {
+                self.forget_pid();
                 signal(child.id(), Signal::SIGTERM);
                 let until = Instant::now() + STOP_LIMIT;
                 while child.try_wait().ok().flatten().is_none() {
@@ -322,6 +331,7 @@ impl Server {
     /// It does not go.
     pub fn kill9(&mut self) -> Result<(), BenchError> {
         if let Some(mut child) = self.child.take() {
+            self.forget_pid();
             let _ = child.kill();
             child.wait().map_err(|e| program("gantry", &e))?;
             return Ok(());
@@ -365,6 +375,11 @@ impl Server {
         Ok(())
     }
 
+    /// A number that may soon be another process's must not be left for `end_with_us`.
+    fn forget_pid(&self) {
+        let _ = fs::remove_file(self.dir.join(GANTRY_PID));
+    }
+
     fn remove(&self) {
         // Nothing there is the usual case.
         let _ = fs::remove_dir_all(&self.dir);
@@ -377,6 +392,37 @@ impl Drop for Server {
         let _ = self.stop();
         self.remove();
     }
+}
+
+/// Ends what a comparison started when it is itself asked to end, and removes its folder.
+///
+/// # Errors
+/// The signals can't be watched.
+pub fn end_with_us(work: PathBuf) -> Result<(), BenchError> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| program("watching signals", &e))?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_none() {
+            return;
+        }
+        let files = [GANTRY_PID, "broker.pid", "namesrv.pid"];
+        let sides = Side::BOTH.map(|side| work.join(side.name()));
+        for path in sides
+            .iter()
+            .flat_map(|dir| files.map(|file| dir.join(file)))
+        {
+            let pid = fs::read_to_string(path).ok();
+            if let Some(pid) = pid.and_then(|text| text.trim().parse().ok()) {
+                signal(pid, Signal::SIGKILL);
+            }
+        }
+        // What can't be removed stays; the process ends either way.
+        let _ = fs::remove_dir_all(&work);
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
 }
 
 fn signal(pid: u32, signal: Signal) {
