@@ -56,14 +56,28 @@ pub enum BenchError {
         /// The cause.
         source: std::io::Error,
     },
-    /// Sends failed, so the figures must not be read as throughput.
-    #[error("{failed} of {sent} sends failed (by code: {by_code})")]
+    /// Requests failed, so the figures must not be read as throughput.
+    #[error("{failed} requests failed, {sent} messages sent (by code: {by_code})")]
     Failed {
-        /// Refused or lost sends.
+        /// Refused or unanswered.
         failed: u64,
-        /// All sends.
+        /// All messages sent.
         sent: u64,
         /// `code × count` pairs.
         by_code: String,
+    },
+    /// What came back is not what was sent.
+    #[error("the broker's fault: {what}")]
+    Wrong {
+        /// Counts and what they are of.
+        what: String,
+    },
+    /// A program that a comparison needs failed.
+    #[error("{program}: {what}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What it said.
+        what: String,
     },
 }

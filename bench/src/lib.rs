@@ -5,14 +5,21 @@
 //! be shared with the broker under test without the generator being what is measured.
 #![forbid(unsafe_code)]
 
-pub mod broker_process;
+pub mod args;
+pub mod compare;
+pub mod connection;
+pub mod consumer;
 pub mod error;
+pub mod ledger;
+pub mod observe;
 pub mod pace;
 pub mod producer;
+pub mod recorder;
 pub mod report;
 pub mod route;
 pub mod scenario;
-pub mod templates;
+pub mod sink;
+pub mod wire;
 
 pub use error::BenchError;
-pub use scenario::{BenchArgs, run};
+pub use scenario::run;

@@ -1,9 +1,10 @@
-//! When the next message is due.
+//! When the next frame is due.
 //!
-//! **Owns** the open-loop schedule: with a rate, message n is due at start + n / rate, whatever the
-//! broker does, and its latency counts from there, so that waits behind a stall are counted.
+//! **Owns** the open-loop schedule: with a rate, frame n of a connection is due at
+//! start + phase + n / rate, whatever the broker does, and its latency counts from there, so that
+//! waits behind a stall are counted.
 //! **Lives on** the generator's executor.
-//! **Invariants** due times never go back; flat out (no rate) every message is due at once.
+//! **Invariants** due times never go back; flat out (no rate) every frame is due at once.
 //! **Limits** rate 1 to `RATE_MAX` messages a second.
 //! **Not here** how many may be in flight (`producer`).
 
@@ -14,37 +15,49 @@ pub const RATE_MAX: u64 = 10_000_000;
 #[derive(Debug, Clone)]
 pub struct Pace {
     interval_ns: Option<f64>,
+    phase_ns: u64,
     issued_count: u64,
 }
 
 impl Pace {
-    /// `rate` in messages a second for this connection, `None` = flat out.
-    pub fn new(rate: Option<f64>) -> Self {
+    /// `rate` in frames a second for this connection, `None` = flat out; the first is due at
+    /// `phase_ns`, so that connections take turns.
+    pub fn new(rate: Option<f64>, phase_ns: u64) -> Self {
         Self {
             interval_ns: rate.map(|r| 1e9 / r),
+            phase_ns,
             issued_count: 0,
         }
     }
 
-    /// Whether there is a schedule at all.
-    pub fn is_open_loop(&self) -> bool {
-        self.interval_ns.is_some()
-    }
-
-    /// The intended send time of the next message, ns since start; `now_ns` when flat out.
+    /// The intended send time of the next frame, ns since start; `None` when flat out.
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss
     )]
-    pub fn due_ns(&self, now_ns: u64) -> u64 {
+    pub fn due_ns(&self) -> Option<u64> {
         // Exact to the ns for 100 days at any rate accepted: f64 has 53 bits.
-        self.interval_ns.map_or(now_ns, |interval| {
-            (self.issued_count as f64 * interval) as u64
-        })
+        self.interval_ns
+            .map(|interval| self.phase_ns + (self.issued_count as f64 * interval) as u64)
     }
 
-    /// One message was issued.
+    /// Frames that were due before `end_ns` and have not been issued.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn overdue(&self, end_ns: u64) -> u64 {
+        let (Some(interval), Some(due)) = (self.interval_ns, self.due_ns()) else {
+            return 0;
+        };
+        // The one that is due counts as soon as its time has come.
+        let late_ns = end_ns.saturating_sub(due) as f64;
+        (late_ns / interval).ceil() as u64
+    }
+
+    /// One frame was issued.
     pub fn issued(&mut self) {
         self.issued_count += 1;
     }
@@ -55,16 +68,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_loop_keeps_its_schedule_whatever_the_clock_says() {
-        let mut pace = Pace::new(Some(1000.0));
+    fn open_loop_keeps_its_schedule() {
+        let mut pace = Pace::new(Some(1000.0), 250);
         for n in 0..10 {
-            assert_eq!(pace.due_ns(123_456_789), n * 1_000_000);
+            assert_eq!(pace.due_ns(), Some(250 + n * 1_000_000));
             pace.issued();
         }
     }
 
     #[test]
-    fn flat_out_is_due_now() {
-        assert_eq!(Pace::new(None).due_ns(77), 77);
+    fn what_was_due_and_not_issued_is_known() {
+        let mut pace = Pace::new(Some(1000.0), 0);
+        pace.issued();
+        assert_eq!(pace.overdue(1_000_000), 0);
+        assert_eq!(pace.overdue(1_000_001), 1);
+        assert_eq!(pace.overdue(10_000_000), 9);
+    }
+
+    #[test]
+    fn flat_out_has_none() {
+        assert_eq!(Pace::new(None, 0).due_ns(), None);
+        assert_eq!(Pace::new(None, 0).overdue(1), 0);
     }
 }

@@ -1,307 +1,442 @@
-//! The sending side: connections that keep a window of sends in flight.
+//! The sending side: a connection that keeps a window of sends in flight, or sends to a schedule.
 //!
-//! **Owns** the connections, their in-flight slots and the latency recorder.
-//! **Lives on** one glommio executor on a thread of its own; one task a connection, plus one that
-//! wakes paced connections.
+//! **Owns** the in-flight slots and how replies free them; the second phase of transactions.
+//! **Lives on** the generator's executor; per connection one task that reads, one that writes and
+//! one that keeps the schedule.
 //! **Invariants** a request's opaque number is `OPAQUE_BASE` + its slot, so a reply finds its send
-//! time without a table look-up; a slot is reused only after its reply.
-//! **Limits** `IN_FLIGHT_MAX` slots a connection; one read takes at most `READ_BYTES`.
-//! **Not here** what a frame looks like (`templates`), when a message is due (`pace`).
+//! time without a table look-up; a slot is reused only after its reply. Nothing is allocated and
+//! no clock is read for a single message.
+//! **Limits** `IN_FLIGHT_MAX` slots a connection; a missing reply is given up after `DRAIN_LIMIT`.
+//! **Not here** what a frame looks like (`wire::templates`), when it is due (`pace`).
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
-use hdrhistogram::Histogram;
+use bytes::BytesMut;
+use gantry_protocol::code::request as codes;
+use gantry_protocol::command::{ExtValue, HeaderView, writer};
+use gantry_protocol::frame::HeaderEncoding;
 
+use crate::connection::{Bell, Inbox, Link};
 use crate::error::BenchError;
+use crate::ledger::Ledger;
 use crate::pace::Pace;
-use crate::templates::{OPAQUE_BASE, ReplyHead, SendTemplate, take_reply};
+use crate::recorder::{Latency, Recorder};
+use crate::wire::reply::{FRAME_HEAD_BYTES, ReplyHead, ReplyScanner};
+use crate::wire::templates::{OPAQUE_BASE, PRODUCER_GROUP, SendTemplate, Written};
 
 /// Most sends one connection may have in flight.
 pub const IN_FLIGHT_MAX: usize = 65_536;
-/// One read of a connection.
-const READ_BYTES: usize = 64 * 1024;
-/// Highest latency recorded: a minute.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
-/// Longest wait of a paced connection before it looks at the clock again.
-const PACED_NAP: Duration = Duration::from_micros(200);
+/// Code under which missing replies are counted.
+pub const NO_REPLY: i32 = -1;
+/// Shortest wait of a schedule: what falls due meanwhile leaves in one write.
+const NAP_MIN: Duration = Duration::from_micros(20);
+/// Longest wait before the end of the run is looked at again.
+const NAP_MAX: Duration = Duration::from_millis(20);
 /// How long after the end a missing reply is waited for.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-
-/// What one run measured.
-#[derive(Debug)]
-pub struct Measured {
-    /// Latencies of the measured window, ns; paced runs count from the intended send time.
-    pub latency_ns: Histogram<u64>,
-    /// Messages acknowledged in the measured window.
-    pub acknowledged: u64,
-    /// Messages sent in all.
-    pub sent: u64,
-    /// Refusals by response code, and lost replies under code −1.
-    pub errors: BTreeMap<i32, u64>,
-    /// Length of the measured window.
-    pub window: Duration,
-}
+/// Bytes of one-way sends joined into one write.
+const ONE_WAY_WRITE_BYTES: usize = 64 * 1024;
+/// `commitOrRollback` of a commit.
+const COMMIT: i64 = 8;
 
 /// How one connection is driven.
 #[derive(Debug, Clone)]
 pub struct Drive {
     /// The broker.
     pub addr: SocketAddr,
+    /// Number of the connection.
+    pub stream: u32,
     /// Sends in flight.
     pub in_flight: usize,
-    /// Messages a second for this connection, `None` = flat out.
+    /// Frames a second for this connection, `None` = flat out.
     pub rate: Option<f64>,
-    /// Not counted at the start.
-    pub warm_up: Duration,
-    /// Counted.
-    pub measure: Duration,
+    /// First due time.
+    pub phase_ns: u64,
+    /// No answers.
+    pub one_way: bool,
+    /// Commit each message once its half is stored.
+    pub commit_to: Option<(Vec<String>, HeaderEncoding)>,
 }
 
-struct Shared {
-    started: Instant,
-    latency_ns: RefCell<Histogram<u64>>,
-    outcome: RefCell<Outcome>,
+/// What the connections of a run share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Clock and histograms.
+    pub recorder: Rc<Recorder>,
+    /// What was issued.
+    pub ledger: Rc<RefCell<Ledger>>,
+    /// Frames still to be sent; `u64::MAX` = until the window closes.
+    pub frames_left: Rc<Cell<u64>>,
 }
 
-#[derive(Default)]
-struct Outcome {
-    acknowledged: u64,
-    sent: u64,
-    errors: BTreeMap<i32, u64>,
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    intended_ns: u64,
+    written: Written,
+    half_done: bool,
 }
 
-impl Shared {
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
+struct Sender {
+    drive: Drive,
+    shared: Shared,
+    link: Rc<Link>,
+    template: RefCell<SendTemplate>,
+    pace: RefCell<Pace>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    attention: Bell,
+    stopped: Cell<bool>,
+    failure: RefCell<Option<BenchError>>,
+    messages: u64,
 }
 
-/// Drives all connections to the end of the window. Must run inside a glommio executor.
+/// Drives one connection to the end of the window, or of the frames to send, and until its replies
+/// are there. Must run inside a glommio executor.
 ///
 /// # Errors
 /// A connection that can't be made or breaks.
-pub async fn produce(drives: Vec<(Drive, SendTemplate)>) -> Result<Measured, BenchError> {
-    let histogram = Histogram::new_with_bounds(100, LATENCY_NS_MAX, 3)
-        .map_err(|e| BenchError::Executor(e.to_string()))?;
-    let shared = Rc::new(Shared {
-        started: Instant::now(),
-        latency_ns: RefCell::new(histogram),
-        outcome: RefCell::default(),
-    });
-    let mut window = Duration::ZERO;
-    let mut tasks = Vec::new();
-    for (drive, template) in drives {
-        window = window.max(drive.measure);
-        let shared = Rc::clone(&shared);
-        tasks.push(glommio::spawn_local(async move {
-            Connection::open(drive, template, shared).await?.run().await
-        }));
-    }
-    for task in tasks {
-        task.await?;
-    }
-    let outcome = shared.outcome.take();
-    Ok(Measured {
-        latency_ns: shared.latency_ns.borrow().clone(),
-        acknowledged: outcome.acknowledged,
-        sent: outcome.sent,
-        errors: outcome.errors,
-        window,
-    })
-}
-
-struct Connection {
+pub async fn produce(
     drive: Drive,
     template: SendTemplate,
-    shared: Rc<Shared>,
-    stream: TcpStream,
-    pace: Pace,
-    free: Vec<u32>,
-    started_ns: Vec<u64>,
-    out: Vec<u8>,
-    input: Vec<u8>,
-    input_len: usize,
+    shared: Shared,
+) -> Result<(), BenchError> {
+    let link = Link::open(drive.addr).await?;
+    let slots = u32::try_from(drive.in_flight).unwrap_or(u32::MAX);
+    let empty = Slot {
+        intended_ns: 0,
+        written: Written {
+            queue: 0,
+            first: 0,
+            counter: 0,
+        },
+        half_done: false,
+    };
+    let sender = Rc::new(Sender {
+        pace: RefCell::new(Pace::new(drive.rate, drive.phase_ns)),
+        slots: RefCell::new(vec![empty; drive.in_flight]),
+        free: RefCell::new((0..slots).rev().collect()),
+        messages: template.messages_count(),
+        template: RefCell::new(template),
+        attention: Bell::default(),
+        stopped: Cell::new(false),
+        failure: RefCell::default(),
+        link,
+        drive,
+        shared,
+    });
+    let reader = {
+        let sender = Rc::clone(&sender);
+        glommio::spawn_local(async move { sender.fail(sender.read().await) })
+    };
+    let writer = {
+        let sender = Rc::clone(&sender);
+        glommio::spawn_local(async move { sender.fail(sender.link.write_posted().await) })
+    };
+    let driven = if sender.drive.one_way {
+        sender.send_one_way().await
+    } else {
+        sender.keep_sending().await;
+        sender.drain().await;
+        Ok(())
+    };
+    sender.settle();
+    sender.link.close().await;
+    reader.cancel().await;
+    writer.cancel().await;
+    let failure = sender.failure.take();
+    driven.and(failure.map_or(Ok(()), Err))
 }
 
-impl Connection {
-    async fn open(
-        drive: Drive,
-        template: SendTemplate,
-        shared: Rc<Shared>,
-    ) -> Result<Self, BenchError> {
-        let addr = drive.addr;
-        let socket = |source: std::io::Error| BenchError::Socket {
-            doing: "connecting to",
-            addr,
-            source,
-        };
-        let stream = TcpStream::connect(addr)
-            .await
-            .map_err(|e| socket(e.into()))?;
-        stream.set_nodelay(true).map_err(|e| socket(e.into()))?;
-        let slots = u32::try_from(drive.in_flight).unwrap_or(u32::MAX);
-        Ok(Self {
-            pace: Pace::new(drive.rate),
-            free: (0..slots).rev().collect(),
-            started_ns: vec![0; drive.in_flight],
-            out: Vec::with_capacity(READ_BYTES),
-            input: vec![0; READ_BYTES * 2],
-            input_len: 0,
-            drive,
-            template,
-            shared,
-            stream,
-        })
+impl Sender {
+    fn fail(&self, ended: Result<(), BenchError>) {
+        if let Err(error) = ended {
+            self.failure.borrow_mut().get_or_insert(error);
+            self.attention.ring();
+        }
     }
 
-    async fn run(mut self) -> Result<(), BenchError> {
-        let end = self.drive.warm_up + self.drive.measure;
-        let in_flight = self.drive.in_flight;
-        while self.shared.started.elapsed() < end {
+    fn is_over(&self) -> bool {
+        let recorder = &self.shared.recorder;
+        self.shared.frames_left.get() == 0
+            || recorder.now_ns() >= recorder.to_ns()
+            || self.failure.borrow().is_some()
+    }
+
+    /// Fills the window or keeps the schedule until the run is over.
+    async fn keep_sending(&self) {
+        while !self.is_over() {
             self.fill();
-            self.flush().await?;
-            if self.free.len() == in_flight {
-                glommio::timer::sleep(PACED_NAP).await;
-            } else if self.pace.is_open_loop() && !self.free.is_empty() {
-                // New messages fall due while replies are outstanding: don't sleep in the read.
-                self.receive_or_nap().await?;
-            } else {
-                self.receive().await?;
-            }
-        }
-        self.drain().await
-    }
-
-    /// Queues every message that is due and has a free slot.
-    fn fill(&mut self) {
-        let now_ns = self.shared.now_ns();
-        let mut count = 0;
-        while let Some(slot) = self.free.last().copied() {
-            let due_ns = self.pace.due_ns(now_ns);
-            if due_ns > now_ns {
-                break;
-            }
-            self.free.pop();
-            self.pace.issued();
-            if let Some(started) = self.started_ns.get_mut(slot as usize) {
-                *started = due_ns;
-            }
-            self.template.write(slot, &mut self.out);
-            count += self.template.messages_count();
-        }
-        self.shared.outcome.borrow_mut().sent += count;
-    }
-
-    async fn flush(&mut self) -> Result<(), BenchError> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let addr = self.drive.addr;
-        let written = self.stream.write_all(&self.out).await;
-        self.out.clear();
-        written.map_err(|source| BenchError::Socket {
-            doing: "writing to",
-            addr,
-            source,
-        })
-    }
-
-    async fn receive_or_nap(&mut self) -> Result<(), BenchError> {
-        let nap = async {
-            glommio::timer::sleep(PACED_NAP).await;
-            Ok(())
-        };
-        futures_lite::future::or(self.receive(), nap).await
-    }
-
-    async fn receive(&mut self) -> Result<(), BenchError> {
-        let addr = self.drive.addr;
-        let socket = |source| BenchError::Socket {
-            doing: "reading from",
-            addr,
-            source,
-        };
-        let Some(room) = self
-            .input
-            .get_mut(self.input_len..)
-            .filter(|room| !room.is_empty())
-        else {
-            return Err(BenchError::Answer {
-                doing: "reading a reply",
-                what: format!("a frame of more than {} bytes", self.input.len()),
-            });
-        };
-        let read = self.stream.read(room).await.map_err(socket)?;
-        if read == 0 {
-            return Err(BenchError::Answer {
-                doing: "reading a reply",
-                what: "the broker closed the connection".to_owned(),
-            });
-        }
-        self.input_len += read;
-        self.take_replies()
-    }
-
-    fn take_replies(&mut self) -> Result<(), BenchError> {
-        let now_ns = self.shared.now_ns();
-        let warm_up_ns = u64::try_from(self.drive.warm_up.as_nanos()).unwrap_or(u64::MAX);
-        let messages = self.template.messages_count();
-        let mut taken = 0;
-        let mut latency_ns = self.shared.latency_ns.borrow_mut();
-        let mut outcome = self.shared.outcome.borrow_mut();
-        let filled = self.input.get(..self.input_len).unwrap_or_default();
-        while let Some((reply, len)) = take_reply(filled.get(taken..).unwrap_or_default())? {
-            taken += len;
-            let ReplyHead { code, opaque } = reply;
-            let slot = opaque.wrapping_sub(OPAQUE_BASE);
-            let Some(started) = usize::try_from(slot)
-                .ok()
-                .and_then(|slot| self.started_ns.get(slot).copied())
-            else {
-                return Err(BenchError::Answer {
-                    doing: "matching a reply",
-                    what: format!("opaque {opaque} was never sent"),
+            let due_ns = self.pace.borrow().due_ns();
+            // With no slot free or no schedule there is nothing to do but wait for replies; the
+            // reader fills the window of a closed loop itself.
+            let wait = due_ns
+                .filter(|_| !self.free.borrow().is_empty())
+                .map_or(NAP_MAX, |due| {
+                    let now_ns = self.shared.recorder.now_ns();
+                    Duration::from_nanos(due.saturating_sub(now_ns)).clamp(NAP_MIN, NAP_MAX)
                 });
+            let nap = async {
+                glommio::timer::sleep(wait).await;
             };
-            self.free.push(slot.unsigned_abs());
-            if code != 0 {
-                *outcome.errors.entry(code).or_default() += messages;
-            } else if started >= warm_up_ns {
-                outcome.acknowledged += messages;
-                latency_ns.saturating_record(now_ns.saturating_sub(started));
+            if due_ns.is_some() && wait < NAP_MAX {
+                nap.await;
+            } else {
+                futures_lite::future::or(nap, self.attention.heard()).await;
             }
         }
-        drop(latency_ns);
-        drop(outcome);
-        self.input.copy_within(taken..self.input_len, 0);
-        self.input_len -= taken;
+        self.stopped.set(true);
+        let recorder = &self.shared.recorder;
+        let overdue = self.pace.borrow().overdue(recorder.to_ns()) * self.messages;
+        if self.shared.frames_left.get() > 0 && overdue > 0 {
+            recorder.count(recorder.now_ns(), |c| c.overdue += overdue);
+        }
+    }
+
+    /// Queues every frame that is due and has a free slot.
+    fn fill(&self) {
+        let shared = &self.shared;
+        let now_ns = shared.recorder.now_ns();
+        if self.stopped.get() || now_ns >= shared.recorder.to_ns() {
+            return;
+        }
+        let mut template = self.template.borrow_mut();
+        let mut pace = self.pace.borrow_mut();
+        let mut free = self.free.borrow_mut();
+        let mut slots = self.slots.borrow_mut();
+        let mut frames_left = shared.frames_left.get();
+        let mut count = 0;
+        let may_write = |frames_left, pace: &Pace, free: &[u32]| {
+            frames_left > 0 && !free.is_empty() && pace.due_ns().is_none_or(|due| due <= now_ns)
+        };
+        if !may_write(frames_left, &pace, &free) {
+            return;
+        }
+        self.link.post(|out| {
+            while may_write(frames_left, &pace, &free) {
+                let Some(slot) = free.pop() else { break };
+                let intended_ns = pace.due_ns().unwrap_or(now_ns);
+                pace.issued();
+                let written = template.write(slot, intended_ns, out);
+                if let Some(place) = slots.get_mut(slot as usize) {
+                    *place = Slot {
+                        intended_ns,
+                        written,
+                        half_done: false,
+                    };
+                }
+                if frames_left != u64::MAX {
+                    frames_left -= 1;
+                }
+                count += 1;
+            }
+        });
+        shared.frames_left.set(frames_left);
+        let messages = count * self.messages;
+        shared.recorder.count(now_ns, |c| c.sent += messages);
+    }
+
+    async fn read(&self) -> Result<(), BenchError> {
+        let scanner = ReplyScanner::default();
+        let mut inbox = Inbox::default();
+        let mut answered = Vec::with_capacity(self.drive.in_flight);
+        loop {
+            inbox.fill(&self.link).await?;
+            let mut taken = 0;
+            while let Some((reply, len)) =
+                scanner.take(inbox.bytes().get(taken..).unwrap_or_default())?
+            {
+                let frame = inbox.bytes().get(taken..taken + len).unwrap_or_default();
+                self.answered(reply, frame, &mut answered)?;
+                taken += len;
+            }
+            inbox.take(taken);
+            self.settle_answered(&mut answered);
+            if self.drive.rate.is_none() {
+                self.fill();
+            }
+            if self.stopped.get() || self.drive.rate.is_some() {
+                self.attention.ring();
+            }
+        }
+    }
+
+    /// Sorts one reply: refused, to be committed, or done.
+    fn answered(
+        &self,
+        reply: ReplyHead,
+        frame: &[u8],
+        done: &mut Vec<u32>,
+    ) -> Result<(), BenchError> {
+        let number = reply.opaque.wrapping_sub(OPAQUE_BASE);
+        let mut slots = self.slots.borrow_mut();
+        let slot = usize::try_from(number).ok().and_then(|n| slots.get_mut(n));
+        let (Ok(number), Some(slot)) = (u32::try_from(number), slot) else {
+            // A question of the broker, such as the check of a transaction: not ours to answer.
+            return Ok(());
+        };
+        if reply.code != 0 {
+            self.refused(reply.code, &slot.written);
+            self.free.borrow_mut().push(number);
+        } else if let (Some((topics, encoding)), false) = (&self.drive.commit_to, slot.half_done) {
+            slot.half_done = true;
+            let recorder = &self.shared.recorder;
+            recorder.record(Latency::Half, recorder.now_ns(), |each| {
+                each(slot.intended_ns);
+            });
+            let topic = topics.get(slot.written.queue as usize % topics.len().max(1));
+            let key = self.template.borrow().key(slot.written.counter);
+            let topic = topic.map_or("", String::as_str);
+            let commit = commit_frame(frame, *encoding, reply.opaque, topic, &key)?;
+            self.link.post(|out| out.extend_from_slice(&commit));
+        } else {
+            done.push(number);
+        }
         Ok(())
     }
 
-    /// Waits for what is still in flight; what never comes counts as lost.
-    async fn drain(&mut self) -> Result<(), BenchError> {
-        let limit = Instant::now() + DRAIN_LIMIT;
-        while self.free.len() < self.drive.in_flight && Instant::now() < limit {
-            self.receive_or_nap().await?;
+    fn refused(&self, code: i32, written: &Written) {
+        let shared = &self.shared;
+        let messages = self.messages;
+        let mut ledger = shared.ledger.borrow_mut();
+        ledger.not_acknowledged(self.drive.stream, written, messages);
+        let now_ns = shared.recorder.now_ns();
+        shared.recorder.count(now_ns, |c| {
+            *c.errors.entry(code).or_default() += messages;
+        });
+    }
+
+    fn settle_answered(&self, answered: &mut Vec<u32>) {
+        if answered.is_empty() {
+            return;
         }
-        let lost = self.drive.in_flight - self.free.len();
-        if lost > 0 {
-            let messages = self.template.messages_count() * lost as u64;
-            *self
-                .shared
-                .outcome
-                .borrow_mut()
-                .errors
-                .entry(-1)
-                .or_default() += messages;
+        let recorder = &self.shared.recorder;
+        let now_ns = recorder.now_ns();
+        let slots = self.slots.borrow();
+        recorder.record(Latency::Send, now_ns, |each| {
+            for slot in answered.iter().filter_map(|n| slots.get(*n as usize)) {
+                each(slot.intended_ns);
+            }
+        });
+        let messages = answered.len() as u64 * self.messages;
+        recorder.count(now_ns, |c| c.acknowledged += messages);
+        self.free.borrow_mut().append(answered);
+    }
+
+    /// Sends without answers, as fast as the socket takes them or to the schedule.
+    async fn send_one_way(&self) -> Result<(), BenchError> {
+        let recorder = &self.shared.recorder;
+        let mut out = Vec::new();
+        while !self.is_over() {
+            let now_ns = recorder.now_ns();
+            let mut frames: u64 = 0;
+            while out.len() < ONE_WAY_WRITE_BYTES && self.shared.frames_left.get() > 0 {
+                let mut pace = self.pace.borrow_mut();
+                let due_ns = pace.due_ns().unwrap_or(now_ns);
+                if due_ns > now_ns {
+                    break;
+                }
+                pace.issued();
+                self.template.borrow_mut().write(0, due_ns, &mut out);
+                if self.shared.frames_left.get() != u64::MAX {
+                    let left = self.shared.frames_left.get();
+                    self.shared.frames_left.set(left - 1);
+                }
+                frames += 1;
+            }
+            self.link.write_all(&out).await?;
+            let empty = out.is_empty();
+            out.clear();
+            let messages = frames * self.messages;
+            // Written to the socket is all that is known of a one-way send.
+            recorder.count(recorder.now_ns(), |c| {
+                c.sent += messages;
+                c.acknowledged += messages;
+            });
+            if empty {
+                glommio::timer::sleep(NAP_MIN).await;
+            } else {
+                glommio::executor().yield_if_needed().await;
+            }
         }
-        let _ = self.stream.shutdown(std::net::Shutdown::Both).await;
         Ok(())
     }
+
+    /// Waits for what is still in flight.
+    async fn drain(&self) {
+        let limit = Instant::now() + DRAIN_LIMIT;
+        while self.free.borrow().len() < self.drive.in_flight
+            && self.failure.borrow().is_none()
+            && Instant::now() < limit
+        {
+            let nap = async {
+                glommio::timer::sleep(NAP_MAX).await;
+            };
+            futures_lite::future::or(nap, self.attention.heard()).await;
+        }
+    }
+
+    /// Writes the connection's part into the ledger; replies that never came count as errors.
+    fn settle(&self) {
+        let free: std::collections::HashSet<u32> = self.free.borrow().iter().copied().collect();
+        for (number, slot) in (0_u32..).zip(self.slots.borrow().iter()) {
+            if !free.contains(&number) {
+                self.refused(NO_REPLY, &slot.written);
+            }
+        }
+        let mut ledger = self.shared.ledger.borrow_mut();
+        ledger.issued(self.drive.stream, self.template.borrow().sequences());
+    }
+}
+
+/// The request that commits a stored half message.
+fn commit_frame(
+    reply: &[u8],
+    encoding: HeaderEncoding,
+    opaque: i32,
+    topic: &str,
+    key: &str,
+) -> Result<BytesMut, BenchError> {
+    let answer = |what: String| BenchError::Answer {
+        doing: "reading the reply to a half message",
+        what,
+    };
+    let header_len = reply.get(5..8).and_then(|word| {
+        let [a, b, c] = *word.first_chunk()?;
+        Some(u32::from_be_bytes([0, a, b, c]) as usize)
+    });
+    let header = reply
+        .get(FRAME_HEAD_BYTES..)
+        .zip(header_len)
+        .and_then(|(rest, len)| rest.get(..len))
+        .unwrap_or_default();
+    let view = HeaderView::parse(encoding, header).map_err(|e| answer(e.to_string()))?;
+    let field = |name| {
+        let missing = || answer(format!("no {name}"));
+        view.ext(name).ok_or_else(missing)
+    };
+    let msg_id = field("msgId")?;
+    let queue_offset = field("queueOffset")?;
+    let transaction_id = view.ext("transactionId").unwrap_or_default();
+    // The last sixteen digits of a message id are the record's place in the log.
+    let place = msg_id.len().checked_sub(16).and_then(|at| msg_id.get(at..));
+    let place = place.and_then(|digits| i64::from_str_radix(digits, 16).ok());
+    let place = place.ok_or_else(|| answer(format!("msgId {msg_id}")))?;
+    let ext = [
+        ("producerGroup", ExtValue::Str(PRODUCER_GROUP)),
+        ("tranStateTableOffset", ExtValue::Str(queue_offset)),
+        ("commitLogOffset", ExtValue::Int(place)),
+        ("commitOrRollback", ExtValue::Int(COMMIT)),
+        ("fromTransactionCheck", ExtValue::Str("false")),
+        ("msgId", ExtValue::Str(key)),
+        ("transactionId", ExtValue::Str(transaction_id)),
+        ("topic", ExtValue::Str(topic)),
+    ];
+    let mut out = BytesMut::new();
+    let code = codes::END_TRANSACTION;
+    writer::write_request(&mut out, encoding, opaque, code, false, Some(&ext), &[])
+        .map_err(|e| answer(e.to_string()))?;
+    Ok(out)
 }

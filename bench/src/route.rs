@@ -1,56 +1,56 @@
-//! Where to send: the broker's address from the name server, and the topic made on it.
+//! Where to send: the broker's address from the name server, topics made on it, offsets asked.
 //!
-//! **Owns** the few blocking calls before a run.
+//! **Owns** the few blocking calls before and after a run.
 //! **Lives on** the calling thread.
 //! **Invariants** none of this happens inside the measured window.
-//! **Limits** `CALL_TIMEOUT` a call.
-//! **Not here** the connections of the run (`producer`).
+//! **Limits** `CALL_TIMEOUT` a reply, `CALLS_AT_ONCE` calls under way.
+//! **Not here** the connections of the run (`connection`).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use gantry_protocol::body::ClusterInfo;
 use gantry_protocol::code::request as codes;
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
 
 use crate::error::BenchError;
 
-/// Longest wait for an answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer: making a topic on a busy broker takes seconds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls under way on one connection; few enough for their replies to fit the socket's buffers.
+const CALLS_AT_ONCE: usize = 64;
 
-/// Finds a master broker, makes the topic there with `queues` queues, returns the broker's address.
-///
-/// # Errors
-/// No name server, no broker, or a refusal.
-pub fn prepare_topic(namesrv: &str, topic: &str, queues: u32) -> Result<SocketAddr, BenchError> {
-    let namesrv = resolve(namesrv)?;
-    let broker = resolve(&first_master(namesrv)?)?;
-    let queues = queues.to_string();
-    let fields = [
-        ("topic", topic),
-        ("defaultTopic", "TBW102"),
-        ("readQueueNums", &queues),
-        ("writeQueueNums", &queues),
-        ("perm", "6"),
-        ("topicFilterType", "SINGLE_TAG"),
-        ("topicSysFlag", "0"),
-        ("order", "false"),
-    ];
-    let ext = fields
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec();
-    call(
-        broker,
-        "making the topic",
-        codes::UPDATE_AND_CREATE_TOPIC,
-        Some(ext),
-    )?;
-    Ok(broker)
+/// Broker id of a master.
+const MASTER_ID: i64 = 0;
+
+/// Fields of a request.
+type Fields = Vec<(String, String)>;
+
+/// One queue of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The topic.
+    pub topic: String,
+    /// The queue in the topic.
+    pub id: u32,
 }
 
-fn resolve(addr: &str) -> Result<SocketAddr, BenchError> {
+/// A blocking connection.
+#[derive(Debug)]
+pub struct Caller {
+    addr: SocketAddr,
+    stream: TcpStream,
+    input: BytesMut,
+}
+
+/// Resolves `host:port`.
+///
+/// # Errors
+/// It can't be resolved.
+pub fn resolve(addr: &str) -> Result<SocketAddr, BenchError> {
     addr.to_socket_addrs()
         .ok()
         .and_then(|mut addrs| addrs.next())
@@ -59,66 +59,198 @@ fn resolve(addr: &str) -> Result<SocketAddr, BenchError> {
         })
 }
 
-/// The first broker id 0 in the cluster table. The text is Java's JSON with unquoted number keys,
-/// so it is searched, not parsed.
-fn first_master(namesrv: SocketAddr) -> Result<String, BenchError> {
-    const DOING: &str = "asking the name server for its brokers";
-    let reply = call(namesrv, DOING, codes::GET_BROKER_CLUSTER_INFO, None)?;
-    let text = String::from_utf8_lossy(&reply.body).into_owned();
-    text.split("\"brokerAddrs\":{")
-        .skip(1)
-        .filter_map(|rest| rest.split('}').next())
-        .flat_map(|table| table.split(','))
-        .find_map(|pair| {
-            let (id, addr) = pair.split_once(':')?;
-            (id.trim_matches('"') == "0").then(|| addr.trim_matches('"').to_owned())
-        })
-        .ok_or(BenchError::Answer {
-            doing: DOING,
-            what: format!("no master in {text}"),
-        })
+fn fields(pairs: &[(&str, &str)]) -> Fields {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
 }
 
-fn call(
-    addr: SocketAddr,
-    doing: &'static str,
-    code: i32,
-    ext: Option<Vec<(String, String)>>,
-) -> Result<Command, BenchError> {
-    let socket = |source| BenchError::Socket {
-        doing,
-        addr,
-        source,
-    };
-    let mut stream = TcpStream::connect_timeout(&addr, CALL_TIMEOUT).map_err(socket)?;
-    stream
-        .set_read_timeout(Some(CALL_TIMEOUT))
-        .map_err(socket)?;
-    let mut request = Command::request(code, 1);
-    request.ext = ext;
-    let mut out = BytesMut::new();
-    let answer = |what: String| BenchError::Answer { doing, what };
-    request
-        .encode(&mut out)
-        .map_err(|e| answer(e.to_string()))?;
-    stream.write_all(&out).map_err(socket)?;
-    let mut input = BytesMut::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let read = stream.read(&mut chunk).map_err(socket)?;
-        if read == 0 {
-            return Err(answer("connection closed".to_owned()));
+impl Caller {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect(addr: SocketAddr) -> Result<Self, BenchError> {
+        let socket = |source| BenchError::Socket {
+            doing: "connecting to",
+            addr,
+            source,
+        };
+        let stream = TcpStream::connect_timeout(&addr, CALL_TIMEOUT).map_err(socket)?;
+        stream.set_nodelay(true).map_err(socket)?;
+        let limit = Some(CALL_TIMEOUT);
+        stream.set_read_timeout(limit).map_err(socket)?;
+        stream.set_write_timeout(limit).map_err(socket)?;
+        Ok(Self {
+            addr,
+            stream,
+            input: BytesMut::new(),
+        })
+    }
+
+    /// Sends requests, several at once, and returns the replies in their order.
+    ///
+    /// # Errors
+    /// The connection breaks; a refusal is none.
+    pub fn calls(
+        &mut self,
+        doing: &'static str,
+        requests: &[Command],
+    ) -> Result<Vec<Command>, BenchError> {
+        let mut replies = Vec::with_capacity(requests.len());
+        for chunk in requests.chunks(CALLS_AT_ONCE) {
+            let mut out = BytesMut::new();
+            for (opaque, request) in (0..).zip(chunk) {
+                let mut request = request.clone();
+                request.opaque = opaque;
+                request.encode(&mut out).map_err(|e| BenchError::Answer {
+                    doing,
+                    what: e.to_string(),
+                })?;
+            }
+            self.stream
+                .write_all(&out)
+                .map_err(|source| BenchError::Socket {
+                    doing,
+                    addr: self.addr,
+                    source,
+                })?;
+            let mut got = Vec::with_capacity(chunk.len());
+            while got.len() < chunk.len() {
+                let reply = self.next_frame(doing)?;
+                if reply.is_reply() {
+                    got.push(reply);
+                }
+            }
+            got.sort_by_key(|reply| reply.opaque);
+            replies.append(&mut got);
         }
-        input.extend_from_slice(chunk.get(..read).unwrap_or_default());
-        if let Some(frame) = take_frame(&mut input).map_err(|e| answer(e.to_string()))? {
-            let reply = Command::from_frame(&frame).map_err(|e| answer(e.to_string()))?;
-            return match reply.code {
-                0 => Ok(reply),
-                code => Err(answer(format!(
-                    "code {code}: {}",
-                    reply.remark.unwrap_or_default()
-                ))),
-            };
+        Ok(replies)
+    }
+
+    fn next_frame(&mut self, doing: &'static str) -> Result<Command, BenchError> {
+        let answer = |what: String| BenchError::Answer { doing, what };
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            if let Some(frame) = take_frame(&mut self.input).map_err(|e| answer(e.to_string()))? {
+                return Command::from_frame(&frame).map_err(|e| answer(e.to_string()));
+            }
+            let read = self
+                .stream
+                .read(&mut chunk)
+                .map_err(|source| BenchError::Socket {
+                    doing,
+                    addr: self.addr,
+                    source,
+                })?;
+            if read == 0 {
+                return Err(answer("connection closed".to_owned()));
+            }
+            self.input
+                .extend_from_slice(chunk.get(..read).unwrap_or_default());
         }
     }
+
+    /// One request that must succeed.
+    ///
+    /// # Errors
+    /// The connection breaks or the request is refused.
+    pub fn call(
+        &mut self,
+        doing: &'static str,
+        code: i32,
+        ext: Option<Fields>,
+    ) -> Result<Command, BenchError> {
+        let mut request = Command::request(code, 0);
+        request.ext = ext;
+        let mut replies = self.calls(doing, &[request])?;
+        let reply = replies.pop().ok_or(BenchError::Answer {
+            doing,
+            what: "no reply".to_owned(),
+        })?;
+        succeeded(doing, reply)
+    }
+
+    /// Makes topics with `queues` queues each.
+    ///
+    /// # Errors
+    /// A refusal, or the connection breaks.
+    pub fn make_topics(&mut self, topics: &[String], queues: u32) -> Result<(), BenchError> {
+        let queues = queues.to_string();
+        for topic in topics {
+            let ext = fields(&[
+                ("topic", topic),
+                ("defaultTopic", "TBW102"),
+                ("readQueueNums", &queues),
+                ("writeQueueNums", &queues),
+                ("perm", "6"),
+                ("topicFilterType", "SINGLE_TAG"),
+                ("topicSysFlag", "0"),
+                ("order", "false"),
+            ]);
+            self.call(
+                "making the topic",
+                codes::UPDATE_AND_CREATE_TOPIC,
+                Some(ext),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The offset behind the last message of each queue, or that of the first one.
+    ///
+    /// # Errors
+    /// A refusal, or the connection breaks.
+    pub fn offsets(&mut self, queues: &[Queue], last: bool) -> Result<Vec<i64>, BenchError> {
+        const DOING: &str = "asking for the offsets of a queue";
+        let code = if last {
+            codes::GET_MAX_OFFSET
+        } else {
+            codes::GET_MIN_OFFSET
+        };
+        let request = |queue: &Queue| {
+            let mut request = Command::request(code, 0);
+            let id = queue.id.to_string();
+            request.ext = Some(fields(&[("topic", &queue.topic), ("queueId", &id)]));
+            request
+        };
+        let requests: Vec<Command> = queues.iter().map(request).collect();
+        let replies = self.calls(DOING, &requests)?;
+        let offset = |reply: Command| {
+            let reply = succeeded(DOING, reply)?;
+            let text = reply.ext("offset").and_then(|text| text.parse().ok());
+            text.ok_or(BenchError::Answer {
+                doing: DOING,
+                what: "no offset in the reply".to_owned(),
+            })
+        };
+        replies.into_iter().map(offset).collect()
+    }
+}
+
+fn succeeded(doing: &'static str, reply: Command) -> Result<Command, BenchError> {
+    match reply.code {
+        0 => Ok(reply),
+        code => Err(BenchError::Answer {
+            doing,
+            what: format!("code {code}: {}", reply.remark.unwrap_or_default()),
+        }),
+    }
+}
+
+/// The first master that a name server knows.
+///
+/// # Errors
+/// No name server, or no master.
+pub fn first_master(namesrv: &str) -> Result<SocketAddr, BenchError> {
+    const DOING: &str = "asking the name server for its brokers";
+    let mut caller = Caller::connect(resolve(namesrv)?)?;
+    let reply = caller.call(DOING, codes::GET_BROKER_CLUSTER_INFO, None)?;
+    let answer = |what: String| BenchError::Answer { doing: DOING, what };
+    let cluster = ClusterInfo::parse(&reply.body).map_err(|e| answer(e.to_string()))?;
+    let master = cluster
+        .brokers
+        .values()
+        .find_map(|broker| broker.addresses.get(&MASTER_ID));
+    let master = master.ok_or_else(|| answer("no master is registered".to_owned()))?;
+    resolve(master)
 }

@@ -1,0 +1,432 @@
+//! `gantry bench compare`: the promise of the project, checked by one command.
+//!
+//! **Owns** the order of a comparison: servers, warm-up, rounds in turn, results.
+//! **Lives on** the calling thread; every measured run is a process of its own, so that what the
+//! generator itself spends is known.
+//! **Invariants** both sides get the same words in the same round, one after the other; the peer
+//! starts with a fresh store that has seen no transaction and is warmed up until its CPU per
+//! message settles.
+//! **Limits** `SETTLE_ROUNDS_MAX` warm-up runs.
+//! **Not here** the bars (`cases`), the processes (`servers`), medians and files (`results`).
+
+pub mod cases;
+pub mod results;
+pub mod servers;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::args::CompareArgs;
+use crate::error::BenchError;
+use crate::observe::process::{cpu_seconds, read_process};
+use cases::{CASES, Case, Kind};
+use results::Outcome;
+use servers::{Server, Settings, Side, StartTook};
+
+/// Warm-up runs at the most: the JIT of a busy two-core machine needs a minute.
+const SETTLE_ROUNDS_MAX: usize = 24;
+const SETTLE_ROUNDS_QUICK: usize = 12;
+/// A run whose CPU per message is not lower than the lowest before by more than this is settled;
+/// two in a row end the warm-up.
+const SETTLED: f64 = 0.05;
+const SETTLED_RUNS: usize = 2;
+/// Rehearsals of a backlog.
+const REHEARSALS: usize = 3;
+/// The other server is quiet when it spends less than this of a core.
+const QUIET_SHARE: f64 = 0.1;
+const QUIET_LOOK: Duration = Duration::from_millis(500);
+/// Longest wait for that: Apache builds indexes and writes pages out behind its answers.
+const QUIET_LOOKS_MAX: usize = 40;
+/// Between a start or a fill and a look at the memory.
+const REST: Duration = Duration::from_secs(5);
+const HEAP: &str = "4g";
+const HEAP_SMALL: &str = "2g";
+/// Machines below give the peer the smaller heap.
+const HEAP_MEMORY_MIN: u64 = 12 << 30;
+
+/// How large a comparison is.
+#[derive(Debug, Clone, Copy)]
+struct Scale {
+    rounds: usize,
+    seconds: u64,
+    warm_up: u64,
+    settle_rounds: usize,
+    settle_seconds: u64,
+    backlog: u64,
+    start_backlog: u64,
+    memory_messages: u64,
+    quick: bool,
+}
+
+impl Scale {
+    fn of(args: &CompareArgs) -> Self {
+        let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 }).max(1);
+        if args.quick {
+            return Self {
+                rounds,
+                seconds: 4,
+                warm_up: 1,
+                settle_rounds: SETTLE_ROUNDS_QUICK,
+                settle_seconds: 4,
+                backlog: 300_000,
+                start_backlog: 100_000,
+                memory_messages: 1_000_000,
+                quick: true,
+            };
+        }
+        Self {
+            rounds,
+            seconds: 10,
+            warm_up: 3,
+            settle_rounds: SETTLE_ROUNDS_MAX,
+            settle_seconds: 5,
+            backlog: 1_000_000,
+            start_backlog: 1_000_000,
+            memory_messages: 10_000_000,
+            quick: false,
+        }
+    }
+}
+
+/// Runs a comparison.
+///
+/// # Errors
+/// An unknown scenario, a server that does not start, or results that can't be written.
+pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
+    if args.list {
+        print!("{}", results::list());
+        return Ok(());
+    }
+    let chosen = chosen(&args.scenario)?;
+    let scale = Scale::of(args);
+    let work = match &args.work {
+        Some(folder) => tempfile::Builder::new()
+            .prefix("gantry-compare-")
+            .tempdir_in(folder),
+        None => tempfile::Builder::new().prefix("gantry-compare-").tempdir(),
+    };
+    let work = work.map_err(|source| BenchError::Output {
+        path: "the work folder".to_owned(),
+        source,
+    })?;
+    servers::end_with_us(work.path().to_owned())?;
+    let small = servers::memory_bytes() < HEAP_MEMORY_MIN;
+    let heap = if small { HEAP_SMALL } else { HEAP };
+    let settings = Settings {
+        work: work.path().to_owned(),
+        port: args.port,
+        peer_heap: args.peer_heap.clone().unwrap_or_else(|| heap.to_owned()),
+        peer_set: args.peer_set.clone(),
+        set: args.set.clone(),
+    };
+    let mut bench = Bench {
+        scale,
+        settings,
+        peer: None,
+        gantry: None,
+        settled: None,
+    };
+    for case in chosen {
+        eprintln!("== {}: {}", case.name, case.what);
+        let outcome = bench.case(case)?;
+        println!("{}", outcome.table());
+        outcome.write(&args.results)?;
+    }
+    bench.stop()?;
+    let table = results::rebuild(&args.results)?;
+    eprintln!("table: {}", table.display());
+    Ok(())
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Case>, BenchError> {
+    if names.is_empty() {
+        return Ok(CASES.iter().collect());
+    }
+    names
+        .iter()
+        .map(|name| {
+            let case = CASES.iter().find(|case| case.name == name);
+            case.ok_or_else(|| BenchError::Argument {
+                name: "--scenario",
+                value: name.clone(),
+                allowed: "one of those that --list shows",
+            })
+        })
+        .collect()
+}
+
+/// The comparison under way.
+struct Bench {
+    scale: Scale,
+    settings: Settings,
+    peer: Option<Server>,
+    gantry: Option<Server>,
+    /// The words the peer has been warmed up with.
+    settled: Option<&'static [&'static str]>,
+}
+
+impl Bench {
+    fn case(&mut self, case: &Case) -> Result<Outcome, BenchError> {
+        let mut outcome = Outcome::new(case, self.scale.quick, &self.settings.peer_heap);
+        match case.kind {
+            Kind::Load(words, warm) => {
+                self.serve(case.sync_flush)?;
+                self.settle(warm)?;
+                for _ in 0..self.scale.rounds {
+                    for side in Side::BOTH {
+                        let more = self.window();
+                        let report = self.bench(side, words, &more, "GantryBench")?;
+                        outcome.add(side, report);
+                    }
+                }
+            }
+            Kind::Warm | Kind::Cold => self.backlog(case, &mut outcome)?,
+            Kind::Start => self.starts(&mut outcome)?,
+            Kind::Memory => self.memory(&mut outcome)?,
+        }
+        Ok(outcome)
+    }
+
+    fn stop(&mut self) -> Result<(), BenchError> {
+        self.settled = None;
+        for mut server in self.peer.take().into_iter().chain(self.gantry.take()) {
+            server.stop()?;
+        }
+        Ok(())
+    }
+
+    fn window(&self) -> Vec<String> {
+        ["--seconds".to_owned(), self.scale.seconds.to_string()]
+            .into_iter()
+            .chain(["--warm-up".to_owned(), self.scale.warm_up.to_string()])
+            .collect()
+    }
+
+    /// Both servers up with fresh stores; a quick comparison keeps a peer that fits and is warm.
+    fn serve(&mut self, sync_flush: bool) -> Result<(), BenchError> {
+        self.gantry = None;
+        let keep = self.scale.quick && self.peer.as_ref().is_some_and(|p| p.fits(sync_flush));
+        if !keep {
+            self.peer = None;
+            self.settled = None;
+            self.peer = Some(self.started(Side::Peer, sync_flush)?.0);
+        }
+        self.gantry = Some(self.started(Side::Gantry, sync_flush)?.0);
+        Ok(())
+    }
+
+    fn started(&self, side: Side, sync_flush: bool) -> Result<(Server, StartTook), BenchError> {
+        let mut server = Server::new(side, &self.settings, sync_flush)?;
+        let took = server.start()?;
+        Ok((server, took))
+    }
+
+    fn server(&mut self, side: Side) -> Result<&mut Server, BenchError> {
+        let server = match side {
+            Side::Peer => self.peer.as_mut(),
+            Side::Gantry => self.gantry.as_mut(),
+        };
+        server.ok_or_else(|| BenchError::Program {
+            program: side.name().to_owned(),
+            what: "not started".to_owned(),
+        })
+    }
+
+    /// One `gantry bench` run as a process of its own; its report, also of a run that failed.
+    fn bench(
+        &mut self,
+        side: Side,
+        words: &[&str],
+        more: &[String],
+        topic: &str,
+    ) -> Result<Value, BenchError> {
+        self.await_quiet();
+        let server = self.server(side)?;
+        let addr = server.addr().to_string();
+        let pid = server.pid().map(|pid| pid.to_string());
+        let out = self.settings.work.join("report.json");
+        let _ = std::fs::remove_file(&out);
+        let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"));
+        let mut command = Command::new(binary);
+        command.arg("bench").args(words).args(more);
+        command.args(["--broker", &addr, "--topic", topic]);
+        if let Some(pid) = &pid {
+            command.args(["--broker-pid", pid]);
+        }
+        command.arg("--out").arg(&out).stdout(Stdio::null());
+        let failed = |what: String| BenchError::Program {
+            program: format!("bench {} on {}", words.join(" "), side.name()),
+            what,
+        };
+        command.stderr(Stdio::piped());
+        let ran = command.output().map_err(|e| failed(e.to_string()))?;
+        let text = std::fs::read_to_string(&out);
+        let said = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+        let report = text.ok().and_then(|text| serde_json::from_str(&text).ok());
+        let mut report: Value = report.ok_or_else(|| failed(said.clone()))?;
+        if let Some(object) = report.as_object_mut() {
+            // The course of each run would make the files large.
+            object.remove("course");
+            if !ran.status.success() {
+                object.insert("complaint".to_owned(), json!(said));
+                eprintln!("  {}: {said}", side.name());
+            }
+        }
+        Ok(report)
+    }
+
+    /// Waits until both servers have done what they put off, or for a while.
+    fn await_quiet(&self) {
+        let spent = || {
+            let servers = self.peer.iter().chain(&self.gantry);
+            let pids = servers.filter_map(Server::pid);
+            pids.filter_map(cpu_seconds).sum::<f64>()
+        };
+        for _ in 0..QUIET_LOOKS_MAX {
+            let before = spent();
+            std::thread::sleep(QUIET_LOOK);
+            if spent() - before < QUIET_SHARE * QUIET_LOOK.as_secs_f64() {
+                break;
+            }
+        }
+    }
+
+    /// Runs the warm-up until the peer's CPU per message no longer falls.
+    fn settle(&mut self, words: &'static [&'static str]) -> Result<(), BenchError> {
+        if self.settled == Some(words) {
+            return Ok(());
+        }
+        let seconds = self.scale.settle_seconds.to_string();
+        let more = ["--seconds", &seconds, "--warm-up", "0"].map(str::to_owned);
+        let (mut lowest, mut settled) = (f64::INFINITY, 0);
+        for _ in 0..self.scale.settle_rounds {
+            let report = self.bench(Side::Peer, words, &more, "GantryBenchWarm")?;
+            let cpu = results::number(&report, "/broker/cpu_seconds_per_million");
+            let cpu = cpu.unwrap_or(f64::INFINITY);
+            settled = if cpu < lowest * (1.0 - SETTLED) {
+                0
+            } else {
+                settled + 1
+            };
+            lowest = lowest.min(cpu);
+            eprintln!("  warm-up of the peer: {cpu:.1} CPU-s per million");
+            if settled >= SETTLED_RUNS {
+                break;
+            }
+        }
+        self.settled = Some(words);
+        Ok(())
+    }
+
+    fn backlog(&mut self, case: &Case, outcome: &mut Outcome) -> Result<(), BenchError> {
+        const WARM: &[&str] = &["consume", "--allow-reorder"];
+        self.serve(false)?;
+        let messages = |count: u64| ["--messages".to_owned(), count.to_string()];
+        let phase = |words: [String; 2], phase: &str| {
+            let more = ["--phase".to_owned(), phase.to_owned()];
+            [&words[..], &more].concat()
+        };
+        let count = self.scale.backlog;
+        let rehearsal = messages(count / 2);
+        for round in 0..self.scale.rounds {
+            let topic = format!("GantryBench{}{round}", case.name);
+            for side in Side::BOTH {
+                if case.kind == Kind::Warm {
+                    if round == 0 && side == Side::Peer {
+                        for n in 0..REHEARSALS {
+                            let topic = format!("GantryBenchWarm{n}");
+                            self.bench(side, WARM, &rehearsal, &topic)?;
+                        }
+                    }
+                    let report = self.bench(side, WARM, &messages(count), &topic)?;
+                    outcome.add(side, report);
+                    continue;
+                }
+                self.bench(side, WARM, &phase(messages(count), "fill"), &topic)?;
+                let server = self.server(side)?;
+                server.stop()?;
+                server.drop_page_cache()?;
+                server.start()?;
+                if side == Side::Peer {
+                    // A new JVM has to learn again.
+                    for n in 0..REHEARSALS {
+                        let topic = format!("GantryBenchWarm{round}{n}");
+                        self.bench(side, WARM, &rehearsal, &topic)?;
+                    }
+                }
+                let report = self.bench(side, WARM, &phase(messages(count), "read"), &topic)?;
+                outcome.add(side, report);
+            }
+        }
+        Ok(())
+    }
+
+    fn starts(&mut self, outcome: &mut Outcome) -> Result<(), BenchError> {
+        const FILL: &[&str] = &["consume", "--phase", "fill"];
+        self.stop()?;
+        let count = [
+            "--messages".to_owned(),
+            self.scale.start_backlog.to_string(),
+        ];
+        for _ in 0..self.scale.rounds {
+            for side in Side::BOTH {
+                let (server, fresh) = self.started(side, false)?;
+                match side {
+                    Side::Peer => self.peer = Some(server),
+                    Side::Gantry => self.gantry = Some(server),
+                }
+                self.bench(side, FILL, &count, "GantryBench")?;
+                let server = self.server(side)?;
+                server.kill9()?;
+                let again = server.start()?;
+                outcome.add(
+                    side,
+                    json!({
+                        "start_seconds": fresh.seconds,
+                        "start_cpu_seconds": fresh.cpu_seconds,
+                        "restart_seconds": again.seconds,
+                        "restart_cpu_seconds": again.cpu_seconds,
+                        "messages_before": self.scale.start_backlog,
+                        "believable": true,
+                    }),
+                );
+                self.stop()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self, outcome: &mut Outcome) -> Result<(), BenchError> {
+        const FILL: &[&str] = &["consume", "--phase", "fill"];
+        self.stop()?;
+        self.serve(false)?;
+        std::thread::sleep(REST);
+        let count = self.scale.memory_messages;
+        let words = ["--messages".to_owned(), count.to_string()];
+        for side in Side::BOTH {
+            let idle = self.unbacked(side)?;
+            let report = self.bench(side, FILL, &words, "GantryBench")?;
+            std::thread::sleep(REST);
+            let after = self.unbacked(side)?;
+            outcome.add(
+                side,
+                json!({
+                    "idle_unbacked_bytes": idle,
+                    "after_unbacked_bytes": after,
+                    "messages": count,
+                    "fill": report,
+                    "believable": true,
+                }),
+            );
+        }
+        self.stop()
+    }
+
+    fn unbacked(&mut self, side: Side) -> Result<u64, BenchError> {
+        let reading = self.server(side)?.pid().and_then(read_process);
+        Ok(reading.map_or(0, |reading| reading.unbacked_bytes()))
+    }
+}

@@ -1,0 +1,411 @@
+//! What a comparison found: medians, spans, ratios, files.
+//!
+//! **Owns** the JSON file of each case and the Markdown table made from all of them.
+//! **Lives on** the calling thread.
+//! **Invariants** a result names machine, date, commit and how noisy its runs were; a run that
+//! failed or lost something is marked, not left out. The table is made from the files, so cases
+//! may be run one by one.
+//! **Limits** none.
+//! **Not here** running (`compare`).
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use comfy_table::{Table, presets};
+use serde_json::{Value, json};
+
+use super::cases::{Bar, CASES, Case, Figure};
+use super::servers::{Side, memory_bytes};
+use crate::error::BenchError;
+use crate::observe::machine::cores;
+use crate::report::mib;
+
+/// Name of the table in the folder of the results.
+const TABLE: &str = "README.md";
+
+/// A case's reports.
+#[derive(Debug)]
+pub struct Outcome {
+    name: &'static str,
+    about: Value,
+    reports: Vec<(Side, Value)>,
+}
+
+/// Median and span of one figure of one side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// The median.
+    pub median: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+struct Line {
+    figure: Figure,
+    bar: Bar,
+    peer: Option<Span>,
+    gantry: Option<Span>,
+}
+
+/// A number in a report by its JSON pointer.
+pub fn number(report: &Value, pointer: &str) -> Option<f64> {
+    report.pointer(pointer)?.as_f64()
+}
+
+fn value(figure: Figure, report: &Value) -> Option<f64> {
+    let main = report.get("main_latency").and_then(Value::as_str);
+    let latency = |name: &str| number(report, &format!("/latency_us/{}/{name}", main?));
+    let mib_of = |name: &str| report.get(name).and_then(Value::as_u64).map(mib);
+    match figure {
+        Figure::Cpu => number(report, "/broker/cpu_seconds_per_million"),
+        Figure::Rate => number(report, "/per_second"),
+        Figure::P50 => latency("p50"),
+        Figure::P99 => latency("p99"),
+        Figure::Max => latency("max"),
+        Figure::Start => number(report, "/start_seconds"),
+        Figure::StartCpu => number(report, "/start_cpu_seconds"),
+        Figure::Restart => number(report, "/restart_seconds"),
+        Figure::Idle => mib_of("idle_unbacked_bytes"),
+        Figure::After => mib_of("after_unbacked_bytes"),
+    }
+}
+
+/// Median, lowest and highest; `None` of nothing.
+pub fn span(mut values: Vec<f64>) -> Option<Span> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    let median = if values.len().is_multiple_of(2) {
+        f64::midpoint(*values.get(middle - 1)?, upper)
+    } else {
+        upper
+    };
+    Some(Span {
+        median,
+        min: *values.first()?,
+        max: *values.last()?,
+    })
+}
+
+impl Outcome {
+    /// Nothing found yet.
+    pub fn new(case: &Case, quick: bool, peer_heap: &str) -> Self {
+        Self {
+            name: case.name,
+            about: json!({
+                "case": case.name,
+                "what": case.what,
+                "quick": quick,
+                "peer": "Apache RocketMQ 5.5.0",
+                "peer_heap": peer_heap,
+                "machine": machine(),
+                "date": said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+                "commit": commit(),
+            }),
+            reports: Vec::new(),
+        }
+    }
+
+    /// A run's report.
+    pub fn add(&mut self, side: Side, report: Value) {
+        self.reports.push((side, report));
+    }
+
+    fn to_json(&self) -> Value {
+        let of = |side| {
+            let reports = self.reports.iter().filter(move |(s, _)| *s == side);
+            reports.map(|(_, r)| r.clone()).collect::<Vec<_>>()
+        };
+        let mut all = self.about.clone();
+        if let Some(object) = all.as_object_mut() {
+            for side in Side::BOTH {
+                object.insert(side.name().to_owned(), Value::Array(of(side)));
+            }
+        }
+        all
+    }
+
+    /// For the terminal.
+    pub fn table(&self) -> String {
+        let all = self.to_json();
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["", "Apache", "Gantry", "ratio", "bar", ""]);
+        for line in lines(&all) {
+            let name = line.figure.name().to_owned();
+            table.add_row([vec![name], line.cells()].concat());
+        }
+        format!("{table}\n{}", remarks(&all).join("\n"))
+    }
+
+    /// Writes the case's file.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn write(&self, folder: &Path) -> Result<(), BenchError> {
+        let path = folder.join(format!("{}.json", self.name));
+        let output = |source| BenchError::Output {
+            path: path.display().to_string(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(output)?;
+        let text = serde_json::to_string_pretty(&self.to_json()).unwrap_or_default();
+        fs::write(&path, text + "\n").map_err(output)
+    }
+}
+
+impl Line {
+    fn ratio(&self) -> Option<f64> {
+        Some(self.gantry?.median / self.peer?.median)
+    }
+
+    /// Both sides, the ratio, the bar and whether it holds.
+    fn cells(&self) -> Vec<String> {
+        let text = |span: Option<Span>| {
+            span.map_or("–".to_owned(), |s| {
+                let [median, min, max] = [s.median, s.min, s.max].map(short);
+                format!("{median} ({min}–{max})")
+            })
+        };
+        let ratio = self.ratio().map_or("–".to_owned(), |ratio| {
+            if ratio < 1.0 {
+                format!("1/{:.1}", 1.0 / ratio)
+            } else {
+                format!("{ratio:.2} ×")
+            }
+        });
+        let verdict = self.ratio().and_then(|ratio| self.bar.holds(ratio));
+        let verdict = match verdict {
+            Some(true) => "held",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        vec![
+            text(self.peer),
+            text(self.gantry),
+            ratio,
+            self.bar.text(),
+            verdict.to_owned(),
+        ]
+    }
+}
+
+fn short(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.3}")
+    }
+}
+
+fn reports(all: &Value, side: Side) -> &[Value] {
+    let reports = all.get(side.name()).and_then(Value::as_array);
+    reports.map_or(&[], Vec::as_slice)
+}
+
+fn case_of(all: &Value) -> Option<&'static Case> {
+    let name = all.get("case")?.as_str()?;
+    CASES.iter().find(|case| case.name == name)
+}
+
+fn lines(all: &Value) -> Vec<Line> {
+    let of = |side, figure| {
+        let values = reports(all, side).iter();
+        span(values.filter_map(|r| value(figure, r)).collect())
+    };
+    let figures = case_of(all).map_or(&[][..], |case| case.figures);
+    figures
+        .iter()
+        .map(|(figure, bar)| Line {
+            figure: *figure,
+            bar: *bar,
+            peer: of(Side::Peer, *figure),
+            gantry: of(Side::Gantry, *figure),
+        })
+        .collect()
+}
+
+/// What makes the figures of a case doubtful.
+fn remarks(all: &Value) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for side in Side::BOTH {
+        let reports = reports(all, side);
+        let noise = reports
+            .iter()
+            .filter_map(|r| number(r, "/machine/noise_share"));
+        if let Some(noise) = span(noise.collect()) {
+            let [median, max] = [noise.median, noise.max].map(|share| share * 100.0);
+            remarks.push(format!(
+                "{}: others took {median:.0} % of the machine (at most {max:.0} %)",
+                side.name()
+            ));
+        }
+        let reordered: u64 = reports
+            .iter()
+            .filter_map(|r| r.pointer("/read_back/reordered")?.as_u64())
+            .sum();
+        if reordered > 0 {
+            let text = format!("{}: {reordered} messages out of order", side.name());
+            remarks.push(text);
+        }
+        let overdue = reports.iter().filter_map(|r| r.get("overdue")?.as_u64());
+        let overdue: u64 = overdue.sum();
+        if overdue > 0 {
+            let text = format!("{}: {overdue} messages were due and not sent", side.name());
+            remarks.push(text);
+        }
+        for complaint in reports.iter().filter_map(|r| r.get("complaint")?.as_str()) {
+            remarks.push(format!("{}: a run FAILED: {complaint}", side.name()));
+        }
+    }
+    remarks
+}
+
+/// Makes the table anew from all files in the folder.
+///
+/// # Errors
+/// The folder can't be read or written.
+pub fn rebuild(folder: &Path) -> Result<PathBuf, BenchError> {
+    let path = folder.join(TABLE);
+    let files = CASES.iter().filter_map(|case| {
+        let text = fs::read_to_string(folder.join(format!("{}.json", case.name))).ok()?;
+        serde_json::from_str(&text).ok()
+    });
+    let text = markdown(&files.collect::<Vec<Value>>());
+    fs::write(&path, text).map_err(|source| BenchError::Output {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(path)
+}
+
+fn markdown(all: &[Value]) -> String {
+    let mut text = String::from(
+        "# Gantry and Apache RocketMQ 5.5.0 on the same machine\n\n\
+         Written by `gantry bench compare` from the files beside it; what is fair about it and \
+         what is not says [bench/README.md](../README.md).\nMedians (lowest–highest) of the \
+         rounds, which ran in turn.\n\n\
+         | scenario | figure | Apache | Gantry | ratio | bar | |\n|---|---|---|---|---|---|---|\n",
+    );
+    for case in all {
+        for line in lines(case) {
+            let what = case.get("what").and_then(Value::as_str).unwrap_or_default();
+            let figure = line.figure.name();
+            let cells = line.cells().join(" | ");
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "| {what} | {figure} | {cells} |");
+        }
+    }
+    text.push_str("\n## Where, when, how noisy\n\n");
+    for case in all {
+        let of = |name: &str| case.get(name).and_then(Value::as_str).unwrap_or("?");
+        let quick = case.get("quick").and_then(Value::as_bool) == Some(true);
+        let quick = if quick { ", quick" } else { "" };
+        let rounds = reports(case, Side::Gantry).len();
+        let _ = writeln!(
+            text,
+            "- **{}**: {}, commit {}, {rounds} rounds{quick}, {}; peer's heap {}. {}",
+            of("case"),
+            of("date"),
+            of("commit"),
+            of("machine"),
+            of("peer_heap"),
+            remarks(case).join("; ")
+        );
+    }
+    text
+}
+
+/// Names, scenarios and bars.
+pub fn list() -> String {
+    let mut text = String::new();
+    for case in CASES {
+        let _ = writeln!(text, "{:10} {}", case.name, case.what);
+        for (figure, bar) in case.figures {
+            let _ = writeln!(text, "{:13}{} {}", "", figure.name(), bar.text());
+        }
+    }
+    text
+}
+
+fn said_by(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    output
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn commit() -> String {
+    let commit = said_by("git", &["rev-parse", "--short=10", "HEAD"]);
+    if commit.is_empty() {
+        return "unknown".to_owned();
+    }
+    let changed = said_by("git", &["status", "--porcelain", "--untracked-files=no"]);
+    let changed = changed.lines().any(|line| !line.contains("bench/results/"));
+    let mark = if changed { " with changes" } else { "" };
+    format!("{commit}{mark}")
+}
+
+fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("processor unknown", |(_, name)| name.trim());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{} cores {model}, {:.0} GiB, Linux {}",
+        cores(),
+        mib(memory_bytes()) / 1024.0,
+        kernel.trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_and_even() {
+        let odd = span(vec![3.0, 1.0, 2.0]).unwrap();
+        assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
+        assert!((span(vec![4.0, 1.0]).unwrap().median - 2.5).abs() < 1e-9);
+        assert_eq!(span(vec![]), None);
+    }
+
+    #[test]
+    fn a_table_names_bars_machine_and_what_failed() {
+        let run = |cpu: f64, rate: f64| {
+            json!({"main_latency": "send", "per_second": rate,
+                "broker": {"cpu_seconds_per_million": cpu},
+                "latency_us": {"send": {"p99": 7.0}},
+                "machine": {"noise_share": 0.25}})
+        };
+        let mut lossy = run(2.0, 250_000.0);
+        lossy["complaint"] = json!("2 lost");
+        let all = json!({"case": "produce", "what": "this", "machine": "two cores",
+            "date": "2026-01-01", "commit": "abc", "quick": true,
+            "peer": [run(25.0, 60_000.0)], "gantry": [run(2.0, 250_000.0), lossy]});
+        let text = markdown(&[all]);
+        for part in [
+            "1/12.5 | ≤ 1/12 | held",
+            "4.17 ×",
+            "two cores",
+            "abc",
+            "2 lost",
+            "25 %",
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+    }
+}

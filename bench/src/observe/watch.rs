@@ -1,0 +1,253 @@
+//! The observer: listens to the run from a thread of its own.
+//!
+//! **Owns** the run's sums, its course second by second, the readings at both ends of the window,
+//! the progress line and the histogram log.
+//! **Lives on** its own thread; the executor only hands intervals over.
+//! **Invariants** readings are taken when the window opens and closes, not when the run does, so
+//! neither warm-up nor drain is part of a cost.
+//! **Limits** [`COURSE_POINTS_MAX`] points of the course; older ones are joined in pairs.
+//! **Not here** percentiles and tables (`report`).
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::machine::{MachineReading, MachineSpent, cores};
+use super::process::{ProcessReading, cpu_seconds, read_process};
+use crate::recorder::{Counts, Interval, Latency, Note};
+use crate::report::hlog::HistogramLog;
+
+/// Points kept of the course of a run: an hour by the second.
+pub const COURSE_POINTS_MAX: usize = 3600;
+
+/// One interval of a run's course.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CoursePoint {
+    /// Seconds since the window opened.
+    pub at_seconds: f64,
+    /// Length.
+    pub length_seconds: f64,
+    /// Messages acknowledged, delivered or connections answered: the most of the three.
+    pub count: u64,
+    /// Median of the main latency, ns.
+    pub p50_ns: u64,
+    /// 99th percentile of it.
+    pub p99_ns: u64,
+    /// Its highest.
+    pub max_ns: u64,
+    /// The broker's memory that no disk file backs.
+    pub unbacked_bytes: u64,
+}
+
+/// What was seen of a run.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Latencies by what they are of.
+    pub latencies: BTreeMap<Latency, Histogram<u64>>,
+    /// Counts inside the window.
+    pub counts: Counts,
+    /// Length of the window.
+    pub window: Duration,
+    /// The run's course.
+    pub course: Vec<CoursePoint>,
+    /// The broker at both ends of the window, if its process is known.
+    pub broker: Option<(ProcessReading, ProcessReading)>,
+    /// The generator's CPU seconds in the window.
+    pub generator_cpu_seconds: f64,
+    /// The machine in the window.
+    pub machine: MachineSpent,
+    /// Why the histogram log could not be written.
+    pub log_failure: Option<String>,
+}
+
+/// What to watch and to say.
+pub struct Watch {
+    /// The broker's process.
+    pub broker_pid: Option<u32>,
+    /// Where intervals are logged.
+    pub log: Option<HistogramLog>,
+    /// Name of the scenario on the progress line; `None` = say nothing.
+    pub progress: Option<String>,
+    /// The latency that the course shows.
+    pub main: Latency,
+}
+
+struct Ends {
+    at: Instant,
+    broker: Option<ProcessReading>,
+    generator: f64,
+    machine: MachineReading,
+}
+
+impl Watch {
+    /// Listens until the run is over.
+    pub fn listen(mut self, notes: &Receiver<Note>) -> Observed {
+        let bar = self.progress_line();
+        let mut observed = Observed::default();
+        let mut opened: Option<Ends> = None;
+        let mut last = Instant::now();
+        for note in notes {
+            match note {
+                Note::WindowOpens => {
+                    opened = Some(self.read());
+                    last = Instant::now();
+                }
+                Note::Interval(interval) => {
+                    let late = last.elapsed() > interval.length * 2;
+                    last = Instant::now();
+                    let point = self.add(&mut observed, &interval);
+                    if let (Some(bar), false) = (&bar, late) {
+                        bar.set_message(line(&point, observed.counts.errors.values().sum()));
+                        bar.tick();
+                    }
+                }
+                Note::WindowCloses => {
+                    if let Some(opened) = opened.take() {
+                        self.close(&mut observed, &opened);
+                    }
+                }
+            }
+        }
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        observed.log_failure = self.log.and_then(HistogramLog::finish);
+        observed
+    }
+
+    fn progress_line(&self) -> Option<ProgressBar> {
+        let name = self.progress.clone()?;
+        if !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name);
+        bar.set_message("warming up");
+        bar.tick();
+        Some(bar)
+    }
+
+    fn read(&self) -> Ends {
+        Ends {
+            at: Instant::now(),
+            broker: self.broker_pid.and_then(read_process),
+            generator: cpu_seconds(std::process::id()).unwrap_or(0.0),
+            machine: MachineReading::now(),
+        }
+    }
+
+    fn add(&mut self, observed: &mut Observed, interval: &Interval) -> CoursePoint {
+        for (of, histogram) in &interval.latencies {
+            let sum = observed.latencies.entry(*of);
+            let sum = sum.or_insert_with(crate::recorder::histogram);
+            // All are made with the same bounds.
+            sum.add(histogram).unwrap_or_default();
+            if let Some(log) = &mut self.log {
+                log.write(*of, interval.start, interval.length, histogram);
+            }
+        }
+        observed.counts.add(&interval.counts);
+        observed.window += interval.length;
+        let main = interval.latencies.iter().find(|(of, _)| *of == self.main);
+        let quantile = |q: f64| main.map_or(0, |(_, h)| h.value_at_quantile(q));
+        let counts = &interval.counts;
+        let most = counts.acknowledged.max(counts.delivered);
+        let point = CoursePoint {
+            at_seconds: observed.window.as_secs_f64(),
+            length_seconds: interval.length.as_secs_f64(),
+            count: most.max(counts.connected),
+            p50_ns: quantile(0.5),
+            p99_ns: quantile(0.99),
+            max_ns: main.map_or(0, |(_, h)| h.max()),
+            unbacked_bytes: self
+                .broker_pid
+                .and_then(read_process)
+                .map_or(0, |reading| reading.unbacked_bytes()),
+        };
+        if !interval.length.is_zero() {
+            observed.course.push(point);
+            if observed.course.len() > COURSE_POINTS_MAX {
+                observed.course = joined(&observed.course);
+            }
+        }
+        point
+    }
+
+    fn close(&self, observed: &mut Observed, opened: &Ends) {
+        let closed = self.read();
+        observed.broker = opened.broker.zip(closed.broker);
+        observed.generator_cpu_seconds = closed.generator - opened.generator;
+        let broker_seconds = observed.broker.map_or(0.0, |(before, after)| {
+            after.cpu_seconds - before.cpu_seconds
+        });
+        let known: Vec<u32> = self
+            .broker_pid
+            .into_iter()
+            .chain([std::process::id()])
+            .collect();
+        observed.machine = closed.machine.since(
+            &opened.machine,
+            (closed.at - opened.at).as_secs_f64(),
+            cores(),
+            &known,
+            broker_seconds + observed.generator_cpu_seconds,
+        );
+    }
+}
+
+fn line(point: &CoursePoint, errors: u64) -> String {
+    let ms = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e3;
+    let rate = crate::report::per_second(point.count, point.length_seconds);
+    format!(
+        "{rate:.0}/s  p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms  {errors} errors",
+        ms(point.p50_ns),
+        ms(point.p99_ns),
+        ms(point.max_ns)
+    )
+}
+
+/// Half as many points: neighbours become one, of which the worse latency is kept.
+fn joined(course: &[CoursePoint]) -> Vec<CoursePoint> {
+    course
+        .chunks(2)
+        .filter_map(|pair| {
+            let last = pair.last()?;
+            Some(CoursePoint {
+                at_seconds: last.at_seconds,
+                length_seconds: pair.iter().map(|p| p.length_seconds).sum(),
+                count: pair.iter().map(|p| p.count).sum(),
+                p50_ns: pair.iter().map(|p| p.p50_ns).max()?,
+                p99_ns: pair.iter().map(|p| p.p99_ns).max()?,
+                max_ns: pair.iter().map(|p| p.max_ns).max()?,
+                unbacked_bytes: last.unbacked_bytes,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_course_is_joined_and_loses_no_message_and_no_peak() {
+        let point = |n: u64| CoursePoint {
+            at_seconds: 1.0,
+            length_seconds: 1.0,
+            count: n,
+            max_ns: n * 10,
+            ..CoursePoint::default()
+        };
+        let half = joined(&[point(1), point(2), point(3)]);
+        assert_eq!(half.len(), 2);
+        assert_eq!(half.iter().map(|p| p.count).sum::<u64>(), 6);
+        assert_eq!(half[0].max_ns, 20);
+    }
+}

@@ -1,0 +1,139 @@
+//! The report for scripts.
+//!
+//! **Owns** the names of the figures in JSON; `compare` reads them back by these names.
+//! **Lives on** the main thread.
+//! **Invariants** a name holds its unit; what was not measured is null, never 0.
+//! **Limits** none.
+//! **Not here** the figures (`report`).
+
+use serde_json::{Map, Value, json};
+
+use super::{PERCENTILES, Report, per_second, us};
+use crate::observe::process::ProcessReading;
+use crate::recorder::Latency;
+
+/// The whole report.
+pub fn render(report: &Report) -> Value {
+    let scenario: Map<String, Value> = report
+        .scenario
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+        .collect();
+    let observed = &report.observed;
+    let bytes = u32::try_from(report.body_bytes).map_or(0.0, f64::from);
+    let is_messages = report.main != Latency::Connect;
+    let mib_rate = is_messages.then(|| report.rate() * bytes / (1024.0 * 1024.0));
+    json!({
+        "scenario": scenario,
+        "window_seconds": observed.window.as_secs_f64(),
+        "per_second": report.rate(),
+        "mib_per_second": mib_rate,
+        "received_per_second": report.delivered_rate(),
+        "sent": report.totals.sent,
+        "acknowledged": report.totals.acknowledged,
+        "received": report.totals.delivered,
+        "connected": report.totals.connected,
+        "overdue": report.totals.overdue,
+        "stored": report.stored,
+        "errors_by_code": report.totals.errors,
+        "latency_us": latencies(report),
+        "main_latency": report.main.name(),
+        "broker": broker(report),
+        "generator_cpu_seconds": observed.generator_cpu_seconds,
+        "generator_cpu_seconds_per_million": report.generator_cpu_per_million(),
+        "machine": machine(report),
+        "read_back": verdict(report),
+        "course": course(report),
+        "believable": report.believable().is_ok(),
+    })
+}
+
+fn latencies(report: &Report) -> Map<String, Value> {
+    let all = Latency::ALL.into_iter();
+    all.filter_map(|of| {
+        let histogram = report.latency(of)?;
+        let mut values: Map<String, Value> = PERCENTILES
+            .iter()
+            .map(|(name, q)| {
+                (
+                    (*name).to_owned(),
+                    json!(us(histogram.value_at_quantile(*q))),
+                )
+            })
+            .collect();
+        values.insert("max".to_owned(), json!(us(histogram.max())));
+        values.insert("count".to_owned(), json!(histogram.len()));
+        Some((of.name().to_owned(), Value::Object(values)))
+    })
+    .collect()
+}
+
+fn broker(report: &Report) -> Value {
+    let Some((before, after)) = report.observed.broker else {
+        return Value::Null;
+    };
+    let grown = |of: fn(&ProcessReading) -> u64| of(&after).saturating_sub(of(&before));
+    json!({
+        "cpu_seconds": after.cpu_seconds - before.cpu_seconds,
+        "cpu_seconds_per_million": report.broker_cpu_per_million(),
+        "rss_bytes": after.rss_bytes,
+        "anon_bytes": after.anon_bytes,
+        "shmem_bytes": after.shmem_bytes,
+        "unbacked_bytes": after.unbacked_bytes(),
+        "pss_bytes": after.pss_bytes,
+        "written_bytes": grown(|r| r.write_bytes),
+        "read_bytes": grown(|r| r.read_bytes),
+    })
+}
+
+fn machine(report: &Report) -> Value {
+    let machine = &report.observed.machine;
+    let largest = machine.largest.iter();
+    let largest: Vec<Value> = largest
+        .map(|(name, cpu)| json!({"name": name, "cpu_seconds": cpu}))
+        .collect();
+    json!({
+        "busy_cpu_seconds": machine.busy_seconds,
+        "others_cpu_seconds": machine.others_seconds,
+        "stolen_cpu_seconds": machine.steal_seconds,
+        "io_wait_seconds": machine.io_wait_seconds,
+        "noise_share": machine.noise_share,
+        "noisy": machine.is_noisy(),
+        "load_before": machine.load.0,
+        "load_after": machine.load.1,
+        "disk_written_bytes": machine.disk_written_bytes,
+        "largest_others": largest,
+    })
+}
+
+fn verdict(report: &Report) -> Value {
+    let Some(verdict) = report.verdict else {
+        return Value::Null;
+    };
+    json!({
+        "received": verdict.received,
+        "lost": verdict.lost,
+        "repeated": verdict.repeated,
+        "reordered": verdict.reordered,
+        "damaged": verdict.corrupt,
+        "wrong_offsets": verdict.offset_gaps,
+        "of_others": verdict.foreign,
+        "overflow": verdict.overflow,
+    })
+}
+
+fn course(report: &Report) -> Vec<Value> {
+    let points = report.observed.course.iter();
+    points
+        .map(|p| {
+            json!({
+                "at_seconds": p.at_seconds,
+                "per_second": per_second(p.count, p.length_seconds),
+                "p50_us": us(p.p50_ns),
+                "p99_us": us(p.p99_ns),
+                "max_us": us(p.max_ns),
+                "unbacked_bytes": p.unbacked_bytes,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! What a run says about itself.
+//!
+//! **Owns** the figures of a run; its forms are a table, JSON, a histogram log and a picture.
+//! **Lives on** the main thread, after the run.
+//! **Invariants** every figure names its unit; a run that lost, damaged or failed something says
+//! so and is an error; CPU and rates are of the measured window only.
+//! **Limits** none.
+//! **Not here** measuring (`recorder`, `observe`).
+
+pub mod hlog;
+pub mod json;
+pub mod plot;
+pub mod table;
+
+use hdrhistogram::Histogram;
+
+use crate::error::BenchError;
+use crate::ledger::Verdict;
+use crate::observe::watch::Observed;
+use crate::recorder::{Counts, Latency};
+
+/// Percentiles reported, and their names.
+pub const PERCENTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("p99.99", 0.9999),
+];
+
+/// One run's result.
+#[derive(Debug)]
+pub struct Report {
+    /// What was run, as name and value.
+    pub scenario: Vec<(&'static str, String)>,
+    /// Bytes of one message's body.
+    pub body_bytes: usize,
+    /// The latency that matters most here.
+    pub main: Latency,
+    /// What was measured.
+    pub observed: Observed,
+    /// Counts of the whole run.
+    pub totals: Counts,
+    /// Whether what came back is what was sent; `None` if nothing was read back.
+    pub verdict: Option<Verdict>,
+    /// Whether sends of one connection must come back in their order.
+    pub strict_order: bool,
+    /// Messages stored according to the broker's offsets, where that was asked.
+    pub stored: Option<u64>,
+}
+
+/// `count` in `seconds`, 0 for no time.
+#[allow(clippy::cast_precision_loss, reason = "53 bits of a count are plenty")]
+pub fn per_second(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        count as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+/// Bytes as MiB.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "53 bits of a count are plenty")]
+fn per_million(seconds: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| seconds * 1e6 / count as f64)
+}
+
+/// Nanoseconds as microseconds.
+#[allow(clippy::cast_precision_loss, reason = "latencies are under 2^53 ns")]
+pub fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+impl Report {
+    /// Events of the window that the rate and the costs are of: messages sent where messages are
+    /// sent, received where they are only received, connections answered else.
+    pub fn events(&self) -> u64 {
+        let counts = &self.observed.counts;
+        [counts.acknowledged, counts.delivered, counts.connected]
+            .into_iter()
+            .find(|count| *count > 0)
+            .unwrap_or(0)
+    }
+
+    /// Events a second.
+    pub fn rate(&self) -> f64 {
+        per_second(self.events(), self.observed.window.as_secs_f64())
+    }
+
+    /// Messages received a second.
+    pub fn delivered_rate(&self) -> f64 {
+        let window = self.observed.window.as_secs_f64();
+        per_second(self.observed.counts.delivered, window)
+    }
+
+    /// Broker CPU seconds per million events of the window.
+    pub fn broker_cpu_per_million(&self) -> Option<f64> {
+        let (before, after) = self.observed.broker?;
+        per_million(after.cpu_seconds - before.cpu_seconds, self.events())
+    }
+
+    /// The generator's own.
+    pub fn generator_cpu_per_million(&self) -> Option<f64> {
+        per_million(self.observed.generator_cpu_seconds, self.events())
+    }
+
+    /// A latency's histogram.
+    pub fn latency(&self, of: Latency) -> Option<&Histogram<u64>> {
+        self.observed.latencies.get(&of)
+    }
+
+    /// Refused requests and missing replies.
+    pub fn failed(&self) -> u64 {
+        self.totals.errors.values().sum()
+    }
+
+    /// `code × count` pairs, with the codes' names.
+    pub fn errors_by_code(&self) -> String {
+        let name = |code: i32| match code {
+            crate::producer::NO_REPLY => "no reply",
+            code => gantry_protocol::code::response_name(code).unwrap_or("?"),
+        };
+        let errors = self.totals.errors.iter();
+        errors
+            .map(|(code, count)| format!("{code} {} × {count}", name(*code)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// Whether the figures may be believed.
+    ///
+    /// # Errors
+    /// Something was refused, lost, damaged, repeated or out of order.
+    pub fn believable(&self) -> Result<(), BenchError> {
+        if let Some(verdict) = self.verdict
+            && !verdict.is_good(self.strict_order)
+        {
+            return Err(BenchError::Wrong {
+                what: wrongs(&verdict, self.strict_order),
+            });
+        }
+        if let Some(stored) = self.stored
+            && stored < self.totals.acknowledged
+        {
+            return Err(BenchError::Wrong {
+                what: format!(
+                    "{} acknowledged, but the queues grew by {stored} only",
+                    self.totals.acknowledged
+                ),
+            });
+        }
+        match self.failed() {
+            0 => Ok(()),
+            failed => Err(BenchError::Failed {
+                failed,
+                sent: self.totals.sent,
+                by_code: self.errors_by_code(),
+            }),
+        }
+    }
+}
+
+/// What a verdict complains of.
+fn wrongs(verdict: &Verdict, strict_order: bool) -> String {
+    let reordered = if strict_order { verdict.reordered } else { 0 };
+    let mut wrongs: Vec<String> = [
+        (verdict.lost, "lost"),
+        (verdict.repeated, "repeated"),
+        (reordered, "out of order"),
+        (verdict.corrupt, "damaged"),
+        (verdict.offset_gaps, "with a wrong queue offset"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    if verdict.overflow {
+        wrongs.push("more unacknowledged or missing than can be told apart".to_owned());
+    }
+    wrongs.join(", ")
+}

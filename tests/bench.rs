@@ -1,0 +1,265 @@
+//! The bench harness: its counts add up, and a broker that loses, reorders, repeats or damages
+//! messages is found out. The sink of the harness plays the bad brokers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod common;
+
+use common::Gantry;
+use common::process::{Scratch, run};
+use serde_json::Value;
+
+const PORT: u16 = 10911;
+
+/// A sink with these switches.
+fn sink(switches: &[&str]) -> Gantry {
+    let args = [&["bench", "sink", "--listen", "{ip}:10911"], switches].concat();
+    let mut sink = Gantry::command(&args);
+    sink.start();
+    sink.await_line("ready:");
+    sink
+}
+
+/// A run against this address: whether it succeeded, its report, its complaint.
+fn bench(broker: &str, words: &[&str]) -> (bool, Value, String) {
+    let common = ["--broker", broker, "--json"];
+    let (ok, out, err) = run(&[&["bench"], words, &common].concat(), b"");
+    let report = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
+    (ok, report, err)
+}
+
+fn on_sink(switches: &[&str], words: &[&str]) -> (bool, Value, String) {
+    let sink = sink(switches);
+    bench(&format!("{}:{PORT}", sink.ip()), words)
+}
+
+fn on_gantry(words: &[&str]) -> (bool, Value, String) {
+    let gantry = Gantry::up(&[]);
+    bench(&gantry.broker().to_string(), words)
+}
+
+fn count(report: &Value, pointer: &str) -> u64 {
+    report
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("no {pointer} in {report}"))
+}
+
+const SHORT: [&str; 4] = ["--seconds", "1", "--warm-up", "0"];
+const PACED: [&str; 6] = ["--seconds", "1", "--warm-up", "0", "--rate", "500"];
+
+fn with<'a>(scenario: &'a str, options: &[&'a str]) -> Vec<&'a str> {
+    [&[scenario], options].concat()
+}
+
+#[test]
+fn everything_sent_is_acknowledged_and_stored() {
+    for more in [
+        &[][..],
+        &["--batch", "8"],
+        &["--encoding", "binary"],
+        &["--rate", "2000"],
+    ] {
+        let words = [with("produce", &SHORT), more.to_vec()].concat();
+        let (ok, report, err) = on_sink(&[], &words);
+        assert!(ok, "{more:?}: {err}");
+        let sent = count(&report, "/sent");
+        assert!(sent >= 1900, "{more:?}: {sent}");
+        assert_eq!(sent, count(&report, "/acknowledged"));
+        assert_eq!(sent, count(&report, "/stored"));
+        let recorded = count(&report, "/latency_us/send/count");
+        assert!(recorded * count_of_batch(more) <= sent && recorded > 0);
+    }
+}
+
+fn count_of_batch(more: &[&str]) -> u64 {
+    if more.contains(&"--batch") { 8 } else { 1 }
+}
+
+#[test]
+fn one_way_sends_are_counted_in_the_queues() {
+    let (ok, report, err) = on_gantry(&[&with("produce", &PACED)[..], &["--one-way"]].concat());
+    assert!(ok, "{err}");
+    assert_eq!(count(&report, "/sent"), count(&report, "/stored"));
+}
+
+#[test]
+fn what_gantry_is_sent_comes_back_whole_and_in_order() {
+    let gantry = Gantry::up(&[]);
+    let broker = gantry.broker().to_string();
+    for words in [
+        with("produce", &SHORT),
+        with("queues", &[&SHORT[..], &["--topics", "3"]].concat()),
+        with("e2e", &PACED),
+        with("mixed", &SHORT),
+        with("fanout", &[&PACED[..], &["--groups", "3"]].concat()),
+        with("soak", &PACED),
+        vec!["consume", "--messages", "5000", "--groups", "2"],
+    ] {
+        let (ok, report, err) = bench(&broker, &words);
+        assert!(ok, "{words:?}: {err}");
+        if let Some(received) = report.pointer("/read_back/received") {
+            let groups = report["scenario"]["readers × groups"].as_str().unwrap();
+            let groups: u64 = groups.rsplit(' ').next().unwrap().parse().unwrap();
+            let sent = match count(&report, "/acknowledged") {
+                0 => 5024, // a backlog is filled by whole batches of 32
+                sent => sent,
+            };
+            assert_eq!(received.as_u64(), Some(sent * groups), "{words:?}");
+        }
+        assert!(report["broker"]["rss_bytes"].as_u64().unwrap() > 1 << 20);
+    }
+}
+
+#[test]
+fn a_backlog_of_another_run_is_checked_too() {
+    let gantry = Gantry::up(&[]);
+    let broker = gantry.broker().to_string();
+    let words = ["consume", "--messages", "3200", "--phase"];
+    let (ok, report, err) = bench(&broker, &[&words[..], &["fill"]].concat());
+    assert!(ok, "{err}");
+    assert_eq!(count(&report, "/acknowledged"), 3200);
+    let (ok, report, err) = bench(&broker, &[&words[..], &["read"]].concat());
+    assert!(ok, "{err}");
+    assert_eq!(count(&report, "/read_back/received"), 3200);
+}
+
+#[test]
+fn loss_is_found_with_and_without_reading_back() {
+    let spoilt = ["--lose-every", "100"];
+    let (ok, _, err) = on_sink(&spoilt, &with("produce", &PACED));
+    assert!(!ok && err.contains("the queues grew by"), "{err}");
+    let kept = [&["--keep"], &spoilt[..]].concat();
+    let words = ["consume", "--messages", "3200"];
+    let (ok, report, err) = on_sink(&kept, &words);
+    assert!(!ok && err.contains("32 lost"), "{err}");
+    assert_eq!(count(&report, "/read_back/received"), 3168);
+}
+
+#[test]
+fn what_is_out_of_order_repeated_or_damaged_is_found() {
+    for (switch, complaint) in [
+        ("--swap-every", "out of order"),
+        ("--repeat-every", "repeated"),
+        ("--damage-every", "damaged"),
+    ] {
+        let words = ["consume", "--messages", "3200"];
+        let (ok, _, err) = on_sink(&["--keep", switch, "99"], &words);
+        assert!(!ok && err.contains(complaint), "{switch}: {err}");
+    }
+}
+
+#[test]
+fn order_may_be_waived() {
+    let words = ["consume", "--messages", "3200", "--allow-reorder"];
+    let (ok, report, err) = on_sink(&["--keep", "--swap-every", "99"], &words);
+    assert!(ok, "{err}");
+    assert!(count(&report, "/read_back/reordered") > 0);
+}
+
+#[test]
+fn refusals_are_counted_by_code_and_fail_the_run() {
+    let words = with("e2e", &PACED);
+    let (ok, report, err) = on_sink(&["--keep", "--refuse-every", "50"], &words);
+    assert!(!ok && err.contains("SYSTEM_BUSY"), "{err}");
+    let refused = count(&report, "/errors_by_code/2");
+    assert_eq!(
+        refused + count(&report, "/acknowledged"),
+        count(&report, "/sent")
+    );
+    // A refused message is not a lost one.
+    assert_eq!(count(&report, "/read_back/lost"), 0);
+}
+
+#[test]
+fn a_stall_is_counted_from_the_intended_time() {
+    // One message in flight at 2,000/s can't be kept up with by a broker that syncs each: the wait
+    // for a free slot must show, though no single answer took that long.
+    let gantry = Gantry::up(&["flushDiskType=SYNC_FLUSH"]);
+    let broker = gantry.broker().to_string();
+    let load = ["--connections", "1", "--in-flight", "1", "--seconds", "1"];
+    let words = [&with("produce", &load)[..], &["--warm-up", "0"]].concat();
+    let (ok, closed, err) = bench(&broker, &words);
+    assert!(ok, "{err}");
+    // A window of one second: what was acknowledged is the rate.
+    let rate = 4 * count(&closed, "/acknowledged");
+    let (ok, report_of_open, err) = bench(
+        &broker,
+        &[&words[..], &["--rate", &rate.to_string()]].concat(),
+    );
+    assert!(ok, "{err}");
+    let p50 = |report: &Value| report["latency_us"]["send"]["p50"].as_f64().unwrap();
+    let (closed, open) = (p50(&closed), p50(&report_of_open));
+    assert!(count(&report_of_open, "/overdue") > 0);
+    assert!(open > 20.0 * closed, "open {open} µs, closed {closed} µs");
+}
+
+#[test]
+fn connections_are_counted() {
+    let words = ["connect", "--connections", "300", "--at-once", "20"];
+    let gantry = Gantry::up(&[]);
+    let (ok, out, err) = run(
+        &[
+            &["bench"],
+            &words[..],
+            &["--json", "--broker", &gantry.broker().to_string()],
+        ]
+        .concat(),
+        b"",
+    );
+    assert!(ok, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(count(&report, "/connected"), 300);
+    assert_eq!(count(&report, "/latency_us/connect/count"), 300);
+}
+
+#[test]
+fn delays_and_transactions_are_measured_or_refused_by_code() {
+    for (scenario, more) in [("delay", &["--level", "1"][..]), ("tx", &[])] {
+        let words = [&with(scenario, &PACED)[..], more].concat();
+        let (ok, report, err) = on_gantry(&words);
+        let refused = report["errors_by_code"].as_object().unwrap();
+        assert_eq!(ok, refused.is_empty(), "{scenario}: {err}");
+        if ok {
+            let sent = count(&report, "/sent");
+            assert_eq!(count(&report, "/read_back/received"), sent, "{scenario}");
+        } else {
+            assert!(err.contains("by code"), "{scenario}: {err}");
+        }
+    }
+}
+
+#[test]
+fn log_and_picture_are_written() {
+    let scratch = Scratch::new();
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let (log, plot, out) = (file("run.hlog"), file("run.svg"), file("run.json"));
+    let files = ["--hlog", &log, "--plot", &plot, "--out", &out];
+    let (ok, _, err) = on_sink(&["--keep"], &[&with("e2e", &PACED)[..], &files].concat());
+    assert!(ok, "{err}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.starts_with("#[Histogram log format version"), "{text}");
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("Tag=deliver,"))
+        .unwrap();
+    assert!(line.contains(",HISTFAAA"), "{line}");
+    let picture = std::fs::read_to_string(&plot).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("deliver"));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(report["believable"], true);
+}
+
+#[test]
+fn what_can_be_compared_is_listed() {
+    let (ok, out, _) = run(&["bench", "compare", "--list"], b"");
+    assert!(ok);
+    for name in ["produce", "sync", "e2e", "cold", "start", "memory"] {
+        assert!(out.lines().any(|l| l.starts_with(name)), "{name}: {out}");
+    }
+    let (ok, _, err) = run(&["bench", "compare", "--scenario", "nothing"], b"");
+    assert!(!ok && err.contains("--list"), "{err}");
+}
