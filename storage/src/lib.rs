@@ -21,6 +21,8 @@ pub mod tables;
 pub mod tail;
 pub mod units;
 
+pub use log::offline;
+
 #[cfg(test)]
 mod disaster_tests;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub(crate) mod aside;
 pub(crate) mod checkpoint;
 pub(crate) mod log_writer;
+pub mod offline;
 pub(crate) mod poison;
 pub(crate) mod read_ahead;
 pub(crate) mod recovery;

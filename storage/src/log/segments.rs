@@ -90,6 +90,14 @@ impl<D: Disk> Segments<D> {
             .map(|(start, _)| *start)
     }
 
+    /// The start of the newest segment.
+    pub fn last(&self) -> Option<FilePosition> {
+        self.known
+            .borrow()
+            .last_key_value()
+            .map(|(start, _)| *start)
+    }
+
     /// The end of the unbroken row of segments from the one covering `position`.
     pub fn end_after(&self, position: FilePosition) -> FilePosition {
         let known = self.known.borrow();
