@@ -8,7 +8,8 @@
 //! **Not here** what a sound log is, and mending it (`gantry_storage::offline`).
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -18,13 +19,16 @@ use gantry_runtime::glommio_disk::{GlommioDisk, StoreLock, TailPlace};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
-use gantry_storage::format::{Entry, IdentityKind, STORE_FILE, shard_folder};
+use gantry_storage::format::{Entry, IdentityKind, STORE_FILE, TailHeader, shard_folder};
 use gantry_storage::offline::{self, Damage, Repaired, Survey};
 use gantry_storage::units::ShardId;
 use gantry_storage::{address, identity};
 use serde_json::{Value, json};
 
 use crate::cli::{AdminLog, LogDump, LogPlace, LogRepair};
+
+/// Bytes of a tail's header that are used.
+const TAIL_HEAD_BYTES: usize = 40;
 
 /// Runs the command.
 ///
@@ -131,10 +135,12 @@ async fn work(
     Ok(())
 }
 
-/// The tail that a killed process left of this shard.
+/// The tail that a killed process left of this shard. A start that was refused leaves an empty one.
 fn tail_left(data: &Path, store_id: u64, shard: u8) -> Option<PathBuf> {
     let path = TailPlace::choose(None, data).locate(data, store_id, shard);
-    path.is_file().then_some(path)
+    let mut head = [0; TAIL_HEAD_BYTES];
+    File::open(&path).ok()?.read_exact(&mut head).ok()?;
+    TailHeader::decode(&head).map(|_| path)
 }
 
 /// Writes lines to standard output; a reader that has enough ends the program quietly.
