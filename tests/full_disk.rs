@@ -9,10 +9,12 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use common::{Client, Frame, Gantry, code, fresh, reply, until};
+use common::{Client, Frame, Gantry, code, ext, fresh, reply, until};
 
 /// Bytes of the file system: 10 % of it are less than a segment of 8 MiB.
 const DISK_BYTES: u64 = 72 << 20;
@@ -71,8 +73,25 @@ impl SmallDisk {
         assert!(does("fallocate", &["-l", &size, at.to_str().unwrap()]));
     }
 
+    /// Takes every block there is.
+    fn leave_nothing(&self) {
+        self.leave(1 << 20);
+        let mut crumbs = fs::File::create(self.crumbs()).unwrap();
+        while crumbs
+            .write_all(&[0; 4096])
+            .and_then(|()| crumbs.sync_all())
+            .is_ok()
+        {}
+    }
+
+    fn crumbs(&self) -> PathBuf {
+        self.mount.join("crumbs")
+    }
+
     fn free(&self) {
         fs::remove_file(self.ballast()).unwrap();
+        // Not every test makes them.
+        let _ = fs::remove_file(self.crumbs());
     }
 }
 
@@ -142,6 +161,53 @@ fn above_the_warning_level_sends_get_14_until_there_is_room() {
     await_taken(&gantry, &topic);
     assert!(gantry.log().contains("the disk has room again"));
     drop(gantry);
+}
+
+fn commit(client: &mut Client, topic: &str, group: &str, offset: &str) {
+    let fields = ext(&[
+        ("consumerGroup", group),
+        ("topic", topic),
+        ("queueId", "0"),
+        ("commitOffset", offset),
+    ]);
+    client
+        .call(code::UPDATE_CONSUMER_OFFSET, &fields, b"")
+        .expect(reply::SUCCESS);
+}
+
+#[test]
+fn positions_committed_while_not_a_block_is_free_are_stored_afterwards() {
+    let settings = ["cleanFileForciblyEnable=false"];
+    let Some((mut gantry, disk)) = on_a_small_disk(&settings) else {
+        return;
+    };
+    let (topic, group) = (fresh("positions"), fresh("group"));
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    for _ in 0..200 {
+        send(&mut client, &topic, b"x").expect(reply::SUCCESS);
+    }
+    disk.leave_nothing();
+    // More than fits into what the tables' file has free inside.
+    for n in 0..2000 {
+        commit(&mut client, &topic, &format!("{group}-{n}"), "7");
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(client.drain(&topic, 0, 0).len(), 200);
+    disk.free();
+    await_taken(&gantry, &topic);
+    commit(&mut client, &topic, &group, "150");
+    // Tried again after 5 s, also without news.
+    std::thread::sleep(Duration::from_secs(7));
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    let mut client = gantry.client();
+    for (group, wanted) in [(group.clone(), 150), (format!("{group}-1999"), 7)] {
+        let asked = [("consumerGroup", &group[..])];
+        let found = client.offset(code::QUERY_CONSUMER_OFFSET, &topic, 0, &asked);
+        assert_eq!(found, wanted, "{group}");
+    }
 }
 
 #[test]
