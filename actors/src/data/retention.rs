@@ -88,3 +88,7 @@ async fn drop_in<S: QueueStore, H: Host>(shard: &Shard<S, H>, before: FilePositi
         }
     }
 }
+
+#[cfg(test)]
+#[path = "retention_tests.rs"]
+mod tests;
