@@ -199,7 +199,7 @@ pub enum Admin {
 /// The commands of `admin log`.
 #[derive(Debug, Subcommand)]
 pub enum AdminLog {
-    /// Read every run and report what is damaged, with file and position; exit code 1 if anything is.
+    /// Read every run and report what is damaged, with file and position; exit code 1 if any is.
     Verify(LogPlace),
     /// Print every record.
     Dump(LogDump),

@@ -170,9 +170,13 @@ pub fn plan(shards: &[ShardAges], rules: &Rules, usage: Usage, moment: Moment) -
     let is_time = moment.is_asked || is_tight || rules.delete_hours.contains(&moment.hour);
     let mut going: Vec<(usize, Reason)> = shards
         .iter()
-        .map(|shard| match is_time {
-            true => (expired(shard, rules, moment.now), Reason::Age),
-            false => (0, Reason::Age),
+        .map(|shard| {
+            let count = if is_time {
+                expired(shard, rules, moment.now)
+            } else {
+                0
+            };
+            (count, Reason::Age)
         })
         .collect();
     if rules.is_forcing && usage.is_above(rules.forced_percent) {

@@ -188,9 +188,10 @@ proptest! {
                     prop_assert!(is_time);
                     prop_assert!(shard.reserved_from.is_none_or(|from| drop.before <= from));
                     for segment in &shard.segments[..count] {
-                        let young = segment.newest.is_some_and(|time| time.0 + 72 * HOUR > now * HOUR);
-                        // Times in the test are not in order: a later one decides for unknown ones only.
-                        prop_assert!(!young);
+                        let newest = segment.newest;
+                        let is_young = newest.is_some_and(|time| time.0 + 72 * HOUR > now * HOUR);
+                        // Times are not in order here: a later one decides for unknown ones only.
+                        prop_assert!(!is_young);
                     }
                 }
                 Reason::Forced => prop_assert!(percent > 85),

@@ -237,8 +237,8 @@ async fn replay<D: Disk>(
             file: segment_name(segments.start_of(scan.position)),
             detail: format!(
                 "the log is damaged at position {}: the run at position {proof} was sealed when \
-                 what lies between was synced. Restore the file, or give up what is damaged: gantry \
-                 admin log verify says what that is, gantry admin log repair does it",
+                 what lies between was synced. Restore the file, or give up what is damaged: \
+                 gantry admin log verify says what that is, gantry admin log repair does it",
                 scan.position
             ),
         });

@@ -1,5 +1,3 @@
-use std::rc::Rc;
-
 use bytes::BytesMut;
 
 use super::*;
@@ -57,7 +55,6 @@ fn read_all(disk: &SimDisk) -> (Vec<u8>, Vec<String>) {
         read.await.unwrap();
         append_patiently(disk, &store, &record(key(), b"\xFFon", &[])).await;
         let firsts = bodies(&out).iter().map(|body| body[0]).collect();
-        let store: Rc<_> = store;
         store.shutdown().await.unwrap();
         (firsts, report.damage)
     })
