@@ -517,4 +517,4 @@ impl Identity {
 
 #[cfg(test)]
 #[path = "format_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -97,8 +97,12 @@ fn headers_refuse_other_bytes() {
     assert_eq!(CheckpointHeader::decode(&bytes, 8), None);
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").unwrap();
+        out
+    })
 }
 
 /// The layouts of `docs/STORAGE.md` as bytes that were put together outside of this program.

@@ -279,7 +279,7 @@ impl Tables {
     /// # Errors
     /// `Store`.
     pub fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        let transaction = self.begin("reading", |database| database.begin_read())?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;
@@ -299,7 +299,7 @@ impl Tables {
         to: Option<&[u8]>,
         count_max: usize,
     ) -> Result<Vec<Pair>, TablesError> {
-        let transaction = self.begin("reading", |database| database.begin_read())?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;
@@ -335,7 +335,7 @@ impl Tables {
     /// `Store`.
     pub fn count(&self, namespace: Namespace) -> Result<u64, TablesError> {
         use redb::ReadableTableMetadata;
-        let transaction = self.begin("reading", |database| database.begin_read())?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;

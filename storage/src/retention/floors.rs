@@ -105,8 +105,7 @@ mod tests {
         let mut bytes = encode(9, &floors);
         let golden = "47464c520100000002000000fe5824ab07000000030000000000000100000800000000000100\
                       000000000000";
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, golden);
+        assert_eq!(crate::format::tests::hex(&bytes), golden);
         bytes.resize(4096, 0);
         assert_eq!(decode(9, &bytes).as_deref(), Some(floors.as_slice()));
         assert_eq!(decode(8, &bytes), None, "another store's");

@@ -36,7 +36,7 @@ fn look(disk: &SimDisk) -> (Survey, Vec<u64>) {
     let mut offsets = Vec::new();
     let walk = async {
         survey(disk, ShardId(0), &mut |entry| {
-            offsets.push(entry.queue_offset.0)
+            offsets.push(entry.queue_offset.0);
         })
         .await
     };
