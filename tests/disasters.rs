@@ -16,6 +16,7 @@ use common::{Client, Gantry, code, fresh, reply};
 
 const QUEUES: i32 = 6;
 const MESSAGES: usize = 120;
+const PER_QUEUE: usize = 20;
 
 fn fill(client: &mut Client, topic: &str) {
     client.create_topic(topic, QUEUES);
@@ -31,7 +32,7 @@ fn fill(client: &mut Client, topic: &str) {
 fn check(client: &mut Client, topic: &str) {
     for queue in 0..QUEUES {
         let records = client.drain(topic, queue, 0);
-        assert_eq!(records.len(), MESSAGES / QUEUES as usize, "queue {queue}");
+        assert_eq!(records.len(), PER_QUEUE, "queue {queue}");
         for (at, record) in (0_i32..).zip(&records) {
             let body = format!("{}", at * QUEUES + queue);
             assert_eq!(
@@ -157,7 +158,7 @@ fn damaged() -> (Gantry, String) {
     client.create_topic(&topic, 1);
     for n in 0..40_u8 {
         client
-            .send(&topic, 0, &[n; LARGE], &[])
+            .send(&topic, 0, &vec![n; LARGE], &[])
             .expect(reply::SUCCESS);
     }
     let tenth = &client.drain(&topic, 0, 0)[10];

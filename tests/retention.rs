@@ -167,7 +167,6 @@ fn old_messages_go_and_everyone_learns_where_the_queue_begins() {
     check(&mut client, &topic, first);
     let late = client.send(&quiet, 0, b"late", &[]).expect(reply::SUCCESS);
     assert_eq!(late.number("queueOffset"), 1, "no offset twice");
-    assert!(gantry.log().contains("old segments are given up") || gantry.is_alive());
 }
 
 /// `deleteWhen` with an hour that is far away.

@@ -12,6 +12,7 @@ mod hour;
 pub mod owed;
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -234,10 +235,10 @@ fn own_times<'a>(
             continue;
         };
         let since = StoreTimestamp(now_ms.saturating_sub(reserved_ms));
-        if reserved_ms < rules.reserved_ms {
-            own.trim.push((entry.id, since));
-        } else if reserved_ms > rules.reserved_ms {
-            own.keep.push((entry.id, since));
+        match reserved_ms.cmp(&rules.reserved_ms) {
+            Ordering::Less => own.trim.push((entry.id, since)),
+            Ordering::Greater => own.keep.push((entry.id, since)),
+            Ordering::Equal => {}
         }
     }
     own
