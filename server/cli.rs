@@ -36,6 +36,9 @@ pub enum Command {
     Send(Send),
     /// Receive messages.
     Receive(Receive),
+    /// Look after a data folder.
+    #[command(subcommand)]
+    Admin(Admin),
     /// Say what this machine offers and what to do about the rest.
     Doctor(Doctor),
     /// Measure; see `gantry bench --help`.
@@ -185,6 +188,64 @@ pub struct Receive {
     pub at: Where,
 }
 
+/// The commands of `admin`.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Look into the logs of a stopped broker, or mend them.
+    #[command(subcommand)]
+    Log(AdminLog),
+}
+
+/// The commands of `admin log`.
+#[derive(Debug, Subcommand)]
+pub enum AdminLog {
+    /// Read every run and report what is damaged, with file and position; exit code 1 if any is.
+    Verify(LogPlace),
+    /// Print every record.
+    Dump(LogDump),
+    /// Give up what is damaged, so that the rest can be opened again.
+    Repair(LogRepair),
+}
+
+/// Which logs.
+#[derive(Debug, Args)]
+pub struct LogPlace {
+    /// The data folder of a stopped broker.
+    #[arg(long, value_name = "DIR", default_value = "./gantry-data")]
+    pub data: PathBuf,
+    /// Only this shard.
+    #[arg(long, value_name = "N")]
+    pub shard: Option<u8>,
+}
+
+/// Options of `admin log dump`.
+#[derive(Debug, Args)]
+pub struct LogDump {
+    /// Where.
+    #[command(flatten)]
+    pub place: LogPlace,
+    /// Only records of this topic.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `admin log repair`.
+#[derive(Debug, Args)]
+pub struct LogRepair {
+    /// Where.
+    #[command(flatten)]
+    pub place: LogPlace,
+    /// Only say what would be dropped.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on although a killed broker left a tail, from which a start may mend the log by itself.
+    #[arg(long)]
+    pub without_tail: bool,
+}
+
 /// Options of `doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
@@ -267,6 +328,19 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn admin_log_has_its_three_commands() {
+        let cli = parse("gantry admin log repair --data /d --shard 3 --dry-run").unwrap();
+        let Command::Admin(Admin::Log(AdminLog::Repair(repair))) = cli.command else {
+            panic!("not repair")
+        };
+        assert!(repair.dry_run && !repair.without_tail);
+        assert_eq!(repair.place.shard, Some(3));
+        assert!(parse("gantry admin log dump --json --topic T").is_ok());
+        assert!(parse("gantry admin log verify").is_ok());
+        assert!(parse("gantry admin log").is_err());
     }
 
     #[test]

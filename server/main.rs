@@ -7,6 +7,7 @@
 //! **Not here** rules; see the crates.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod bench;
 mod broker;
 mod cli;
@@ -44,6 +45,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Namesrv(args) => namesrv::run(args),
         Command::Send(args) => client::send::run(args),
         Command::Receive(args) => client::receive::run(args),
+        Command::Admin(args) => admin::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {

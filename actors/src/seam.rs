@@ -19,7 +19,8 @@ use gantry_protocol::body::{
 };
 use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
-use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
+use gantry_storage::retention::{Plan, ShardAges};
+use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp, TopicId};
 
 use crate::refusal::Refusal;
 
@@ -165,6 +166,21 @@ pub enum Question {
     DropTopic(TopicId),
     /// Forget a group's offsets.
     DropGroup(Arc<str>),
+    /// Apply the times of topics with a time of their own, and say which segments could go.
+    Ages(Arc<OwnTimes>),
+    /// Give up these segments; answered when that has begun.
+    DropSegments(Arc<Plan>),
+    /// Refuse messages of clients for this reason, or take them again.
+    RefuseWrites(Option<Arc<str>>),
+}
+
+/// Topics that keep their records for a time of their own, with the time since which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnTimes {
+    /// Shorter than the broker's: their queues begin there.
+    pub trim: Vec<(TopicId, StoreTimestamp)>,
+    /// Longer than the broker's: segments with such records stay.
+    pub keep: Vec<(TopicId, StoreTimestamp)>,
 }
 
 /// Where a reset goes.
@@ -189,6 +205,8 @@ pub enum Answer {
     ResetOffsets(Vec<(QueueKey, QueueOffset)>),
     /// To `StoreReport`.
     Store(StoreReport),
+    /// To `Ages`: one a shard.
+    Ages(Vec<ShardAges>),
     /// To the rest.
     Done,
 }

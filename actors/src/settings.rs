@@ -10,6 +10,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gantry_storage::retention::{Rules, segments_per_run};
+
 /// `flushDiskType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushDiskType {
@@ -28,6 +30,15 @@ pub enum BrokerRole {
     SyncMaster,
     /// `SLAVE`.
     Slave,
+}
+
+/// When old messages go.
+#[derive(Debug, Clone)]
+pub struct RetentionSettings {
+    /// `deleteWhen`, `fileReservedTime` and the disk's watermarks.
+    pub rules: Rules,
+    /// `cleanResourceInterval`.
+    pub interval_ms: u64,
 }
 
 /// A broker's settings. Units are in the names; RocketMQ's key in the comment.
@@ -132,6 +143,8 @@ pub struct BrokerSettings {
     pub data_dir: PathBuf,
     /// `tailDir`: where the shared-memory tail lies (None: probe decides).
     pub tail_dir: Option<PathBuf>,
+    /// How long messages stay, and what a filling disk does.
+    pub retention: RetentionSettings,
     /// Bytes of the tail ring of a shard.
     pub tail_bytes: u64,
     /// Bytes of a segment.
@@ -142,6 +155,24 @@ pub struct BrokerSettings {
     pub memory_limit_bytes: u64,
     /// The effective configuration as `key=value` lines (code 26).
     pub config_lines: Vec<(String, String)>,
+}
+
+impl RetentionSettings {
+    /// RocketMQ's defaults, for segments of this size.
+    pub fn stock(segment_bytes: u64) -> Self {
+        Self {
+            rules: Rules {
+                delete_hours: vec![4],
+                reserved_ms: 72 * 3_600_000,
+                max_used_percent: 75,
+                forced_percent: 85,
+                warning_percent: 90,
+                is_forcing: true,
+                segments_per_run: segments_per_run(segment_bytes),
+            },
+            interval_ms: 10_000,
+        }
+    }
 }
 
 impl BrokerSettings {

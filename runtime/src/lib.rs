@@ -20,6 +20,7 @@ pub mod net;
 pub mod probe;
 pub mod shard;
 pub mod shutdown;
+pub mod space;
 pub mod topology;
 
 pub use error::StartError;

@@ -12,8 +12,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 use gantry_runtime::topology::{self, Placement};
+use gantry_storage::retention::{Rules, segments_per_run};
 
 use super::values::{ConfigErrors, Origin, Values};
 use super::{address, table, table_more, value};
@@ -63,6 +64,7 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
     let advertised = advertised(values, "brokerIP1", listen.ip());
     check_role(values);
     check_commit_log_path(values);
+    check_ratios(values);
     let placements = placements(values);
     values.finish()?;
     let ha_ip = match values.text("brokerIP2") {
@@ -170,6 +172,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
         data_dir: values.path("storePathRootDir"),
+        retention: retention(values),
         tail_dir: path_or_auto(values, "tailDir"),
         tail_bytes: values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES),
         segment_bytes: values
@@ -184,6 +187,46 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             bytes => bytes,
         },
         config_lines: values.lines(),
+    }
+}
+
+/// The ratios within RocketMQ's own bounds (`CleanCommitLogService`, 5.5.0).
+const MAX_USED_PERCENT: (u64, u64) = (10, 95);
+const FORCED_PERCENT: (u64, u64) = (30, 85);
+const WARNING_PERCENT: (u64, u64) = (35, 90);
+const HOUR_MS: u64 = 3_600_000;
+
+fn retention(values: &Values) -> RetentionSettings {
+    let percent = |key, (low, high)| values.unsigned(key).clamp(low, high);
+    RetentionSettings {
+        rules: Rules {
+            delete_hours: value::read_hours(values.text("deleteWhen")).unwrap_or_default(),
+            reserved_ms: values.unsigned("fileReservedTime").saturating_mul(HOUR_MS),
+            max_used_percent: percent("diskMaxUsedSpaceRatio", MAX_USED_PERCENT),
+            forced_percent: percent("diskSpaceCleanForciblyRatio", FORCED_PERCENT),
+            warning_percent: percent("diskSpaceWarningLevelRatio", WARNING_PERCENT),
+            is_forcing: values.bool("cleanFileForciblyEnable"),
+            segments_per_run: segments_per_run(values.unsigned("mappedFileSizeCommitLog")),
+        },
+        interval_ms: values.unsigned("cleanResourceInterval"),
+    }
+}
+
+/// Says so when a ratio is not what the file says.
+fn check_ratios(values: &mut Values) {
+    let bounds = [
+        ("diskMaxUsedSpaceRatio", MAX_USED_PERCENT),
+        ("diskSpaceCleanForciblyRatio", FORCED_PERCENT),
+        ("diskSpaceWarningLevelRatio", WARNING_PERCENT),
+    ];
+    for (key, (low, high)) in bounds {
+        let given = values.unsigned(key);
+        let used = given.clamp(low, high);
+        if used != given {
+            values.notice(format!(
+                "{key}={given}: {used} is used, RocketMQ bounds it to {low}-{high} as well"
+            ));
+        }
     }
 }
 

@@ -57,7 +57,6 @@ pub const ANY: Kind = Int(0, i32::MAX as i64);
 
 const NO_REPLICATION: &str =
     "replication is not built yet, so a promise about other machines could not be kept";
-const NO_DELETION: &str = "segments are not deleted by age yet; nothing is lost, the disk fills";
 
 /// Keys set by nearly everyone (a broker's identity, places and promises).
 pub const BROKER: &[Key] = &[
@@ -117,8 +116,52 @@ pub const BROKER: &[Key] = &[
         OneOf(&["ASYNC_FLUSH", "SYNC_FLUSH"]),
         Start("flush_disk_type"),
     ),
-    key("deleteWhen", "04", Hours, Nothing(NO_DELETION)),
-    key("fileReservedTime", "72", ANY, Nothing(NO_DELETION)),
+    key(
+        "deleteWhen",
+        "04",
+        Hours,
+        Start("retention.delete_hours, local time"),
+    ),
+    key(
+        "fileReservedTime",
+        "72",
+        ANY,
+        Start("retention.reserved_ms, in hours; a topic's attribute reserve.time overrides it"),
+    ),
+    key(
+        "diskMaxUsedSpaceRatio",
+        "75",
+        Int(0, 100),
+        Start(
+            "retention.max_used_percent, bounded to 10-95: above it what is old goes at any hour",
+        ),
+    ),
+    key(
+        "diskSpaceCleanForciblyRatio",
+        "85",
+        Int(0, 100),
+        Start(
+            "retention.forced_percent, bounded to 30-85: above it the oldest go whatever their age",
+        ),
+    ),
+    key(
+        "diskSpaceWarningLevelRatio",
+        "90",
+        Int(0, 100),
+        Start("retention.warning_percent, bounded to 35-90: above it sends get 14"),
+    ),
+    key(
+        "cleanFileForciblyEnable",
+        "true",
+        Bool,
+        Start("retention.is_forcing"),
+    ),
+    key(
+        "cleanResourceInterval",
+        "10000",
+        Int(100, 3_600_000),
+        Start("retention.interval_ms"),
+    ),
     key("storePathRootDir", "~/store", Path, Start("data_dir")),
     key(
         "storePathCommitLog",

@@ -20,7 +20,8 @@ const NO_POP: &str = "pop consumption is not built yet";
 const NO_AUTH: &str =
     "Gantry does not check signatures yet, and starting open instead would be unsafe";
 const NO_FAILOVER: &str = "failover is not built yet";
-const DELETION: &str = "segments are not deleted by age or fill yet";
+const DELETION: &str =
+    "segments are renamed or removed one by one by a task of low share; there is nothing to pace";
 const INDEX: &str = "indexes are derived from the log and sized by it";
 
 /// Common keys without effect.
@@ -39,25 +40,6 @@ pub const COMMON: &[Key] = &[
         Bool,
         Nothing("flow control is always on: a full stage answers SYSTEM_BUSY at once"),
     ),
-    key(
-        "diskMaxUsedSpaceRatio",
-        "75",
-        Int(0, 100),
-        Nothing(DELETION),
-    ),
-    key(
-        "diskSpaceWarningLevelRatio",
-        "90",
-        Int(0, 100),
-        Nothing(DELETION),
-    ),
-    key(
-        "diskSpaceCleanForciblyRatio",
-        "85",
-        Int(0, 100),
-        Nothing(DELETION),
-    ),
-    key("cleanFileForciblyEnable", "true", Bool, Nothing(DELETION)),
     key(
         "destroyMapedFileIntervalForcibly",
         "120000",
@@ -82,7 +64,6 @@ pub const COMMON: &[Key] = &[
         ANY,
         Nothing(DELETION),
     ),
-    key("cleanResourceInterval", "10000", ANY, Nothing(DELETION)),
     key("mappedFileSizeConsumeQueue", "6000000", ANY, Nothing(INDEX)),
     key("maxIndexNum", "20000000", ANY, Nothing(INDEX)),
     key("maxHashSlotNum", "5000000", ANY, Nothing(INDEX)),

@@ -21,6 +21,8 @@ pub const FORMAT_VERSION: u32 = 1;
 const RUN_MAGIC: u32 = 0x4E55_5247;
 /// First bytes of the tail's header page ("GTAI").
 const TAIL_MAGIC: u32 = 0x4941_5447;
+/// First bytes of a shard's floors ("GFLR").
+pub const FLOORS_MAGIC: u32 = 0x524C_4647;
 /// First bytes of a checkpoint ("GCKP").
 const CHECKPOINT_MAGIC: u32 = 0x504B_4347;
 /// First bytes of a shard's identity file ("GSHD").
@@ -86,8 +88,8 @@ pub fn spare_number(name: &str) -> Option<u64> {
 pub const SHARD_FILE: &str = "shard.meta";
 /// The file name of a shard's checkpoint.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
-/// The file name of a checkpoint being written.
-pub const CHECKPOINT_NEW_FILE: &str = "checkpoint.new";
+/// The file name of the first offsets that retention left in a shard's queues.
+pub const FLOORS_FILE: &str = "floors";
 /// The folder of a shard's queue index.
 pub const INDEX_FOLDER: &str = "index";
 /// The folder of a shard's key index.
@@ -306,6 +308,19 @@ pub fn record_fields(record: &[u8]) -> Option<(QueueOffset, StoreTimestamp)> {
     Some((QueueOffset(queue_offset), StoreTimestamp(store_time)))
 }
 
+/// The store time of a run's first record, from the run's first bytes (`FIRST_TIME_BYTES` always
+/// do).
+pub fn first_store_time(run: &[u8]) -> Option<StoreTimestamp> {
+    let mut from = run.get(index_of(RUN_HEADER_BYTES)..)?;
+    let head = EntryHead::decode(&mut from)?;
+    let record = from.get(usize::from(head.keys_count) * 8..)?;
+    record_fields(record).map(|(_, time)| time)
+}
+
+/// Bytes `first_store_time` needs: header, head, the most key hashes, a record's fixed part.
+pub const FIRST_TIME_BYTES: usize = 4096;
+const _: () = assert!(FIRST_TIME_BYTES > 64 + 24 + 8 * KEYS_COUNT_MAX + STORE_TIME_AT + 12 + 8);
+
 /// A record's own size and physical offset, from its first `RECORD_PEEK_BYTES` bytes.
 pub fn record_peek(mut record: &[u8]) -> Option<(u32, u64)> {
     let physical = record
@@ -502,4 +517,4 @@ impl Identity {
 
 #[cfg(test)]
 #[path = "format_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -96,3 +96,107 @@ fn headers_refuse_other_bytes() {
     assert_eq!(CheckpointHeader::decode(&bytes, 9), Some((checkpoint, 77)));
     assert_eq!(CheckpointHeader::decode(&bytes, 8), None);
 }
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").unwrap();
+        out
+    })
+}
+
+/// The layouts of `docs/STORAGE.md` as bytes that were put together outside of this program.
+#[test]
+fn golden_layouts_of_format_1() {
+    let run = RunHeader {
+        payload_bytes: 5,
+        records_count: 1,
+        epoch: 3,
+        sequence: 9,
+        position: FilePosition(8192),
+        committed: FilePosition(77),
+    };
+    assert_eq!(
+        hex(&run.encode(42, &[b"hello"])),
+        "4752554e400000000500000001000000030000000000000009000000000000000020000000000000\
+         4d000000000000000000000000000000000000009b77f7e4"
+    );
+    let entry = EntryHead {
+        record_bytes: 100,
+        key: QueueKey::new(7, 3),
+        tags_code: -5,
+        keys_count: 1,
+    };
+    assert_eq!(
+        hex(&entry.encode()),
+        "6400000007000000fbffffffffffffff0300010000000000"
+    );
+    let identity = Identity {
+        id: 5,
+        segment_bytes: 8 << 20,
+        shard: 7,
+    };
+    let mut block = vec![1; IDENTITY_BYTES];
+    identity.encode(IdentityKind::Shard, &mut block);
+    assert_eq!(
+        hex(&block[..40]),
+        "47534844010000000500000000000000000080000000000007000000000000000000000047d2a46a"
+    );
+    assert!(block[40..].iter().all(|byte| *byte == 0));
+    let tail = TailHeader {
+        store_id: 1,
+        ring_bytes: 65_536,
+        epoch: 3,
+    };
+    assert_eq!(
+        hex(&tail.encode()),
+        "4754414901000000010000000000000000000100000000000300000000000000b5a3d80200000000"
+    );
+    let checkpoint = CheckpointHeader {
+        epoch: 2,
+        position: FilePosition(4096),
+        sequence: 5,
+        index_bytes: 6,
+        keys_bytes: 7,
+    };
+    assert_eq!(
+        hex(&checkpoint.encode(9, 0x77)),
+        "47434b50010000000200000000000000001000000000000005000000000000000600000000000000\
+         070000000000000077000000b35031360000000000000000"
+    );
+}
+
+/// A record as `RocketMQ` stores it and a pull returns it.
+#[test]
+fn golden_layout_of_a_record() {
+    let parts = gantry_protocol::message::RecordParts {
+        topic: "T",
+        queue_id: 3,
+        flag: 7,
+        queue_offset: 5,
+        physical_offset: 0x1234,
+        sys_flag: 0,
+        born_timestamp: 1000,
+        born_host: "127.0.0.1:5".parse().unwrap(),
+        store_timestamp: 2000,
+        store_host: "127.0.0.2:10911".parse().unwrap(),
+        reconsume_times: 2,
+        prepared_transaction_offset: 9,
+        body: b"body",
+        body_crc: gantry_protocol::message::body_crc(b"body"),
+        properties: b"KEYS\x01k\x02",
+    };
+    let encoded = gantry_protocol::message::EncodedRecord::new(&parts).unwrap();
+    let record: Vec<u8> = encoded.pieces().into_iter().flatten().copied().collect();
+    assert_eq!(
+        hex(&record),
+        "00000067daa320a75ba80bb20000000300000007000000000000000500000000000012340000000000000000\
+         000003e87f0000010000000500000000000007d07f00000200002a9f00000002000000000000000900000004\
+         626f6479015400074b455953016b02"
+    );
+    assert_eq!(
+        record_fields(&record),
+        Some((QueueOffset(5), StoreTimestamp(2000)))
+    );
+    assert_eq!(record_peek(&record), Some((103, 0x1234)));
+}

@@ -40,6 +40,19 @@ pub async fn load_or_create<D: Disk>(
     }
 }
 
+/// Reads the identity at `path`; makes none.
+///
+/// # Errors
+/// `NewerFormat`, `Damaged`, or the device's, `NotFound` among them.
+pub async fn load<D: Disk>(
+    disk: &D,
+    kind: IdentityKind,
+    path: &str,
+) -> Result<Identity, RecoverError> {
+    let file = disk.open(path, OpenMode::Existing).await?;
+    read(kind, path, &file).await
+}
+
 async fn read<F: DiskFile>(
     kind: IdentityKind,
     path: &str,

@@ -56,6 +56,22 @@ pub struct IndexEntry {
     pub store_time: StoreTimestamp,
 }
 
+impl IndexEntry {
+    /// An entry in front of this one whose record is lost: of no length.
+    pub(crate) fn lost(self) -> Self {
+        Self {
+            length: 0,
+            tags_code: 0,
+            ..self
+        }
+    }
+
+    /// Whether there is no record behind it.
+    pub fn is_lost(&self) -> bool {
+        self.length == 0
+    }
+}
+
 /// Why bytes are not the page they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PageError {

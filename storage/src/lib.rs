@@ -13,6 +13,7 @@ pub mod index_pages;
 pub mod key_index;
 mod log;
 pub mod queue_index;
+pub mod retention;
 pub mod shard_store;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
@@ -20,5 +21,9 @@ pub mod tables;
 pub mod tail;
 pub mod units;
 
+pub use log::offline;
+
+#[cfg(test)]
+mod disaster_tests;
 #[cfg(test)]
 mod simulation_tests;

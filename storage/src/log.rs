@@ -3,8 +3,10 @@
 //! `staging` packs, `log_writer` writes and syncs, `segment_pool` keeps room ahead, `recovery`
 //! finds the end again, `read_ahead` reads what is no longer in the tail.
 
+pub(crate) mod aside;
 pub(crate) mod checkpoint;
 pub(crate) mod log_writer;
+pub mod offline;
 pub(crate) mod poison;
 pub(crate) mod read_ahead;
 pub(crate) mod recovery;

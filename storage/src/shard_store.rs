@@ -10,16 +10,18 @@
 mod appending;
 mod opening;
 mod reading;
+mod retaining;
 mod types;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+pub use retaining::{Dropped, RetainError};
 pub use types::{
     Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecoveryReport,
     StoreOptions,
@@ -71,6 +73,9 @@ pub struct ShardStore<D: Disk> {
     upkeep_runs: Cell<bool>,
     checkpoint_position: Cell<FilePosition>,
     checkpointing: Cell<bool>,
+    retained: retaining::Retained,
+    /// Where records were found damaged, so that each is reported once.
+    damage: RefCell<BTreeSet<FilePosition>>,
 }
 
 impl<D: Disk> ShardStore<D> {

@@ -3,7 +3,8 @@
 //! **Owns** the namespaces, their numbers, batches, and the embedded store (redb, ADR 0001).
 //! **Lives on** the control plane's thread, or a blocking thread beside it; `Send`, blocking calls.
 //! **Invariants** a batch is there wholly or not at all, whatever dies; a `Now` commit survives a
-//! power cut; `Soon` commits are seen at once but a dying process loses those after the last `Now`.
+//! power cut; `Soon` commits are seen at once but a dying process loses those after the last `Now`,
+//! and so does one whose disk fails a write: the file is opened anew then.
 //! **Limits** keys up to `KEY_BYTES_MAX`, values up to `VALUE_BYTES_MAX`; one process per file.
 //! **Not here** what keys and values mean (the actors), message bodies (the shard logs).
 
@@ -12,6 +13,7 @@ mod tests;
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use thiserror::Error;
@@ -134,6 +136,12 @@ pub enum TablesError {
     },
 }
 
+impl TablesError {
+    fn wants_reopening(&self) -> bool {
+        matches!(self, Self::Store { cause, .. } if matches!(**cause, redb::Error::PreviousIo))
+    }
+}
+
 /// A key with its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
@@ -187,7 +195,8 @@ impl Batch {
 /// The open tables.
 #[derive(Debug)]
 pub struct Tables {
-    database: Database,
+    /// None only between closing it after a failed write and opening it anew.
+    database: Mutex<Option<Database>>,
     file: PathBuf,
 }
 
@@ -205,27 +214,36 @@ impl Tables {
             cause: Box::new(cause),
         };
         std::fs::create_dir_all(folder).map_err(|error| failed(redb::Error::Io(error)))?;
-        let opened = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&file);
-        let database = match opened {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
-                return Err(TablesError::InUse { file });
-            }
-            Err(error) => return Err(failed(error.into())),
-        };
+        let database = Mutex::new(Some(open_file(&file)?));
         let tables = Self { database, file };
         tables.check_layout()?;
         Ok(tables)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<Database>> {
+        // Nothing under this lock leaves it half-changed.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the database for a transaction, opening it first if need be.
+    fn begin<T, E: Into<redb::Error>>(
+        &self,
+        operation: &'static str,
+        begin: impl FnOnce(&Database) -> Result<T, E>,
+    ) -> Result<T, TablesError> {
+        let mut held = self.held();
+        if held.is_none() {
+            *held = Some(open_file(&self.file)?);
+        }
+        match held.as_ref() {
+            Some(database) => begin(database).map_err(self.failed(operation)),
+            None => Err(self.failed(operation)(redb::Error::DatabaseClosed)),
+        }
+    }
+
     fn check_layout(&self) -> Result<(), TablesError> {
         // Opening a table for writing creates it: after this every namespace can be read.
-        let transaction = self
-            .database
-            .begin_write()
-            .map_err(self.failed("opening"))?;
+        let transaction = self.begin("opening", Database::begin_write)?;
         for namespace in Namespace::ALL {
             transaction
                 .open_table(namespace.definition())
@@ -261,7 +279,7 @@ impl Tables {
     /// # Errors
     /// `Store`.
     pub fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        let transaction = self.database.begin_read().map_err(self.failed("reading"))?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;
@@ -281,7 +299,7 @@ impl Tables {
         to: Option<&[u8]>,
         count_max: usize,
     ) -> Result<Vec<Pair>, TablesError> {
-        let transaction = self.database.begin_read().map_err(self.failed("reading"))?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;
@@ -317,7 +335,7 @@ impl Tables {
     /// `Store`.
     pub fn count(&self, namespace: Namespace) -> Result<u64, TablesError> {
         use redb::ReadableTableMetadata;
-        let transaction = self.database.begin_read().map_err(self.failed("reading"))?;
+        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
         let table = transaction
             .open_table(namespace.definition())
             .map_err(self.failed("reading"))?;
@@ -361,8 +379,19 @@ impl Tables {
     /// `TooLong` before anything is changed; `Store`.
     pub fn commit(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {
         check_lengths(batch)?;
+        match self.commit_once(batch, durable) {
+            // After a failed write (a full disk) the store takes nothing until it is opened anew.
+            Err(error) if error.wants_reopening() => {
+                self.held().take();
+                self.commit_once(batch, durable)
+            }
+            done => done,
+        }
+    }
+
+    fn commit_once(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {
         let failed = "writing";
-        let mut transaction = self.database.begin_write().map_err(self.failed(failed))?;
+        let mut transaction = self.begin(failed, Database::begin_write)?;
         let durability = match durable {
             Durable::Now => Durability::Immediate,
             Durable::Soon => Durability::None,
@@ -399,6 +428,20 @@ impl Tables {
     pub fn sync(&self) -> Result<(), TablesError> {
         self.commit(&Batch::new(), Durable::Now)
     }
+}
+
+fn open_file(file: &Path) -> Result<Database, TablesError> {
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(file);
+    opened.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => TablesError::InUse {
+            file: file.to_owned(),
+        },
+        error => TablesError::Store {
+            operation: "opening",
+            file: file.to_owned(),
+            cause: Box::new(error.into()),
+        },
+    })
 }
 
 fn check_lengths(batch: &Batch) -> Result<(), TablesError> {

@@ -55,6 +55,7 @@ pub mod code {
     pub const UNREGISTER_BROKER: i32 = 104;
     pub const ROUTE: i32 = 105;
     pub const CLUSTER: i32 = 106;
+    pub const DELETE_EXPIRED_COMMITLOG: i32 = 329;
     pub const TOPIC_STATS: i32 = 202;
     pub const ALL_TOPICS: i32 = 206;
     pub const CONSUME_STATS: i32 = 208;
@@ -74,6 +75,7 @@ pub mod reply {
     pub const SYSTEM_BUSY: i32 = 2;
     pub const NOT_SUPPORTED: i32 = 3;
     pub const MESSAGE_ILLEGAL: i32 = 13;
+    pub const SERVICE_NOT_AVAILABLE: i32 = 14;
     pub const NO_PERMISSION: i32 = 16;
     pub const TOPIC_NOT_EXIST: i32 = 17;
     pub const PULL_NOT_FOUND: i32 = 19;

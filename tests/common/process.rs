@@ -163,6 +163,26 @@ impl Gantry {
         }
     }
 
+    /// Adds settings for the next start; stronger than those before.
+    pub fn set(&mut self, settings: &[&str]) {
+        for setting in settings {
+            self.args
+                .extend(["--set".to_owned(), (*setting).to_owned()]);
+        }
+    }
+
+    /// The data folder of `up`.
+    pub fn data(&self) -> PathBuf {
+        let at = self.args.iter().position(|arg| arg == "--data").unwrap();
+        PathBuf::from(&self.args[at + 1])
+    }
+
+    /// Uses another data folder from the next start on.
+    pub fn use_data(&mut self, data: &Path) {
+        let at = self.args.iter().position(|arg| arg == "--data").unwrap();
+        self.args[at + 1] = data.display().to_string();
+    }
+
     pub fn ip(&self) -> IpAddr {
         self.ip
     }

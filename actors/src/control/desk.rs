@@ -66,7 +66,8 @@ pub fn counter(code: i32) -> Counter {
         request::UPDATE_BROKER_CONFIG
         | request::GET_BROKER_CONFIG
         | request::GET_BROKER_RUNTIME_INFO
-        | request::VIEW_BROKER_STATS_DATA => Counter::Admin,
+        | request::VIEW_BROKER_STATS_DATA
+        | request::DELETE_EXPIRED_COMMITLOG => Counter::Admin,
         _ => Counter::Unbuilt,
     }
 }

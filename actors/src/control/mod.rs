@@ -10,6 +10,7 @@
 
 mod admin;
 mod ask;
+pub mod cleaning;
 mod desk;
 mod groups;
 mod ledger;

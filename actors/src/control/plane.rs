@@ -22,6 +22,7 @@ use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
 use super::ask::Asker;
+use super::cleaning::Cleaning;
 use super::groups::Groups;
 use super::groups::members::Members;
 use super::groups::table::GroupTable;
@@ -69,6 +70,8 @@ pub struct Plane {
     pub permission: Cell<i32>,
     /// When this broker started, ms.
     pub boot_ms: i64,
+    /// Retention and the watch over the disk.
+    pub cleaning: Cleaning,
     /// Names, restarts.
     pub tree: Tree,
     /// Ends the process when a part can't go on.
@@ -94,6 +97,7 @@ impl Plane {
             members: RefCell::default(),
             permission: Cell::new(settings.broker_permission),
             boot_ms: i64::try_from(wall_now_ms()).unwrap_or(i64::MAX),
+            cleaning: Cleaning::default(),
             tree: Tree::default(),
             shutdown,
             book: OnceCell::new(),

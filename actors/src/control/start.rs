@@ -28,7 +28,7 @@ use super::ledger::Ledger;
 use super::outbox::Outbox;
 use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
-use super::{desk, groups, offsets, shell};
+use super::{cleaning, desk, groups, offsets, shell};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
 /// disk.
@@ -207,6 +207,7 @@ async fn run(seed: Seed, shutdown: Shutdown) {
     };
     let _ = started.send(Ok(loaded));
     groups::scan_for_ever(&plane);
+    actix::spawn(cleaning::run(Rc::clone(&plane)));
     let stopped = Rc::new(Stopped::default());
     let (serving, note) = (Rc::clone(&plane), Rc::clone(&stopped));
     actix::spawn(desk::serve(mail, serving, move |core| note.add(core)));

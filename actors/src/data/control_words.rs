@@ -46,7 +46,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn answer_control(self: &Rc<Self>, ticket: Ticket, question: Question) {
         let here = Rc::clone(self);
-        self.host.spawn(async move {
+        let is_housekeeping = matches!(question, Question::Ages(_));
+        let work = async move {
             let answer = here.answer(question).await;
             let core = here.number;
             // The question was small and came from a plane that is alive: wait for room if need be.
@@ -59,7 +60,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 message = *back;
                 here.host.sleep_ms(1).await;
             }
-        });
+        };
+        if is_housekeeping {
+            self.host.spawn_clean(work);
+        } else {
+            self.host.spawn(work);
+        }
     }
 
     async fn answer(self: &Rc<Self>, question: Question) -> Answer {
@@ -88,6 +94,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             Question::DropGroup(group) => {
                 self.shards().for_each(|shard| shard.drop_group(&group));
+                Answer::Done
+            }
+            Question::Ages(own) => Answer::Ages(self.ages(&own).await),
+            Question::DropSegments(plan) => {
+                self.drop_segments(&plan);
+                Answer::Done
+            }
+            Question::RefuseWrites(reason) => {
+                self.desk.refuse_writes(reason);
                 Answer::Done
             }
         }

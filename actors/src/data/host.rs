@@ -57,6 +57,11 @@ pub trait Host: 'static {
     /// Runs a task in the background of this core.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 
+    /// Runs housekeeping in the background of this core, after everything else.
+    fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn(task);
+    }
+
     /// Ms of [`Host::mono_us`].
     fn mono_ms(&self) -> u64 {
         self.mono_us() / 1000

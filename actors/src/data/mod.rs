@@ -11,6 +11,7 @@ pub mod gather;
 pub mod host;
 pub mod queue;
 pub mod requests;
+pub mod retention;
 pub mod router;
 pub mod seat;
 pub mod shard;

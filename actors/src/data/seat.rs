@@ -176,6 +176,10 @@ impl Host for GlommioHost {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.context.spawn_serve(task);
     }
+
+    fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
+        self.context.spawn_clean(task);
+    }
 }
 
 /// The handler behind both ports.

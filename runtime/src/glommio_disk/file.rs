@@ -16,7 +16,7 @@ use gantry_storage::disk::{DiskError, DiskErrorKind, DiskFile, OpenMode};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use rustix::fs::OFlags;
 
-use super::fault;
+use super::{blocking, fault};
 
 /// `O_DSYNC` as the standard library's options take it.
 const DSYNC: i32 = OFlags::DSYNC.bits().cast_signed();
@@ -60,9 +60,11 @@ impl GlommioFile {
                 let reserved = file.pre_allocate(len, false).await;
                 if let Err(error) = reserved {
                     let error = fault("reserve", name, &io_error(error));
-                    // The open is what failed for the caller; the empty file is overwritten by the
-                    // next try.
+                    // The open is what failed for the caller. The file goes: it may hold the last
+                    // blocks of a full device, which others need.
                     let _ = file.close().await;
+                    let path = path.to_owned();
+                    let _ = blocking(move || std::fs::remove_file(path)).await;
                     return Err(error);
                 }
                 len

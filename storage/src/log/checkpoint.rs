@@ -3,17 +3,13 @@
 //! **Owns** writing and reading the checkpoint file.
 //! **Lives on** the shard's core.
 //! **Invariants** written aside, synced, renamed: the old one or the new one is there, whole.
-//! **Limits** chunks of `CHUNK_BYTES`, so that a large index does not hold up the core.
+//! **Limits** none of its own.
 //! **Not here** when one is due (`shard_store`), what the parts mean (the index rooms).
 
-use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
-use crate::format::{
-    CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CHECKPOINT_NEW_FILE, CheckpointHeader,
-};
-use crate::units::{BLOCK_BYTES, index};
-
-/// Bytes copied between two awaits.
-const CHUNK_BYTES: usize = 1 << 20;
+use crate::disk::{Disk, DiskError};
+use crate::format::{CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CheckpointHeader};
+use crate::log::aside;
+use crate::units::index;
 
 /// A checkpoint read back.
 #[derive(Debug, Default)]
@@ -50,36 +46,7 @@ pub async fn write<D: Disk>(
     };
     let head = header.encode(store_id, parts_crc(&checkpoint.index, &checkpoint.keys));
     let parts = [head.as_slice(), &checkpoint.index, &checkpoint.keys];
-    let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
-    let total = total.next_multiple_of(BLOCK_BYTES);
-    let aside = format!("{folder}/{CHECKPOINT_NEW_FILE}");
-    let file = disk.open(&aside, OpenMode::CreateLen(total)).await?;
-    let mut bytes = parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES));
-    let mut rest: &[u8] = &[];
-    let mut at = 0;
-    while at < total {
-        let len = index(total - at).min(CHUNK_BYTES);
-        let mut buf = disk.alloc(len);
-        let mut room = buf.as_mut();
-        while !room.is_empty() {
-            if rest.is_empty() {
-                let Some(next) = bytes.next() else { break };
-                rest = next;
-            }
-            let count = rest.len().min(room.len());
-            let (into, after) = room.split_at_mut(count);
-            let (from, left) = rest.split_at(count);
-            into.copy_from_slice(from);
-            (room, rest) = (after, left);
-        }
-        room.fill(0);
-        file.write_at(buf, at).await?;
-        at += len as u64;
-    }
-    file.sync().await?;
-    disk.rename(&aside, &format!("{folder}/{CHECKPOINT_FILE}"))
-        .await?;
-    disk.sync_dir(folder).await
+    aside::write(disk, (folder, CHECKPOINT_FILE), &parts).await
 }
 
 /// Reads the checkpoint; `None` when there is none or it is not whole.
@@ -91,23 +58,8 @@ pub async fn read<D: Disk>(
     folder: &str,
     store_id: u64,
 ) -> Result<Option<Checkpoint>, DiskError> {
-    let path = format!("{folder}/{CHECKPOINT_FILE}");
-    let file = match disk.open(&path, OpenMode::Existing).await {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let len = index(file.len() - file.len() % BLOCK_BYTES);
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let count = (len - bytes.len()).min(CHUNK_BYTES);
-        let read = file.read_at(bytes.len() as u64, count).await?;
-        if read.as_ref().is_empty() {
-            break;
-        }
-        bytes.extend_from_slice(read.as_ref());
-    }
-    Ok(decode(&bytes, store_id))
+    let bytes = aside::read(disk, (folder, CHECKPOINT_FILE)).await?;
+    Ok(bytes.and_then(|bytes| decode(&bytes, store_id)))
 }
 
 fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {

@@ -18,13 +18,13 @@ use crate::units::{BLOCK_BYTES, FilePosition, index};
 /// Bytes of one sequential read.
 const READ_BYTES: u64 = 1 << 20;
 /// No run written by this program has a longer payload.
-const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64 << 10);
+pub(crate) const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64 << 10);
 /// Bytes behind the log's end that are searched for proof that the end is damage: a damaged run of
 /// usual size and its group lie within.
 const PROOF_BYTES: u64 = 4 << 20;
 
 /// Where the scan is and what may come next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
     /// The number checksums are made with.
     pub store_id: u64,
@@ -56,12 +56,11 @@ impl Scan {
             && segments.start_of(last) == segments.start_of(header.position)
     }
 
-    /// Whether a run behind the end says that the end was synced further.
-    fn is_disproved_by(&self, header: &RunHeader) -> bool {
+    /// Whether a run behind the end may be one of this log's.
+    fn may_be_behind(&self, header: &RunHeader) -> bool {
         self.sequence
             .is_some_and(|sequence| header.sequence > sequence)
             && header.epoch >= self.epoch
-            && header.committed > self.position
             && u64::from(header.payload_bytes) <= PAYLOAD_BYTES_MAX
     }
 
@@ -110,7 +109,7 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     }
 
     /// Has `start..start + len` in the window; false when the segment does not reach that far.
-    async fn fill(&mut self, start: FilePosition, len: u64) -> Result<bool, DiskError> {
+    pub(crate) async fn fill(&mut self, start: FilePosition, len: u64) -> Result<bool, DiskError> {
         let window_end = self.window_start.plus(self.window.len() as u64);
         if start >= self.window_start && start.plus(len) <= window_end {
             return Ok(true);
@@ -152,7 +151,8 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         Ok(true)
     }
 
-    fn bytes(&self, start: FilePosition, len: u64) -> &[u8] {
+    /// Bytes of the window.
+    pub(crate) fn bytes(&self, start: FilePosition, len: u64) -> &[u8] {
         let from = index(start.since(self.window_start));
         self.window
             .get(from..from.saturating_add(index(len)))
@@ -207,17 +207,32 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
                 return Ok(None);
             }
             let header = RunHeader::peek(self.bytes(at, RUN_HEADER_BYTES), at);
-            if let Some(header) = header.filter(|header| scan.is_disproved_by(header)) {
-                let bytes = RUN_HEADER_BYTES + u64::from(header.payload_bytes);
-                if self.fill(at, bytes).await? {
-                    let whole = self.bytes(at, bytes);
-                    let (head, payload) = whole.split_at(index(RUN_HEADER_BYTES).min(whole.len()));
-                    if header.verify(scan.store_id, head, &[payload]) {
-                        return Ok(Some(at));
-                    }
+            if let Some(header) = header.filter(|header| scan.may_be_behind(header)) {
+                let behind = Scan {
+                    position: at,
+                    sequence: Some(header.sequence),
+                    ..*scan
+                };
+                if let Some(proof) = self.proof_from(behind, scan.position).await? {
+                    return Ok(Some(proof));
                 }
             }
             at = at.plus(BLOCK_BYTES);
+        }
+        Ok(None)
+    }
+
+    /// Follows the runs from `behind` on until one says that more than `end` was synced. The first
+    /// ones may not: syncs come later than runs are sealed.
+    async fn proof_from(
+        &mut self,
+        mut behind: Scan,
+        end: FilePosition,
+    ) -> Result<Option<FilePosition>, DiskError> {
+        while let Some(run) = self.next(&mut behind).await? {
+            if run.header.committed > end {
+                return Ok(Some(run.header.position));
+            }
         }
         Ok(None)
     }

@@ -23,6 +23,9 @@ pub const ZEROS_QUIET_MS: u64 = 100;
 pub const ZEROS_CHUNK_BYTES: u64 = 512 << 10;
 /// Pause before a segment is tried again on a full device.
 pub const FULL_RETRY_MS: u64 = 1000;
+/// Segments that must fit before a device that was full takes records again: with room for one
+/// only it would be full again at once.
+pub const FULL_RESUME_SEGMENTS: u64 = 2;
 
 /// Starts the task.
 pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
@@ -101,7 +104,24 @@ fn next_job<D: Disk>(log: &ShardLog<D>, quiet_at: Option<FilePosition>) -> Optio
     None
 }
 
+/// Whether a device that was full has room to go on with.
+async fn has_room<D: Disk>(log: &ShardLog<D>) -> bool {
+    if log.segments.spares_count() > 0 {
+        return true;
+    }
+    let wanted = FULL_RESUME_SEGMENTS * log.segments.segment_bytes();
+    // A device that can't say is asked for the segment itself.
+    !log.disk.free_bytes().await.is_ok_and(|free| free < wanted)
+}
+
 async fn make<D: Disk>(log: &ShardLog<D>, start: FilePosition) {
+    let was_full = log.full.borrow().is_some();
+    if was_full && !has_room(log).await {
+        log.work
+            .wait_ms(&log.disk, FULL_RETRY_MS, || log.closing.get())
+            .await;
+        return;
+    }
     match log.segments.create(start).await {
         Ok(()) => {
             log.segments_end.set(log.segments.end_after(start));

@@ -90,6 +90,14 @@ impl<D: Disk> Segments<D> {
             .map(|(start, _)| *start)
     }
 
+    /// The start of the newest segment.
+    pub fn last(&self) -> Option<FilePosition> {
+        self.known
+            .borrow()
+            .last_key_value()
+            .map(|(start, _)| *start)
+    }
+
     /// The end of the unbroken row of segments from the one covering `position`.
     pub fn end_after(&self, position: FilePosition) -> FilePosition {
         let known = self.known.borrow();
@@ -145,7 +153,10 @@ impl<D: Disk> Segments<D> {
         let spare = self.spares.borrow_mut().pop();
         let (file, zeroed) = match spare {
             Some(spare) => {
-                self.disk.rename(&self.path(&spare), &name).await?;
+                if let Err(error) = self.disk.rename(&self.path(&spare), &name).await {
+                    self.spares.borrow_mut().push(spare);
+                    return Err(error);
+                }
                 let file = self.disk.open(&name, OpenMode::Existing).await?;
                 (file, start.plus(self.bytes))
             }
@@ -163,30 +174,67 @@ impl<D: Disk> Segments<D> {
         Ok(())
     }
 
-    /// Gives up the segments that end at or before `position`: spares first, the rest removed.
+    /// Gives up the segments that end at or before `position`, oldest first; up to `spares_max` are
+    /// kept to be used again, the rest removed. Returns how many went.
     ///
     /// # Errors
     /// As the device says; what was given up before stays so.
-    pub async fn truncate_before(&self, position: FilePosition) -> Result<u64, DiskError> {
+    pub async fn truncate_before(
+        &self,
+        position: FilePosition,
+        spares_max: usize,
+    ) -> Result<u64, DiskError> {
         let mut dropped = 0;
-        loop {
-            let Some(start) = self.first() else {
-                return Ok(dropped);
-            };
+        while let Some(start) = self.first() {
             if start.plus(self.bytes) > position {
-                return Ok(dropped);
+                break;
             }
-            let path = self.path(&segment_name(start));
-            self.known.borrow_mut().remove(&start);
-            if self.spares.borrow().len() < SPARES_MAX {
-                let spare = spare_name(self.next_spare.get());
-                self.next_spare.set(self.next_spare.get() + 1);
-                self.disk.rename(&path, &self.path(&spare)).await?;
-                self.spares.borrow_mut().push(spare);
-            } else {
-                self.disk.remove(&path).await?;
+            let handle = self.known.borrow_mut().remove(&start);
+            if let Err(error) = self.give_up(start, spares_max).await {
+                // Still there: the next run tries again.
+                self.known.borrow_mut().insert(start, handle.flatten());
+                return Err(error);
             }
             dropped += 1;
         }
+        if dropped > 0 {
+            self.disk.sync_dir(&self.folder).await?;
+        }
+        Ok(dropped)
+    }
+
+    async fn give_up(&self, start: FilePosition, spares_max: usize) -> Result<(), DiskError> {
+        let path = self.path(&segment_name(start));
+        if self.spares.borrow().len() >= spares_max.min(SPARES_MAX) {
+            return self.disk.remove(&path).await;
+        }
+        let spare = spare_name(self.next_spare.get());
+        self.next_spare.set(self.next_spare.get() + 1);
+        self.disk.rename(&path, &self.path(&spare)).await?;
+        self.spares.borrow_mut().push(spare);
+        Ok(())
+    }
+
+    /// Removes the segments kept to be used again. Returns how many.
+    ///
+    /// # Errors
+    /// As the device says.
+    pub async fn release_spares(&self) -> Result<u64, DiskError> {
+        let mut released = 0;
+        loop {
+            let Some(spare) = self.spares.borrow_mut().pop() else {
+                return Ok(released);
+            };
+            if let Err(error) = self.disk.remove(&self.path(&spare)).await {
+                self.spares.borrow_mut().push(spare);
+                return Err(error);
+            }
+            released += 1;
+        }
+    }
+
+    /// Segments kept to be used again.
+    pub fn spares_count(&self) -> usize {
+        self.spares.borrow().len()
     }
 }

@@ -17,7 +17,7 @@ use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::Disk;
 use crate::error::RecoverError;
 use crate::format::{
-    INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
+    Entry, INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
     shard_folder,
 };
 use crate::identity;
@@ -31,12 +31,16 @@ use crate::log::signal::Signal;
 use crate::log::staging::{Staging, StagingStart};
 use crate::log::{log_writer, segment_pool};
 use crate::queue_index::paged::{IndexOpenError, PagedIndex, PagedOptions};
-use crate::queue_index::{Added, IndexEntry, IndexLimits};
+use crate::queue_index::{Added, IndexAppendError, IndexEntry, IndexLimits};
+use crate::retention::floors::{self, Floor};
 use crate::tail::{Tail, TailMemory};
-use crate::units::{BLOCK_BYTES, FilePosition, index};
+use crate::units::{BLOCK_BYTES, FilePosition, QueueOffset, index};
 
 /// The smallest segment a store may have: twice the largest record.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
+
+/// Offsets in a row that may be entered as lost: more than the largest damaged run can have held.
+const LOST_ENTRIES_MAX: u64 = 1 << 20;
 
 /// The indexes while they are being filled.
 struct Indexes<D: Disk> {
@@ -72,6 +76,8 @@ impl<D: Disk> ShardStore<D> {
         let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
         let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
         let (indexes, checkpoint) = open_indexes(&disk, &folder, &options, checkpoint).await?;
+        let floors = floors::read(&disk, &folder, identity.id).await?;
+        indexes.apply_floors(&floors, checkpoint.is_none());
         let mut scan = first_scan(identity.id, checkpoint.as_ref(), &segments);
         let mut report = RecoveryReport {
             created,
@@ -87,6 +93,11 @@ impl<D: Disk> ShardStore<D> {
             &mut report,
         )
         .await?;
+        // A topic's own time may have taken records that only now are known again.
+        indexes.apply_floors(&floors, false);
+        indexes
+            .keys
+            .drop_below(segments.first().unwrap_or_default());
         let epoch = checkpoint
             .map_or(0, |found| found.header.epoch)
             .max(scan.epoch)
@@ -226,7 +237,8 @@ async fn replay<D: Disk>(
             file: segment_name(segments.start_of(scan.position)),
             detail: format!(
                 "the log is damaged at position {}: the run at position {proof} was sealed when \
-                 what lies between was synced. Restore the file, or move the shard's folder away",
+                 what lies between was synced. Restore the file, or give up what is damaged: \
+                 gantry admin log verify says what that is, gantry admin log repair does it",
                 scan.position
             ),
         });
@@ -260,6 +272,58 @@ async fn replay_tail<D: Disk>(
 }
 
 impl<D: Disk> Indexes<D> {
+    /// Lets queues begin where retention left them; `is_whole_log`: also those that the index does
+    /// not know, because their records are gone.
+    fn apply_floors(&self, floors: &[Floor], is_whole_log: bool) {
+        let mut index = self.queues.index_mut();
+        for (key, offset) in floors {
+            if is_whole_log {
+                index.begin_at(*key, *offset);
+            }
+            index.set_min(*key, *offset);
+        }
+    }
+
+    /// Adds an entry of the log to the queue index. Offsets that no record of the log has any more
+    /// (damage that was repaired by giving it up) become entries without a record.
+    fn index_entry(&self, entry: &Entry<'_>, report: &mut RecoveryReport) {
+        let (key, offset) = (entry.head.key, entry.queue_offset);
+        let known = IndexEntry {
+            position: entry.position,
+            length: entry.head.record_bytes,
+            tags_code: entry.head.tags_code,
+            store_time: entry.store_time,
+        };
+        let mut index = self.queues.index_mut();
+        if index.bounds(key).is_none() {
+            // Its earlier records went with their segments.
+            index.begin_at(key, offset);
+        }
+        let mut added = index.append(key, offset, known);
+        if let Err(IndexAppendError::Gap { next, found, .. }) = added
+            && found.0 - next.0 <= LOST_ENTRIES_MAX
+        {
+            for lost in next.0..found.0 {
+                // A failure here is a failure of the append below as well.
+                let _ = index.append(key, QueueOffset(lost), known.lost());
+            }
+            report.damage.push(format!(
+                "topic {} queue {}: the records at offsets {next} to {} are lost",
+                key.topic,
+                key.queue,
+                found.0 - 1
+            ));
+            added = index.append(key, offset, known);
+        }
+        match added {
+            Ok(Added::Yes) => report.records += 1,
+            Ok(Added::Known) => {}
+            Err(error) => report
+                .damage
+                .push(format!("position {}: {error}", entry.position)),
+        }
+    }
+
     async fn replay_run(
         &self,
         payload: &[u8],
@@ -267,23 +331,7 @@ impl<D: Disk> Indexes<D> {
         report: &mut RecoveryReport,
     ) -> Result<(), RecoverError> {
         for entry in entries(payload, start) {
-            let known = IndexEntry {
-                position: entry.position,
-                length: entry.head.record_bytes,
-                tags_code: entry.head.tags_code,
-                store_time: entry.store_time,
-            };
-            let added = self
-                .queues
-                .index_mut()
-                .append(entry.head.key, entry.queue_offset, known);
-            match added {
-                Ok(Added::Yes) => report.records += 1,
-                Ok(Added::Known) => {}
-                Err(error) => report
-                    .damage
-                    .push(format!("position {}: {error}", entry.position)),
-            }
+            self.index_entry(&entry, report);
             for hash in entry.hashes() {
                 self.keys.add_hash(hash, entry.position, entry.store_time);
             }
@@ -328,6 +376,8 @@ fn assemble<D: Disk>(
         upkeep_runs: Cell::new(false),
         checkpoint_position: Cell::new(start.position),
         checkpointing: Cell::new(false),
+        retained: super::retaining::Retained::default(),
+        damage: RefCell::default(),
     })
 }
 

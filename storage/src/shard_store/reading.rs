@@ -8,6 +8,7 @@
 //! **Not here** index pages (`queue_index`), chunks of the device (`read_ahead`).
 
 use bytes::{Bytes, BytesMut};
+use gantry_protocol::message::{RecordView, body_crc};
 
 use super::{ReadLimits, ReadOutcome, ShardStore};
 use crate::address;
@@ -22,6 +23,9 @@ use crate::units::{
     Boundary, FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId,
 };
 
+/// Places of damaged records that are remembered and reported one by one; a device with more of
+/// them needs no further lines.
+pub const DAMAGE_NOTED_MAX: usize = 1024;
 /// Index entries looked up at a time.
 const ENTRIES_STEP: usize = 256;
 
@@ -65,7 +69,7 @@ impl Progress {
         if self.examined >= self.limits.entries_examined {
             return Step::Stop;
         }
-        if !filter(entry.tags_code) {
+        if entry.is_lost() || !filter(entry.tags_code) {
             return Step::Pass;
         }
         let bytes = self.outcome.bytes + u64::from(entry.length);
@@ -84,6 +88,14 @@ impl Progress {
         self.outcome.bytes += u64::from(entry.length);
         self.outcome.first_position.get_or_insert(entry.position);
         self.passed();
+    }
+
+    /// The outcome of a read that met an error: what was found before it, or the error.
+    fn ended(self, error: ReadError) -> Result<ReadOutcome, ReadError> {
+        if self.outcome.found > 0 {
+            return Ok(self.outcome);
+        }
+        Err(error)
     }
 
     /// Entries worth looking up next.
@@ -109,8 +121,17 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn fetch_hot(&self, entry: &IndexEntry, out: &mut BytesMut) -> bool {
-        let (position, len) = (entry.position, u64::from(entry.length));
-        self.log.read_hot(position, len, out) || self.cache.read_hot(position, len, out)
+        let (position, len, at) = (entry.position, u64::from(entry.length), out.len());
+        if self.log.read_hot(position, len, out) {
+            return true;
+        }
+        // What came from the device is looked at; the slow way says what is wrong with it.
+        let found = self.cache.read_hot(position, len, out);
+        let is_whole = found && self.is_whole(out.get(at..), entry);
+        if !is_whole {
+            out.truncate(at);
+        }
+        is_whole
     }
 
     async fn fetch(
@@ -135,10 +156,11 @@ impl<D: Disk> ShardStore<D> {
     }
 
     /// Appends the records of `key` from `from` on whose tags code passes `filter` to `out`, byte
-    /// for byte as stored, reading the device where needed.
+    /// for byte as stored, reading the device where needed. A damaged record is reported and passed
+    /// over; when retention overtakes the reader, `bounds` says where the queue begins now.
     ///
     /// # Errors
-    /// The device failed, or what is there is not a record.
+    /// The device failed before anything was found.
     pub async fn read(
         &self,
         key: QueueKey,
@@ -152,11 +174,14 @@ impl<D: Disk> ShardStore<D> {
         loop {
             entries.clear();
             let next = progress.outcome.next_offset;
-            let count = self
-                .index
-                .lookup(key, next, progress.wanted(), &mut entries)
-                .await?;
+            let wanted = progress.wanted();
+            let count = match self.index.lookup(key, next, wanted, &mut entries).await {
+                Ok(count) => count,
+                Err(_) if next < self.min_of(key) => 0,
+                Err(error) => return progress.ended(error.into()),
+            };
             if count == 0 {
+                progress.outcome.bounds = self.bounds(key);
                 return Ok(progress.outcome);
             }
             for entry in &entries {
@@ -166,12 +191,21 @@ impl<D: Disk> ShardStore<D> {
                     Step::Take => {
                         let at = out.len();
                         let len = u64::from(entry.length);
-                        self.fetch(entry.position, len, out).await?;
-                        if !self.is_record(out.get(at..), entry) {
-                            out.truncate(at);
-                            return Err(self.damaged(entry.position));
+                        let fetched = self.fetch(entry.position, len, out).await;
+                        if fetched.is_ok() && self.is_whole(out.get(at..), entry) {
+                            progress.took(entry);
+                            continue;
                         }
-                        progress.took(entry);
+                        out.truncate(at);
+                        if self.is_gone(entry.position) {
+                            progress.outcome.bounds = self.bounds(key);
+                            return Ok(progress.outcome);
+                        }
+                        if let Err(error) = fetched {
+                            return progress.ended(error);
+                        }
+                        self.report_damage(entry.position);
+                        progress.passed();
                     }
                 }
             }
@@ -221,9 +255,26 @@ impl<D: Disk> ShardStore<D> {
         (!cold || progress.outcome.found > 0).then_some(progress.outcome)
     }
 
-    fn is_record(&self, bytes: Option<&[u8]>, entry: &IndexEntry) -> bool {
+    /// Whether these bytes are the record the index means, with a sound body.
+    fn is_whole(&self, bytes: Option<&[u8]>, entry: &IndexEntry) -> bool {
         let physical = address::physical(self.log.options.shard, entry.position);
-        bytes.and_then(record_peek) == Some((entry.length, physical.0))
+        bytes.is_some_and(|bytes| {
+            record_peek(bytes) == Some((entry.length, physical.0)) && has_sound_body(bytes)
+        })
+    }
+
+    /// Says once of each place that its record is damaged.
+    fn report_damage(&self, position: FilePosition) {
+        let mut damage = self.damage.borrow_mut();
+        if damage.len() < DAMAGE_NOTED_MAX && damage.insert(position) {
+            let error = self.damaged(position);
+            tracing::error!(%error, "a damaged record is passed over: gantry admin log verify");
+        }
+    }
+
+    /// Places where damaged records were met since the start, at most `DAMAGE_NOTED_MAX`.
+    pub fn damage_met(&self) -> Vec<FilePosition> {
+        self.damage.borrow().iter().copied().collect()
     }
 
     fn damaged(&self, position: FilePosition) -> ReadError {
@@ -247,7 +298,10 @@ impl<D: Disk> ShardStore<D> {
             return Err(outside);
         }
         let mut out = BytesMut::new();
-        self.fetch(position, RECORD_PEEK_BYTES, &mut out).await?;
+        if let Err(error) = self.fetch(position, RECORD_PEEK_BYTES, &mut out).await {
+            let is_gone = self.is_gone(position);
+            return Err(if is_gone { outside } else { error });
+        }
         let Some((length, own)) = record_peek(&out) else {
             return Err(self.damaged(position));
         };
@@ -324,6 +378,11 @@ impl<D: Disk> ShardStore<D> {
             .map(|position| address::physical(shard, position))
             .collect())
     }
+}
+
+/// Whether a record can be parsed and its body has its checksum.
+fn has_sound_body(record: &[u8]) -> bool {
+    RecordView::parse(record).is_ok_and(|view| view.body_crc == body_crc(view.body))
 }
 
 /// A reader of few messages does not want hundreds of entries copied.

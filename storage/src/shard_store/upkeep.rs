@@ -173,20 +173,6 @@ impl<D: Disk> ShardStore<D> {
         Ok(())
     }
 
-    /// Gives up whole segments before `position` (retention decides which): they are kept for use
-    /// again or removed. Queues must have been moved on first. Returns how many went.
-    ///
-    /// # Errors
-    /// As the device says; what was given up before stays so.
-    pub async fn truncate_before(&self, position: FilePosition) -> Result<u64, DiskError> {
-        // Replay starts at the checkpoint: nothing after it may go.
-        let position = position.min(self.checkpoint_position.get());
-        let dropped = self.log.segments.truncate_before(position).await?;
-        self.keys
-            .drop_below(self.log.segments.first().unwrap_or_default());
-        Ok(dropped)
-    }
-
     /// Seals, writes, syncs, checkpoints, stops the tasks. Appends get `Closed` from now on.
     ///
     /// # Errors

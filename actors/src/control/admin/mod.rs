@@ -1,6 +1,6 @@
 //! The admin actor: what the broker says of itself, and the settings that change while it runs.
 //!
-//! **Owns** codes 25, 26, 28 and 315, and the changed settings.
+//! **Owns** codes 25, 26, 28, 315 and 329, and the changed settings.
 //! **Lives on** the control plane's thread.
 //! **Invariants** a 28 has every key the tools parse, numbers and "a b c" triples included (trap
 //! 94): a missing one is a `NullPointerException` in mqadmin. Unknown keys of a 25 are ignored with
@@ -83,6 +83,10 @@ impl Admin {
             request::GET_BROKER_RUNTIME_INFO => {
                 self.runtime(to, plane);
                 return;
+            }
+            request::DELETE_EXPIRED_COMMITLOG => {
+                plane.cleaning.ask();
+                Ok(Some(Reply::ok()))
             }
             _ => Err(Refusal::new(
                 response::SYSTEM_ERROR,

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use gantry_protocol::body::KvTable;
 use gantry_protocol::command::VERSION;
+use gantry_storage::retention::Usage;
 
 use crate::control::plane::Plane;
 use crate::control::reply::Reply;
@@ -99,13 +100,12 @@ pub(super) fn table(plane: &Plane, last: Option<Sample>, now: Sample) -> BTreeMa
     for key in ZEROS {
         set(key, "0".to_owned());
     }
-    for key in [
-        "timerEnqueueTps",
-        "timerDequeueTps",
-        "commitLogDiskRatio",
-        "consumeQueueDiskRatio",
-    ] {
+    for key in ["timerEnqueueTps", "timerDequeueTps"] {
         set(key, "0.0".to_owned());
+    }
+    let permille = plane.cleaning.usage().map_or(0, Usage::permille);
+    for key in ["commitLogDiskRatio", "consumeQueueDiskRatio"] {
+        set(key, format!("{}.{:03}", permille / 1000, permille % 1000));
     }
     let capacity = plane.settings.send_queue_capacity.to_string();
     set("sendThreadPoolQueueCapacity", capacity.clone());

@@ -31,6 +31,9 @@ const PENDING_ROWS_MAX: usize = 64 * 1024;
 /// all.
 const COMMIT_EVERY: Duration = Duration::from_millis(200);
 
+/// Pause after a commit that failed, on a full disk for example.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// What the offsets actor is told.
 pub enum Msg {
     /// A client's request with a code of this actor.
@@ -156,13 +159,17 @@ impl Part for Offsets {
 
 impl Offsets {
     fn commit_soon(&mut self, plane: &Rc<Plane>) {
+        self.commit_in(COMMIT_EVERY, plane);
+    }
+
+    fn commit_in(&mut self, wait: Duration, plane: &Rc<Plane>) {
         if self.is_commit_due {
             return;
         }
         self.is_commit_due = true;
         let plane = Rc::clone(plane);
         actix::spawn(async move {
-            actix::clock::sleep(COMMIT_EVERY).await;
+            actix::clock::sleep(wait).await;
             plane.book().offsets.tell(Msg::Commit);
         });
     }
@@ -175,7 +182,10 @@ impl Offsets {
         match plane.ledger.store_offsets(&rows) {
             Ok(()) => self.pending = Pending::default(),
             // They stay pending: the next commit tries again, with newer positions.
-            Err(refusal) => tracing::error!(rows = rows.len(), %refusal, "offsets not stored"),
+            Err(refusal) => {
+                tracing::error!(rows = rows.len(), %refusal, "offsets not stored");
+                self.commit_in(RETRY_AFTER, plane);
+            }
         }
     }
 }

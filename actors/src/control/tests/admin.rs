@@ -6,6 +6,8 @@ use gantry_protocol::code::response;
 
 use super::rig::{Rig, peer, request, settings};
 use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData};
+use gantry_storage::retention::{SegmentAge, ShardAges};
+use gantry_storage::units::{FilePosition, ShardId, StoreTimestamp};
 
 /// Keys that clusterList, brokerStatus and the dashboard parse, with what they parse them as.
 const TRIPLES: [&str; 5] = [
@@ -102,5 +104,50 @@ fn stats_data_is_not_kept_yet() {
     let fields = [("statsName", "TOPIC_PUT_NUMS"), ("statsKey", "T")];
     let reply = rig.ask(peer(1), request(code::VIEW_BROKER_STATS_DATA, &fields, ""));
     assert_eq!(reply.code, response::SYSTEM_ERROR);
+    rig.stop();
+}
+
+#[test]
+fn code_329_orders_a_run_of_retention_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.data_dir = folder.path().into();
+    // No hour of the day, and no run but the one asked for.
+    settings.retention.rules.delete_hours = Vec::new();
+    settings.retention.interval_ms = 3_600_000;
+    let mut rig = Rig::start(folder.path(), settings);
+    rig.answer = Box::new(|question| match question {
+        Question::Ages(_) => Answer::Ages(vec![ShardAges {
+            shard: ShardId(3),
+            segments: vec![SegmentAge {
+                start: FilePosition(0),
+                bytes: 100,
+                newest: Some(StoreTimestamp(1)),
+            }],
+            reserved_from: None,
+        }]),
+        _ => Answer::Done,
+    });
+    let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
+    assert_eq!(rig.ask(peer(1), asked).code, 0);
+    let order = rig.until(|message| {
+        matches!(
+            message,
+            ToData::Ask {
+                question: Question::DropSegments(_),
+                ..
+            }
+        )
+    });
+    let ToData::Ask {
+        question: Question::DropSegments(plan),
+        ..
+    } = order
+    else {
+        unreachable!()
+    };
+    assert_eq!(plan.drops.len(), 1);
+    let drop = plan.drops[0];
+    assert_eq!((drop.shard, drop.before), (ShardId(3), FilePosition(100)));
     rig.stop();
 }

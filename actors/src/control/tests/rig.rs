@@ -17,7 +17,7 @@ use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
     TopicEntry,
 };
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 
 use crate::control::ControlPlane;
 
@@ -77,6 +77,7 @@ pub fn settings() -> BrokerSettings {
         delay_levels_ms: vec![1000; 18],
         data_dir: "/nowhere".into(),
         tail_dir: None,
+        retention: RetentionSettings::stock(256 << 20),
         tail_bytes: 16 << 20,
         segment_bytes: 256 << 20,
         shard_count: 1,

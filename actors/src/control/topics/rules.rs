@@ -12,11 +12,12 @@ use gantry_protocol::body::{TopicConfig, perm};
 use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
 
+use crate::control::cleaning::RESERVE_TIME;
 use crate::refusal::{Refusal, quoted};
 
 /// Most queues of a topic: a queue id is 16 bits in our index.
 pub const TOPIC_QUEUES_MAX: i32 = 65_535;
-/// Most attributes of a topic; RocketMQ knows three.
+/// Most attributes of a topic; RocketMQ knows five.
 const ATTRIBUTES_MAX: usize = 16;
 
 /// Checks a topic name (trap 35: `%` and `|` are legal).
@@ -131,6 +132,28 @@ pub fn sys_flag(unit_mode: bool, topic: &str) -> i32 {
     }
 }
 
+/// Sets or removes a topic's own time: hours, -1 for the broker's (`TopicAttributes`).
+fn alter_reserve_time(
+    attributes: &mut BTreeMap<String, String>,
+    value: Option<&str>,
+) -> Result<(), Refusal> {
+    let Some(value) = value else {
+        attributes.remove(RESERVE_TIME);
+        return Ok(());
+    };
+    if !value.parse::<i64>().is_ok_and(|hours| hours >= -1) {
+        return Err(Refusal::new(
+            response::INVALID_PARAMETER,
+            format!(
+                "attribute {RESERVE_TIME}: {} is not a number of hours, nor -1",
+                quoted(value)
+            ),
+        ));
+    }
+    attributes.insert(RESERVE_TIME.to_owned(), value.to_owned());
+    Ok(())
+}
+
 /// The values an attribute may have; `None` for an unknown attribute.
 fn attribute_values(key: &str) -> Option<&'static [&'static str]> {
     match key {
@@ -180,6 +203,10 @@ pub fn alter_attributes(
                 return invalid(format!("attribute {} needs a leading + or -", quoted(item)));
             }
         };
+        if key == RESERVE_TIME {
+            alter_reserve_time(&mut next, value)?;
+            continue;
+        }
         let Some(allowed) = attribute_values(key) else {
             return invalid(format!("unknown attribute {}", quoted(key)));
         };

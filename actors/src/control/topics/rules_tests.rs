@@ -135,3 +135,20 @@ fn attributes_are_checked_and_two_are_fixed_at_creation() {
     }
     assert_eq!(alter_attributes(&made, "", false).unwrap(), made);
 }
+
+#[test]
+fn a_topics_own_time_is_a_number_of_hours_that_may_change() {
+    let none = BTreeMap::new();
+    let made = alter_attributes(&none, "+reserve.time=24", true).unwrap();
+    assert_eq!(made["reserve.time"], "24");
+    let changed = alter_attributes(&made, "+reserve.time=-1", false).unwrap();
+    assert_eq!(changed["reserve.time"], "-1");
+    assert!(
+        alter_attributes(&made, "-reserve.time", false)
+            .unwrap()
+            .is_empty()
+    );
+    for bad in ["+reserve.time=-2", "+reserve.time=3d", "+reserve.time="] {
+        assert!(alter_attributes(&made, bad, false).is_err(), "{bad}");
+    }
+}

@@ -13,9 +13,12 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use gantry_storage::disk::Disk;
+use gantry_storage::disk::{Disk, DiskError};
 use gantry_storage::error::{AppendError, ReadError};
-use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome, ShardStore};
+use gantry_storage::retention::SegmentAge;
+use gantry_storage::shard_store::{
+    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RetainError, ShardStore,
+};
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, StoreTimestamp,
     TopicId,
@@ -73,6 +76,18 @@ pub trait QueueStore: 'static {
         end_ms: u64,
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, ReadError>;
+    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError>;
+    async fn first_since(
+        &self,
+        topic: TopicId,
+        time: StoreTimestamp,
+    ) -> Result<Option<FilePosition>, ReadError>;
+    async fn oldest_segments(&self, max: usize) -> Result<Vec<SegmentAge>, DiskError>;
+    async fn drop_before(
+        &self,
+        position: FilePosition,
+        is_recycling: bool,
+    ) -> Result<Dropped, RetainError>;
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
@@ -150,5 +165,25 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, ReadError> {
         Self::query_key(self, topic, word, begin_ms, end_ms, max).await
+    }
+    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
+        Self::trim_topic(self, topic, time).await
+    }
+    async fn first_since(
+        &self,
+        topic: TopicId,
+        time: StoreTimestamp,
+    ) -> Result<Option<FilePosition>, ReadError> {
+        Self::first_since(self, topic, time).await
+    }
+    async fn oldest_segments(&self, max: usize) -> Result<Vec<SegmentAge>, DiskError> {
+        Self::oldest_segments(self, max).await
+    }
+    async fn drop_before(
+        &self,
+        position: FilePosition,
+        is_recycling: bool,
+    ) -> Result<Dropped, RetainError> {
+        Self::drop_before(self, position, is_recycling).await
     }
 }

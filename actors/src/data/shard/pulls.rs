@@ -285,6 +285,14 @@ fn limits_of(pull: &Pull) -> ReadLimits {
 }
 
 fn verdict_of(read: &ReadOutcome, from: QueueOffset) -> Verdict {
+    if read.found == 0 && from < read.bounds.min {
+        // Retention went past the reader.
+        return Verdict {
+            status: PullStatus::OffsetTooSmall,
+            code: response::PULL_OFFSET_MOVED,
+            next: read.bounds.min,
+        };
+    }
     pull::verdict(
         usize::try_from(read.found).unwrap_or(usize::MAX),
         from,

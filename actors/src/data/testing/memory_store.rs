@@ -12,8 +12,12 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_storage::disk::DiskError;
 use gantry_storage::error::{AppendError, ReadError};
-use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome};
+use gantry_storage::retention::SegmentAge;
+use gantry_storage::shard_store::{
+    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RetainError,
+};
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
     StoreTimestamp, TopicId,
@@ -52,6 +56,8 @@ pub struct MemoryStore {
     pub is_cold: Cell<bool>,
     /// The next append panics in its caller, after the store is done.
     pub poison: RefCell<Option<Rc<str>>>,
+    /// What retention asked for.
+    pub asked: RefCell<Vec<String>>,
 }
 
 impl MemoryStore {
@@ -68,6 +74,7 @@ impl MemoryStore {
             room: Cell::new(u64::MAX),
             is_cold: Cell::new(false),
             poison: RefCell::default(),
+            asked: RefCell::default(),
         })
     }
 
@@ -299,5 +306,38 @@ impl QueueStore for MemoryStore {
         let rows = rows.flat_map(|(_, queue)| queue.rows.iter().rev());
         let hits = rows.filter(|row| row.keys.iter().any(|key| key == word));
         Ok(hits.map(|row| row.physical).take(max).collect())
+    }
+
+    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
+        self.asked
+            .borrow_mut()
+            .push(format!("trim {topic} to {time}"));
+        Ok(0)
+    }
+
+    async fn first_since(
+        &self,
+        topic: TopicId,
+        time: StoreTimestamp,
+    ) -> Result<Option<FilePosition>, ReadError> {
+        self.asked
+            .borrow_mut()
+            .push(format!("keep {topic} since {time}"));
+        Ok(Some(FilePosition(time.0)))
+    }
+
+    async fn oldest_segments(&self, _max: usize) -> Result<Vec<SegmentAge>, DiskError> {
+        Ok(Vec::new())
+    }
+
+    async fn drop_before(
+        &self,
+        position: FilePosition,
+        is_recycling: bool,
+    ) -> Result<Dropped, RetainError> {
+        self.asked
+            .borrow_mut()
+            .push(format!("drop before {position}, {is_recycling}"));
+        Ok(Dropped::default())
     }
 }

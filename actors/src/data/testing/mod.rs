@@ -29,7 +29,7 @@ use self::memory_store::MemoryStore;
 use super::core::{CorePlace, DataCore};
 use super::requests::parked::Caller;
 use crate::seam::{CatalogChange, GroupEntry, ToData, TopicEntry};
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType};
+use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 
 /// A core of the tests.
 pub type TestCore = DataCore<MemoryStore, FakeHost>;
@@ -307,6 +307,7 @@ pub fn settings() -> BrokerSettings {
         delay_levels_ms: Vec::new(),
         data_dir: PathBuf::new(),
         tail_dir: None,
+        retention: RetentionSettings::stock(256 << 20),
         tail_bytes: 16 << 20,
         segment_bytes: 256 << 20,
         shard_count: 1,

@@ -43,6 +43,8 @@ pub struct SendDesk {
     arena: RefCell<BytesMut>,
     scratch: RefCell<Vec<u8>>,
     random: RefCell<u64>,
+    /// Why messages are refused, if they are.
+    refusing: RefCell<Option<Arc<str>>>,
 }
 
 /// What a send needs before it can be stored.
@@ -73,6 +75,7 @@ impl SendDesk {
             arena: RefCell::default(),
             scratch: RefCell::default(),
             random: RefCell::new(seed | 1),
+            refusing: RefCell::default(),
         }
     }
 
@@ -129,7 +132,15 @@ impl SendDesk {
             let remark = format!("broker unable to service, until {from} ms since 1970");
             return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
         }
-        Ok(())
+        match &*self.refusing.borrow() {
+            Some(reason) => Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, &**reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses messages for this reason from now on, or takes them again.
+    pub fn refuse_writes(&self, reason: Option<Arc<str>>) {
+        self.refusing.replace(reason);
     }
 
     fn choose_queue(&self, topic: &TopicEntry, wanted: i32) -> Result<QueueKey, Refusal> {

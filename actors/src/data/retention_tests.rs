@@ -1,0 +1,101 @@
+use std::sync::Arc;
+
+use gantry_protocol::code::response;
+use gantry_storage::retention::{Plan, Reason, ShardAges, ShardDrop};
+use gantry_storage::units::{FilePosition, ShardId, StoreTimestamp, TopicId};
+
+use crate::data::testing::{TestBroker, send_frame, send_header};
+use crate::seam::{Answer, OwnTimes, Question, Ticket, ToControl, ToData};
+
+fn ask(broker: &TestBroker, question: &Question) -> Vec<Answer> {
+    broker.tell_all(|| ToData::Ask {
+        ticket: Ticket(1),
+        question: question.clone(),
+    });
+    broker.settle();
+    let answers = broker.world.take_control().into_iter();
+    let answers = answers.filter_map(|message| match message {
+        ToControl::Answer { answer, .. } => Some(answer),
+        _ => None,
+    });
+    answers.collect()
+}
+
+fn asked(broker: &TestBroker) -> Vec<Vec<String>> {
+    let stores = broker.stores.iter();
+    stores.map(|store| store.asked.take()).collect()
+}
+
+#[test]
+fn each_shard_applies_own_times_and_offers_what_it_has() {
+    let broker = TestBroker::new(2, 2, |_| {});
+    let own = OwnTimes {
+        trim: vec![(TopicId(1), StoreTimestamp(5))],
+        keep: vec![
+            (TopicId(2), StoreTimestamp(9)),
+            (TopicId(3), StoreTimestamp(8)),
+        ],
+    };
+    let answers = ask(&broker, &Question::Ages(Arc::new(own)));
+    let mut ages: Vec<ShardAges> = answers
+        .into_iter()
+        .flat_map(|answer| match answer {
+            Answer::Ages(ages) => ages,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    ages.sort_by_key(|ages| ages.shard);
+    assert_eq!(ages.len(), 2);
+    assert_eq!((ages[0].shard, ages[1].shard), (ShardId(0), ShardId(1)));
+    // The lowest of what two topics still want.
+    assert!(
+        ages.iter()
+            .all(|ages| ages.reserved_from == Some(FilePosition(8)))
+    );
+    for asked in asked(&broker) {
+        assert_eq!(asked, ["trim 1 to 5", "keep 2 since 9", "keep 3 since 8"]);
+    }
+}
+
+#[test]
+fn a_drop_reaches_its_shard_and_a_tight_disk_all_of_them() {
+    let broker = TestBroker::new(1, 2, |_| {});
+    let mut plan = Plan {
+        drops: vec![ShardDrop {
+            shard: ShardId(1),
+            before: FilePosition(77),
+            reason: Reason::Age,
+        }],
+        is_recycling: true,
+    };
+    ask(&broker, &Question::DropSegments(Arc::new(plan.clone())));
+    assert_eq!(
+        asked(&broker),
+        [vec![], vec!["drop before 77, true".to_owned()]]
+    );
+    plan.is_recycling = false;
+    ask(&broker, &Question::DropSegments(Arc::new(plan)));
+    assert_eq!(
+        asked(&broker),
+        [["drop before 0, false"], ["drop before 77, false"]]
+    );
+}
+
+#[test]
+fn writes_are_refused_with_the_reason_until_they_are_not() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let send = || {
+        broker.request(&send_frame(5, &send_header("T"), b"x"));
+        broker.reply()
+    };
+    assert_eq!(send().code, 0);
+    ask(
+        &broker,
+        &Question::RefuseWrites(Some(Arc::from("the disk is full"))),
+    );
+    let refused = send();
+    assert_eq!(refused.code, response::SERVICE_NOT_AVAILABLE);
+    assert_eq!(refused.remark.as_deref(), Some("the disk is full"));
+    ask(&broker, &Question::RefuseWrites(None));
+    assert_eq!(send().code, 0);
+}

@@ -1,0 +1,298 @@
+//! `gantry admin log`: verify, dump and repair the logs of a stopped broker.
+//!
+//! **Owns** the commands' output.
+//! **Lives on** the main thread; the disk is read on a core of its own.
+//! **Invariants** the store's lock is held throughout; nothing is changed but by `repair` without
+//! `--dry-run`.
+//! **Limits** none of its own.
+//! **Not here** what a sound log is, and mending it (`gantry_storage::offline`).
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use gantry_protocol::message::RecordView;
+use gantry_protocol::properties::{SendProperties, split_keys};
+use gantry_runtime::glommio_disk::{GlommioDisk, StoreLock, TailPlace};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shutdown::Shutdown;
+use gantry_runtime::topology::Placement;
+use gantry_storage::format::{Entry, IdentityKind, STORE_FILE, TailHeader, shard_folder};
+use gantry_storage::offline::{self, Damage, Repaired, Survey};
+use gantry_storage::units::ShardId;
+use gantry_storage::{address, identity};
+use serde_json::{Value, json};
+
+use crate::cli::{AdminLog, LogDump, LogPlace, LogRepair};
+
+/// Bytes of a tail's header that are used.
+const TAIL_HEAD_BYTES: usize = 40;
+
+/// Runs the command.
+///
+/// # Errors
+/// What is damaged, or why it could not be looked at.
+pub fn run(command: &AdminLog) -> Result<(), String> {
+    let place = match command {
+        AdminLog::Verify(place) => place,
+        AdminLog::Dump(dump) => &dump.place,
+        AdminLog::Repair(repair) => &repair.place,
+    };
+    let _lock = lock(&place.data)?;
+    let job = match command {
+        AdminLog::Verify(_) => Job::Verify,
+        AdminLog::Dump(LogDump { topic, json, .. }) => Job::Dump {
+            topic: topic.clone(),
+            json: *json,
+        },
+        AdminLog::Repair(LogRepair {
+            dry_run,
+            without_tail,
+            ..
+        }) => Job::Repair {
+            is_dry: *dry_run,
+            without_tail: *without_tail,
+        },
+    };
+    on_a_core(place, job)
+}
+
+#[derive(Clone)]
+enum Job {
+    Verify,
+    Dump { topic: Option<String>, json: bool },
+    Repair { is_dry: bool, without_tail: bool },
+}
+
+fn lock(data: &Path) -> Result<StoreLock, String> {
+    // The lock would make the folder.
+    if !data.join(STORE_FILE).is_file() {
+        return Err(format!("{} holds no store of Gantry", data.display()));
+    }
+    StoreLock::take(data).map_err(|error| error.to_string())
+}
+
+fn on_a_core(place: &LogPlace, job: Job) -> Result<(), String> {
+    let (send, outcome) = mpsc::channel();
+    let plan = CorePlan::new(vec![Placement::Unbound]);
+    let (data, shard) = (place.data.clone(), place.shard);
+    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
+        let (data, job) = (data.clone(), job.clone());
+        async move {
+            let result = work(&context, &data, shard, &job).await;
+            // Nobody listens any more only if the main thread is gone.
+            drop(send.send(result));
+        }
+    });
+    let failed = cores.map_err(|error| error.to_string())?.join();
+    outcome.recv().unwrap_or_else(|_| {
+        let causes = failed.into_iter().map(|(_, cause)| cause);
+        Err(causes.collect::<Vec<_>>().join("; "))
+    })
+}
+
+async fn work(
+    context: &CoreContext,
+    data: &Path,
+    only: Option<u8>,
+    job: &Job,
+) -> Result<(), String> {
+    let disk = GlommioDisk::open(data, context.queues.flush).await;
+    let disk = disk.map_err(|error| error.to_string())?;
+    let store = identity::load(&disk, IdentityKind::Store, STORE_FILE).await;
+    let store = store.map_err(|error| error.to_string())?;
+    let mut damaged = 0;
+    for number in (0..store.shard).filter(|number| only.is_none_or(|only| only == *number)) {
+        let shard = ShardId(number);
+        let tail = tail_left(data, store.id, number);
+        damaged += match job {
+            Job::Verify => verify(&disk, shard, tail).await?,
+            Job::Dump { topic, json } => dump(&disk, shard, topic.as_deref(), *json).await?,
+            Job::Repair {
+                is_dry,
+                without_tail,
+            } => {
+                if let Some(tail) = tail.filter(|_| !is_dry && !without_tail) {
+                    return Err(format!(
+                        "shard {number}: a killed broker left its tail in {}; start the broker, \
+                         it may mend the log from there, or go on with --without-tail",
+                        tail.display()
+                    ));
+                }
+                mend(&disk, shard, *is_dry).await?;
+                0
+            }
+        };
+    }
+    if damaged > 0 {
+        return Err(format!(
+            "{damaged} damaged places; gantry admin log repair --dry-run says what giving them up \
+             would drop"
+        ));
+    }
+    Ok(())
+}
+
+/// The tail that a killed process left of this shard. A start that was refused leaves an empty one.
+fn tail_left(data: &Path, store_id: u64, shard: u8) -> Option<PathBuf> {
+    let path = TailPlace::choose(None, data).locate(data, store_id, shard);
+    let mut head = [0; TAIL_HEAD_BYTES];
+    File::open(&path).ok()?.read_exact(&mut head).ok()?;
+    TailHeader::decode(&head).map(|_| path)
+}
+
+/// Writes lines to standard output; a reader that has enough ends the program quietly.
+fn say(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| format!("standard output: {error}"))
+}
+
+async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<PathBuf>) -> Result<u64, String> {
+    let found = offline::survey(disk, shard, &mut |_| {}).await;
+    let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
+    let mut text = summary(shard, &found);
+    if let Some(tail) = tail {
+        // Writing to a String can't fail, here and below.
+        let _ = writeln!(
+            text,
+            "  a killed broker left its tail in {}: what only that has is not counted here",
+            tail.display()
+        );
+    }
+    say(&text)?;
+    Ok(found.damages.len() as u64)
+}
+
+fn summary(shard: ShardId, found: &Survey) -> String {
+    let mut text = format!(
+        "shard {shard}: positions {} to {}, {} runs, {} records, {} damaged places\n",
+        found.first,
+        found.end,
+        found.runs,
+        found.records,
+        found.damages.len()
+    );
+    if found.fillers > 0 {
+        let _ = writeln!(
+            text,
+            "  {} runs were given up by earlier repairs",
+            found.fillers
+        );
+    }
+    for damage in &found.damages {
+        let _ = writeln!(text, "  {}", line(shard, damage));
+    }
+    if let Some(torn) = found.torn {
+        let _ = writeln!(
+            text,
+            "  runs from position {torn} on were never synced as a whole; the next start drops them"
+        );
+    }
+    text
+}
+
+fn line(shard: ShardId, damage: &Damage) -> String {
+    let lost = damage
+        .runs_lost
+        .map_or_else(|| "unknown runs".to_owned(), |lost| format!("{lost} runs"));
+    let cause = damage.cause.as_deref().unwrap_or("no sound run is there");
+    format!(
+        "{}/{}: damaged from position {} to {} ({lost}): {cause}",
+        shard_folder(shard),
+        damage.file,
+        damage.position,
+        damage.end
+    )
+}
+
+async fn dump(
+    disk: &GlommioDisk,
+    shard: ShardId,
+    topic: Option<&str>,
+    json: bool,
+) -> Result<u64, String> {
+    let mut printed = Ok(());
+    let mut print = |entry: &Entry<'_>| {
+        if printed.is_ok()
+            && let Some(line) = record_line(shard, entry, topic, json)
+        {
+            printed = say(&line);
+        }
+    };
+    let found = offline::survey(disk, shard, &mut print).await;
+    let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
+    printed?;
+    for damage in &found.damages {
+        eprintln!("{}", line(shard, damage));
+    }
+    Ok(found.damages.len() as u64)
+}
+
+fn record_line(
+    shard: ShardId,
+    entry: &Entry<'_>,
+    topic: Option<&str>,
+    json: bool,
+) -> Option<String> {
+    let view = RecordView::parse(entry.record).ok()?;
+    if topic.is_some_and(|topic| topic != view.topic) {
+        return None;
+    }
+    let properties = SendProperties::scan(view.properties);
+    let keys: Vec<&str> = properties
+        .keys
+        .map(split_keys)
+        .into_iter()
+        .flatten()
+        .collect();
+    let unique = properties.unique_key.unwrap_or_default();
+    let physical = address::physical(shard, entry.position).0;
+    if json {
+        let value: Value = json!({
+            "shard": shard.0, "position": entry.position.0, "physicalOffset": physical,
+            "topic": view.topic, "queueId": view.queue_id, "queueOffset": view.queue_offset,
+            "bytes": view.record_bytes, "storeTimestamp": view.store_timestamp,
+            "keys": keys, "uniqKey": unique,
+        });
+        return Some(format!("{value}\n"));
+    }
+    Some(format!(
+        "{physical}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
+        view.topic,
+        view.queue_id,
+        view.queue_offset,
+        view.record_bytes,
+        view.store_timestamp,
+        unique,
+        keys.join(" ")
+    ))
+}
+
+async fn mend(disk: &GlommioDisk, shard: ShardId, is_dry: bool) -> Result<(), String> {
+    let done = offline::repair(disk, shard, is_dry).await;
+    let done = done.map_err(|error| format!("shard {shard}: {error}"))?;
+    say(&told(shard, &done, is_dry))
+}
+
+fn told(shard: ShardId, done: &Repaired, is_dry: bool) -> String {
+    if done.before.damages.is_empty() {
+        return format!("shard {shard}: nothing to repair\n");
+    }
+    let what = if is_dry { "would give up" } else { "gave up" };
+    let mut text = String::new();
+    for damage in &done.before.damages {
+        let _ = writeln!(text, "shard {shard}: {what} {}", line(shard, damage));
+    }
+    if done.drops_checkpoint {
+        let what = if is_dry { "would remove" } else { "removed" };
+        let _ = writeln!(
+            text,
+            "shard {shard}: {what} the checkpoint; the next start replays the whole log"
+        );
+    }
+    text
+}

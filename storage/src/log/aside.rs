@@ -1,0 +1,81 @@
+//! Small files of a shard that are there wholly or not at all.
+//!
+//! **Owns** writing a file aside, syncing and renaming it; reading one back.
+//! **Lives on** the shard's core.
+//! **Invariants** after any crash the old content or the new one is there, whole.
+//! **Limits** chunks of `CHUNK_BYTES`, so that a large file does not hold up the core.
+//! **Not here** what the bytes mean (`checkpoint`, `retention::floors`).
+
+use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::units::{BLOCK_BYTES, index};
+
+/// Bytes copied between two awaits.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Puts `parts`, one behind the other and padded with zeros to a block, in the place of
+/// `folder/name`.
+///
+/// # Errors
+/// As the device says; the old file is then still there.
+pub async fn write<D: Disk>(
+    disk: &D,
+    (folder, name): (&str, &str),
+    parts: &[&[u8]],
+) -> Result<(), DiskError> {
+    let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    let total = total.next_multiple_of(BLOCK_BYTES);
+    let aside = format!("{folder}/{name}.new");
+    let file = disk.open(&aside, OpenMode::CreateLen(total)).await?;
+    let mut bytes = parts.iter().flat_map(|part| part.chunks(CHUNK_BYTES));
+    let mut rest: &[u8] = &[];
+    let mut at = 0;
+    while at < total {
+        let len = index(total - at).min(CHUNK_BYTES);
+        let mut buf = disk.alloc(len);
+        let mut room = buf.as_mut();
+        while !room.is_empty() {
+            if rest.is_empty() {
+                let Some(next) = bytes.next() else { break };
+                rest = next;
+            }
+            let count = rest.len().min(room.len());
+            let (into, after) = room.split_at_mut(count);
+            let (from, left) = rest.split_at(count);
+            into.copy_from_slice(from);
+            (room, rest) = (after, left);
+        }
+        room.fill(0);
+        file.write_at(buf, at).await?;
+        at += len as u64;
+    }
+    file.sync().await?;
+    disk.rename(&aside, &format!("{folder}/{name}")).await?;
+    disk.sync_dir(folder).await
+}
+
+/// All whole blocks of `folder/name`; `None` when there is no such file.
+///
+/// # Errors
+/// As the device says.
+pub async fn read<D: Disk>(
+    disk: &D,
+    (folder, name): (&str, &str),
+) -> Result<Option<Vec<u8>>, DiskError> {
+    let path = format!("{folder}/{name}");
+    let file = match disk.open(&path, OpenMode::Existing).await {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let len = index(file.len() - file.len() % BLOCK_BYTES);
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let count = (len - bytes.len()).min(CHUNK_BYTES);
+        let read = file.read_at(bytes.len() as u64, count).await?;
+        if read.as_ref().is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(read.as_ref());
+    }
+    Ok(Some(bytes))
+}

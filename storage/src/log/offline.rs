@@ -1,0 +1,274 @@
+//! A shard's log looked at, and mended, while no process has it.
+//!
+//! **Owns** the walk over every run from the first segment on, past whatever is damaged.
+//! **Lives on** a tool's core; nobody else may have the store open.
+//! **Invariants** what counts as a run is recovery's own rule; bytes behind the end count as
+//! damaged only if a later run proves that they were synced, else they are a torn end, which a
+//! start drops by itself.
+//! **Limits** reads everything: about as long as copying the log.
+//! **Not here** printing (server), mending (`repair`), the tail.
+
+mod repair;
+#[cfg(test)]
+mod tests;
+
+use crate::disk::Disk;
+use crate::error::RecoverError;
+use crate::format::{
+    Entry, IdentityKind, RUN_HEADER_BYTES, RunHeader, SHARD_FILE, entries, segment_name,
+    shard_folder,
+};
+use crate::identity;
+use crate::log::recovery::{DeviceScan, Scan};
+use crate::log::segments::Segments;
+use crate::units::{BLOCK_BYTES, FilePosition, ShardId};
+
+pub use repair::{RepairError, Repaired, repair};
+
+/// Bytes searched between two reads for a run behind damage.
+const SEARCH_BYTES: u64 = 1 << 20;
+
+/// Synced bytes that hold no run any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment file in which it begins.
+    pub file: String,
+    /// Where it begins.
+    pub position: FilePosition,
+    /// Where sound runs go on.
+    pub end: FilePosition,
+    /// Runs that were there; unknown at the log's very beginning.
+    pub runs_lost: Option<u64>,
+    /// What the device said, if it was the device.
+    pub cause: Option<String>,
+    /// What the run behind it says, for `repair`.
+    next: RunHeader,
+    /// Where the walk was, for `repair`.
+    scan: Scan,
+}
+
+/// What a walk over a shard's log found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Where the log begins.
+    pub first: FilePosition,
+    /// Where it ends.
+    pub end: FilePosition,
+    /// Sound runs.
+    pub runs: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Runs without records, which an earlier repair put in the place of lost ones.
+    pub fillers: u64,
+    /// What is damaged, in order.
+    pub damages: Vec<Damage>,
+    /// Where sound runs lie behind an end that was never synced; a start drops them.
+    pub torn: Option<FilePosition>,
+}
+
+/// Walks over the whole log of a shard; `visit` sees every record of every sound run.
+///
+/// # Errors
+/// The shard's identity is missing, damaged or newer, or the folder can't be listed.
+pub async fn survey<D: Disk>(
+    disk: &D,
+    shard: ShardId,
+    visit: &mut dyn FnMut(&Entry<'_>),
+) -> Result<Survey, RecoverError> {
+    let (segments, store_id) = open(disk, shard).await?;
+    let mut walk = Walk::new(&segments, store_id);
+    walk.run(visit).await;
+    Ok(walk.finish())
+}
+
+async fn open<D: Disk>(disk: &D, shard: ShardId) -> Result<(Segments<D>, u64), RecoverError> {
+    let folder = shard_folder(shard);
+    let path = format!("{folder}/{SHARD_FILE}");
+    let identity = identity::load(disk, IdentityKind::Shard, &path).await?;
+    let segments = Segments::load(disk.clone(), folder, identity.segment_bytes).await?;
+    Ok((segments, identity.id))
+}
+
+struct Walk<'a, D: Disk> {
+    device: DeviceScan<'a, D>,
+    scan: Scan,
+    found: Survey,
+    /// Damage that no later run has proved yet, with the counts before it.
+    unproved: Vec<(Damage, Survey)>,
+}
+
+impl<'a, D: Disk> Walk<'a, D> {
+    fn new(segments: &'a Segments<D>, store_id: u64) -> Self {
+        let first = segments.first().unwrap_or_default();
+        let found = Survey {
+            first,
+            end: first,
+            ..Survey::default()
+        };
+        Self {
+            device: DeviceScan::new(segments),
+            scan: Scan {
+                store_id,
+                position: first,
+                sequence: None,
+                epoch: 0,
+            },
+            found,
+            unproved: Vec::new(),
+        }
+    }
+
+    async fn run(&mut self, visit: &mut dyn FnMut(&Entry<'_>)) {
+        loop {
+            let cause = match self.device.next(&mut self.scan).await {
+                Ok(Some(run)) => {
+                    let before = self.found.records;
+                    for entry in entries(run.payload, run.payload_start()) {
+                        self.found.records += 1;
+                        visit(&entry);
+                    }
+                    self.found.fillers += u64::from(self.found.records == before);
+                    self.found.runs += 1;
+                    self.found.end = run.header.end();
+                    let committed = run.header.committed;
+                    self.prove(committed);
+                    continue;
+                }
+                Ok(None) => None,
+                Err(error) => Some(error.to_string()),
+            };
+            if !self.pass_over(cause).await {
+                return;
+            }
+        }
+    }
+
+    /// A run that says so much was synced proves the damage before that.
+    fn prove(&mut self, committed: FilePosition) {
+        while let Some((damage, _)) = self.unproved.first() {
+            if damage.position >= committed {
+                return;
+            }
+            let (damage, _) = self.unproved.remove(0);
+            self.found.damages.push(damage);
+        }
+    }
+
+    /// Goes on at the next sound run, if there is one.
+    async fn pass_over(&mut self, cause: Option<String>) -> bool {
+        let Some(next) = self.search().await else {
+            return false;
+        };
+        let segments = self.device.segments();
+        let damage = Damage {
+            file: segment_name(segments.start_of(self.scan.position)),
+            position: self.scan.position,
+            end: next.position,
+            runs_lost: self.scan.sequence.map(|wanted| next.sequence - wanted),
+            cause,
+            next,
+            scan: self.scan,
+        };
+        self.unproved.push((damage, self.found.clone()));
+        self.scan.position = next.position;
+        self.scan.sequence = Some(next.sequence);
+        true
+    }
+
+    /// The first sound run behind the walk's position, at any byte.
+    async fn search(&mut self) -> Option<RunHeader> {
+        let segments = self.device.segments();
+        let last = segments.last()?;
+        let mut at = self.scan.position.block_down();
+        while at < last.plus(segments.segment_bytes()) {
+            let end = segments.next_start(at).min(at.plus(SEARCH_BYTES));
+            // A header may lie across the border of two steps.
+            let overlap = segments.next_start(at).min(end.plus(BLOCK_BYTES));
+            if self.device.fill(at, overlap.since(at)).await == Ok(true) {
+                if let Some(found) = self.search_in(at, end, overlap).await {
+                    return Some(found);
+                }
+            } else if let Some(found) = self.search_by_block(at, end).await {
+                return Some(found);
+            }
+            at = end;
+        }
+        None
+    }
+
+    /// A device that can't read all of it may read some.
+    async fn search_by_block(
+        &mut self,
+        mut at: FilePosition,
+        end: FilePosition,
+    ) -> Option<RunHeader> {
+        while at < end {
+            let next = at.plus(BLOCK_BYTES);
+            if self.device.fill(at, BLOCK_BYTES).await == Ok(true)
+                && let Some(found) = self.search_in(at, next, next).await
+            {
+                return Some(found);
+            }
+            at = next;
+        }
+        None
+    }
+
+    async fn search_in(
+        &mut self,
+        from: FilePosition,
+        until: FilePosition,
+        readable: FilePosition,
+    ) -> Option<RunHeader> {
+        let bytes = self.device.bytes(from, readable.since(from));
+        let mut hits = Vec::new();
+        for (n, window) in (0u64..).zip(bytes.windows(crate::units::index(RUN_HEADER_BYTES))) {
+            let position = from.plus(n);
+            if position >= until {
+                break;
+            }
+            if window.first() == Some(&b'G')
+                && let Some(header) = RunHeader::peek(window, position)
+                && self.may_go_on(&header)
+            {
+                hits.push(header);
+            }
+        }
+        for header in hits {
+            if self.is_sound(&header).await {
+                return Some(header);
+            }
+        }
+        None
+    }
+
+    fn may_go_on(&self, header: &RunHeader) -> bool {
+        let follows = self
+            .scan
+            .sequence
+            .is_none_or(|wanted| header.sequence >= wanted);
+        let is_behind = header.position > self.scan.position || self.scan.sequence.is_none();
+        follows && is_behind && header.epoch >= self.scan.epoch
+    }
+
+    async fn is_sound(&mut self, header: &RunHeader) -> bool {
+        let mut probe = Scan {
+            position: header.position,
+            sequence: Some(header.sequence),
+            ..self.scan
+        };
+        let run = self.device.next(&mut probe).await;
+        matches!(run, Ok(Some(run)) if run.header == *header)
+    }
+
+    fn finish(self) -> Survey {
+        let mut found = self.found;
+        if let Some((damage, before)) = self.unproved.into_iter().next() {
+            let proved = std::mem::take(&mut found.damages);
+            found = before;
+            found.damages = proved;
+            found.torn = Some(damage.end);
+        }
+        found
+    }
+}

@@ -1,0 +1,205 @@
+use bytes::BytesMut;
+
+use super::*;
+use crate::shard_store::tests::{
+    SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
+};
+use crate::shard_store::{FlushMode, ShardStore};
+use crate::sim_disk::{SimDisk, SimOp};
+use crate::units::{QueueKey, QueueOffset};
+
+const FIRST: &str = "shard-0/00000000000000000000.log";
+const SECOND: &str = "shard-0/00000000000008388608.log";
+
+fn key() -> QueueKey {
+    QueueKey::new(1, 0)
+}
+
+/// A store at rest with `count` records of `bytes` each, each committed by itself.
+fn made(seed: u64, count: u8, bytes: usize, mode: FlushMode) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(mode));
+        let (store, _) = opened.await.unwrap();
+        for n in 0..count {
+            append_patiently(&disk, &store, &record(key(), &vec![n; bytes], &["k"])).await;
+            store.until_committed(store.staged()).await.unwrap();
+        }
+        store.shutdown().await.unwrap();
+    });
+    disk.kill();
+    disk
+}
+
+fn look(disk: &SimDisk) -> (Survey, Vec<u64>) {
+    let mut offsets = Vec::new();
+    let walk = async {
+        survey(disk, ShardId(0), &mut |entry| {
+            offsets.push(entry.queue_offset.0);
+        })
+        .await
+    };
+    let found = disk.block_on(walk).unwrap();
+    (found, offsets)
+}
+
+/// First bytes of what a queue has, by offset, and the damage the start reports.
+fn read_all(disk: &SimDisk) -> (Vec<u8>, Vec<String>) {
+    disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+        let (store, report) = opened.await.unwrap();
+        let mut out = BytesMut::new();
+        let read = store.read(key(), QueueOffset(0), limits(999), &|_| true, &mut out);
+        read.await.unwrap();
+        append_patiently(disk, &store, &record(key(), b"\xFFon", &[])).await;
+        let firsts = bodies(&out).iter().map(|body| body[0]).collect();
+        store.shutdown().await.unwrap();
+        (firsts, report.damage)
+    })
+}
+
+fn mend(disk: &SimDisk) -> Repaired {
+    disk.block_on(repair(disk, ShardId(0), false)).unwrap()
+}
+
+#[test]
+fn a_sound_log_is_walked_to_its_end() {
+    let disk = made(1, 20, 700_000, FlushMode::Sync);
+    let (found, offsets) = look(&disk);
+    assert_eq!((found.records, found.fillers), (20, 0));
+    assert_eq!(offsets, (0..20).collect::<Vec<_>>());
+    assert!(
+        found.damages.is_empty() && found.torn.is_none(),
+        "{found:?}"
+    );
+    assert!(found.end > FilePosition(SEGMENT));
+    let writes = disk.count(SimOp::Write);
+    assert!(mend(&disk).before.damages.is_empty());
+    assert_eq!(disk.count(SimOp::Write), writes, "nothing to do");
+}
+
+#[test]
+fn damage_is_found_with_file_and_position_and_the_rest_is_read() {
+    let disk = made(2, 20, 20_000, FlushMode::Sync);
+    disk.flip_bit(FIRST, 5 * 20_480 + 500, 1);
+    let (found, offsets) = look(&disk);
+    let [damage] = found.damages.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!(damage.file, "00000000000000000000.log");
+    assert!(damage.position.0.abs_diff(5 * 20_480) < 4096, "{damage:?}");
+    assert_eq!((damage.runs_lost, found.records), (Some(1), 19));
+    assert_eq!(offsets.len(), 19);
+}
+
+#[test]
+fn a_dry_repair_says_what_it_would_do_and_does_nothing() {
+    let disk = made(3, 20, 20_000, FlushMode::Sync);
+    disk.flip_bit(FIRST, 5 * 20_480 + 500, 1);
+    let writes = disk.count(SimOp::Write);
+    let told = disk.block_on(repair(&disk, ShardId(0), true)).unwrap();
+    assert_eq!(told.before.damages.len(), 1);
+    assert_eq!(disk.count(SimOp::Write), writes);
+    assert_eq!(look(&disk).0.damages.len(), 1);
+}
+
+/// Damages a store, checks that it would not open without its checkpoint, mends it, and reads what
+/// is left: all but `lost`.
+fn check_mended(disk: &SimDisk, damage: impl Fn(), count: u8, lost: &[u8]) {
+    damage();
+    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    let done = mend(disk);
+    assert!(!done.before.damages.is_empty());
+    assert!(look(disk).0.damages.is_empty());
+    let (firsts, told) = read_all(disk);
+    let left: Vec<u8> = (0..count).filter(|n| !lost.contains(n)).collect();
+    assert_eq!(firsts, left);
+    assert_eq!(told.len(), usize::from(!lost.is_empty()), "{told:?}");
+    assert!(mend(disk).before.damages.is_empty(), "mended for good");
+    // Everything that was appended since is there, too.
+    let (firsts, _) = read_all(disk);
+    assert_eq!(firsts.len(), left.len() + 1);
+}
+
+#[test]
+fn a_mended_log_opens_with_what_was_before_and_after() {
+    let disk = made(4, 20, 20_000, FlushMode::Sync);
+    check_mended(
+        &disk,
+        || disk.flip_bit(FIRST, 5 * 20_480 + 500, 1),
+        20,
+        &[5],
+    );
+    // A damaged header hides where its run ends.
+    let disk = made(5, 20, 20_000, FlushMode::Sync);
+    check_mended(&disk, || disk.flip_bit(FIRST, 7 * 20_480, 1), 20, &[7]);
+    // Several runs in a row, the last of a segment among them.
+    let disk = made(6, 30, 700_000, FlushMode::Sync);
+    let hit = || {
+        for n in 9..12u64 {
+            disk.flip_bit(FIRST, n * 704_512 + 9000, 1);
+        }
+        disk.flip_bit(SECOND, 500, 1);
+    };
+    check_mended(&disk, hit, 30, &[9, 10, 11]);
+}
+
+#[test]
+fn a_start_refuses_damage_that_it_would_have_to_replay_and_names_the_tool() {
+    let disk = made(7, 20, 20_000, FlushMode::Async);
+    disk.flip_bit(FIRST, 5 * 20_480 + 500, 1);
+    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    let tail = SharedTail::new(4 << 20);
+    let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+    let refused = disk.block_on(opened).err().unwrap().to_string();
+    assert!(refused.contains("00000000000000000000.log"), "{refused}");
+    assert!(refused.contains("gantry admin log repair"), "{refused}");
+}
+
+#[test]
+fn a_torn_end_is_no_damage() {
+    for seed in 0..40 {
+        let disk = SimDisk::new(seed);
+        disk.block_on(async {
+            let tail = SharedTail::new(1 << 20);
+            let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+            let (store, _) = opened.await.unwrap();
+            for n in 0..60u8 {
+                let body = vec![n; 30_000];
+                append_patiently(&disk, &store, &record(key(), &body, &[])).await;
+                disk.sleep_us(disk.random().below(30_000)).await;
+            }
+        });
+        disk.cut_power();
+        let (found, _) = look(&disk);
+        assert!(found.damages.is_empty(), "seed {seed}: {found:?}");
+    }
+}
+
+#[test]
+fn damage_is_proved_by_a_run_far_behind_it() {
+    let disk = SimDisk::new(8);
+    disk.block_on(async {
+        let tail = SharedTail::new(1 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+        let (store, _) = opened.await.unwrap();
+        // More than is searched block by block, all sealed before the first sync.
+        disk.set_latency_us(1, 2);
+        for n in 0..20u8 {
+            append_patiently(&disk, &store, &record(key(), &vec![n; 300_000], &[])).await;
+        }
+        disk.sleep_ms(2000).await;
+        append_patiently(&disk, &store, &record(key(), b"proof", &[])).await;
+        disk.sleep_ms(2000).await;
+    });
+    disk.kill();
+    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    disk.flip_bit(FIRST, 9000, 1);
+    let tail = SharedTail::new(4 << 20);
+    let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+    let refused = disk.block_on(opened).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|why| why.contains("damaged at position")));
+    assert_eq!(look(&disk).0.damages.len(), 1);
+}

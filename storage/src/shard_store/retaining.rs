@@ -1,0 +1,274 @@
+//! Giving up what is old: queues first, then whole segments.
+//!
+//! **Owns** the order of a drop, the ages of segments, what a topic's own time does to its queues.
+//! **Lives on** the shard's core, in a task of low share; yields between queues.
+//! **Invariants** a queue's first offset moves on, durably, before a segment that holds its records
+//! goes; the segment the checkpoint or the writer stands in never goes; a reader that is overtaken
+//! learns the new bounds.
+//! **Limits** one drop at a time; `QUEUES_PER_TURN` queues between two yields.
+//! **Not here** which segments go (`retention`), who asks for it (the cleaning supervisor).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::ShardStore;
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::error::ReadError;
+use crate::format::{FIRST_TIME_BYTES, RunHeader, first_store_time};
+use crate::log::segments::SPARES_MAX;
+use crate::retention::SegmentAge;
+use crate::retention::floors::{self, Floor};
+use crate::units::{
+    Boundary, FilePosition, QueueBounds, QueueKey, QueueOffset, StoreTimestamp, TopicId,
+};
+
+/// Queues looked at between two yields: some 20 µs each when their pages are in memory.
+const QUEUES_PER_TURN: usize = 16;
+
+/// What retention remembers of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    /// Store times of the first records of segments, as far as they were asked for.
+    first_times: RefCell<BTreeMap<FilePosition, StoreTimestamp>>,
+    is_dropping: Cell<bool>,
+}
+
+/// What a drop did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Segments given up.
+    pub segments: u64,
+    /// Spare segments removed besides.
+    pub spares: u64,
+    /// Where the log begins now.
+    pub first: FilePosition,
+}
+
+/// Why nothing, or not everything, was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RetainError {
+    /// A drop is under way.
+    #[error("a drop is under way already")]
+    Busy,
+    /// The device failed; what was given up before stays so.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl<D: Disk> ShardStore<D> {
+    /// Where the log begins.
+    pub fn first(&self) -> FilePosition {
+        self.log.segments.first().unwrap_or_default()
+    }
+
+    /// Everything from here on stays, whoever asks.
+    fn untouchable(&self) -> FilePosition {
+        // Replay starts at the checkpoint; the writer's segment is at or behind it.
+        let position = self.checkpoint_position.get().min(self.committed());
+        self.log.segments.start_of(position)
+    }
+
+    /// The oldest segments that could go, at most `count_max`, with the time nothing in them is
+    /// newer than.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn oldest_segments(&self, count_max: usize) -> Result<Vec<SegmentAge>, DiskError> {
+        let bytes = self.log.segments.segment_bytes();
+        let (first, end) = (self.first(), self.untouchable());
+        self.forget_times_before(first);
+        let mut ages = Vec::new();
+        let mut start = first;
+        while start < end && ages.len() < count_max {
+            if self.log.segments.exists(start) {
+                let newest = self.first_time(start.plus(bytes)).await?;
+                ages.push(SegmentAge {
+                    start,
+                    bytes,
+                    newest,
+                });
+            }
+            start = start.plus(bytes);
+        }
+        Ok(ages)
+    }
+
+    fn forget_times_before(&self, first: FilePosition) {
+        let mut times = self.retained.first_times.borrow_mut();
+        *times = times.split_off(&first);
+    }
+
+    /// Store time of the first record of the segment at `start`: no record before it is newer,
+    /// as far as the clock went forward.
+    async fn first_time(&self, start: FilePosition) -> Result<Option<StoreTimestamp>, DiskError> {
+        if let Some(time) = self.retained.first_times.borrow().get(&start) {
+            return Ok(Some(*time));
+        }
+        if start >= self.stable() {
+            return Ok(None);
+        }
+        let Some(segment) = self.log.segments.open(start).await? else {
+            return Ok(None);
+        };
+        let block = segment.file.read_at(0, FIRST_TIME_BYTES).await?;
+        let block = block.as_ref();
+        let time = RunHeader::peek(block, start).and_then(|_| first_store_time(block));
+        if let Some(time) = time {
+            self.retained.first_times.borrow_mut().insert(start, time);
+        }
+        Ok(time)
+    }
+
+    /// Makes the queues of a topic begin at the first record stored at or after `time`. Space
+    /// follows with the segments. Returns how many queues moved.
+    ///
+    /// # Errors
+    /// The device failed; queues done before stay so.
+    pub async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
+        let mut moved = 0;
+        for (n, key) in self.queues_of(topic).into_iter().enumerate() {
+            self.breathe(n).await;
+            let offset = self
+                .index
+                .search_by_time(key, time, Boundary::Lower)
+                .await?;
+            let before = self.bounds(key).min;
+            self.index.index_mut().set_min(key, offset);
+            moved += u64::from(self.bounds(key).min > before);
+        }
+        Ok(moved)
+    }
+
+    /// The first position at which a record of the topic is stored that is not older than `time`.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn first_since(
+        &self,
+        topic: TopicId,
+        time: StoreTimestamp,
+    ) -> Result<Option<FilePosition>, ReadError> {
+        let mut first: Option<FilePosition> = None;
+        for (n, key) in self.queues_of(topic).into_iter().enumerate() {
+            self.breathe(n).await;
+            let offset = self
+                .index
+                .search_by_time(key, time, Boundary::Lower)
+                .await?;
+            // An empty or wholly older queue has nothing to keep.
+            if let Some(entry) = self.index.entry(key, offset).await? {
+                first = Some(first.map_or(entry.position, |first| first.min(entry.position)));
+            }
+        }
+        Ok(first)
+    }
+
+    fn queues_of(&self, topic: TopicId) -> Vec<QueueKey> {
+        let index = self.index.index();
+        let of_topic = index.queues().filter(|(key, _)| key.topic == topic);
+        of_topic.map(|(key, _)| key).collect()
+    }
+
+    async fn breathe(&self, n: usize) {
+        if n % QUEUES_PER_TURN == QUEUES_PER_TURN - 1 {
+            self.log.disk.yield_now().await;
+        }
+    }
+
+    /// Gives up the whole segments before `position`; those that are kept for use again are kept
+    /// only if `is_recycling`.
+    ///
+    /// # Errors
+    /// As the device says, or `Busy`.
+    pub async fn drop_before(
+        &self,
+        position: FilePosition,
+        is_recycling: bool,
+    ) -> Result<Dropped, RetainError> {
+        if self.retained.is_dropping.replace(true) {
+            return Err(RetainError::Busy);
+        }
+        let result = self.drop_here(position, is_recycling).await;
+        self.retained.is_dropping.set(false);
+        Ok(result?)
+    }
+
+    async fn drop_here(
+        &self,
+        position: FilePosition,
+        is_recycling: bool,
+    ) -> Result<Dropped, DiskError> {
+        let segments = &self.log.segments;
+        let mut done = Dropped::default();
+        if !is_recycling {
+            done.spares = segments.release_spares().await?;
+        }
+        let position = segments.start_of(position.min(self.untouchable()));
+        if self.first() < position {
+            self.raise_mins(position).await;
+            let floors = self.floors();
+            floors::write(&self.log.disk, &self.folder, self.store_id, &floors).await?;
+            let spares_max = if is_recycling { SPARES_MAX } else { 0 };
+            let dropped = segments.truncate_before(position, spares_max).await;
+            self.keys.drop_below(self.first());
+            done.segments = dropped?;
+        }
+        done.first = self.first();
+        Ok(done)
+    }
+
+    /// Moves the first offset of every queue to its first record at or after `position`.
+    async fn raise_mins(&self, position: FilePosition) {
+        for (n, key) in self.queues().into_iter().enumerate() {
+            self.breathe(n).await;
+            let bounds = self.bounds(key);
+            if bounds.min >= bounds.max || self.begins_at_or_after(key, bounds, position) {
+                continue;
+            }
+            match self.index.search_by_position(key, position).await {
+                Ok(offset) => self.index.index_mut().set_min(key, offset),
+                // Its readers are told what is left when they come to it.
+                Err(error) => tracing::warn!(
+                    topic = key.topic.0, queue = key.queue.0, %error,
+                    "a queue's first offset can't be found"
+                ),
+            }
+        }
+    }
+
+    /// Whether memory alone knows that nothing of the queue lies before `position`.
+    fn begins_at_or_after(
+        &self,
+        key: QueueKey,
+        bounds: QueueBounds,
+        position: FilePosition,
+    ) -> bool {
+        let first = self.index.index().entry_hot(key, bounds.min);
+        first.is_some_and(|entry| entry.position >= position)
+    }
+
+    fn floors(&self) -> Vec<Floor> {
+        let index = self.index.index();
+        let moved = index.queues().filter(|(_, bounds)| bounds.min.0 > 0);
+        let mut floors: Vec<Floor> = moved.map(|(key, bounds)| (key, bounds.min)).collect();
+        floors.sort_unstable();
+        floors
+    }
+
+    /// Whether retention has taken the record at `position` away while somebody was about to read
+    /// it.
+    pub(super) fn is_gone(&self, position: FilePosition) -> bool {
+        position < self.first()
+    }
+
+    /// The first offset of `key` that can still be read.
+    pub(super) fn min_of(&self, key: QueueKey) -> QueueOffset {
+        self.bounds(key).min
+    }
+}
+
+#[cfg(test)]
+#[path = "retaining_tests.rs"]
+mod tests;

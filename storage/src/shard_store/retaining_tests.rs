@@ -1,0 +1,367 @@
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::disk::DiskErrorKind;
+use crate::shard_store::tests::{
+    SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
+};
+use crate::shard_store::{FlushMode, RecoveryReport};
+use crate::sim_disk::{SimDisk, SimOp};
+
+type Store = Rc<ShardStore<SimDisk>>;
+
+const BODY: usize = 1 << 20;
+/// Bodies of that size in one segment of 8 MiB.
+const A_SEGMENT: u64 = 7;
+
+async fn open(disk: &SimDisk, tail: &SharedTail) -> (Store, RecoveryReport) {
+    let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+    opened.await.unwrap()
+}
+
+fn main_queue() -> QueueKey {
+    QueueKey::new(1, 0)
+}
+
+/// A queue with a record in the first segment and none later.
+fn quiet_queue() -> QueueKey {
+    QueueKey::new(2, 0)
+}
+
+/// Fills `segments` segments with records of the main queue, one second between two of them.
+async fn fill(disk: &SimDisk, store: &Store, segments: u64) {
+    for _ in 0..segments * A_SEGMENT {
+        let body = vec![7; BODY];
+        append_patiently(disk, store, &record(main_queue(), &body, &["k"])).await;
+        disk.sleep_ms(1000).await;
+    }
+    store.checkpoint().await.unwrap();
+}
+
+async fn filled(disk: &SimDisk, tail: &SharedTail, segments: u64) -> Store {
+    let (store, _) = open(disk, tail).await;
+    append_patiently(disk, &store, &record(quiet_queue(), b"early", &["early"])).await;
+    fill(disk, &store, segments).await;
+    store
+}
+
+async fn first_of(store: &Store, key: QueueKey) -> Option<Vec<u8>> {
+    let mut out = BytesMut::new();
+    let from = store.bounds(key).min;
+    let read = store.read(key, from, limits(1), &|_| true, &mut out).await;
+    read.unwrap();
+    bodies(&out).into_iter().next()
+}
+
+fn kill(disk: &SimDisk, store: Store) {
+    disk.kill();
+    drop(store);
+}
+
+/// What must be true once the first two segments are gone.
+async fn check_dropped(store: &Store, max: QueueOffset) {
+    let main = store.bounds(main_queue());
+    assert_eq!(store.first(), FilePosition(2 * SEGMENT));
+    assert_eq!(main.max, max);
+    assert!(
+        main.min.0 >= 2 * A_SEGMENT - 2 && main.min.0 <= 2 * A_SEGMENT,
+        "{main:?}"
+    );
+    assert_eq!(
+        first_of(store, main_queue()).await.map(|body| body.len()),
+        Some(BODY)
+    );
+    let quiet = store.bounds(quiet_queue());
+    assert_eq!((quiet.min, quiet.max), (QueueOffset(1), QueueOffset(1)));
+    assert_eq!(first_of(store, quiet_queue()).await, None);
+    // Queries and searches begin where the queue does.
+    let early = store
+        .query_key(quiet_queue().topic, "early", 0, u64::MAX, 9)
+        .await;
+    assert_eq!(early.unwrap(), []);
+    let found = store
+        .query_key(main_queue().topic, "k", 0, u64::MAX, 100)
+        .await
+        .unwrap();
+    assert_eq!(found.len() as u64, max.0 - main.min.0);
+    let oldest = store.record_at(*found.last().unwrap()).await.unwrap();
+    assert_eq!(bodies(&oldest).len(), 1);
+    let time = StoreTimestamp(0);
+    let at = store
+        .search_by_time(main_queue(), time, Boundary::Lower)
+        .await;
+    assert_eq!(at.unwrap(), main.min);
+    assert!(
+        store
+            .store_time_at(main_queue(), main.min)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    let below = QueueOffset(main.min.0 - 1);
+    assert_eq!(
+        store.store_time_at(main_queue(), below).await.unwrap(),
+        None
+    );
+}
+
+#[test]
+fn old_segments_go_and_queues_begin_later_before_and_after_a_restart() {
+    let disk = SimDisk::new(1);
+    let tail = SharedTail::new(4 << 20);
+    let (store, max) = disk.block_on(async {
+        let store = filled(&disk, &tail, 4).await;
+        let ages = store.oldest_segments(9).await.unwrap();
+        assert!(
+            ages.len() >= 3 && ages.iter().all(|age| age.newest.is_some()),
+            "{ages:?}"
+        );
+        assert!(ages.is_sorted_by_key(|age| age.newest));
+        assert_eq!(ages[0].start, FilePosition(0));
+        let done = store
+            .drop_before(FilePosition(2 * SEGMENT + 5), true)
+            .await
+            .unwrap();
+        assert_eq!((done.segments, done.first), (2, FilePosition(2 * SEGMENT)));
+        let max = store.bounds(main_queue()).max;
+        check_dropped(&store, max).await;
+        (store, max)
+    });
+    // Killed before the next checkpoint: the old one still has the old queues.
+    kill(&disk, store);
+    let store = disk.block_on(async {
+        let (store, report) = open(&disk, &tail).await;
+        assert!(report.damage.is_empty(), "{report:?}");
+        check_dropped(&store, max).await;
+        store
+    });
+    kill(&disk, store);
+    // Without a checkpoint the whole log is replayed, from its new beginning.
+    disk.flip_bit("shard-0/checkpoint", 20, 1);
+    disk.block_on(async {
+        let (store, report) = open(&disk, &tail).await;
+        assert!(report.damage.is_empty(), "{report:?}");
+        assert_eq!(report.scanned_from, FilePosition(2 * SEGMENT));
+        check_dropped(&store, max).await;
+        append_patiently(&disk, &store, &record(quiet_queue(), b"late", &[])).await;
+        assert_eq!(
+            store.bounds(quiet_queue()).max,
+            QueueOffset(2),
+            "no offset twice"
+        );
+        assert_eq!(
+            first_of(&store, quiet_queue()).await.as_deref(),
+            Some(&b"late"[..])
+        );
+    });
+}
+
+#[test]
+fn the_newest_segments_stay_whatever_is_asked() {
+    let disk = SimDisk::new(2);
+    disk.block_on(async {
+        let store = filled(&disk, &SharedTail::new(4 << 20), 2).await;
+        store
+            .drop_before(FilePosition(u64::MAX), false)
+            .await
+            .unwrap();
+        let end = store.staged();
+        assert!(
+            store.first() <= end && end.since(store.first()) <= SEGMENT,
+            "{end}"
+        );
+        let bounds = store.bounds(main_queue());
+        assert!(bounds.min < bounds.max);
+        assert!(first_of(&store, main_queue()).await.is_some());
+        assert_eq!(store.oldest_segments(9).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn segments_given_up_are_used_again_up_to_a_bound() {
+    let disk = SimDisk::new(3);
+    disk.block_on(async {
+        let store = filled(&disk, &SharedTail::new(4 << 20), 7).await;
+        let done = store
+            .drop_before(FilePosition(6 * SEGMENT), true)
+            .await
+            .unwrap();
+        assert_eq!(done.segments, 6);
+        assert_eq!(
+            disk.count(SimOp::Remove),
+            2,
+            "four are kept, the rest removed"
+        );
+        let seg = |n: u64| {
+            format!(
+                "shard-0/{}",
+                crate::format::segment_name(FilePosition(n * SEGMENT))
+            )
+        };
+        // Room for checkpoints, none for a new segment.
+        let used = u64::MAX - disk.free_bytes().await.unwrap();
+        disk.set_capacity(used + (1 << 20));
+        fill(&disk, &store, 3).await;
+        assert!(
+            disk.open(&seg(9), crate::disk::OpenMode::Existing)
+                .await
+                .is_ok()
+        );
+        // A tight disk keeps none.
+        let done = store
+            .drop_before(FilePosition(7 * SEGMENT), false)
+            .await
+            .unwrap();
+        assert!(done.spares > 0 && done.segments == 1, "{done:?}");
+        let left = disk.list("shard-0").await.unwrap();
+        assert!(
+            left.iter().all(|entry| !entry.name.starts_with("spare")),
+            "{left:?}"
+        );
+    });
+}
+
+#[test]
+fn a_reader_overtaken_by_retention_learns_the_new_bounds() {
+    let disk = SimDisk::new(4);
+    disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let store = filled(&disk, &tail, 4).await;
+        disk.set_latency_us(5000, 5000);
+        let (reader, answer) = (Rc::clone(&store), Rc::new(std::cell::RefCell::new(None)));
+        let told = Rc::clone(&answer);
+        disk.spawn(async move {
+            let mut out = BytesMut::new();
+            let read = reader.read(main_queue(), QueueOffset(1), limits(9), &|_| true, &mut out);
+            *told.borrow_mut() = Some((read.await, out.len()));
+        });
+        store
+            .drop_before(FilePosition(2 * SEGMENT), false)
+            .await
+            .unwrap();
+        disk.sleep_ms(1000).await;
+        let (read, bytes) = answer.borrow_mut().take().unwrap();
+        let read = read.unwrap();
+        assert!(
+            read.found > 0 || read.bounds.min > QueueOffset(1),
+            "{read:?}"
+        );
+        assert_eq!(bytes as u64, read.bytes);
+        // Asked after the drop, it is told at once.
+        let mut out = BytesMut::new();
+        let read = store.read(main_queue(), QueueOffset(1), limits(9), &|_| true, &mut out);
+        let read = read.await.unwrap();
+        assert_eq!((read.found, read.next_offset), (0, QueueOffset(1)));
+        assert!(read.bounds.min > QueueOffset(1));
+    });
+}
+
+#[test]
+fn a_topics_own_time_moves_its_queues_and_says_what_it_still_wants() {
+    let disk = SimDisk::new(5);
+    let tail = SharedTail::new(4 << 20);
+    let store = disk.block_on(async {
+        let store = filled(&disk, &tail, 2).await;
+        let topic = main_queue().topic;
+        let seventh = store
+            .store_time_at(main_queue(), QueueOffset(7))
+            .await
+            .unwrap()
+            .unwrap();
+        let from = store.first_since(topic, seventh).await.unwrap().unwrap();
+        assert!(from > FilePosition(SEGMENT / 2) && from < FilePosition(2 * SEGMENT));
+        assert_eq!(
+            store
+                .first_since(quiet_queue().topic, seventh)
+                .await
+                .unwrap(),
+            None
+        );
+        assert_eq!(store.trim_topic(topic, seventh).await.unwrap(), 1);
+        assert_eq!(store.bounds(main_queue()).min, QueueOffset(7));
+        assert_eq!(store.trim_topic(topic, seventh).await.unwrap(), 0);
+        assert_eq!(
+            store.bounds(quiet_queue()).min,
+            QueueOffset(0),
+            "another topic"
+        );
+        // All of it may go: the queue is empty and goes on.
+        let later = StoreTimestamp(u64::MAX >> 8);
+        store.trim_topic(topic, later).await.unwrap();
+        let bounds = store.bounds(main_queue());
+        assert!(bounds.min == bounds.max && bounds.max.0 == 2 * A_SEGMENT);
+        store
+            .drop_before(FilePosition(SEGMENT), true)
+            .await
+            .unwrap();
+        store
+    });
+    kill(&disk, store);
+    disk.block_on(async {
+        let (store, report) = open(&disk, &tail).await;
+        assert!(report.damage.is_empty(), "{report:?}");
+        let bounds = store.bounds(main_queue());
+        assert!(
+            bounds.min == bounds.max && bounds.max.0 == 2 * A_SEGMENT,
+            "{bounds:?}"
+        );
+    });
+}
+
+#[test]
+fn a_drop_that_fails_half_way_is_finished_by_the_next() {
+    let disk = SimDisk::new(6);
+    disk.block_on(async {
+        let store = filled(&disk, &SharedTail::new(4 << 20), 4).await;
+        let to = FilePosition(3 * SEGMENT);
+        // The first rename is that of the floors file.
+        disk.fail_after(SimOp::Rename, 2, DiskErrorKind::Io);
+        let failed = store.drop_before(to, true).await;
+        assert!(matches!(failed, Err(RetainError::Disk(_))), "{failed:?}");
+        assert_eq!(store.first(), FilePosition(SEGMENT));
+        assert!(first_of(&store, main_queue()).await.is_some());
+        disk.fail_after(SimOp::Remove, 0, DiskErrorKind::Io);
+        let done = store.drop_before(to, false).await;
+        assert!(matches!(done, Err(RetainError::Disk(_))), "{done:?}");
+        let done = store.drop_before(to, false).await.unwrap();
+        assert_eq!(done.first, to);
+        assert!(store.poisoned().is_none());
+    });
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_a_drop_loses_only_what_was_to_go() {
+    for seed in 0..60 {
+        let disk = SimDisk::new(seed);
+        let tail = SharedTail::new(4 << 20);
+        let store = disk.block_on(filled(&disk, &tail, 3));
+        let dropping = Rc::clone(&store);
+        disk.spawn(async move {
+            let _ = dropping
+                .drop_before(FilePosition(2 * SEGMENT), seed % 2 == 0)
+                .await;
+        });
+        disk.block_on(disk.sleep_us(disk.random().below(6000)));
+        disk.cut_power();
+        drop(store);
+        disk.block_on(async {
+            let (store, report) = open(&disk, &SharedTail::new(4 << 20)).await;
+            assert!(report.damage.is_empty(), "seed {seed}: {report:?}");
+            let bounds = store.bounds(main_queue());
+            assert_eq!(bounds.max.0, 3 * A_SEGMENT, "seed {seed}");
+            assert!(bounds.min.0 <= 2 * A_SEGMENT);
+            let mut out = BytesMut::new();
+            let read = store.read(main_queue(), bounds.min, limits(99), &|_| true, &mut out);
+            let read = read.await.unwrap();
+            assert_eq!(
+                u64::from(read.found),
+                bounds.max.0 - bounds.min.0,
+                "seed {seed}"
+            );
+            assert_eq!(store.bounds(quiet_queue()).max, QueueOffset(1));
+            assert!(store.damage_met().is_empty());
+        });
+    }
+}
