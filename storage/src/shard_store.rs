@@ -17,7 +17,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub use types::{
@@ -49,12 +48,6 @@ impl Pending {
     }
 }
 
-/// Offsets given out beyond what the index has.
-struct Assigned {
-    next: QueueOffset,
-    pending_count: u64,
-}
-
 /// One shard's store.
 pub struct ShardStore<D: Disk> {
     log: Rc<ShardLog<D>>,
@@ -64,13 +57,14 @@ pub struct ShardStore<D: Disk> {
     folder: String,
     store_id: u64,
     pending: RefCell<VecDeque<Pending>>,
-    assigned: RefCell<HashMap<QueueKey, Assigned>>,
     scratch: RefCell<Vec<IndexEntry>>,
     /// Something for the upkeep task to look at.
     upkeep: Signal,
     upkeep_runs: Cell<bool>,
     checkpoint_position: Cell<FilePosition>,
     checkpointing: Cell<bool>,
+    /// Bytes of the last checkpoint's parts.
+    checkpoint_bytes: Cell<u64>,
 }
 
 impl<D: Disk> ShardStore<D> {
@@ -139,9 +133,6 @@ impl<D: Disk> ShardStore<D> {
         self.pending
             .borrow_mut()
             .retain(|pending| pending.key.topic != topic);
-        self.assigned
-            .borrow_mut()
-            .retain(|key, _| key.topic != topic);
         self.index.index_mut().drop_topic(topic);
     }
 }

@@ -11,8 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use hashbrown::HashMap;
-
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::Disk;
 use crate::error::RecoverError;
@@ -170,6 +168,7 @@ async fn open_indexes<D: Disk>(
 ) -> Result<(Indexes<D>, Option<Checkpoint>), RecoverError> {
     let limits = IndexLimits {
         resident_bytes_max: index(options.index_cache_bytes),
+        hot_bytes_max: index(options.index_cache_bytes / 2),
     };
     let paged = PagedOptions {
         limits,
@@ -322,12 +321,12 @@ fn assemble<D: Disk>(
         folder,
         store_id: start.store_id,
         pending: RefCell::new(VecDeque::new()),
-        assigned: RefCell::new(HashMap::new()),
         scratch: RefCell::new(Vec::new()),
         upkeep: Signal::default(),
         upkeep_runs: Cell::new(false),
         checkpoint_position: Cell::new(start.position),
         checkpointing: Cell::new(false),
+        checkpoint_bytes: Cell::new(0),
     })
 }
 
