@@ -53,7 +53,7 @@ pub struct ShardStore<D: Disk> {
     log: Rc<ShardLog<D>>,
     index: PagedIndex<D>,
     keys: KeyIndex<D>,
-    cache: ReadCache<D>,
+    cache: Rc<ReadCache<D>>,
     folder: String,
     store_id: u64,
     pending: RefCell<VecDeque<Pending>>,
@@ -102,6 +102,12 @@ impl<D: Disk> ShardStore<D> {
             log.syncs_count.get(),
             log.written_bytes.get(),
         )
+    }
+
+    /// Reads of cold log from the device since the start, and how many of them were ahead of their
+    /// readers.
+    pub fn cold_reads_counts(&self) -> (u64, u64) {
+        self.cache.loads_counts()
     }
 
     /// Waits until `committed() >= position`, hurrying the writer on.

@@ -1,6 +1,7 @@
 //! The queue index against a model, and its sizes.
 #![allow(clippy::cast_possible_truncation, reason = "test numbers are small")]
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
@@ -240,6 +241,42 @@ fn sleep_all(index: &mut QueueIndex) {
 /// What the hot pages really hold.
 fn hot_bytes(index: &QueueIndex) -> usize {
     index.queues.values().map(Queue::hot_bytes).sum()
+}
+
+#[test]
+fn a_search_by_time_reads_one_page_however_long_the_queue() {
+    let limits = IndexLimits {
+        resident_bytes_max: 0,
+        ..IndexLimits::default()
+    };
+    let (mut index, mut device) = (QueueIndex::new(limits), Device::default());
+    let key = QueueKey::new(1, 0);
+    let entries = 300 * NARROW_ENTRIES_MAX as u64;
+    for i in 0..entries {
+        // Five records a millisecond.
+        let mut entry = entry(i);
+        entry.store_time = StoreTimestamp(1000 + i / 5);
+        index.append(key, QueueOffset(i), entry).unwrap();
+        if i % 10_000 == 0 {
+            device.write(&mut index);
+        }
+    }
+    sleep_all(&mut index);
+    device.write(&mut index);
+    for step in (0..entries / 5).step_by(997) {
+        let time = StoreTimestamp(1000 + step);
+        for (boundary, wanted) in [(Boundary::Lower, 0), (Boundary::Upper, 4)] {
+            let pages = Cell::new(0);
+            let found = device.search(&mut index, |index| {
+                let answer = index.search_by_time(key, time, boundary);
+                let needs = matches!(answer, Search::NeedsPage(_));
+                pages.set(pages.get() + u32::from(needs));
+                answer
+            });
+            assert_eq!(found, step * 5 + wanted, "{boundary:?} {step}");
+            assert!(pages.get() <= 1, "{} pages read", pages.get());
+        }
+    }
 }
 
 #[test]

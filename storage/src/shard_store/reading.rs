@@ -86,6 +86,18 @@ impl Progress {
         self.passed();
     }
 
+    /// Reserves at the first record what the rest of the read may need, so that `out` does not grow
+    /// by copying what is in it already.
+    fn make_room(&self, entries: Option<&[IndexEntry]>, out: &mut BytesMut) {
+        if self.outcome.found > 0 {
+            return;
+        }
+        let count = usize::try_from(self.limits.messages.max(1)).unwrap_or(usize::MAX);
+        let lengths = entries.unwrap_or_default().iter().take(count);
+        let bytes: u64 = lengths.map(|entry| u64::from(entry.length)).sum();
+        out.reserve(usize::try_from(bytes.min(self.limits.bytes)).unwrap_or(0));
+    }
+
     /// Entries worth looking up next.
     fn wanted(&self) -> usize {
         let left = self.limits.entries_examined.saturating_sub(self.examined);
@@ -110,7 +122,12 @@ impl<D: Disk> ShardStore<D> {
 
     fn fetch_hot(&self, entry: &IndexEntry, out: &mut BytesMut) -> bool {
         let (position, len) = (entry.position, u64::from(entry.length));
-        self.log.read_hot(position, len, out) || self.cache.read_hot(position, len, out)
+        if self.log.read_hot(position, len, out) {
+            return true;
+        }
+        let is_there = self.cache.read_hot(position, len, out);
+        self.cache.go_ahead(&self.log);
+        is_there
     }
 
     async fn fetch(
@@ -128,6 +145,7 @@ impl<D: Disk> ShardStore<D> {
             .cache
             .read(&self.log.segments, stable, (position, len), out)
             .await;
+        self.cache.go_ahead(&self.log);
         if read.is_err() {
             out.truncate(before);
         }
@@ -159,11 +177,12 @@ impl<D: Disk> ShardStore<D> {
             if count == 0 {
                 return Ok(progress.outcome);
             }
-            for entry in &entries {
+            for (index, entry) in entries.iter().enumerate() {
                 match progress.step(entry, filter) {
                     Step::Stop => return Ok(progress.outcome),
                     Step::Pass => progress.passed(),
                     Step::Take => {
+                        progress.make_room(entries.get(index..), out);
                         let at = out.len();
                         let len = u64::from(entry.length);
                         self.fetch(entry.position, len, out).await?;
@@ -204,14 +223,17 @@ impl<D: Disk> ShardStore<D> {
                 Lookup::Entries(_) => {}
                 Lookup::NeedsPages(_) => cold = true,
             }
-            for entry in &entries {
+            for (index, entry) in entries.iter().enumerate() {
                 match progress.step(entry, filter) {
                     Step::Stop => break 'read,
                     Step::Pass => progress.passed(),
-                    Step::Take if self.fetch_hot(entry, out) => progress.took(entry),
                     Step::Take => {
-                        cold = true;
-                        break;
+                        progress.make_room(entries.get(index..), out);
+                        if !self.fetch_hot(entry, out) {
+                            cold = true;
+                            break;
+                        }
+                        progress.took(entry);
                     }
                 }
             }
