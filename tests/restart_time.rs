@@ -1,5 +1,5 @@
-//! From start to the first `SEND_OK`, with 1 GiB in the log, or as many as `GANTRY_RESTART_GIB` says. A
-//! suite of its own: nothing else runs beside it.
+//! From start to the first `SEND_OK`, with 1 GiB in the log, or as many as `GANTRY_RESTART_GIB`
+//! says. A suite of its own: nothing else runs beside it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

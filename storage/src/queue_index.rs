@@ -7,6 +7,8 @@
 //! **Limits** `IndexLimits`; offsets below 2^48 per queue, 16 bytes of directory per page.
 //! **Not here** reading and writing pages (`paged`), their layout (`index_pages`).
 
+#[cfg(test)]
+mod memory_tests;
 mod page_cache;
 mod page_ref;
 pub mod paged;

@@ -14,8 +14,8 @@ use super::page_ref::{PagePlace, PageRef};
 use crate::index_pages::{IndexEntry, Page};
 use crate::units::QueueOffset;
 
-/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of one line in its
-/// own allocation, a sleeping queue costs 125 to 217 bytes.
+/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of one line in
+/// its own allocation, a sleeping queue costs 125 to 217 bytes.
 const QUEUE_STRUCT_BYTES_MAX: usize = 72;
 const _: () = assert!(size_of::<Queue>() <= QUEUE_STRUCT_BYTES_MAX);
 

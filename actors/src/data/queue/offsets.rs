@@ -44,7 +44,7 @@ pub enum Commit {
 /// The positions of all groups in one queue.
 #[derive(Debug, Clone, Default)]
 pub struct GroupOffsets {
-    /// By name. Most queues have one or two groups, for which a tree's first node would be 700 bytes.
+    /// By name. Most queues have one or two groups; a tree's first node would be 700 bytes.
     rows: Vec<(Arc<str>, Position)>,
     dirty_count: usize,
 }
