@@ -140,7 +140,7 @@ impl Page {
         if position > DELTA_MAX || time > DELTA_MAX {
             return false;
         }
-        if self.entries.capacity() - self.entries.len() < WIDE_BYTES {
+        if self.entries.capacity() - self.entries.len() < self.stride() {
             self.grow();
         }
         let mut packed = [0u8; WIDE_BYTES];

@@ -7,6 +7,8 @@
 //! **Limits** `IndexLimits`; offsets below 2^48 per queue, 16 bytes of directory per page.
 //! **Not here** reading and writing pages (`paged`), their layout (`index_pages`).
 
+#[cfg(test)]
+mod memory_tests;
 mod page_cache;
 mod page_ref;
 pub mod paged;
@@ -34,6 +36,8 @@ use queue::{Found, Queue};
 
 /// Default bound of written pages kept in memory: 4,096 full pages, 800,000 entries.
 pub const RESIDENT_BYTES_DEFAULT: usize = 16 << 20;
+/// Default bound of pages being filled: 10,000 busy queues with 80 entries each.
+pub const HOT_BYTES_DEFAULT: usize = 16 << 20;
 /// Complete pages waiting for the device are written once they reach this many bytes.
 pub const UNWRITTEN_BYTES_FLUSH: usize = 256 << 10;
 /// Most pages one lookup asks for: `RocketMQ` examines at most 800 entries per pull by default,
@@ -48,12 +52,16 @@ pub struct IndexLimits {
     /// Bytes of written pages kept in memory; at least `PAGES_WANTED_MAX` pages are kept whatever
     /// it says.
     pub resident_bytes_max: usize,
+    /// Bytes of pages that are being filled; beyond it `tired` names those to complete early. What
+    /// they hold is also what a checkpoint must repeat each time.
+    pub hot_bytes_max: usize,
 }
 
 impl Default for IndexLimits {
     fn default() -> Self {
         Self {
             resident_bytes_max: RESIDENT_BYTES_DEFAULT,
+            hot_bytes_max: HOT_BYTES_DEFAULT,
         }
     }
 }
@@ -130,6 +138,9 @@ pub struct QueueIndex {
     unwritten: HashMap<PageId, Rc<Page>>,
     unwritten_order: VecDeque<PageId>,
     unwritten_bytes: usize,
+    /// Memory of hot pages.
+    hot_bytes: usize,
+    hot_bytes_max: usize,
     cache: PageCache,
     /// Places no queue refers to any more, for the page files to count down.
     freed: Vec<PagePlace>,
@@ -140,13 +151,22 @@ impl QueueIndex {
     pub fn new(limits: IndexLimits) -> Self {
         Self {
             cache: PageCache::new(limits.resident_bytes_max),
+            hot_bytes_max: limits.hot_bytes_max,
             ..Self::default()
         }
     }
 
-    /// The offset the next entry of `key` gets; 0 for a queue never used.
+    /// The offset the next record of `key` gets, after those `assign` has given out; 0 for a queue
+    /// never used.
     pub fn next_offset(&self, key: QueueKey) -> QueueOffset {
-        QueueOffset(self.queues.get(&key).map_or(0, |queue| queue.next))
+        let next = |queue: &Queue| queue.next.saturating_add(u64::from(queue.ahead));
+        QueueOffset(self.queues.get(&key).map_or(0, next))
+    }
+
+    /// Gives `next_offset` out: the entry follows with `append`, in this order.
+    pub fn assign(&mut self, key: QueueKey) {
+        let queue = self.queues.entry(key).or_default();
+        queue.ahead = queue.ahead.saturating_add(1);
     }
 
     /// Appends the entry of the record at `offset`. A store time below its predecessor's is raised
@@ -175,7 +195,10 @@ impl QueueIndex {
         if offset.0 >= OFFSET_MAX {
             return Err(IndexAppendError::Full { key });
         }
-        if let Some(page) = queue.push(entry) {
+        let hot_bytes = queue.hot_bytes();
+        let completed = queue.push(entry);
+        self.hot_bytes = (self.hot_bytes + queue.hot_bytes()).saturating_sub(hot_bytes);
+        if let Some(page) = completed {
             self.keep_unwritten(key, page);
         }
         Ok(Added::Yes)
@@ -384,21 +407,39 @@ impl QueueIndex {
         }
     }
 
-    /// Completes the short hot pages of queues without an append since `before`, so that an idle
-    /// queue keeps only its table row in memory once the pages are written. Returns how many.
-    pub fn put_to_sleep(&mut self, before: StoreTimestamp) -> usize {
-        let idle: Vec<QueueKey> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.has_hot_entries() && queue.last_time < before.0)
+    /// Whether pages being filled hold more memory than they may.
+    pub fn is_hot_full(&self) -> bool {
+        self.hot_bytes > self.hot_bytes_max
+    }
+
+    /// Queues whose hot pages are to be completed although they are short: those without an append
+    /// since `before`, so that an idle queue keeps only its table row, and, when all of them hold
+    /// too much, those of at least half the average size: the others hold less than half of it all.
+    pub fn tired(&self, before: StoreTimestamp) -> Vec<QueueKey> {
+        let hot = || self.queues.iter().filter(|(_, queue)| queue.hot.is_some());
+        let large = if self.is_hot_full() {
+            self.hot_bytes / hot().count().max(1) / 2
+        } else {
+            usize::MAX
+        };
+        hot()
+            .filter(|(_, queue)| queue.last_time < before.0 || queue.hot_bytes() >= large)
             .map(|(key, _)| *key)
-            .collect();
-        for key in &idle {
-            if let Some(page) = self.queues.get_mut(key).and_then(Queue::seal) {
+            .collect()
+    }
+
+    /// Completes the hot pages of these queues.
+    pub fn complete_pages(&mut self, keys: &[QueueKey]) {
+        for key in keys {
+            let Some(queue) = self.queues.get_mut(key) else {
+                continue;
+            };
+            let hot_bytes = queue.hot_bytes();
+            if let Some(page) = queue.seal() {
+                self.hot_bytes = self.hot_bytes.saturating_sub(hot_bytes);
                 self.keep_unwritten(*key, page);
             }
         }
-        idle.len()
     }
 
     /// Raises the first offset of `key` (retention); pages wholly below it are forgotten. Never
@@ -407,7 +448,9 @@ impl QueueIndex {
         let Some(queue) = self.queues.get_mut(&key) else {
             return;
         };
+        let hot_bytes = queue.hot_bytes();
         let dropped = queue.set_min(min.0);
+        self.hot_bytes = (self.hot_bytes + queue.hot_bytes()).saturating_sub(hot_bytes);
         for page_ref in dropped {
             self.forget(key, page_ref);
         }
@@ -423,6 +466,7 @@ impl QueueIndex {
             .collect();
         for key in keys {
             if let Some(queue) = self.queues.remove(&key) {
+                self.hot_bytes = self.hot_bytes.saturating_sub(queue.hot_bytes());
                 for page_ref in queue.pages {
                     self.forget(key, page_ref);
                 }

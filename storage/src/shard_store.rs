@@ -18,7 +18,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub use retaining::{Dropped, RetainError};
@@ -51,22 +50,15 @@ impl Pending {
     }
 }
 
-/// Offsets given out beyond what the index has.
-struct Assigned {
-    next: QueueOffset,
-    pending_count: u64,
-}
-
 /// One shard's store.
 pub struct ShardStore<D: Disk> {
     log: Rc<ShardLog<D>>,
     index: PagedIndex<D>,
     keys: KeyIndex<D>,
-    cache: ReadCache<D>,
+    cache: Rc<ReadCache<D>>,
     folder: String,
     store_id: u64,
     pending: RefCell<VecDeque<Pending>>,
-    assigned: RefCell<HashMap<QueueKey, Assigned>>,
     scratch: RefCell<Vec<IndexEntry>>,
     /// Something for the upkeep task to look at.
     upkeep: Signal,
@@ -76,6 +68,8 @@ pub struct ShardStore<D: Disk> {
     retained: retaining::Retained,
     /// Where records were found damaged, so that each is reported once.
     damage: RefCell<BTreeSet<FilePosition>>,
+    /// Bytes of the last checkpoint's parts.
+    checkpoint_bytes: Cell<u64>,
 }
 
 impl<D: Disk> ShardStore<D> {
@@ -115,6 +109,12 @@ impl<D: Disk> ShardStore<D> {
         )
     }
 
+    /// Reads of cold log from the device since the start, and how many of them were ahead of their
+    /// readers.
+    pub fn cold_reads_counts(&self) -> (u64, u64) {
+        self.cache.loads_counts()
+    }
+
     /// Waits until `committed() >= position`, hurrying the writer on.
     ///
     /// # Errors
@@ -144,9 +144,6 @@ impl<D: Disk> ShardStore<D> {
         self.pending
             .borrow_mut()
             .retain(|pending| pending.key.topic != topic);
-        self.assigned
-            .borrow_mut()
-            .retain(|key, _| key.topic != topic);
         self.index.index_mut().drop_topic(topic);
     }
 }

@@ -506,3 +506,60 @@ fn append_speed() {
         appending[0], appending[10], reading[0], reading[10]
     );
 }
+
+/// A log of `total` bytes in two queues that the next process must read from the device.
+async fn cold_store(disk: &SimDisk, tail: &SharedTail, total: usize) -> (Store, [QueueKey; 2]) {
+    let keys = [QueueKey::new(1, 0), QueueKey::new(1, 1)];
+    let (store, _) = open(disk, tail, FlushMode::Sync).await;
+    let body = vec![b'c'; 4000];
+    for n in 0..total / body.len() {
+        store.append(&record(keys[n % 2], &body, &[])).unwrap();
+        if n % 16 == 15 {
+            store.until_committed(store.seal()).await.unwrap();
+        }
+    }
+    store.until_committed(store.seal()).await.unwrap();
+    store.shutdown().await.unwrap();
+    drop(store);
+    (open(disk, tail, FlushMode::Sync).await.0, keys)
+}
+
+async fn count_records(store: &Store, key: QueueKey) -> u64 {
+    let (mut next, mut out) = (QueueOffset(0), BytesMut::new());
+    while next < store.bounds(key).max {
+        out.clear();
+        let read = store.read(key, next, limits(32), &|_| true, &mut out);
+        let read = read.await.unwrap();
+        assert_eq!(bodies(&out).len() as u64, u64::from(read.found));
+        next = read.next_offset;
+    }
+    next.0
+}
+
+#[test]
+fn a_cold_backlog_is_read_once_and_ahead_of_its_readers() {
+    const TOTAL: usize = 12 << 20;
+    let (disk, tail) = (SimDisk::new(5), SharedTail::new(1 << 20));
+    let (store, keys) = disk.block_on(cold_store(&disk, &tail, TOTAL));
+    // Two readers side by side want the same chunks at the same time.
+    let counts = Rc::new(RefCell::new(Vec::new()));
+    for key in keys {
+        let (store, counts) = (Rc::clone(&store), Rc::clone(&counts));
+        disk.spawn(async move {
+            let count = count_records(&store, key).await;
+            counts.borrow_mut().push(count);
+        });
+    }
+    disk.block_on(async {
+        while counts.borrow().len() < 2 {
+            disk.sleep_ms(1).await;
+        }
+    });
+    let records = counts.borrow().iter().sum::<u64>();
+    assert_eq!(records, (TOTAL / 4000) as u64);
+    let chunks = (store.staged().0).div_ceil(crate::log::read_ahead::CHUNK_BYTES);
+    let (loads, ahead) = store.cold_reads_counts();
+    assert!(loads <= chunks + 1, "{loads} reads of {chunks} chunks");
+    // The first two begin the stream; the last one, not whole, is never read ahead.
+    assert!(loads - ahead <= 4, "{ahead} of {loads} reads ahead");
+}

@@ -24,6 +24,17 @@ pub trait Host: 'static {
     /// Lets `write` append whole frames for `peer`; what it appended leaves with this tick.
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut));
 
+    /// Hands whole frames for `peer` over; not copied when nothing else waits to be written to it.
+    fn write_whole(&self, peer: PeerRef, frames: BytesMut) {
+        self.write(peer, |out| {
+            if out.is_empty() {
+                *out = frames;
+            } else {
+                out.extend_from_slice(&frames);
+            }
+        });
+    }
+
     /// Ms since the Unix epoch, as of this tick.
     fn wall_ms(&self) -> u64;
 

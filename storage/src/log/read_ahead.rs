@@ -1,25 +1,33 @@
 //! Cold reads: aligned chunks of the log, a bounded number of them kept for the next reader.
 //!
-//! **Owns** the chunks in memory and the guess what comes next.
+//! **Owns** the chunks in memory, the reads under way, and the guess what comes next.
 //! **Lives on** the shard's core, shared by all readers of the shard.
-//! **Invariants** only blocks the device has for good are kept; chunks never cross a segment.
-//! **Limits** the bytes given at the start; `CHUNK_BYTES` to `SEQUENTIAL_BYTES` per read.
+//! **Invariants** only blocks the device has for good are kept; chunks never cross a segment; a
+//! chunk is read once, however many readers wait for it.
+//! **Limits** the bytes given at the start, and `AHEAD_LOADS_MAX` chunks under way beyond them.
 //! **Not here** bytes still in the tail (`staging`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::BytesMut;
 
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile};
 use crate::log::segments::Segments;
+use crate::log::shard_log::ShardLog;
+use crate::log::signal::Signal;
 use crate::units::{FilePosition, index};
 
-/// A read with no history.
+/// One read of the device.
 pub const CHUNK_BYTES: u64 = 256 << 10;
-/// A read that continues where a chunk in memory ends.
-pub const SEQUENTIAL_BYTES: u64 = 1 << 20;
+/// Chunks read ahead of a reader that goes on where the chunk before ended: the device works on
+/// them side by side while the reader takes what is there.
+pub const AHEAD_CHUNKS: u64 = 4;
+/// Chunks read ahead at a time, over all readers: two streams at full depth.
+pub const AHEAD_LOADS_MAX: usize = 8;
+
+const _: () = assert!(AHEAD_LOADS_MAX as u64 >= AHEAD_CHUNKS);
 
 type ReadOf<D> = <<D as Disk>::File as DiskFile>::Read;
 
@@ -27,6 +35,8 @@ struct Chunk<D: Disk> {
     data: Rc<ReadOf<D>>,
     bytes: u64,
     used: u64,
+    /// Nobody has taken anything of it yet.
+    fresh: bool,
 }
 
 /// The chunks of one shard.
@@ -35,17 +45,48 @@ pub struct ReadCache<D: Disk> {
     bytes: Cell<u64>,
     clock: Cell<u64>,
     chunks: RefCell<BTreeMap<FilePosition, Chunk<D>>>,
+    /// Starts of chunks under way.
+    loading: RefCell<BTreeSet<FilePosition>>,
+    loaded: Signal,
+    /// The chunk somebody began to take since the last look.
+    begun: Cell<Option<FilePosition>>,
+    /// Reads of the device, and those of them that no reader had asked for yet.
+    loads_count: Cell<u64>,
+    ahead_count: Cell<u64>,
+}
+
+/// Marks a chunk as under way until dropped.
+struct Loading<'a, D: Disk> {
+    cache: &'a ReadCache<D>,
+    start: FilePosition,
+}
+
+impl<D: Disk> Drop for Loading<'_, D> {
+    fn drop(&mut self) {
+        self.cache.loading.borrow_mut().remove(&self.start);
+        self.cache.loaded.notify();
+    }
 }
 
 impl<D: Disk> ReadCache<D> {
-    /// A cache of at most `bytes_max` bytes (but at least one chunk).
+    /// A cache of at most `bytes_max` bytes (but at least one chunk and what is read ahead of it).
     pub fn new(bytes_max: u64) -> Self {
         Self {
-            bytes_max: bytes_max.max(SEQUENTIAL_BYTES),
+            bytes_max: bytes_max.max((AHEAD_CHUNKS + 2) * CHUNK_BYTES),
             bytes: Cell::new(0),
             clock: Cell::new(0),
             chunks: RefCell::default(),
+            loading: RefCell::default(),
+            loaded: Signal::default(),
+            begun: Cell::new(None),
+            loads_count: Cell::new(0),
+            ahead_count: Cell::new(0),
         }
+    }
+
+    /// Reads of the device so far, and how many of them were ahead of their readers.
+    pub fn loads_counts(&self) -> (u64, u64) {
+        (self.loads_count.get(), self.ahead_count.get())
     }
 
     fn find(&self, position: FilePosition) -> Option<(Rc<ReadOf<D>>, usize)> {
@@ -57,6 +98,9 @@ impl<D: Disk> ReadCache<D> {
         }
         self.clock.set(self.clock.get() + 1);
         chunk.used = self.clock.get();
+        if std::mem::take(&mut chunk.fresh) {
+            self.begun.set(Some(*start));
+        }
         Some((Rc::clone(&chunk.data), index(at)))
     }
 
@@ -66,20 +110,14 @@ impl<D: Disk> ReadCache<D> {
         let end = start.plus(len);
         let mut at = start;
         while at < end {
-            let Some((data, from)) = self.find(at) else {
-                out.truncate(before);
-                return false;
-            };
-            let rest = data.as_ref().as_ref().get(from..).unwrap_or_default();
-            let part = rest
-                .get(..index(end.since(at)).min(rest.len()))
-                .unwrap_or_default();
-            if part.is_empty() {
+            let part = self.find(at).map_or(0, |(data, from)| {
+                take((*data).as_ref(), from, end.since(at), out)
+            });
+            if part == 0 {
                 out.truncate(before);
                 return false;
             }
-            out.extend_from_slice(part);
-            at = at.plus(part.len() as u64);
+            at = at.plus(part);
         }
         true
     }
@@ -100,49 +138,64 @@ impl<D: Disk> ReadCache<D> {
         while at < end {
             let (data, from) = match self.find(at) {
                 Some(found) => found,
-                None => self.load(segments, stable, at, end).await?,
+                None => self.demand(segments, stable, at).await?,
             };
-            let rest = data.as_ref().as_ref().get(from..).unwrap_or_default();
-            let part = rest
-                .get(..index(end.since(at)).min(rest.len()))
-                .unwrap_or_default();
-            if part.is_empty() {
+            let part = take((*data).as_ref(), from, end.since(at), out);
+            if part == 0 {
                 return Err(short(segments, at));
             }
-            out.extend_from_slice(part);
-            at = at.plus(part.len() as u64);
+            at = at.plus(part);
         }
         Ok(())
+    }
+
+    /// The chunk around `position`, once it is there; a read of it that is under way is waited for.
+    async fn demand(
+        &self,
+        segments: &Segments<D>,
+        stable: FilePosition,
+        position: FilePosition,
+    ) -> Result<(Rc<ReadOf<D>>, usize), DiskError> {
+        let start = chunk_start(segments, position);
+        loop {
+            if let Some(loading) = self.begin(start) {
+                let data = self.load(segments, stable, &loading).await?;
+                self.begun.set(Some(start));
+                return Ok((data, index(position.since(start))));
+            }
+            let done = || (!self.loading.borrow().contains(&start)).then_some(());
+            self.loaded.wait(done).await;
+            // It failed, or was a shorter one, or is gone again: then it is this reader's to read.
+            if let Some(found) = self.find(position) {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn begin(&self, start: FilePosition) -> Option<Loading<'_, D>> {
+        let is_first = self.loading.borrow_mut().insert(start);
+        // Lazily: dropping one ends the mark.
+        is_first.then(|| Loading { cache: self, start })
     }
 
     async fn load(
         &self,
         segments: &Segments<D>,
         stable: FilePosition,
-        at: FilePosition,
-        end: FilePosition,
-    ) -> Result<(Rc<ReadOf<D>>, usize), DiskError> {
-        let start = at.block_down();
-        let sequential = start.0 > 0 && self.find(FilePosition(start.0 - 1)).is_some();
-        let ahead = if sequential {
-            SEQUENTIAL_BYTES
-        } else {
-            CHUNK_BYTES
-        };
+        loading: &Loading<'_, D>,
+    ) -> Result<Rc<ReadOf<D>>, DiskError> {
+        let start = loading.start;
         let limit = stable.block_up().min(segments.next_start(start));
-        let until = end.block_up().max(start.plus(ahead)).min(limit);
-        // A record longer than one read is read in several.
-        let bytes = until.since(start).min(SEQUENTIAL_BYTES);
+        let bytes = start.plus(CHUNK_BYTES).min(limit).since(start);
         let Some(segment) = segments.open(start).await? else {
-            return Err(short(segments, at));
+            return Err(short(segments, start));
         };
-        let read = segment
-            .file
-            .read_at(segment.offset_of(start), index(bytes))
-            .await?;
+        let offset = segment.offset_of(start);
+        let read = segment.file.read_at(offset, index(bytes)).await?;
+        self.loads_count.set(self.loads_count.get() + 1);
         let data = Rc::new(read);
         self.keep(start, Rc::clone(&data));
-        Ok((data, index(at.since(start))))
+        Ok(data)
     }
 
     fn keep(&self, start: FilePosition, data: Rc<ReadOf<D>>) {
@@ -152,6 +205,7 @@ impl<D: Disk> ReadCache<D> {
             data,
             bytes,
             used: self.clock.get(),
+            fresh: true,
         };
         let mut chunks = self.chunks.borrow_mut();
         let old = chunks.insert(start, chunk).map_or(0, |old| old.bytes);
@@ -166,6 +220,79 @@ impl<D: Disk> ReadCache<D> {
             }
         }
     }
+
+    /// Reads ahead of whoever began a chunk right behind one that is in memory. To be called after
+    /// reads; costs nothing when no chunk was begun.
+    #[inline]
+    pub fn go_ahead(self: &Rc<Self>, log: &Rc<ShardLog<D>>) {
+        if let Some(begun) = self.begun.take() {
+            self.read_ahead(log, begun);
+        }
+    }
+
+    #[cold]
+    fn read_ahead(self: &Rc<Self>, log: &Rc<ShardLog<D>>, begun: FilePosition) {
+        let before = begun.0.checked_sub(1).map(FilePosition);
+        let goes_on = before.is_some_and(|before| self.has(before));
+        if !goes_on {
+            return;
+        }
+        let stable = log.marks.stable().0;
+        let mut start = begun;
+        for _ in 0..AHEAD_CHUNKS {
+            start = chunk_end(&log.segments, start);
+            // What the device is about to get is still in the tail.
+            let is_whole = chunk_end(&log.segments, start) <= stable;
+            if !is_whole || !log.segments.exists(start) {
+                return;
+            }
+            let is_there = self.has(start) || self.loading.borrow().contains(&start);
+            if is_there {
+                continue;
+            }
+            if self.loading.borrow().len() >= AHEAD_LOADS_MAX {
+                return;
+            }
+            self.loading.borrow_mut().insert(start);
+            self.ahead_count.set(self.ahead_count.get() + 1);
+            let (cache, log) = (Rc::clone(self), Rc::clone(log));
+            log.disk.clone().spawn(async move {
+                let loading = Loading {
+                    cache: &cache,
+                    start,
+                };
+                if let Err(error) = cache.load(&log.segments, stable, &loading).await {
+                    // Whoever really needs it reads it again and is told.
+                    tracing::debug!(%error, "a read ahead failed");
+                }
+            });
+        }
+    }
+
+    fn has(&self, position: FilePosition) -> bool {
+        let chunks = self.chunks.borrow();
+        let found = chunks.range(..=position).next_back();
+        found.is_some_and(|(start, chunk)| position.since(*start) < chunk.bytes)
+    }
+}
+
+/// Start of the chunk around `position`: chunks are counted from their segment's start.
+fn chunk_start<D: Disk>(segments: &Segments<D>, position: FilePosition) -> FilePosition {
+    let segment = segments.start_of(position);
+    segment.plus(position.since(segment) / CHUNK_BYTES * CHUNK_BYTES)
+}
+
+/// End of the chunk that begins at `start`.
+fn chunk_end<D: Disk>(segments: &Segments<D>, start: FilePosition) -> FilePosition {
+    start.plus(CHUNK_BYTES).min(segments.next_start(start))
+}
+
+/// Adds at most `wanted` bytes of `data` from `from` on to `out`; returns how many.
+fn take(data: &[u8], from: usize, wanted: u64, out: &mut BytesMut) -> u64 {
+    let rest = data.get(from..).unwrap_or_default();
+    let part = rest.get(..index(wanted)).unwrap_or(rest);
+    out.extend_from_slice(part);
+    part.len() as u64
 }
 
 fn short<D: Disk>(segments: &Segments<D>, at: FilePosition) -> DiskError {

@@ -21,6 +21,9 @@ use crate::units::{Boundary, FilePosition, QueueKey, QueueOffset, StoreTimestamp
 /// Bytes of queue table copied and summed between two yields: about 0.1 ms (41 MB took 75 ms).
 const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
 
+/// Queues put to sleep between two yields: about 0.1 ms.
+const SLEEP_SLICE: usize = 256;
+
 /// Bounds and sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedOptions {
@@ -202,6 +205,21 @@ impl<D: Disk> PagedIndex<D> {
                 }
             }
         }
+    }
+
+    /// Completes short pages of queues without an append since `before`, and of others when all
+    /// that are being filled hold too much memory.
+    pub async fn put_to_sleep(&self, before: StoreTimestamp) {
+        let tired = self.index.borrow().tired(before);
+        for keys in tired.chunks(SLEEP_SLICE) {
+            self.index.borrow_mut().complete_pages(keys);
+            self.disk.yield_now().await;
+        }
+    }
+
+    /// Whether `put_to_sleep` should run because of memory.
+    pub fn is_hot_full(&self) -> bool {
+        self.index.borrow().is_hot_full()
     }
 
     /// Whether enough complete pages wait that `flush` should run.

@@ -14,10 +14,9 @@ use super::page_ref::{PagePlace, PageRef};
 use crate::index_pages::{IndexEntry, Page};
 use crate::units::QueueOffset;
 
-/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of 4 lines, an
-/// idle queue costs 212 to 359 bytes, 275 in a table of 10,000; just after the table doubled it is
-/// the most.
-const QUEUE_STRUCT_BYTES_MAX: usize = 120;
+/// With 8 bytes of key and 1 of hash, in a table 7/16 to 7/8 full, and a directory of one line in
+/// its own allocation, a sleeping queue costs 125 to 217 bytes.
+const QUEUE_STRUCT_BYTES_MAX: usize = 72;
 const _: () = assert!(size_of::<Queue>() <= QUEUE_STRUCT_BYTES_MAX);
 
 /// Where an offset is.
@@ -38,7 +37,10 @@ pub(super) struct Queue {
     /// Store time of the last entry, which the next one may not undercut.
     pub(super) last_time: u64,
     pub(super) pages: VecDeque<PageRef>,
-    pub(super) hot: Page,
+    /// Entries that no directory page has; never empty. Boxed, for most queues have none.
+    pub(super) hot: Option<Box<Page>>,
+    /// Offsets given out beyond `next`: their records may not be acknowledged yet.
+    pub(super) ahead: u32,
 }
 
 impl Queue {
@@ -47,45 +49,44 @@ impl Queue {
     pub(super) fn push(&mut self, mut entry: IndexEntry) -> Option<Page> {
         entry.store_time.0 = entry.store_time.0.max(self.last_time);
         self.last_time = entry.store_time.0;
-        if self.hot.is_empty() {
-            self.hot = Page::new(QueueOffset(self.next), self.hot.is_wide());
-        }
         let mut completed = None;
-        if !self.hot.push(&entry) {
+        let taken = self.hot.as_mut().is_some_and(|hot| hot.push(&entry));
+        if !taken {
             completed = self.seal();
-            if !self.hot.push(&entry) {
-                debug_assert!(false, "an empty page takes any entry");
-            }
+            let mut fresh = Box::new(Page::new(QueueOffset(self.next), false));
+            let taken = fresh.push(&entry);
+            debug_assert!(taken, "an empty page takes any entry");
+            self.hot = Some(fresh);
         }
         self.next += 1;
+        self.ahead = self.ahead.saturating_sub(1);
         completed
     }
 
-    /// Completes the hot page; a new empty one begins at its end.
+    /// Completes the hot page.
     #[cold]
     pub(super) fn seal(&mut self) -> Option<Page> {
-        if self.hot.is_empty() {
-            return None;
-        }
-        let fresh = Page::new(self.hot.end_offset(), self.hot.is_wide());
-        let mut page = std::mem::replace(&mut self.hot, fresh);
+        let mut page = *self.hot.take()?;
         page.shrink();
+        if self.pages.is_empty() {
+            // Most queues never have a second page.
+            self.pages.reserve_exact(1);
+        }
         self.pages
             .push_back(PageRef::new(page.first_offset(), page.first_time(), None));
         Some(page)
     }
 
-    pub(super) fn has_hot_entries(&self) -> bool {
-        !self.hot.is_empty()
+    /// Memory of the hot page.
+    pub(super) fn hot_bytes(&self) -> usize {
+        self.hot.as_ref().map_or(0, |hot| hot.memory_bytes())
     }
 
     /// Offset at which the hot page begins and the directory ends.
     pub(super) fn hot_start(&self) -> u64 {
-        if self.hot.is_empty() {
-            self.next
-        } else {
-            self.hot.first_offset().0
-        }
+        self.hot
+            .as_ref()
+            .map_or(self.next, |hot| hot.first_offset().0)
     }
 
     /// The page that holds `offset`.
@@ -93,8 +94,10 @@ impl Queue {
         if offset >= self.next {
             return Found::Nothing;
         }
-        if offset >= self.hot_start() {
-            return Found::Hot(&self.hot);
+        if let Some(hot) = &self.hot
+            && offset >= hot.first_offset().0
+        {
+            return Found::Hot(hot);
         }
         let after = self
             .pages
@@ -141,7 +144,7 @@ impl Queue {
     pub(super) fn set_min(&mut self, min: u64) -> Vec<PageRef> {
         self.min = min.clamp(self.min, self.next.max(self.min));
         if self.min == self.next {
-            self.hot = Page::new(QueueOffset(self.next), self.hot.is_wide());
+            self.hot = None;
         }
         let mut dropped = Vec::new();
         loop {

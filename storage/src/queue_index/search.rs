@@ -44,8 +44,10 @@ impl QueueIndex {
         };
         // The first entry for which `before` is false is in the last page that begins with
         // `before`, or right after it.
-        let found = if queue.has_hot_entries() && before(queue.hot.first_time()) {
-            first_false(&queue.hot, |entry| before(entry.store_time))
+        let found = if let Some(hot) = &queue.hot
+            && before(hot.first_time())
+        {
+            first_false(hot, |entry| before(entry.store_time))
         } else {
             let pages = queue
                 .pages
@@ -71,9 +73,10 @@ impl QueueIndex {
         let Some(queue) = self.queues.get(&key) else {
             return Search::At(QueueOffset(0));
         };
-        let hot_first = queue.hot.entry(0).map(|entry| entry.position);
-        if hot_first.is_some_and(|first| first < position) {
-            let found = first_false(&queue.hot, |entry| entry.position < position);
+        if let Some(hot) = &queue.hot
+            && hot.entry(0).is_some_and(|first| first.position < position)
+        {
+            let found = first_false(hot, |entry| entry.position < position);
             return Search::At(QueueOffset(found.max(queue.min)));
         }
         match self.search_pages_by_position(key, queue, position) {

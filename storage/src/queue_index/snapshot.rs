@@ -103,7 +103,7 @@ impl QueueIndex {
                 })
             })
             .map(AsRef::as_ref)
-            .chain(queue.has_hot_entries().then_some(&queue.hot))
+            .chain(queue.hot.as_deref())
             .collect();
         out.put_u32_le(u32::try_from(inside.len()).unwrap_or(u32::MAX));
         for page in inside {
@@ -151,7 +151,6 @@ impl QueueIndex {
                 body.try_get_u128_le().map_err(malformed)?,
             ));
         }
-        queue.hot = Page::new(crate::units::QueueOffset(queue.next), false);
         for _ in 0..body.try_get_u32_le().map_err(malformed)? {
             let length = body.try_get_u32_le().map_err(malformed)?;
             let length = usize::try_from(length).map_err(malformed)?;
@@ -162,8 +161,9 @@ impl QueueIndex {
             let page = Page::decode(key, encoded)?;
             if queue.has_page(page.first_offset()) {
                 self.keep_unwritten(key, page);
-            } else if page.end_offset().0 == queue.next {
-                queue.hot = page;
+            } else if page.end_offset().0 == queue.next && !page.is_empty() {
+                self.hot_bytes += page.memory_bytes();
+                queue.hot = Some(Box::new(page));
             } else {
                 return Err(SnapshotError::Malformed);
             }

@@ -10,7 +10,7 @@
 use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
 use smallvec::SmallVec;
 
-use super::{Appended, Assigned, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
+use super::{Appended, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::AppendError;
@@ -18,7 +18,7 @@ use crate::format::{EntryHead, KEYS_COUNT_MAX};
 use crate::key_index::key_hash;
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
-use crate::units::{FilePosition, QueueKey, QueueOffset, StoreTimestamp};
+use crate::units::{FilePosition, QueueOffset, StoreTimestamp};
 
 impl<D: Disk> ShardStore<D> {
     /// Stages one record in the open run: a memory copy, no wait. Not readable and not
@@ -31,7 +31,7 @@ impl<D: Disk> ShardStore<D> {
         let store_timestamp = record
             .store_timestamp
             .unwrap_or_else(|| StoreTimestamp(self.log.disk.now_ms()));
-        let offset = self.next_offset(record.key);
+        let offset = self.index.index().next_offset(record.key);
         let mut encoded = EncodedRecord::new(&parts(record, offset, store_timestamp))
             .map_err(|_| too_large(record))?;
         let length = encoded.record_bytes();
@@ -64,15 +64,13 @@ impl<D: Disk> ShardStore<D> {
             tags_code: record.tags_code,
             store_time: store_timestamp,
         };
-        self.note(
-            record.key,
-            Pending {
-                key: record.key,
-                offset,
-                entry,
-                hashes,
-            },
-        );
+        self.index.index_mut().assign(record.key);
+        self.pending.borrow_mut().push_back(Pending {
+            key: record.key,
+            offset,
+            entry,
+            hashes,
+        });
         let end = position.plus(u64::from(length));
         Ok(Appended {
             queue_offset: offset,
@@ -89,25 +87,6 @@ impl<D: Disk> ShardStore<D> {
         staged
     }
 
-    fn next_offset(&self, key: QueueKey) -> QueueOffset {
-        match self.assigned.borrow().get(&key) {
-            Some(assigned) => assigned.next,
-            None => self.index.index().next_offset(key),
-        }
-    }
-
-    fn note(&self, key: QueueKey, pending: Pending) {
-        let next = pending.offset.next();
-        let mut assigned = self.assigned.borrow_mut();
-        let assigned = assigned.entry(key).or_insert(Assigned {
-            next,
-            pending_count: 0,
-        });
-        assigned.next = next;
-        assigned.pending_count += 1;
-        self.pending.borrow_mut().push_back(pending);
-    }
-
     /// Puts what may be acknowledged by now into the indexes.
     pub(super) fn apply(&self) {
         let acknowledged = self.log.acknowledged();
@@ -118,7 +97,6 @@ impl<D: Disk> ShardStore<D> {
         {
             return;
         }
-        let mut assigned = self.assigned.borrow_mut();
         let mut index = self.index.index_mut();
         while let Some(first) = pending.pop_front_if(|first| first.end() <= acknowledged) {
             if let Err(fault) = index.append(first.key, first.offset, first.entry) {
@@ -130,14 +108,8 @@ impl<D: Disk> ShardStore<D> {
                 self.keys
                     .add_hash(*hash, first.entry.position, first.entry.store_time);
             }
-            if let Some(queue) = assigned.get_mut(&first.key) {
-                queue.pending_count -= 1;
-                if queue.pending_count == 0 {
-                    assigned.remove(&first.key);
-                }
-            }
         }
-        drop((pending, assigned, index));
+        drop((pending, index));
         self.wake_upkeep();
     }
 }

@@ -11,8 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use hashbrown::HashMap;
-
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::Disk;
 use crate::error::RecoverError;
@@ -41,6 +39,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
 
 /// Offsets in a row that may be entered as lost: more than the largest damaged run can have held.
 const LOST_ENTRIES_MAX: u64 = 1 << 20;
+/// Time between two lines about a recovery that takes longer.
+const PROGRESS_US: u64 = 1_000_000;
 
 /// The indexes while they are being filled.
 struct Indexes<D: Disk> {
@@ -181,6 +181,7 @@ async fn open_indexes<D: Disk>(
 ) -> Result<(Indexes<D>, Option<Checkpoint>), RecoverError> {
     let limits = IndexLimits {
         resident_bytes_max: index(options.index_cache_bytes),
+        hot_bytes_max: index(options.index_cache_bytes / 2),
     };
     let paged = PagedOptions {
         limits,
@@ -217,6 +218,26 @@ fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {
     }
 }
 
+/// When a long recovery says how far it is.
+struct Progress {
+    due_us: u64,
+}
+
+impl Progress {
+    fn new(now_us: u64) -> Self {
+        let due_us = now_us + PROGRESS_US;
+        Self { due_us }
+    }
+
+    fn is_due(&mut self, now_us: u64) -> bool {
+        let is_due = now_us >= self.due_us;
+        if is_due {
+            self.due_us = now_us + PROGRESS_US;
+        }
+        is_due
+    }
+}
+
 async fn replay<D: Disk>(
     disk: &D,
     segments: &Segments<D>,
@@ -226,10 +247,18 @@ async fn replay<D: Disk>(
     report: &mut RecoveryReport,
 ) -> Result<(), RecoverError> {
     let mut device = DeviceScan::new(segments);
+    let mut progress = Progress::new(disk.now_mono_us());
     while let Some(run) = device.next(scan).await? {
         report.runs_from_disk += 1;
         let start = run.payload_start();
         indexes.replay_run(run.payload, start, report).await?;
+        if progress.is_due(disk.now_mono_us()) {
+            let replayed_mib = scan.position.since(report.scanned_from) >> 20;
+            let end = segments.end_after(scan.position);
+            let left_mib_max = end.since(scan.position) >> 20;
+            let records = report.records;
+            tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
+        }
     }
     replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
     if let Some(proof) = device.proof_of_damage(scan).await? {
@@ -360,7 +389,7 @@ fn assemble<D: Disk>(
     start: StagingStart,
     (folder, indexes): (String, Indexes<D>),
 ) -> Rc<ShardStore<D>> {
-    let cache = ReadCache::new(options.read_cache_bytes);
+    let cache = Rc::new(ReadCache::new(options.read_cache_bytes));
     let staging = Staging::new(tail, start);
     Rc::new(ShardStore {
         log: Rc::new(ShardLog::new(disk, options, segments, staging)),
@@ -370,7 +399,6 @@ fn assemble<D: Disk>(
         folder,
         store_id: start.store_id,
         pending: RefCell::new(VecDeque::new()),
-        assigned: RefCell::new(HashMap::new()),
         scratch: RefCell::new(Vec::new()),
         upkeep: Signal::default(),
         upkeep_runs: Cell::new(false),
@@ -378,7 +406,22 @@ fn assemble<D: Disk>(
         checkpointing: Cell::new(false),
         retained: super::retaining::Retained::default(),
         damage: RefCell::default(),
+        checkpoint_bytes: Cell::new(0),
     })
 }
 
 const _: () = assert!(SEGMENT_BYTES_MIN > RECORD_BYTES_MAX + (64 << 10));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_once_a_second_and_not_before() {
+        let mut progress = Progress::new(5);
+        assert!(!progress.is_due(PROGRESS_US));
+        assert!(progress.is_due(PROGRESS_US + 5));
+        assert!(!progress.is_due(2 * PROGRESS_US));
+        assert!(progress.is_due(2 * PROGRESS_US + 5));
+    }
+}

@@ -98,6 +98,18 @@ impl Progress {
         Err(error)
     }
 
+    /// Reserves at the first record what the rest of the read may need, so that `out` does not grow
+    /// by copying what is in it already.
+    fn make_room(&self, entries: Option<&[IndexEntry]>, out: &mut BytesMut) {
+        if self.outcome.found > 0 {
+            return;
+        }
+        let count = usize::try_from(self.limits.messages.max(1)).unwrap_or(usize::MAX);
+        let lengths = entries.unwrap_or_default().iter().take(count);
+        let bytes: u64 = lengths.map(|entry| u64::from(entry.length)).sum();
+        out.reserve(usize::try_from(bytes.min(self.limits.bytes)).unwrap_or(0));
+    }
+
     /// Entries worth looking up next.
     fn wanted(&self) -> usize {
         let left = self.limits.entries_examined.saturating_sub(self.examined);
@@ -127,6 +139,7 @@ impl<D: Disk> ShardStore<D> {
         }
         // What came from the device is looked at; the slow way says what is wrong with it.
         let found = self.cache.read_hot(position, len, out);
+        self.cache.go_ahead(&self.log);
         let is_whole = found && self.is_whole(out.get(at..), entry);
         if !is_whole {
             out.truncate(at);
@@ -149,6 +162,7 @@ impl<D: Disk> ShardStore<D> {
             .cache
             .read(&self.log.segments, stable, (position, len), out)
             .await;
+        self.cache.go_ahead(&self.log);
         if read.is_err() {
             out.truncate(before);
         }
@@ -184,11 +198,12 @@ impl<D: Disk> ShardStore<D> {
                 progress.outcome.bounds = self.bounds(key);
                 return Ok(progress.outcome);
             }
-            for entry in &entries {
+            for (index, entry) in entries.iter().enumerate() {
                 match progress.step(entry, filter) {
                     Step::Stop => return Ok(progress.outcome),
                     Step::Pass => progress.passed(),
                     Step::Take => {
+                        progress.make_room(entries.get(index..), out);
                         let at = out.len();
                         let len = u64::from(entry.length);
                         let fetched = self.fetch(entry.position, len, out).await;
@@ -238,14 +253,17 @@ impl<D: Disk> ShardStore<D> {
                 Lookup::Entries(_) => {}
                 Lookup::NeedsPages(_) => cold = true,
             }
-            for entry in &entries {
+            for (index, entry) in entries.iter().enumerate() {
                 match progress.step(entry, filter) {
                     Step::Stop => break 'read,
                     Step::Pass => progress.passed(),
-                    Step::Take if self.fetch_hot(entry, out) => progress.took(entry),
                     Step::Take => {
-                        cold = true;
-                        break;
+                        progress.make_room(entries.get(index..), out);
+                        if !self.fetch_hot(entry, out) {
+                            cold = true;
+                            break;
+                        }
+                        progress.took(entry);
                     }
                 }
             }

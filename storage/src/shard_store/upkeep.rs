@@ -13,10 +13,19 @@ use crate::disk::{Disk, DiskError};
 use crate::error::FlushError;
 use crate::format::CheckpointHeader;
 use crate::log::checkpoint::{self, Checkpoint};
-use crate::units::FilePosition;
+use crate::units::{FilePosition, StoreTimestamp};
 
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
 pub const IDLE_MS: u64 = 5000;
+
+/// A queue without a new record for so long goes to sleep at the next checkpoint: a page of its own
+/// for what it has, in exchange for the memory of the page it was filling.
+pub const SLEEP_MS: u64 = 600_000;
+/// Bytes of log for each byte of a checkpoint: checkpoints of many busy queues, which repeat all
+/// their short pages, add at most this part to what the device gets.
+const LOG_PER_CHECKPOINT: u64 = 4;
+/// Bytes of log behind a checkpoint, whatever its size: what a start replays in the worst case.
+const LOG_BYTES_MAX: u64 = 128 << 20;
 
 impl<D: Disk> ShardStore<D> {
     pub(super) fn start_upkeep(store: &Rc<Self>) {
@@ -34,11 +43,21 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.staged().since(self.checkpoint_position.get()) >= self.log.options.checkpoint_bytes
+        let own = self
+            .checkpoint_bytes
+            .get()
+            .saturating_mul(LOG_PER_CHECKPOINT);
+        let wanted = self
+            .log
+            .options
+            .checkpoint_bytes
+            .max(own.min(LOG_BYTES_MAX));
+        self.staged().since(self.checkpoint_position.get()) >= wanted
     }
 
     fn has_work(&self) -> bool {
-        self.index.needs_flush() || self.keys.needs_write() || self.checkpoint_due()
+        let pages = self.index.needs_flush() || self.index.is_hot_full();
+        pages || self.keys.needs_write() || self.checkpoint_due()
     }
 
     pub(super) fn wake_upkeep(&self) {
@@ -75,6 +94,10 @@ impl<D: Disk> ShardStore<D> {
     }
 
     async fn write_indexes(&self) {
+        if self.index.is_hot_full() || self.checkpoint_due() {
+            let before = self.log.disk.now_ms().saturating_sub(SLEEP_MS);
+            self.index.put_to_sleep(StoreTimestamp(before)).await;
+        }
         let queues = self
             .index
             .flush()
@@ -160,6 +183,8 @@ impl<D: Disk> ShardStore<D> {
         let disk = &self.log.disk;
         checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
         self.checkpoint_position.set(position);
+        let parts = checkpoint.index.len() + checkpoint.keys.len();
+        self.checkpoint_bytes.set(parts as u64);
         let queues = self
             .index
             .checkpoint_durable(&queues.unneeded_files)

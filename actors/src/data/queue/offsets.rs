@@ -9,7 +9,6 @@
 //! **Limits** [`GROUPS_MAX`] groups a queue; a commit of one more is refused.
 //! **Not here** whether the group exists (`data::catalog`), how they persist (`control`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_storage::units::QueueOffset;
@@ -45,20 +44,21 @@ pub enum Commit {
 /// The positions of all groups in one queue.
 #[derive(Debug, Clone, Default)]
 pub struct GroupOffsets {
-    rows: BTreeMap<Arc<str>, Position>,
+    /// By name. Most queues have one or two groups; a tree's first node would be 700 bytes.
+    rows: Vec<(Arc<str>, Position)>,
     dirty_count: usize,
 }
 
 impl GroupOffsets {
     /// What a query returns: a pending reset first, else the committed offset.
     pub fn query(&self, group: &str) -> Option<QueueOffset> {
-        let row = self.rows.get(group)?;
+        let row = self.get(group)?;
         row.reset.or(row.committed)
     }
 
     /// A client's commit.
     pub fn commit(&mut self, group: &Arc<str>, offset: QueueOffset) -> Commit {
-        if self.rows.get(group).is_some_and(|row| row.reset.is_some()) {
+        if self.get(group).is_some_and(|row| row.reset.is_some()) {
             return Commit::Swallowed;
         }
         self.set(group, offset)
@@ -94,9 +94,7 @@ impl GroupOffsets {
 
     /// Remembers where a group's last pull began.
     pub fn pulled(&mut self, group: &Arc<str>, offset: QueueOffset) {
-        if let Some(row) = self.rows.get_mut(group) {
-            row.pulled = offset;
-        } else if let Some(row) = row_of(&mut self.rows, group) {
+        if let Some(row) = row_of(&mut self.rows, group) {
             row.pulled = offset;
         }
     }
@@ -104,7 +102,7 @@ impl GroupOffsets {
     /// Resets a group; with `one_shot` the next pull is redirected.
     pub fn reset(&mut self, group: &Arc<str>, offset: QueueOffset, one_shot: bool) -> Commit {
         let outcome = self.set(group, offset);
-        if one_shot && let Some(row) = self.rows.get_mut(group) {
+        if one_shot && let Some(row) = self.get_mut(group) {
             row.reset = Some(offset);
         }
         outcome
@@ -112,7 +110,7 @@ impl GroupOffsets {
 
     /// Takes a pending reset; the pull that asks is told to go there.
     pub fn take_reset(&mut self, group: &str) -> Option<QueueOffset> {
-        self.rows.get_mut(group)?.reset.take()
+        self.get_mut(group)?.reset.take()
     }
 
     /// Hands out up to `most` dirty rows and marks them clean. True when none is left.
@@ -134,17 +132,25 @@ impl GroupOffsets {
 
     /// All groups with their positions.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Position)> {
-        self.rows.iter()
+        self.rows.iter().map(|(group, row)| (group, row))
     }
 
     /// One group's position.
     pub fn get(&self, group: &str) -> Option<&Position> {
-        self.rows.get(group)
+        let at = place_of(&self.rows, group).ok()?;
+        self.rows.get(at).map(|(_, row)| row)
+    }
+
+    fn get_mut(&mut self, group: &str) -> Option<&mut Position> {
+        let at = place_of(&self.rows, group).ok()?;
+        self.rows.get_mut(at).map(|(_, row)| row)
     }
 
     /// Forgets a group.
     pub fn drop_group(&mut self, group: &str) {
-        if self.rows.remove(group).is_some_and(|row| row.dirty) {
+        if let Ok(at) = place_of(&self.rows, group)
+            && self.rows.remove(at).1.dirty
+        {
             self.dirty_count -= 1;
         }
     }
@@ -155,17 +161,26 @@ impl GroupOffsets {
     }
 }
 
+fn place_of(rows: &[(Arc<str>, Position)], group: &str) -> Result<usize, usize> {
+    rows.binary_search_by(|(name, _)| (**name).cmp(group))
+}
+
 fn row_of<'a>(
-    rows: &'a mut BTreeMap<Arc<str>, Position>,
+    rows: &'a mut Vec<(Arc<str>, Position)>,
     group: &Arc<str>,
 ) -> Option<&'a mut Position> {
-    if !rows.contains_key(group) {
-        if rows.len() >= GROUPS_MAX {
-            return None;
+    let at = match place_of(rows, group) {
+        Ok(at) => at,
+        Err(_) if rows.len() >= GROUPS_MAX => return None,
+        Err(at) => {
+            if rows.is_empty() {
+                rows.reserve_exact(1);
+            }
+            rows.insert(at, (Arc::clone(group), Position::default()));
+            at
         }
-        rows.insert(Arc::clone(group), Position::default());
-    }
-    rows.get_mut(group)
+    };
+    rows.get_mut(at).map(|(_, row)| row)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use self::acks::{FlushQueue, SendReplyMarks};
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
 use super::host::Host;
-use super::queue::actor::QueueActor;
+use super::queue::actor::{Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
@@ -102,6 +102,7 @@ struct Inner {
     by_key: HashMap<QueueKey, u32>,
     ready: Vec<u32>,
     spare: Vec<u32>,
+    lanes: Lanes,
     dirty: VecDeque<u32>,
     inbox_count: usize,
     inbox_bytes: usize,
@@ -183,9 +184,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.admit(&inner, key, bytes)?;
         inner.inbox_count += 1;
         inner.inbox_bytes += bytes;
-        let actor = inner.actor_of(key);
-        actor.appends.push_back(Pending::new(reply, append));
-        self.wake(&mut inner, key);
+        inner.push_append(key, Pending::new(reply, append));
+        self.signal.set();
         Ok(())
     }
 
@@ -203,9 +203,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.admit(&inner, key, size_of::<QueueRequest>())?;
         inner.inbox_count += 1;
         inner.inbox_bytes += size_of::<QueueRequest>();
-        let actor = inner.actor_of(key);
-        actor.asks.push_back((reply, request));
-        self.wake(&mut inner, key);
+        inner.push_ask(key, (reply, request));
+        self.signal.set();
         Ok(())
     }
 
@@ -233,11 +232,6 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             self.id, key.topic, key.queue, inner.inbox_count, inner.inbox_bytes,
         );
         Err(Refusal::new(response::SYSTEM_BUSY, remark))
-    }
-
-    fn wake(&self, inner: &mut Inner, key: QueueKey) {
-        inner.make_ready(key);
-        self.signal.set();
     }
 
     /// Drops what a closed connection waits for.
@@ -305,17 +299,21 @@ impl Inner {
         self.actors.get_mut(slot as usize)?.as_deref_mut()
     }
 
-    fn make_ready(&mut self, key: QueueKey) {
+    fn push_append(&mut self, key: QueueKey, pending: Pending) {
         let slot = self.slot_of(key);
-        let actor = self
-            .actors
-            .get_mut(slot as usize)
-            .and_then(Option::as_deref_mut);
-        if let Some(actor) = actor
-            && !actor.is_ready
-        {
-            actor.is_ready = true;
-            self.ready.push(slot);
+        if let Some(Some(actor)) = self.actors.get_mut(slot as usize) {
+            self.lanes.for_appends(&mut actor.appends);
+            actor.appends.push_back(pending);
+            make_ready(actor, slot, &mut self.ready);
+        }
+    }
+
+    fn push_ask(&mut self, key: QueueKey, ask: (ReplyTo, QueueRequest)) {
+        let slot = self.slot_of(key);
+        if let Some(Some(actor)) = self.actors.get_mut(slot as usize) {
+            self.lanes.for_asks(&mut actor.asks);
+            actor.asks.push_back(ask);
+            make_ready(actor, slot, &mut self.ready);
         }
     }
 
@@ -326,6 +324,14 @@ impl Inner {
             actor.is_dirty = true;
             self.dirty.push_back(*slot);
         }
+    }
+}
+
+/// A queue with something to do gets its turn in the next pass.
+fn make_ready(actor: &mut QueueActor, slot: u32, ready: &mut Vec<u32>) {
+    if !actor.is_ready {
+        actor.is_ready = true;
+        ready.push(slot);
     }
 }
 

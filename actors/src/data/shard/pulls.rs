@@ -171,19 +171,21 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     async fn finish_cold(&self, cold: ColdPull) {
         let ColdPull { waiter, from } = cold;
         let (pull, to) = (&waiter.pull, waiter.reply);
-        let mut body = BytesMut::new();
+        let mut out = BytesMut::new();
+        let frame = writer::start_late_reply(&mut out, to.encoding);
         let filter = |code: i64| pull.filter.matches(code);
         let read = self
             .store
-            .read(waiter.key, from, limits_of(pull), &filter, &mut body)
+            .read(waiter.key, from, limits_of(pull), &filter, &mut out)
             .await;
         match read {
             Ok(read) => {
                 let verdict = verdict_of(&read, from);
                 let ext = ext_of(pull, verdict.next, read.bounds);
-                let status = verdict.status.remark();
-                self.host
-                    .reply(to, verdict.code, Some(status), Some(&ext), &[&body]);
+                let status = Some(verdict.status.remark());
+                let written = frame.finish(&mut out, to.opaque, verdict.code, status, Some(&ext));
+                debug_assert!(written.is_ok(), "a read is bounded below a frame");
+                self.host.write_whole(to.peer, out);
                 self.inner.borrow_mut().counts.got += u64::from(read.found);
             }
             Err(error) => {

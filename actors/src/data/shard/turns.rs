@@ -56,7 +56,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             actor.is_ready = true;
             inner.ready.push(slot);
         } else {
-            actor.trim();
+            inner.lanes.take_back(&mut actor);
         }
         if let Some(place) = inner.actors.get_mut(slot as usize) {
             *place = Some(actor);

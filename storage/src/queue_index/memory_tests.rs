@@ -1,0 +1,49 @@
+//! What pages being filled may hold, and offsets given out before their entries.
+
+use super::tests::{entry, hot_bytes};
+use super::*;
+
+#[test]
+fn offsets_are_given_out_before_their_entries_come() {
+    let (mut index, key) = (QueueIndex::default(), QueueKey::new(3, 1));
+    for next in 0..3 {
+        assert_eq!(index.next_offset(key), QueueOffset(next));
+        index.assign(key);
+    }
+    assert_eq!(index.bounds(key).unwrap_or_default().max, QueueOffset(0));
+    index.append(key, QueueOffset(0), entry(0)).unwrap();
+    assert_eq!(index.next_offset(key), QueueOffset(3));
+    assert_eq!(index.bounds(key).unwrap().max, QueueOffset(1));
+    index.drop_topic(key.topic);
+    assert_eq!(index.next_offset(key), QueueOffset(0));
+}
+
+#[test]
+fn hot_pages_beyond_their_bound_are_completed_largest_first() {
+    let limits = IndexLimits {
+        resident_bytes_max: 0,
+        hot_bytes_max: 200 << 10,
+    };
+    let mut index = QueueIndex::new(limits);
+    // Queue k of 1,000 gets k % 60 entries.
+    for queue in 0..1000_u16 {
+        let key = QueueKey::new(1, queue);
+        for i in 0..u64::from(queue % 60) {
+            index.append(key, QueueOffset(i), entry(i)).unwrap();
+        }
+    }
+    assert_eq!(index.hot_bytes, hot_bytes(&index));
+    assert!(index.is_hot_full());
+    let before = index.hot_bytes;
+    let keys = index.tired(StoreTimestamp(0));
+    let smallest = keys.iter().map(|key| key.queue.0 % 60).min().unwrap();
+    assert!(
+        smallest > 16 && keys.len() < 900,
+        "{smallest} {}",
+        keys.len()
+    );
+    index.complete_pages(&keys);
+    assert_eq!(index.hot_bytes, hot_bytes(&index));
+    assert!(!index.is_hot_full() && index.hot_bytes < before / 2);
+    assert!(index.tired(StoreTimestamp(0)).is_empty());
+}
