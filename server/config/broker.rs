@@ -12,10 +12,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
+use gantry_actors::live::KeyVerdict;
 use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType};
 use gantry_runtime::topology::{self, Placement};
 
-use super::values::{ConfigErrors, Origin, Values};
+use super::values::{ConfigError, ConfigErrors, Origin, Values};
 use super::{address, table, table_more, value};
 
 /// The VIP port lies this far below the main one (MixAll.brokerVIPChannel, 5.5.0).
@@ -52,6 +54,40 @@ pub fn values() -> Values {
         table_more::COMMON,
         table_more::FAR,
     ])
+}
+
+/// What a change of a key while running comes to (code 25).
+pub fn verdict(key: &str, value: &str) -> KeyVerdict {
+    values().verdict(key, value)
+}
+
+/// Takes in what was changed while an earlier process ran, after the file and before the command
+/// line's other options. What `broker.conf` has overtaken is forgotten, and named.
+pub fn give_kept(values: &mut Values, file_lines: &[(String, String)]) -> KeptSettings {
+    let folder = values.path("storePathRootDir");
+    let mut kept = match KeptSettings::load(&folder) {
+        Ok(kept) => kept,
+        Err(error) => {
+            values.error(ConfigError::File {
+                path: folder.join(FILE_NAME).display().to_string(),
+                reason: error.to_string(),
+            });
+            return KeptSettings::default();
+        }
+    };
+    let file_says = |key: &str| {
+        let line = file_lines.iter().find(|(name, _)| name == key);
+        line.map(|(_, value)| value.clone())
+    };
+    for key in kept.drop_overtaken(file_says) {
+        values.notice(format!(
+            "{key}: broker.conf has changed since updateBrokerConfig set it, and wins"
+        ));
+    }
+    for (key, value) in kept.iter() {
+        values.give(key, value, Origin::Changed);
+    }
+    kept
 }
 
 /// Turns values into a plan. `memory_bytes` is what the machine or its cgroup has.
@@ -128,32 +164,32 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         trace_topic_enable: values.bool("traceTopicEnable"),
         trace_topic_name: values.text("msgTraceTopicName").to_owned(),
         broker_permission: values.int32("brokerPermission"),
-        auto_create_topic_enable: values.bool("autoCreateTopicEnable"),
-        auto_create_subscription_group: values.bool("autoCreateSubscriptionGroup"),
+        auto_create_topic_enable: values.bool("autoCreateTopicEnable").into(),
+        auto_create_subscription_group: values.bool("autoCreateSubscriptionGroup").into(),
         default_topic_queue_nums: values.int32("defaultTopicQueueNums"),
         cluster_topic_enable: values.bool("clusterTopicEnable"),
         broker_topic_enable: values.bool("brokerTopicEnable"),
-        message_bytes_max: values.count("maxMessageSize"),
-        enable_property_filter: values.bool("enablePropertyFilter"),
-        long_polling_enable: values.bool("longPollingEnable"),
-        short_polling_time_ms: values.unsigned("shortPollingTimeMills"),
-        notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable"),
-        lite_pull_message_enable: values.bool("litePullMessageEnable"),
+        message_bytes_max: values.count("maxMessageSize").into(),
+        enable_property_filter: values.bool("enablePropertyFilter").into(),
+        long_polling_enable: values.bool("longPollingEnable").into(),
+        short_polling_time_ms: values.unsigned("shortPollingTimeMills").into(),
+        notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable").into(),
+        lite_pull_message_enable: values.bool("litePullMessageEnable").into(),
         reject_pull_consumer_enable: values.bool("rejectPullConsumerEnable"),
         message_index_enable: values.bool("messageIndexEnable"),
-        use_server_side_reset_offset: values.bool("useServerSideResetOffset"),
-        transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory"),
-        transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory"),
+        use_server_side_reset_offset: values.bool("useServerSideResetOffset").into(),
+        transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory").into(),
+        transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory").into(),
         transfer_bytes_max_on_disk: values.count("maxTransferBytesOnMessageInDisk"),
         transfer_count_max_on_disk: values.count("maxTransferCountOnMessageInDisk"),
-        default_query_max_num: values.count("defaultQueryMaxNum"),
-        wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue"),
-        send_queue_capacity: values.count("sendThreadPoolQueueCapacity"),
+        default_query_max_num: values.count("defaultQueryMaxNum").into(),
+        wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue").into(),
+        send_queue_capacity: values.count("sendThreadPoolQueueCapacity").into(),
         flush_disk_type: match values.text("flushDiskType") {
             "SYNC_FLUSH" => FlushDiskType::Sync,
             _ => FlushDiskType::Async,
         },
-        sync_flush_timeout_ms: values.unsigned("syncFlushTimeout"),
+        sync_flush_timeout_ms: values.unsigned("syncFlushTimeout").into(),
         flush_interval_ms: values.unsigned("flushIntervalCommitLog"),
         flush_consumer_offset_interval_ms: values
             .unsigned("flushConsumerOffsetInterval")
@@ -161,12 +197,12 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         register_name_server_period_ms: values
             .unsigned("registerNameServerPeriod")
             .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
-        force_register: values.bool("forceRegister"),
-        compressed_register: values.bool("compressedRegister"),
-        channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout"),
+        force_register: values.bool("forceRegister").into(),
+        compressed_register: values.bool("compressedRegister").into(),
+        channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout").into(),
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
-        start_accept_send_request_ms: values.int("startAcceptSendRequestTimeStamp"),
-        reject_transaction_message: values.bool("rejectTransactionMessage"),
+        start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),
+        reject_transaction_message: values.bool("rejectTransactionMessage").into(),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
         data_dir: values.path("storePathRootDir"),
@@ -184,6 +220,9 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             bytes => bytes,
         },
         config_lines: values.lines(),
+        file_lines: Vec::new(),
+        kept: KeptSettings::default(),
+        key_check: verdict,
     }
 }
 

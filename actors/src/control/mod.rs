@@ -10,6 +10,7 @@
 
 mod admin;
 mod ask;
+mod calls;
 mod desk;
 mod groups;
 mod ledger;
@@ -20,6 +21,7 @@ mod registration;
 mod reply;
 mod shell;
 mod start;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod topics;

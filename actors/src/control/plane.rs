@@ -21,7 +21,9 @@ use crate::refusal::Refusal;
 use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
+use super::admin::config::ConfigBook;
 use super::ask::Asker;
+use super::calls::Calls;
 use super::groups::Groups;
 use super::groups::members::Members;
 use super::groups::table::GroupTable;
@@ -31,6 +33,7 @@ use super::outbox::Outbox;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
 use super::shell::Inbox;
+use super::stats::Stats;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
 use super::tree::Tree;
@@ -65,6 +68,12 @@ pub struct Plane {
     pub groups: RefCell<GroupTable>,
     /// Live producers and consumers.
     pub members: RefCell<Members>,
+    /// What was stored and delivered; the admin actor feeds it.
+    pub stats: RefCell<Stats>,
+    /// Open requests to clients.
+    pub calls: Calls,
+    /// The settings as they are now; the admin actor changes them.
+    pub config: RefCell<ConfigBook>,
     /// `brokerPermission`, which code 25 changes.
     pub permission: Cell<i32>,
     /// When this broker started, ms.
@@ -85,6 +94,7 @@ impl Plane {
         outbox: Rc<Outbox>,
         shutdown: Shutdown,
     ) -> Rc<Self> {
+        let boot_ms = i64::try_from(wall_now_ms()).unwrap_or(i64::MAX);
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
             outbox,
@@ -93,7 +103,10 @@ impl Plane {
             groups: RefCell::default(),
             members: RefCell::default(),
             permission: Cell::new(settings.broker_permission),
-            boot_ms: i64::try_from(wall_now_ms()).unwrap_or(i64::MAX),
+            stats: RefCell::new(Stats::new(&settings.cluster_name, boot_ms)),
+            calls: Calls::default(),
+            config: RefCell::new(ConfigBook::new(&settings)),
+            boot_ms,
             tree: Tree::default(),
             shutdown,
             book: OnceCell::new(),
