@@ -98,6 +98,7 @@ fn namesrv_settings(
     ] {
         values.give(key, &value, Origin::Flag(name));
     }
+    namesrv_config::give_kept(&mut values);
     let plan = namesrv_config::plan(&mut values).map_err(|errors| errors.to_string())?;
     Ok(plan.settings)
 }

@@ -114,7 +114,7 @@ pub enum KeyVerdict {
     /// The value doesn't fit; this is what the key takes.
     Malformed(String),
     /// The value fits and can't be done, for this reason.
-    Refused(&'static str),
+    Refused(String),
     /// The key does nothing here, for this reason.
     NoEffect(&'static str),
     /// Read at start only.

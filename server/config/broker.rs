@@ -56,9 +56,18 @@ pub fn values() -> Values {
     ])
 }
 
-/// What a change of a key while running comes to (code 25).
+/// What a change of a key while running comes to (code 25). A value that would stop the next start
+/// is refused now.
 pub fn verdict(key: &str, value: &str) -> KeyVerdict {
-    values().verdict(key, value)
+    let mut values = values();
+    let verdict = values.verdict(key, value);
+    if verdict == KeyVerdict::AtStart {
+        values.give(key, value, Origin::Changed);
+        if let Err(errors) = plan(&mut values, topology::memory_bytes()) {
+            return KeyVerdict::Refused(format!("the next start would fail: {errors}"));
+        }
+    }
+    verdict
 }
 
 /// Takes in what was changed while an earlier process ran, after the file and before the command

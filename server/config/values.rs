@@ -208,7 +208,7 @@ impl Values {
         match key.effect {
             Effect::None(why) => KeyVerdict::NoEffect(why),
             Effect::DefaultOnly(why) if !value.eq_ignore_ascii_case(key.default) => {
-                KeyVerdict::Refused(why)
+                KeyVerdict::Refused(why.to_owned())
             }
             Effect::DefaultOnly(_) | Effect::Start(_) => KeyVerdict::AtStart,
             Effect::Live(_) => {

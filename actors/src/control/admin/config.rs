@@ -182,7 +182,7 @@ fn check<'c>(pairs: &[(&'c str, &'c str)], plane: &Plane) -> Result<Checked<'c>,
             KeyVerdict::Malformed(allowed) => {
                 return refuse(&format!("not allowed; it takes {allowed}"));
             }
-            KeyVerdict::Refused(why) => return refuse(why),
+            KeyVerdict::Refused(why) => return refuse(&why),
             KeyVerdict::NoEffect(why) => {
                 checked.remarks.push(format!("{key} has no effect: {why}"));
                 None

@@ -98,7 +98,7 @@ fn check(key: &str, value: &str) -> KeyVerdict {
         | ("maxMessageSize", Some(_)) => KeyVerdict::Live(number.unwrap()),
         ("brokerPermission" | "maxMessageSize", _) => KeyVerdict::Malformed("a number".into()),
         ("listenPort", _) => KeyVerdict::AtStart,
-        ("brokerId", _) => KeyVerdict::Refused("there are no slaves"),
+        ("brokerId", _) => KeyVerdict::Refused("there are no slaves".into()),
         ("deleteWhen", _) => KeyVerdict::NoEffect("nothing is deleted"),
         _ => KeyVerdict::Unknown,
     }
