@@ -165,6 +165,8 @@ fn the_cluster_page_reads_every_broker() {
     assert!(text(&table, "runtime").starts_with("[ 0 days"));
     let config = scene.client.call(BROKER_CONFIG, &[], b"").expect(0);
     assert!(config.text().contains("brokerClusterName=DashCluster\n"));
+    let shown = format!("brokerName={}\n", name.as_text().unwrap());
+    assert!(config.text().contains(&shown), "not what stands for it");
     let config = scene.gantry.namesrv_client().call(NAMESRV_CONFIG, &[], b"");
     assert!(config.expect(0).text().contains("listenPort="));
 }

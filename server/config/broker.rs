@@ -228,11 +228,26 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             0 => (places.memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
             bytes => bytes,
         },
-        config_lines: values.lines(),
+        config_lines: shown(values, places),
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
         key_check: verdict,
     }
+}
+
+/// What code 26 shows: tools read the broker's name and addresses there, so what `auto` came to.
+fn shown(values: &Values, places: &Places) -> Vec<(String, String)> {
+    let mut lines = values.lines();
+    for (key, value) in lines.iter_mut().filter(|(_, value)| value == "auto") {
+        *value = match key.as_str() {
+            "brokerName" => address::host_name(),
+            "brokerIP1" => places.advertised.ip().to_string(),
+            "brokerIP2" => places.ha_advertised.ip().to_string(),
+            "haListenPort" => places.ha_advertised.port().to_string(),
+            _ => continue,
+        };
+    }
+    lines
 }
 
 fn listen(values: &Values) -> SocketAddr {

@@ -10,7 +10,6 @@
 
 mod admin;
 mod ask;
-mod calls;
 mod desk;
 mod groups;
 mod ledger;
@@ -21,7 +20,6 @@ mod registration;
 mod reply;
 mod shell;
 mod start;
-mod stats;
 #[cfg(test)]
 mod tests;
 mod topics;

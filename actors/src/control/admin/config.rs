@@ -216,7 +216,9 @@ fn is_given_elsewhere(key: &str, plane: &Plane) -> bool {
         return false;
     };
     let kept = plane.settings.kept.iter().find(|(name, _)| *name == key);
-    started != kept.map_or(file_says(key, plane), |(_, value)| value)
+    let said = kept.map_or(file_says(key, plane), |(_, value)| value);
+    // What `auto` comes to is shown as what it came to.
+    said != "auto" && said != started
 }
 
 /// Puts the changes on disk.

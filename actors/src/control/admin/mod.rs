@@ -9,6 +9,7 @@
 
 pub mod config;
 mod runtime_report;
+pub mod stats;
 
 use std::rc::Rc;
 use std::sync::Arc;

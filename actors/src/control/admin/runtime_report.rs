@@ -5,7 +5,7 @@
 //! **Invariants** every key that clusterList, brokerStatus and the dashboard parse is there, with a
 //! value of the form they parse (behaviours §20, trap 94).
 //! **Limits** none of its own.
-//! **Not here** counting (the cores), windows and mornings (`control::stats`).
+//! **Not here** counting (the cores), windows and mornings (`stats`).
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use gantry_protocol::body::KvTable;
 use gantry_protocol::command::VERSION;
 use gantry_runtime::probe::disk_space;
 
+use crate::control::admin::stats::rates::Triple;
 use crate::control::plane::Plane;
 use crate::control::reply::Reply;
-use crate::control::stats::rates::Triple;
 use crate::seam::StoreReport;
 
 /// The release whose wire this broker speaks.

@@ -5,7 +5,7 @@
 //! **Invariants** a client's body goes back as it came: its JSON is Java's own dialect. A client
 //! that is silent, gone or too old is an answer with the reason, never silence.
 //! **Limits** [`ANSWER_MAX`] a client, [`STATUS_MAX`] for 223, as RocketMQ's `Broker2Client`.
-//! **Not here** the waiting itself (`control::calls`).
+//! **Not here** the waiting itself (`calls`).
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -9,6 +9,7 @@
 //! **Not here** positions of groups (`offsets`), queue locks (the queue actors).
 
 mod beat;
+pub mod calls;
 mod clients;
 pub mod members;
 mod queries;

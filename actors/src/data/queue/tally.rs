@@ -5,7 +5,7 @@
 //! **Invariants** a count is handed over exactly once; between two harvests each group has one row.
 //! **Limits** [`GROUPS_MAX`](super::offsets::GROUPS_MAX) rows, for a group without a position isn't
 //! delivered to; a harvest empties it.
-//! **Not here** windows and rates (`control::stats`), who harvests (`shard::ticks`).
+//! **Not here** windows and rates (`control::admin::stats`), who harvests (`shard::ticks`).
 
 use std::sync::Arc;
 

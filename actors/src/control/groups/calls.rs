@@ -16,10 +16,9 @@ use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
 use tokio::sync::oneshot;
 
+use crate::control::plane::Plane;
+use crate::control::reply::encoded;
 use crate::refusal::Refusal;
-
-use super::plane::Plane;
-use super::reply::encoded;
 
 /// Most open requests: an operator asks a few clients, a dashboard all of some groups.
 pub const CALLS_MAX: usize = 4096;
