@@ -106,9 +106,13 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     if let Some(path) = &args.config {
         file::read(path, &mut values);
     }
+    let file_lines = values.lines();
     give_options(&mut values, args);
+    let kept = config::give_kept(&mut values, &file_lines);
     let plan = config::plan(&mut values, topology::memory_bytes());
-    let plan = plan.map_err(|errors| errors.to_string())?;
+    let mut plan = plan.map_err(|errors| errors.to_string())?;
+    plan.settings.file_lines = file_lines;
+    plan.settings.kept = kept;
     print::notices(&plan.notices);
     if args.print_config {
         print!("{}", values.print());

@@ -62,9 +62,6 @@ pub fn run(args: &cli::Namesrv) -> Result<(), String> {
         // Changes by code 318 go into the file that was given, as in RocketMQ.
         let path = path.display().to_string();
         values.give("configStorePath", &path, Origin::Flag("--config"));
-    } else if values.path("configStorePath").is_file() {
-        let path = values.path("configStorePath");
-        file::read(&path, &mut values);
     }
     if let Some(ip) = args.listen {
         values.give("bindAddress", &ip.to_string(), Origin::Flag("--listen"));
@@ -74,6 +71,9 @@ pub fn run(args: &cli::Namesrv) -> Result<(), String> {
     }
     for (key, value) in &args.sets {
         values.give(key, value, Origin::Set);
+    }
+    if args.config.is_none() {
+        config::give_kept(&mut values);
     }
     let NamesrvPlan { settings, notices } =
         config::plan(&mut values).map_err(|errors| errors.to_string())?;

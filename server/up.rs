@@ -32,9 +32,13 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
     let namesrv_address = held
         .as_ref()
         .map_or(namesrv_settings.listen, |held| held.address);
+    let file_lines = config::values().lines();
     let mut values = broker_values(args, reachable(namesrv_address));
+    let kept = config::give_kept(&mut values, &file_lines);
     let plan = config::plan(&mut values, topology::memory_bytes());
-    let plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
+    let mut plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
+    plan.settings.file_lines = file_lines;
+    plan.settings.kept = kept;
     print::notices(&plan.notices);
     let Some(held) = held else {
         print!("{}", values.print());
@@ -94,6 +98,7 @@ fn namesrv_settings(
     ] {
         values.give(key, &value, Origin::Flag(name));
     }
+    namesrv_config::give_kept(&mut values);
     let plan = namesrv_config::plan(&mut values).map_err(|errors| errors.to_string())?;
     Ok(plan.settings)
 }

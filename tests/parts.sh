@@ -4,6 +4,8 @@
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
 JAVA_CASES=(send consume order offset litepull filter.by_tag filter.tags_with filter.offset_passes query)
 GO_CASES=(send. filter.by_tag consume.broadcasting order.by_key)
+# The stock mqadmin, each command in a process of its own, three at a time.
+MQADMIN_CASES=(mqadmin)
 # What a Java client does in a cluster of which one half is Apache's.
 MIX_CASES=(send.sync send.auto_create_topic consume.two_instances_share_queues consume.pull_by_offset order.by_selector query.by_key)
 
@@ -185,10 +187,10 @@ interop_tests() {
   ns=$(free_port); port=$(free_port)
   gantry_start gantry-interop "$port" up --data "$WORK/interop" --listen 127.0.0.1 --port "$port" --namesrv-port "$ns" || return
   pid=$GANTRY_PID
-  interop java "127.0.0.1:$ns" java "${JAVA_CASES[@]}"
+  interop java "127.0.0.1:$ns" java "${JAVA_CASES[@]}" "${MQADMIN_CASES[@]}"
   interop go "127.0.0.1:$ns" go "${GO_CASES[@]/#/go.}"
   if [ -z "$QUICK" ]; then
-    interop java4 "127.0.0.1:$ns" java4 "${JAVA_CASES[@]}"
+    interop java4 "127.0.0.1:$ns" java4 "${JAVA_CASES[@]}" "${MQADMIN_CASES[@]}"
     interop java-binary "127.0.0.1:$ns" java-binary "${JAVA_CASES[@]}"
   fi
   if kill -0 "$pid" 2>/dev/null; then pass "interop.the_server_is_still_up"; else fail "interop.the_server_is_still_up"; fi

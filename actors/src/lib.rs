@@ -7,6 +7,8 @@
 
 pub mod control;
 pub mod data;
+pub mod kept_settings;
+pub mod live;
 pub mod namesrv;
 pub mod refusal;
 pub mod seam;

@@ -9,7 +9,7 @@
 //! **Not here** requests between data cores (`data::router`) and anything per message on the hot
 //! path: appends and pulls never cross this seam.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use gantry_protocol::body::{
 use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
-use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp, TopicId};
+use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId};
 
 use crate::refusal::Refusal;
 
@@ -100,6 +100,16 @@ pub enum ToControl {
         /// Its queues' share of the answer.
         answer: Answer,
     },
+    /// A client answered a request of the broker's own.
+    ClientReply {
+        /// Who answered.
+        peer: PeerRef,
+        /// The answer.
+        command: Command,
+    },
+    /// What was stored and delivered since the last such word, at most once a second and only when
+    /// something was.
+    Counted(Box<Counted>),
     /// The core has stopped: its offsets are handed over and its shards are closed.
     CoreStopped(CoreNumber),
 }
@@ -172,6 +182,26 @@ pub enum Question {
     DropSegments(Arc<Plan>),
     /// Refuse messages of clients for this reason, or take them again.
     RefuseWrites(Option<Arc<str>>),
+    /// One record.
+    Record(PhysicalOffset),
+    /// Store times of these records.
+    StoreTimes(Vec<(QueueKey, QueueOffset)>),
+    /// What the index of a queue says of `count_max` records from `from` on.
+    IndexRows {
+        /// The queue.
+        queue: QueueKey,
+        /// The first offset.
+        from: QueueOffset,
+        /// Most rows.
+        count_max: u32,
+    },
+    /// Forget queues of topics that are neither in `known` nor made after `below` was the next id.
+    DropUnknownTopics {
+        /// The topics that exist.
+        known: Arc<HashSet<TopicId>>,
+        /// Ids from here on are newer than the question.
+        below: TopicId,
+    },
 }
 
 /// Topics that keep their records for a time of their own, with the time since which.
@@ -207,6 +237,12 @@ pub enum Answer {
     Store(StoreReport),
     /// To `Ages`: one a shard.
     Ages(Vec<ShardAges>),
+    /// To `Record`: none when it isn't this core's, or isn't there.
+    Record(Option<Bytes>),
+    /// To `StoreTimes`: ms, of those that this core holds.
+    StoreTimes(Vec<(QueueKey, QueueOffset, u64)>),
+    /// To `IndexRows`: none when another core holds the queue.
+    IndexRows(Option<Vec<IndexRow>>),
     /// To the rest.
     Done,
 }
@@ -242,14 +278,96 @@ pub struct GroupReport {
 /// One core's totals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreReport {
-    /// Records appended since start.
-    pub put_count: u64,
-    /// Records delivered since start.
-    pub get_count: u64,
+    /// What was counted since start.
+    pub totals: Totals,
     /// Bytes staged in the logs of this core.
     pub staged_bytes: u64,
     /// Store time of the oldest record in ms, 0 when empty.
     pub earliest_ms: u64,
+    /// Requests that wait in the inboxes.
+    pub waiting_count: u64,
+    /// How long the first of them has waited for a full tail, ms.
+    pub waiting_ms: u64,
+}
+
+/// Totals since start, all topics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records stored.
+    pub put_count: u64,
+    /// Their bytes.
+    pub put_bytes: u64,
+    /// Records delivered.
+    pub got_count: u64,
+    /// Pulls that delivered something.
+    pub found_count: u64,
+    /// Pulls that found nothing, those that were suspended included.
+    pub missed_count: u64,
+}
+
+impl Totals {
+    /// Adds another shard's or core's.
+    pub fn add(&mut self, other: &Self) {
+        self.put_count += other.put_count;
+        self.put_bytes += other.put_bytes;
+        self.got_count += other.got_count;
+        self.found_count += other.found_count;
+        self.missed_count += other.missed_count;
+    }
+}
+
+/// What one core stored and delivered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// The core.
+    pub core: CoreNumber,
+    /// Its totals since start.
+    pub totals: Totals,
+    /// By queue, since the last word.
+    pub topics: Vec<TopicCount>,
+    /// By queue and group, since the last word.
+    pub groups: Vec<GroupCount>,
+}
+
+/// Messages stored in one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicCount {
+    /// Its topic.
+    pub topic: TopicId,
+    /// How many.
+    pub count: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Requests that brought them.
+    pub requests: u64,
+}
+
+/// Messages of one queue delivered to one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupCount {
+    /// Its topic.
+    pub topic: TopicId,
+    /// The group.
+    pub group: Arc<str>,
+    /// How many.
+    pub count: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Pulls that took them.
+    pub requests: u64,
+    /// Time that these pulls spent reading, ms.
+    pub read_ms: u64,
+}
+
+/// One record, as the index of its queue knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexRow {
+    /// Where it lies.
+    pub physical: PhysicalOffset,
+    /// Its bytes.
+    pub bytes: u32,
+    /// The hash of its tag.
+    pub tags_code: i64,
 }
 
 /// A topic as the data cores know it.
@@ -270,6 +388,8 @@ pub struct GroupEntry {
     pub config: SubscriptionGroupConfig,
     /// `None` while no member is connected: a pull without its own subscription then gets 24.
     pub live: Option<LiveGroup>,
+    /// Topics that it may not read (code 353).
+    pub forbidden: Arc<BTreeSet<String>>,
 }
 
 /// The heartbeat-fed part of a group.

@@ -1,8 +1,8 @@
 //! What a broker is and how it behaves, as plain values.
 //!
 //! **Owns** the settings that the rules read; `server/config` fills them from `broker.conf`.
-//! **Lives on** both planes, shared as `Arc<BrokerSettings>`; values that change live travel
-//! through the seam instead.
+//! **Lives on** both planes, shared as `Arc<BrokerSettings>`; what changes live is a cell
+//! (`live`), `brokerPermission` excepted, which travels through the seam.
 //! **Invariants** a value here has passed its range check.
 //! **Limits** none of its own.
 //! **Not here** parsing, key names, defaults by key (`server/config`).
@@ -10,6 +10,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::kept_settings::KeptSettings;
+use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch};
 use gantry_storage::retention::{Rules, segments_per_run};
 
 /// `flushDiskType`.
@@ -74,9 +76,9 @@ pub struct BrokerSettings {
     /// `brokerPermission`.
     pub broker_permission: i32,
     /// `autoCreateTopicEnable`.
-    pub auto_create_topic_enable: bool,
+    pub auto_create_topic_enable: LiveSwitch,
     /// `autoCreateSubscriptionGroup`.
-    pub auto_create_subscription_group: bool,
+    pub auto_create_subscription_group: LiveSwitch,
     /// `defaultTopicQueueNums`.
     pub default_topic_queue_nums: i32,
     /// `clusterTopicEnable`.
@@ -84,41 +86,41 @@ pub struct BrokerSettings {
     /// `brokerTopicEnable`.
     pub broker_topic_enable: bool,
     /// `maxMessageSize`.
-    pub message_bytes_max: usize,
+    pub message_bytes_max: LiveNumber,
     /// `enablePropertyFilter` (SQL92; not yet built).
-    pub enable_property_filter: bool,
+    pub enable_property_filter: LiveSwitch,
     /// `longPollingEnable`.
-    pub long_polling_enable: bool,
+    pub long_polling_enable: LiveSwitch,
     /// `shortPollingTimeMills`.
-    pub short_polling_time_ms: u64,
+    pub short_polling_time_ms: LiveNumber,
     /// `notifyConsumerIdsChangedEnable`.
-    pub notify_consumer_ids_changed_enable: bool,
+    pub notify_consumer_ids_changed_enable: LiveSwitch,
     /// `litePullMessageEnable`.
-    pub lite_pull_message_enable: bool,
+    pub lite_pull_message_enable: LiveSwitch,
     /// `rejectPullConsumerEnable`.
     pub reject_pull_consumer_enable: bool,
     /// `messageIndexEnable`.
     pub message_index_enable: bool,
     /// `useServerSideResetOffset`.
-    pub use_server_side_reset_offset: bool,
+    pub use_server_side_reset_offset: LiveSwitch,
     /// `maxTransferBytesOnMessageInMemory`.
-    pub transfer_bytes_max_in_memory: usize,
+    pub transfer_bytes_max_in_memory: LiveNumber,
     /// `maxTransferCountOnMessageInMemory`.
-    pub transfer_count_max_in_memory: usize,
+    pub transfer_count_max_in_memory: LiveNumber,
     /// `maxTransferBytesOnMessageInDisk`.
     pub transfer_bytes_max_on_disk: usize,
     /// `maxTransferCountOnMessageInDisk`.
     pub transfer_count_max_on_disk: usize,
     /// `defaultQueryMaxNum`.
-    pub default_query_max_num: usize,
+    pub default_query_max_num: LiveNumber,
     /// `waitTimeMillsInSendQueue`.
-    pub wait_time_in_send_queue_ms: u64,
+    pub wait_time_in_send_queue_ms: LiveNumber,
     /// `sendThreadPoolQueueCapacity`: the bound of requests waiting for a shard.
-    pub send_queue_capacity: usize,
+    pub send_queue_capacity: LiveNumber,
     /// `flushDiskType`.
     pub flush_disk_type: FlushDiskType,
     /// `syncFlushTimeout`.
-    pub sync_flush_timeout_ms: u64,
+    pub sync_flush_timeout_ms: LiveNumber,
     /// `flushIntervalCommitLog`.
     pub flush_interval_ms: u64,
     /// `flushConsumerOffsetInterval`, at most 1,000 here.
@@ -126,17 +128,17 @@ pub struct BrokerSettings {
     /// `registerNameServerPeriod`, 10,000–60,000.
     pub register_name_server_period_ms: u64,
     /// `forceRegister`.
-    pub force_register: bool,
+    pub force_register: LiveSwitch,
     /// `compressedRegister`.
-    pub compressed_register: bool,
+    pub compressed_register: LiveSwitch,
     /// `channelExpiredTimeout`.
-    pub channel_expired_timeout_ms: u64,
+    pub channel_expired_timeout_ms: LiveNumber,
     /// `serverChannelMaxIdleTimeSeconds`.
     pub channel_idle_max_seconds: u64,
     /// `startAcceptSendRequestTimeStamp`.
-    pub start_accept_send_request_ms: i64,
+    pub start_accept_send_request_ms: LiveNumber,
     /// `rejectTransactionMessage` (transactions are not yet built and are refused either way).
-    pub reject_transaction_message: bool,
+    pub reject_transaction_message: LiveSwitch,
     /// `messageDelayLevel`, in ms per level.
     pub delay_levels_ms: Vec<u64>,
     /// `storePathRootDir`: the data folder.
@@ -155,6 +157,12 @@ pub struct BrokerSettings {
     pub memory_limit_bytes: u64,
     /// The effective configuration as `key=value` lines (code 26).
     pub config_lines: Vec<(String, String)>,
+    /// What `broker.conf`, or the default, says of each key.
+    pub file_lines: Vec<(String, String)>,
+    /// What was changed while an earlier process ran, and holds.
+    pub kept: KeptSettings,
+    /// The table of keys (code 25).
+    pub key_check: KeyCheck,
 }
 
 impl RetentionSettings {
@@ -176,6 +184,42 @@ impl RetentionSettings {
 }
 
 impl BrokerSettings {
+    /// The cell of a key that changes live, by RocketMQ's name. `brokerPermission` has none: its
+    /// change travels to the cores and name servers in order.
+    pub fn live_cell(&self, key: &str) -> Option<LiveCell<'_>> {
+        Some(match key {
+            "autoCreateTopicEnable" => LiveCell::Switch(&self.auto_create_topic_enable),
+            "autoCreateSubscriptionGroup" => LiveCell::Switch(&self.auto_create_subscription_group),
+            "enablePropertyFilter" => LiveCell::Switch(&self.enable_property_filter),
+            "longPollingEnable" => LiveCell::Switch(&self.long_polling_enable),
+            "notifyConsumerIdsChangedEnable" => {
+                LiveCell::Switch(&self.notify_consumer_ids_changed_enable)
+            }
+            "litePullMessageEnable" => LiveCell::Switch(&self.lite_pull_message_enable),
+            "useServerSideResetOffset" => LiveCell::Switch(&self.use_server_side_reset_offset),
+            "forceRegister" => LiveCell::Switch(&self.force_register),
+            "compressedRegister" => LiveCell::Switch(&self.compressed_register),
+            "rejectTransactionMessage" => LiveCell::Switch(&self.reject_transaction_message),
+            "maxMessageSize" => LiveCell::Number(&self.message_bytes_max),
+            "shortPollingTimeMills" => LiveCell::Number(&self.short_polling_time_ms),
+            "maxTransferBytesOnMessageInMemory" => {
+                LiveCell::Number(&self.transfer_bytes_max_in_memory)
+            }
+            "maxTransferCountOnMessageInMemory" => {
+                LiveCell::Number(&self.transfer_count_max_in_memory)
+            }
+            "defaultQueryMaxNum" => LiveCell::Number(&self.default_query_max_num),
+            "waitTimeMillsInSendQueue" => LiveCell::Number(&self.wait_time_in_send_queue_ms),
+            "sendThreadPoolQueueCapacity" => LiveCell::Number(&self.send_queue_capacity),
+            "syncFlushTimeout" => LiveCell::Number(&self.sync_flush_timeout_ms),
+            "channelExpiredTimeout" => LiveCell::Number(&self.channel_expired_timeout_ms),
+            "startAcceptSendRequestTimeStamp" => {
+                LiveCell::Number(&self.start_accept_send_request_ms)
+            }
+            _ => return None,
+        })
+    }
+
     /// Whether the broker may be written to at all by its permission.
     pub fn writable(&self) -> bool {
         self.broker_permission & 2 != 0

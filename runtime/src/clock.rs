@@ -11,6 +11,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, Datelike as _, Local};
+
 /// One core's clock. Cheap to clone by `Rc`.
 #[derive(Debug)]
 pub struct Clock {
@@ -66,6 +68,12 @@ pub fn wall_now_ms() -> u64 {
     as_u64(since.as_millis())
 }
 
+/// The number of the local day that a wall time falls into; grows by one at the host's midnight.
+pub fn local_day(wall_ms: i64) -> i64 {
+    let utc = DateTime::from_timestamp_millis(wall_ms).unwrap_or_default();
+    i64::from(utc.with_timezone(&Local).date_naive().num_days_from_ce())
+}
+
 fn as_u64(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
@@ -73,6 +81,16 @@ fn as_u64(value: u128) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_days_follow_each_other() {
+        let start = 1_763_000_000_000;
+        let day_ms = 86_400_000;
+        assert_eq!(local_day(start + 10 * day_ms) - local_day(start), 10);
+        let quarters = (0..96).map(|n| local_day(start + n * day_ms / 96) - local_day(start));
+        let turned = quarters.filter(|days| *days == 1).count();
+        assert!((1..96).contains(&turned), "{turned}");
+    }
 
     #[test]
     fn stands_still_until_refreshed() {

@@ -416,6 +416,32 @@ pub(crate) fn write_one_block(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Room of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What this process may still write.
+    pub free_bytes: u64,
+}
+
+impl DiskSpace {
+    /// The used part, from 0 to 1.
+    pub fn used_ratio(self) -> f64 {
+        let mib = |bytes: u64| f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX));
+        1.0 - mib(self.free_bytes) / mib(self.total_bytes).max(1.0)
+    }
+}
+
+/// Room of the file system that `folder` lies on.
+pub fn disk_space(folder: &Path) -> Option<DiskSpace> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some(DiskSpace {
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
+}
+
 /// Whether `folder` is a tmpfs with room that outlives a killed process.
 pub fn shared_memory(folder: &Path) -> Finding {
     let name = "shared memory";

@@ -12,11 +12,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
+use gantry_actors::live::KeyVerdict;
 use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 use gantry_runtime::topology::{self, Placement};
 use gantry_storage::retention::{Rules, segments_per_run};
 
-use super::values::{ConfigErrors, Origin, Values};
+use super::values::{ConfigError, ConfigErrors, Origin, Values};
 use super::{address, table, table_more, value};
 
 /// The VIP port lies this far below the main one (MixAll.brokerVIPChannel, 5.5.0).
@@ -53,6 +55,49 @@ pub fn values() -> Values {
         table_more::COMMON,
         table_more::FAR,
     ])
+}
+
+/// What a change of a key while running comes to (code 25). A value that would stop the next start
+/// is refused now.
+pub fn verdict(key: &str, value: &str) -> KeyVerdict {
+    let mut values = values();
+    let verdict = values.verdict(key, value);
+    if verdict == KeyVerdict::AtStart {
+        values.give(key, value, Origin::Changed);
+        if let Err(errors) = plan(&mut values, topology::memory_bytes()) {
+            return KeyVerdict::Refused(format!("the next start would fail: {errors}"));
+        }
+    }
+    verdict
+}
+
+/// Takes in what was changed while an earlier process ran, after the file and before the command
+/// line's other options. What `broker.conf` has overtaken is forgotten, and named.
+pub fn give_kept(values: &mut Values, file_lines: &[(String, String)]) -> KeptSettings {
+    let folder = values.path("storePathRootDir");
+    let mut kept = match KeptSettings::load(&folder) {
+        Ok(kept) => kept,
+        Err(error) => {
+            values.error(ConfigError::File {
+                path: folder.join(FILE_NAME).display().to_string(),
+                reason: error.to_string(),
+            });
+            return KeptSettings::default();
+        }
+    };
+    let file_says = |key: &str| {
+        let line = file_lines.iter().find(|(name, _)| name == key);
+        line.map(|(_, value)| value.clone())
+    };
+    for key in kept.drop_overtaken(file_says) {
+        values.notice(format!(
+            "{key}: broker.conf has changed since updateBrokerConfig set it, and wins"
+        ));
+    }
+    for (key, value) in kept.iter() {
+        values.give(key, value, Origin::Changed);
+    }
+    kept
 }
 
 /// Turns values into a plan. `memory_bytes` is what the machine or its cgroup has.
@@ -130,32 +175,32 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         trace_topic_enable: values.bool("traceTopicEnable"),
         trace_topic_name: values.text("msgTraceTopicName").to_owned(),
         broker_permission: values.int32("brokerPermission"),
-        auto_create_topic_enable: values.bool("autoCreateTopicEnable"),
-        auto_create_subscription_group: values.bool("autoCreateSubscriptionGroup"),
+        auto_create_topic_enable: values.bool("autoCreateTopicEnable").into(),
+        auto_create_subscription_group: values.bool("autoCreateSubscriptionGroup").into(),
         default_topic_queue_nums: values.int32("defaultTopicQueueNums"),
         cluster_topic_enable: values.bool("clusterTopicEnable"),
         broker_topic_enable: values.bool("brokerTopicEnable"),
-        message_bytes_max: values.count("maxMessageSize"),
-        enable_property_filter: values.bool("enablePropertyFilter"),
-        long_polling_enable: values.bool("longPollingEnable"),
-        short_polling_time_ms: values.unsigned("shortPollingTimeMills"),
-        notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable"),
-        lite_pull_message_enable: values.bool("litePullMessageEnable"),
+        message_bytes_max: values.count("maxMessageSize").into(),
+        enable_property_filter: values.bool("enablePropertyFilter").into(),
+        long_polling_enable: values.bool("longPollingEnable").into(),
+        short_polling_time_ms: values.unsigned("shortPollingTimeMills").into(),
+        notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable").into(),
+        lite_pull_message_enable: values.bool("litePullMessageEnable").into(),
         reject_pull_consumer_enable: values.bool("rejectPullConsumerEnable"),
         message_index_enable: values.bool("messageIndexEnable"),
-        use_server_side_reset_offset: values.bool("useServerSideResetOffset"),
-        transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory"),
-        transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory"),
+        use_server_side_reset_offset: values.bool("useServerSideResetOffset").into(),
+        transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory").into(),
+        transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory").into(),
         transfer_bytes_max_on_disk: values.count("maxTransferBytesOnMessageInDisk"),
         transfer_count_max_on_disk: values.count("maxTransferCountOnMessageInDisk"),
-        default_query_max_num: values.count("defaultQueryMaxNum"),
-        wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue"),
-        send_queue_capacity: values.count("sendThreadPoolQueueCapacity"),
+        default_query_max_num: values.count("defaultQueryMaxNum").into(),
+        wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue").into(),
+        send_queue_capacity: values.count("sendThreadPoolQueueCapacity").into(),
         flush_disk_type: match values.text("flushDiskType") {
             "SYNC_FLUSH" => FlushDiskType::Sync,
             _ => FlushDiskType::Async,
         },
-        sync_flush_timeout_ms: values.unsigned("syncFlushTimeout"),
+        sync_flush_timeout_ms: values.unsigned("syncFlushTimeout").into(),
         flush_interval_ms: values.unsigned("flushIntervalCommitLog"),
         flush_consumer_offset_interval_ms: values
             .unsigned("flushConsumerOffsetInterval")
@@ -163,12 +208,12 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         register_name_server_period_ms: values
             .unsigned("registerNameServerPeriod")
             .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
-        force_register: values.bool("forceRegister"),
-        compressed_register: values.bool("compressedRegister"),
-        channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout"),
+        force_register: values.bool("forceRegister").into(),
+        compressed_register: values.bool("compressedRegister").into(),
+        channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout").into(),
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
-        start_accept_send_request_ms: values.int("startAcceptSendRequestTimeStamp"),
-        reject_transaction_message: values.bool("rejectTransactionMessage"),
+        start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),
+        reject_transaction_message: values.bool("rejectTransactionMessage").into(),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
         data_dir: values.path("storePathRootDir"),
@@ -186,7 +231,10 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             0 => (places.memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
             bytes => bytes,
         },
-        config_lines: values.lines(),
+        config_lines: shown(values, places),
+        file_lines: Vec::new(),
+        kept: KeptSettings::default(),
+        key_check: verdict,
     }
 }
 
@@ -228,6 +276,21 @@ fn check_ratios(values: &mut Values) {
             ));
         }
     }
+}
+
+/// What code 26 shows: tools read the broker's name and addresses there, so what `auto` came to.
+fn shown(values: &Values, places: &Places) -> Vec<(String, String)> {
+    let mut lines = values.lines();
+    for (key, value) in lines.iter_mut().filter(|(_, value)| value == "auto") {
+        *value = match key.as_str() {
+            "brokerName" => address::host_name(),
+            "brokerIP1" => places.advertised.ip().to_string(),
+            "brokerIP2" => places.ha_advertised.ip().to_string(),
+            "haListenPort" => places.ha_advertised.port().to_string(),
+            _ => continue,
+        };
+    }
+    lines
 }
 
 fn listen(values: &Values) -> SocketAddr {

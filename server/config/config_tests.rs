@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::Path;
 
+use gantry_actors::kept_settings::KeptSettings;
+use gantry_actors::live::KeyVerdict;
+
 use super::Origin;
 use super::broker::{self, BrokerPlan};
 use super::table::{self, Effect};
@@ -101,8 +104,8 @@ fn every_key_of_the_reference_section_1_works() {
     assert_eq!(settings.ha_advertised.to_string(), "10.1.2.4:20912");
     assert_eq!(settings.listen_vip.port(), 20_909);
     assert_eq!(settings.data_dir, Path::new("/data/rmq"));
-    assert!(!settings.auto_create_topic_enable);
-    assert!(!settings.auto_create_subscription_group);
+    assert!(!settings.auto_create_topic_enable.get());
+    assert!(!settings.auto_create_subscription_group.get());
     assert_eq!(settings.default_topic_queue_nums, 16);
     assert_eq!(
         settings.flush_disk_type,
@@ -320,5 +323,65 @@ fn an_apache_store_in_the_folder_is_named() {
         broker::apache_store_notice(folder.path())
             .unwrap()
             .contains("neither reads nor")
+    );
+}
+
+#[test]
+fn every_live_key_has_its_cell_and_no_other_key_has() {
+    let plan = broker::plan(&mut broker::values(), 1 << 30).unwrap();
+    let tables = [
+        table::BROKER,
+        table::GANTRY,
+        table_more::COMMON,
+        table_more::FAR,
+    ];
+    for key in tables.into_iter().flatten() {
+        let verdict = broker::verdict(key.name, key.default);
+        let cell = plan.settings.live_cell(key.name);
+        match verdict {
+            _ if key.name == "brokerPermission" => assert!(cell.is_none(), "{}", key.name),
+            KeyVerdict::Live(value) => {
+                assert!(cell.is_some_and(|cell| cell.set(value)), "{}", key.name);
+            }
+            _ => assert!(cell.is_none(), "{} is no live key: {verdict:?}", key.name),
+        }
+    }
+}
+
+#[test]
+fn what_was_changed_wins_over_the_file_until_the_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("broker.conf");
+    let mut kept = KeptSettings::default();
+    kept.keep("maxMessageSize", "200", "100");
+    kept.keep("defaultQueryMaxNum", "7", "32");
+    kept.save(folder.path()).unwrap();
+    let start = |said: &str, set: Option<&str>| {
+        let path = folder.path().display();
+        std::fs::write(&conf, format!("{said}\nstorePathRootDir={path}\n")).unwrap();
+        let mut values = broker::values();
+        file::read(&conf, &mut values);
+        let lines = values.lines();
+        if let Some(value) = set {
+            values.give("maxMessageSize", value, Origin::Set);
+        }
+        let kept = broker::give_kept(&mut values, &lines);
+        let plan = broker::plan(&mut values, 1 << 30).unwrap();
+        let settings = plan.settings;
+        let named = plan
+            .notices
+            .iter()
+            .any(|line| line.contains("maxMessageSize"));
+        let query = settings.default_query_max_num.get();
+        assert_eq!(query, 7, "the file never spoke of it");
+        assert_eq!(named, kept.iter().count() == 1, "{:?}", plan.notices);
+        settings.message_bytes_max.get()
+    };
+    assert_eq!(start("maxMessageSize=100", None), 200);
+    assert_eq!(start("maxMessageSize=100", Some("400")), 400);
+    assert_eq!(
+        start("maxMessageSize=300", None),
+        300,
+        "the newest word wins"
     );
 }

@@ -8,10 +8,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use gantry_actors::live::KeyVerdict;
 use gantry_actors::namesrv::settings::NamesrvSettings;
 
-use super::table;
 use super::values::{ConfigErrors, Values};
+use super::{file, table};
 
 /// Everything a name server's start needs.
 #[derive(Debug)]
@@ -25,6 +26,20 @@ pub struct NamesrvPlan {
 /// All name-server keys.
 pub fn values() -> Values {
     Values::new(&[table::NAMESRV])
+}
+
+/// What a change of a key while running comes to (code 318).
+pub fn verdict(key: &str, value: &str) -> KeyVerdict {
+    values().verdict(key, value)
+}
+
+/// Takes in what was changed while an earlier process ran: `configStorePath` holds the whole
+/// configuration of then, as in RocketMQ.
+pub fn give_kept(values: &mut Values) {
+    let path = values.path("configStorePath");
+    if path.is_file() {
+        file::read(&path, values);
+    }
 }
 
 /// Turns values into a plan.
@@ -53,6 +68,7 @@ pub fn plan(values: &mut Values) -> Result<NamesrvPlan, ConfigErrors> {
         scan_interval_ms: values.unsigned("scanNotActiveBrokerInterval"),
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
         config_lines: values.lines(),
+        key_check: verdict,
     };
     Ok(NamesrvPlan {
         settings,

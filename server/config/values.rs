@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use gantry_actors::kept_settings::FILE_NAME;
+use gantry_actors::live::{KeyVerdict, LiveValue};
+
 use super::table::{Effect, Key};
 use super::value;
 
@@ -22,6 +25,8 @@ pub enum Origin {
     Env(&'static str),
     /// A line of a file.
     File(PathBuf, usize),
+    /// Changed while an earlier process ran.
+    Changed,
     /// A command-line option with its own name.
     Flag(&'static str),
     /// `--set key=value`.
@@ -34,8 +39,9 @@ impl Origin {
             Self::Default => 0,
             Self::Env(_) => 1,
             Self::File(..) => 2,
-            Self::Flag(_) => 3,
-            Self::Set => 4,
+            Self::Changed => 3,
+            Self::Flag(_) => 4,
+            Self::Set => 5,
         }
     }
 }
@@ -46,6 +52,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::Env(name) => write!(f, "environment {name}"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Changed => write!(f, "{FILE_NAME} (updateBrokerConfig)"),
             Self::Flag(name) => f.write_str(name),
             Self::Set => f.write_str("--set"),
         }
@@ -186,6 +193,32 @@ impl Values {
                     origin,
                 },
             );
+        }
+    }
+
+    /// What changing a key while running would come to.
+    pub fn verdict(&self, name: &str, value: &str) -> KeyVerdict {
+        let Some(key) = self.key(name) else {
+            return KeyVerdict::Unknown;
+        };
+        let auto = key.default == "auto" && value == "auto";
+        if !auto && !key.kind.accepts(value) {
+            return KeyVerdict::Malformed(key.kind.allowed());
+        }
+        match key.effect {
+            Effect::None(why) => KeyVerdict::NoEffect(why),
+            Effect::DefaultOnly(why) if !value.eq_ignore_ascii_case(key.default) => {
+                KeyVerdict::Refused(why.to_owned())
+            }
+            Effect::DefaultOnly(_) | Effect::Start(_) => KeyVerdict::AtStart,
+            Effect::Live(_) => {
+                let number = || {
+                    let bytes = value::read_bytes(value).unwrap_or(0);
+                    LiveValue::Number(u64::try_from(bytes).unwrap_or(0))
+                };
+                let switch = value::read_bool(value).map(LiveValue::Switch);
+                KeyVerdict::Live(switch.unwrap_or_else(number))
+            }
         }
     }
 

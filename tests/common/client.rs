@@ -245,6 +245,12 @@ impl Client {
             .unwrap_or_else(|e| panic!("request {code}: {e}"))
     }
 
+    /// Answers a request of the server.
+    pub fn answer(&mut self, question: &Frame, code: i32, body: &[u8]) {
+        let reply = encode(code, question.opaque, 1, &[], body);
+        self.stream.write_all(&reply).unwrap();
+    }
+
     /// Waits until the server has sent a request of this code.
     pub fn await_push(&mut self, code: i32) -> Frame {
         loop {

@@ -44,7 +44,9 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_TOPIC_STATS_INFO
         | request::DELETE_TOPIC_IN_BROKER
         | request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER
-        | request::GET_TOPIC_CONFIG => Counter::Topics,
+        | request::GET_TOPIC_CONFIG
+        | request::CLEAN_EXPIRED_CONSUMEQUEUE
+        | request::CLEAN_UNUSED_TOPIC => Counter::Topics,
         request::HEART_BEAT
         | request::UNREGISTER_CLIENT
         | request::GET_CONSUMER_LIST_BY_GROUP
@@ -59,10 +61,19 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_ALL_PRODUCER_INFO
         | request::QUERY_TOPICS_BY_CONSUMER
         | request::QUERY_SUBSCRIPTION_BY_CONSUMER
-        | request::GET_SUBSCRIPTIONGROUP_CONFIG => Counter::Groups,
+        | request::GET_SUBSCRIPTIONGROUP_CONFIG
+        | request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS
+        | request::GET_CONSUMER_RUNNING_INFO
+        | request::CONSUME_MESSAGE_DIRECTLY
+        | request::UPDATE_AND_GET_GROUP_FORBIDDEN => Counter::Groups,
         request::GET_ALL_CONSUMER_OFFSET
         | request::GET_CONSUME_STATS
-        | request::INVOKE_BROKER_TO_RESET_OFFSET => Counter::Offsets,
+        | request::INVOKE_BROKER_TO_RESET_OFFSET
+        | request::QUERY_CONSUME_TIME_SPAN
+        | request::QUERY_CORRECTION_OFFSET
+        | request::CLONE_GROUP_OFFSET
+        | request::GET_BROKER_CONSUME_STATS
+        | request::QUERY_CONSUME_QUEUE => Counter::Offsets,
         request::UPDATE_BROKER_CONFIG
         | request::GET_BROKER_CONFIG
         | request::GET_BROKER_RUNTIME_INFO
@@ -144,6 +155,8 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
             ticket,
             answer,
         } => plane.asker.answered(core, ticket, answer),
+        ToControl::ClientReply { peer, command } => plane.calls.replied(peer, command),
+        ToControl::Counted(counted) => book.admin.tell(admin::Msg::Counted(counted)),
         ToControl::CoreStopped(core) => core_stopped(core),
     }
 }
@@ -169,8 +182,6 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
         Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
         Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
         Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
-        // A reply to a notification of ours, or nonsense: either way nobody waits.
-        Counter::Unbuilt if request.command.is_reply() => {}
         Counter::Unbuilt => plane.refuse(&ReplyTo::of(&request), &unbuilt(request.command.code)),
     }
 }

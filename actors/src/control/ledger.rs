@@ -8,25 +8,27 @@
 //! **Limits** those of `gantry_storage::tables`.
 //! **Not here** when to commit (the parts).
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::body::{DataVersion, TopicConfig};
 use gantry_protocol::code::response;
-use gantry_protocol::fastjson::{self, IntegerKeys, to_bytes};
+use gantry_protocol::fastjson::{self, IntegerKeys, Value, to_bytes};
 use gantry_storage::tables::{Batch, Durable, Namespace, Tables, TablesError};
 use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
 
 use crate::refusal::Refusal;
 use crate::seam::{OffsetRow, TopicEntry};
 
-use super::groups::table::GroupTable;
+use super::groups::table::{Forbidden, GroupTable};
 use super::topics::table::TopicTable;
 
 /// Keys in `Namespace::DataVersions`; never change one.
 const TOPICS_VERSION: &[u8] = b"topics";
 const GROUPS_VERSION: &[u8] = b"groups";
+const FORBIDDEN: &[u8] = b"groups-forbidden";
 const NEXT_TOPIC_ID: &[u8] = b"next-topic-id";
 /// First bytes of an offset's key: topic id and queue id; the group's name follows.
 const QUEUE_BYTES: usize = 6;
@@ -47,6 +49,8 @@ pub struct StoredGroups {
     pub configs: Vec<SubscriptionGroupConfig>,
     /// The table's version.
     pub version: DataVersion,
+    /// Topics that groups may not read.
+    pub forbidden: Forbidden,
 }
 
 /// The rows; see the room's head.
@@ -228,7 +232,26 @@ impl Ledger {
         Ok(StoredGroups {
             configs,
             version: self.version(GROUPS_VERSION)?,
+            forbidden: self.forbidden()?,
         })
+    }
+
+    fn forbidden(&self) -> Result<Forbidden, Refusal> {
+        let row = self.tables.get(Namespace::DataVersions, FORBIDDEN);
+        let Some(bytes) = row.map_err(failed)? else {
+            return Ok(Forbidden::new());
+        };
+        let value = fastjson::parse(&bytes).map_err(|_| unreadable("table", FORBIDDEN))?;
+        let topics = |list: &Value| {
+            let names = list.elements().iter();
+            names
+                .filter_map(|name| name.as_text().map(Cow::into_owned))
+                .collect()
+        };
+        let entry = |(group, list): &(Value, Value)| {
+            Some((group.as_text()?.into_owned(), Arc::new(topics(list))))
+        };
+        Ok(value.entries().iter().filter_map(entry).collect())
     }
 
     /// Stores changed and deleted groups with the table's version.
@@ -241,9 +264,6 @@ impl Ledger {
         gone: &[Arc<str>],
         table: &GroupTable,
     ) -> Result<(), Refusal> {
-        if put.is_empty() && gone.is_empty() {
-            return Ok(());
-        }
         let mut batch = Batch::new();
         for group in gone {
             batch.delete(Namespace::Groups, group.as_bytes());
@@ -257,6 +277,10 @@ impl Ledger {
             GROUPS_VERSION,
             version_bytes(table.version()),
         );
+        let forbidden = table.all_forbidden().iter();
+        let forbidden = forbidden.map(|(group, topics)| (group, Value::list(topics.iter())));
+        let json = to_bytes(&Value::map(forbidden), IntegerKeys::Quoted);
+        batch.put(Namespace::DataVersions, FORBIDDEN, json);
         self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
 

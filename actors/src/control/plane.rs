@@ -21,9 +21,12 @@ use crate::refusal::Refusal;
 use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
+use super::admin::config::ConfigBook;
+use super::admin::stats::Stats;
 use super::ask::Asker;
 use super::cleaning::Cleaning;
 use super::groups::Groups;
+use super::groups::calls::Calls;
 use super::groups::members::Members;
 use super::groups::table::GroupTable;
 use super::ledger::Ledger;
@@ -66,6 +69,12 @@ pub struct Plane {
     pub groups: RefCell<GroupTable>,
     /// Live producers and consumers.
     pub members: RefCell<Members>,
+    /// What was stored and delivered; the admin actor feeds it.
+    pub stats: RefCell<Stats>,
+    /// Open requests to clients.
+    pub calls: Calls,
+    /// The settings as they are now; the admin actor changes them.
+    pub config: RefCell<ConfigBook>,
     /// `brokerPermission`, which code 25 changes.
     pub permission: Cell<i32>,
     /// When this broker started, ms.
@@ -88,6 +97,7 @@ impl Plane {
         outbox: Rc<Outbox>,
         shutdown: Shutdown,
     ) -> Rc<Self> {
+        let boot_ms = i64::try_from(wall_now_ms()).unwrap_or(i64::MAX);
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
             outbox,
@@ -96,8 +106,11 @@ impl Plane {
             groups: RefCell::default(),
             members: RefCell::default(),
             permission: Cell::new(settings.broker_permission),
-            boot_ms: i64::try_from(wall_now_ms()).unwrap_or(i64::MAX),
             cleaning: Cleaning::default(),
+            stats: RefCell::new(Stats::new(&settings.cluster_name, boot_ms)),
+            calls: Calls::default(),
+            config: RefCell::new(ConfigBook::new(&settings)),
+            boot_ms,
             tree: Tree::default(),
             shutdown,
             book: OnceCell::new(),

@@ -114,6 +114,23 @@ impl Reply {
         Self::body(to_bytes(body, IntegerKeys::Quoted))
     }
 
+    /// Adds a remark.
+    #[must_use]
+    pub fn with_remark(mut self, remark: String) -> Self {
+        self.remark = Some(remark);
+        self
+    }
+
+    /// Another's answer, as it came.
+    pub fn passed_on(code: i32, remark: Option<String>, body: Bytes) -> Self {
+        Self {
+            code,
+            remark,
+            body,
+            ..Self::default()
+        }
+    }
+
     /// A refusal.
     pub fn refused(refusal: &Refusal) -> Self {
         Self {

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_storage::units::{QueueKey, TopicId};
+use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
 use super::core::DataCore;
 use super::host::Host;
@@ -105,6 +105,22 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.desk.refuse_writes(reason);
                 Answer::Done
             }
+            Question::Record(physical) => Answer::Record(self.record_at(physical).await),
+            Question::StoreTimes(rows) => self.store_times(&rows).await,
+            Question::IndexRows {
+                queue,
+                from,
+                count_max,
+            } => match self.shard_of(queue) {
+                Some(shard) => Answer::IndexRows(shard.index_rows(queue, from, count_max).await),
+                None => Answer::IndexRows(None),
+            },
+            Question::DropUnknownTopics { known, below } => {
+                for shard in self.shards() {
+                    shard.drop_unknown_topics(&known, below);
+                }
+                Answer::Done
+            }
         }
     }
 
@@ -141,12 +157,23 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         Answer::ResetOffsets(done)
     }
 
+    async fn store_times(&self, rows: &[(QueueKey, QueueOffset)]) -> Answer {
+        let mut times = Vec::new();
+        for (key, offset) in rows {
+            if let Some(shard) = self.shard_of(*key) {
+                times.push((*key, *offset, shard.store_ms(*key, *offset).await));
+            }
+        }
+        Answer::StoreTimes(times)
+    }
+
     async fn store_report(&self) -> StoreReport {
         let mut report = StoreReport::default();
         for shard in self.shards() {
-            let counts = shard.counts();
-            report.put_count += counts.put;
-            report.get_count += counts.got;
+            report.totals.add(&shard.totals());
+            let (waiting_count, waiting_ms) = shard.waiting();
+            report.waiting_count += waiting_count;
+            report.waiting_ms = report.waiting_ms.max(waiting_ms);
             report.staged_bytes += shard.store().staged().0;
             let earliest = shard.earliest_ms().await;
             if earliest > 0 && (report.earliest_ms == 0 || earliest < report.earliest_ms) {

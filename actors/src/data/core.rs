@@ -24,7 +24,7 @@ use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
 use super::shard::{OnBug, Shard, ShardRules};
-use crate::seam::{CoreNumber, OFFSET_ROWS_MAX, ToControl};
+use crate::seam::{CoreNumber, Counted, OFFSET_ROWS_MAX, ToControl, Totals};
 use crate::settings::{BrokerSettings, FlushDiskType};
 
 /// How often deadlines are looked at while there are any.
@@ -54,6 +54,8 @@ pub struct DataCore<S, H> {
     shards: RefCell<Shards<S, H>>,
     on_bug: OnBug,
     is_stopping: Cell<bool>,
+    /// The totals that the control plane has heard of.
+    told: Cell<Totals>,
 }
 
 /// Which core this is.
@@ -92,6 +94,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
             on_bug,
             is_stopping: Cell::new(false),
+            told: Cell::default(),
         })
     }
 
@@ -100,9 +103,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let settings = &self.settings;
         let rules = ShardRules {
             sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
-            sync_flush_timeout_ms: settings.sync_flush_timeout_ms,
-            wait_in_queue_ms: settings.wait_time_in_send_queue_ms,
-            inbox_count_max: settings.send_queue_capacity,
+            settings: Arc::clone(settings),
             store_host: settings.advertised,
             index_keys: settings.message_index_enable,
             young_bytes: young_bytes(settings.memory_limit_bytes),
@@ -198,6 +199,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 return;
             }
             self.hand_over_offsets().await;
+            self.hand_over_counts().await;
             self.shards().for_each(|shard| shard.sweep());
         }
     }
@@ -215,6 +217,19 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     break;
                 }
             }
+        }
+    }
+
+    /// Hands over what was counted since the last time, if anything was.
+    async fn hand_over_counts(&self) {
+        let mut counted = Counted {
+            core: self.number,
+            ..Counted::default()
+        };
+        self.shards().for_each(|shard| shard.harvest(&mut counted));
+        if counted.totals != self.told.replace(counted.totals) {
+            self.send_patiently(ToControl::Counted(Box::new(counted)))
+                .await;
         }
     }
 

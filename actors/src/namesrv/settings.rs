@@ -9,6 +9,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::live::KeyCheck;
+
 /// A name server's settings; the key of `RocketMQ` in the comment.
 #[allow(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 #[derive(Debug, Clone)]
@@ -42,6 +44,8 @@ pub struct NamesrvSettings {
     pub channel_idle_max_seconds: u64,
     /// The effective configuration as `key=value` lines (code 319).
     pub config_lines: Vec<(String, String)>,
+    /// The table of keys (code 318).
+    pub key_check: KeyCheck,
 }
 
 impl NamesrvSettings {

@@ -4,15 +4,16 @@
 //! **Lives on** the control plane's thread; pure apart from reading memory figures.
 //! **Invariants** every key that clusterList, brokerStatus and the dashboard parse is there, with a
 //! value of the form they parse (behaviours §20, trap 94).
-//! **Limits** rates are averages since the previous request.
-//! **Not here** counting (the cores).
+//! **Limits** none of its own.
+//! **Not here** counting (the cores), windows and mornings (`stats`).
 
 use std::collections::BTreeMap;
 
 use gantry_protocol::body::KvTable;
 use gantry_protocol::command::VERSION;
-use gantry_storage::retention::Usage;
+use gantry_runtime::probe::disk_space;
 
+use crate::control::admin::stats::rates::Triple;
 use crate::control::plane::Plane;
 use crate::control::reply::Reply;
 use crate::seam::StoreReport;
@@ -20,18 +21,13 @@ use crate::seam::StoreReport;
 /// The release whose wire this broker speaks.
 const VERSION_NAME: &str = "V5_5_0";
 
-/// Figures of mechanisms that this broker doesn't have or doesn't count yet.
-const ZEROS: [&str; 25] = [
-    "msgPutTotalTodayMorning",
-    "msgPutTotalYesterdayMorning",
-    "msgGetTotalTodayMorning",
-    "msgGetTotalYesterdayMorning",
-    "sendThreadPoolQueueSize",
+/// Figures of mechanisms that this broker doesn't have: requests wait in one inbox per shard, which
+/// the send queue's figures stand for, and nothing is locked or dispatched later.
+const ZEROS: [&str; 18] = [
     "pullThreadPoolQueueSize",
     "litePullThreadPoolQueueSize",
     "ackThreadPoolQueueSize",
     "queryThreadPoolQueueSize",
-    "sendThreadPoolQueueHeadWaitTimeMills",
     "pullThreadPoolQueueHeadWaitTimeMills",
     "litePullThreadPoolQueueHeadWaitTimeMills",
     "ackThreadPoolQueueHeadWaitTimeMills",
@@ -40,105 +36,130 @@ const ZEROS: [&str; 25] = [
     "EndTransactionThreadPoolQueueCapacity",
     "pageCacheLockTimeMills",
     "dispatchBehindBytes",
+    "dispatchMaxBuffer",
     "timerReadBehind",
     "timerOffsetBehind",
     "timerCongestNum",
-    "getTimesTotal",
     "putMessageFailedTimes",
-    "remainHowManyDataToFlush",
     "remainTransientStoreBufferNumbs",
 ];
 
-/// Totals at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sample {
-    /// When, ms.
-    pub at_ms: i64,
-    /// Totals of all cores.
-    pub total: StoreReport,
-}
-
-/// Events a second between two samples.
-fn rate(before: u64, after: u64, elapsed_ms: i64) -> f64 {
-    let events = u32::try_from(after.saturating_sub(before)).unwrap_or(u32::MAX);
-    let elapsed = u32::try_from(elapsed_ms.max(1)).unwrap_or(u32::MAX);
-    f64::from(events) * 1000.0 / f64::from(elapsed)
-}
-
-/// Three rates, as RocketMQ gives them for 10 s, 1 min and 10 min; here one average for all.
-fn triple(rate: f64) -> String {
-    format!("{rate:.2} {rate:.2} {rate:.2}")
+/// Three rates, as RocketMQ gives them for 10 s, 1 min and 10 min.
+fn triple(rates: Triple) -> String {
+    rates.map(|rate| format!("{rate:.2}")).join(" ")
 }
 
 /// The whole answer.
-pub(super) fn reply(plane: &Plane, last: Option<Sample>, now: Sample) -> Reply {
-    Reply::json(
-        &KvTable {
-            table: table(plane, last, now),
-        }
-        .to_value(),
-    )
+pub(super) fn reply(plane: &Plane, report: &StoreReport) -> Reply {
+    let table = table(plane, report);
+    Reply::json(&KvTable { table }.to_value())
 }
 
-pub(super) fn table(plane: &Plane, last: Option<Sample>, now: Sample) -> BTreeMap<String, String> {
-    let base = last.unwrap_or(Sample {
-        at_ms: plane.boot_ms,
-        total: StoreReport::default(),
-    });
-    let elapsed = now.at_ms - base.at_ms;
-    let put = rate(base.total.put_count, now.total.put_count, elapsed);
-    let get = rate(base.total.get_count, now.total.get_count, elapsed);
+fn table(plane: &Plane, report: &StoreReport) -> BTreeMap<String, String> {
     let mut table = BTreeMap::new();
     let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
     set("brokerVersionDesc", VERSION_NAME.to_owned());
     set("brokerVersion", VERSION.to_string());
-    set("putTps", triple(put));
-    for key in ["getTransferredTps", "getFoundTps", "getTotalTps"] {
-        set(key, triple(get));
-    }
-    set("getMissTps", triple(0.0));
     for key in ZEROS {
         set(key, "0".to_owned());
     }
-    for key in ["timerEnqueueTps", "timerDequeueTps"] {
-        set(key, "0.0".to_owned());
+    set("timerEnqueueTps", "0.0".to_owned());
+    set("timerDequeueTps", "0.0".to_owned());
+    let capacity = plane.settings.send_queue_capacity.get().to_string();
+    for queue in ["send", "pull", "litePull", "query", "ack"] {
+        set(&format!("{queue}ThreadPoolQueueCapacity"), capacity.clone());
     }
-    let permille = plane.cleaning.usage().map_or(0, Usage::permille);
-    for key in ["commitLogDiskRatio", "consumeQueueDiskRatio"] {
-        set(key, format!("{}.{:03}", permille / 1000, permille % 1000));
-    }
-    let capacity = plane.settings.send_queue_capacity.to_string();
-    set("sendThreadPoolQueueCapacity", capacity.clone());
-    set("pullThreadPoolQueueCapacity", capacity.clone());
-    set("ackThreadPoolQueueCapacity", capacity);
-    set("msgPutTotalTodayNow", now.total.put_count.to_string());
-    set("msgGetTotalTodayNow", now.total.get_count.to_string());
-    set("putMessageTimesTotal", now.total.put_count.to_string());
+    set("sendThreadPoolQueueSize", report.waiting_count.to_string());
     set(
-        "getMessageTransferredMsgCount",
-        now.total.get_count.to_string(),
+        "sendThreadPoolQueueHeadWaitTimeMills",
+        report.waiting_ms.to_string(),
     );
-    set("commitLogMaxOffset", now.total.staged_bytes.to_string());
-    set("commitLogMinOffset", "0".to_owned());
-    let earliest = if now.total.earliest_ms == 0 {
+    let earliest = if report.earliest_ms == 0 {
         "-1".to_owned()
     } else {
-        now.total.earliest_ms.to_string()
+        report.earliest_ms.to_string()
     };
     set("earliestMessageTimeStamp", earliest);
     set("brokerActive", "true".to_owned());
     set("bootTimestamp", plane.boot_ms.to_string());
-    set("runtime", runtime_text(now.at_ms - plane.boot_ms));
+    let now_ms = plane.now_ms();
+    set("runtime", runtime_text(now_ms - plane.boot_ms));
     set(
         "startAcceptSendRequestTimeStamp",
-        plane.settings.start_accept_send_request_ms.to_string(),
+        plane
+            .settings
+            .start_accept_send_request_ms
+            .get()
+            .to_string(),
     );
     set(
         "producerAndConsumerConnections",
         plane.members.borrow().peers_count().to_string(),
     );
     set("controlPlaneRestarts", restarts(plane));
+    set("commitLogMaxOffset", report.staged_bytes.to_string());
+    set("commitLogMinOffset", "0".to_owned());
+    counters(plane, report, now_ms, &mut table);
+    disk(plane, &mut table);
     table
+}
+
+/// Totals, rates, and the mornings' totals.
+fn counters(
+    plane: &Plane,
+    report: &StoreReport,
+    now_ms: i64,
+    table: &mut BTreeMap<String, String>,
+) {
+    let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+    let rates = plane.stats.borrow().rates(now_ms);
+    set("putTps", triple(rates.put));
+    set("getFoundTps", triple(rates.found));
+    set("getMissTps", triple(rates.missed));
+    set("getTransferredTps", triple(rates.transferred));
+    let [found, missed] = [rates.found, rates.missed];
+    let total = std::array::from_fn(|at| {
+        let of = |triple: &Triple| triple.get(at).copied().unwrap_or_default();
+        of(&found) + of(&missed)
+    });
+    set("getTotalTps", triple(total));
+    let [now, today, yesterday] = plane.stats.borrow_mut().days(now_ms);
+    set("msgPutTotalTodayNow", now.put.to_string());
+    set("msgGetTotalTodayNow", now.got.to_string());
+    set("msgPutTotalTodayMorning", today.put.to_string());
+    set("msgGetTotalTodayMorning", today.got.to_string());
+    set("msgPutTotalYesterdayMorning", yesterday.put.to_string());
+    set("msgGetTotalYesterdayMorning", yesterday.got.to_string());
+    let totals = &report.totals;
+    set("putMessageTimesTotal", totals.put_count.to_string());
+    set("putMessageSizeTotal", totals.put_bytes.to_string());
+    let average = totals.put_bytes / totals.put_count.max(1);
+    set("putMessageAverageSize", format!("{average}.0"));
+    let pulls = totals.found_count + totals.missed_count;
+    set("getTimesTotal", pulls.to_string());
+    set(
+        "getMessageTransferredMsgCount",
+        totals.got_count.to_string(),
+    );
+}
+
+/// Where the log ends and how full its disk is.
+fn disk(plane: &Plane, table: &mut BTreeMap<String, String>) {
+    let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+    let space = disk_space(&plane.settings.data_dir);
+    let ratio = space.map_or("-1".to_owned(), |space| {
+        format!("{:.4}", space.used_ratio())
+    });
+    set("commitLogDiskRatio", ratio.clone());
+    set("consumeQueueDiskRatio", ratio);
+    if let Some(space) = space {
+        let gib = |bytes: u64| format!("{}.0 GiB", bytes >> 30);
+        let (total, free) = (gib(space.total_bytes), gib(space.free_bytes));
+        set(
+            "commitLogDirCapacity",
+            format!("Total : {total}, Free : {free}."),
+        );
+    }
 }
 
 /// Spelled as RocketMQ's `BrokerStats`.

@@ -9,6 +9,8 @@
 //! **Not here** positions of groups (`offsets`), queue locks (the queue actors).
 
 mod beat;
+pub mod calls;
+mod clients;
 pub mod members;
 mod queries;
 mod requests;
@@ -99,6 +101,7 @@ impl Part for Groups {
                     .send(core, ToData::Resolved { ticket, outcome });
             }
             Msg::PeerClosed(peer) => {
+                plane.calls.closed(peer);
                 let departures = plane.members.borrow_mut().closed(peer);
                 departed(departures, plane);
             }
@@ -123,7 +126,7 @@ impl Part for Groups {
 
 fn load(plane: &Rc<Plane>) -> Result<(), Refusal> {
     let stored = plane.ledger.load_groups()?;
-    *plane.groups.borrow_mut() = GroupTable::new(stored.configs, stored.version);
+    *plane.groups.borrow_mut() = GroupTable::new(stored.configs, stored.version, stored.forbidden);
     Ok(())
 }
 
@@ -140,7 +143,8 @@ pub fn scan_for_ever(plane: &Rc<Plane>) {
 
 /// Clients silent for `channelExpiredTimeout` leave their groups and lose their connection.
 fn scan(plane: &Rc<Plane>) {
-    let idle_ms = i64::try_from(plane.settings.channel_expired_timeout_ms).unwrap_or(i64::MAX);
+    let idle_ms =
+        i64::try_from(plane.settings.channel_expired_timeout_ms.get()).unwrap_or(i64::MAX);
     let expired = plane.members.borrow().expired(plane.now_ms(), idle_ms);
     for peer in expired {
         tracing::info!(
@@ -173,7 +177,7 @@ fn may_notify(group: &str, plane: &Plane) -> bool {
         .borrow()
         .get(group)
         .is_none_or(|config| config.notify_ids_changed_enable);
-    plane.settings.notify_consumer_ids_changed_enable && enabled
+    plane.settings.notify_consumer_ids_changed_enable.get() && enabled
 }
 
 /// Sends code 40 to these members.
@@ -202,6 +206,7 @@ fn publish(group: &str, plane: &Plane) {
         name: Arc::clone(name),
         config: config.as_ref().clone(),
         live: members.consumers(group).map(members::ConsumerGroup::live),
+        forbidden: groups.forbidden(group),
     };
     plane
         .outbox
@@ -229,7 +234,7 @@ impl Groups {
         group: &str,
         plane: &Rc<Plane>,
     ) -> Result<Arc<SubscriptionGroupConfig>, Refusal> {
-        let auto = plane.settings.auto_create_subscription_group;
+        let auto = plane.settings.auto_create_subscription_group.get();
         let now_ms = plane.now_ms();
         let (config, is_new) = plane.groups.borrow_mut().ensure(group, auto, now_ms)?;
         if is_new {
@@ -255,12 +260,16 @@ impl Groups {
 
     fn commit(&mut self, plane: &Rc<Plane>) {
         self.is_commit_due = false;
+        let nothing = self.put.is_empty() && self.gone.is_empty() && self.changed.is_empty();
         let put = std::mem::take(&mut self.put);
         let gone = std::mem::take(&mut self.gone);
         let waiters = std::mem::take(&mut self.waiters);
-        let stored = plane
-            .ledger
-            .store_groups(&put, &gone, &plane.groups.borrow());
+        let stored = if nothing {
+            Ok(())
+        } else {
+            let table = plane.groups.borrow();
+            plane.ledger.store_groups(&put, &gone, &table)
+        };
         if let Err(refusal) = stored {
             tracing::error!(%refusal, "group changes can't be stored and are taken back");
             for (to, _) in waiters {
@@ -276,6 +285,8 @@ impl Groups {
             publish(&group, plane);
         }
         for group in gone {
+            let forgotten = super::admin::Msg::GroupGone(Arc::clone(&group));
+            plane.book().admin.tell(forgotten);
             plane.outbox.change(CatalogChange::GroupGone(group));
         }
         for (to, reply) in waiters {

@@ -1,6 +1,7 @@
 //! The group requests that change something, and the table of this actor's codes.
 //!
-//! **Owns** codes 46, 200, 201, 207, 225 and 352, and the dispatch to `beat` and `queries`.
+//! **Owns** codes 46, 200, 201, 207, 225, 352 and 353, and the dispatch to `beat`, `clients` and
+//! `queries`.
 //! **Lives on** the control plane's thread, as part of the groups actor.
 //! **Invariants** a changed group is stored before its reply; 225 is all or nothing.
 //! **Limits** `GROUPS_PER_REQUEST_MAX` groups in one 225.
@@ -43,6 +44,10 @@ impl Groups {
             request::DELETE_SUBSCRIPTIONGROUP => self.delete(command, to, plane),
             request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => all_configs(command, plane).map(Some),
             request::GET_SUBSCRIPTIONGROUP_CONFIG => self.one_config(command, plane).map(Some),
+            request::UPDATE_AND_GET_GROUP_FORBIDDEN => self.forbid(command, to, plane),
+            request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS
+            | request::GET_CONSUMER_RUNNING_INFO
+            | request::CONSUME_MESSAGE_DIRECTLY => super::clients::serve(request, plane),
             _ => super::queries::serve(request, plane),
         };
         match outcome {
@@ -129,6 +134,36 @@ impl Groups {
         Ok(None)
     }
 
+    /// Code 353: may a group read a topic? With `readable` the answer is changed first.
+    fn forbid(
+        &mut self,
+        command: &Command,
+        to: ReplyTo,
+        plane: &Rc<Plane>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let group = reply::text(command, "group")?;
+        let topic = reply::text(command, "topic")?;
+        let wanted = reply::optional(command, "readable").map(|text| text == "true");
+        if let Some(readable) = wanted {
+            let now_ms = plane.now_ms();
+            let mut groups = plane.groups.borrow_mut();
+            groups.forbid(group, topic, !readable, now_ms)?;
+            self.changed.push(group.to_owned());
+        }
+        let readable = !plane.groups.borrow().forbidden(group).contains(topic);
+        let body = Value::object([
+            ("group", group.into()),
+            ("readable", readable.into()),
+            ("topic", topic.into()),
+        ]);
+        if wanted.is_none() {
+            return Ok(Some(Reply::json(&body)));
+        }
+        self.waiters.push((to, Reply::json(&body)));
+        self.commit_soon(plane);
+        Ok(None)
+    }
+
     fn one_config(&mut self, command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
         let group = reply::text(command, "group")?;
         // Asking for a group makes it where that is allowed, as the Java broker's lookup does.
@@ -169,10 +204,21 @@ fn all_configs(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
         .map(|config| (config.group.clone(), config.as_ref().clone()));
     let body = SubscriptionGroupWrapper {
         data_version: *table.version(),
-        forbidden: None,
+        forbidden: Some(forbidden_value(&table)),
         groups: groups.collect(),
     };
     Ok(Reply::json(&body.to_value()).with("totalGroupNum", total))
+}
+
+/// Bit of reading in RocketMQ's table of forbidden topics (`1 << INDEX_PERM_READ`, 5.5.0).
+const READ_FORBIDDEN: i32 = 4;
+
+fn forbidden_value(table: &table::GroupTable) -> Value {
+    let groups = table.all_forbidden().iter().map(|(group, topics)| {
+        let topics = topics.iter().map(|topic| (topic, READ_FORBIDDEN));
+        (group, Value::map(topics))
+    });
+    Value::map(groups)
 }
 
 /// Code 46: may this client subscribe like that? Java clients ask for SQL92 subscriptions only.
@@ -188,7 +234,7 @@ fn check_client(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> 
     if is_tag_type(Some(kind)) {
         return Ok(Reply::ok());
     }
-    if !plane.settings.enable_property_filter {
+    if !plane.settings.enable_property_filter.get() {
         return Err(Refusal::new(
             response::SYSTEM_ERROR,
             format!(

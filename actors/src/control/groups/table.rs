@@ -6,7 +6,7 @@
 //! **Limits** `GROUPS_MAX` groups.
 //! **Not here** live members (`members`), persistence (`super`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gantry_protocol::body::DataVersion;
@@ -18,6 +18,9 @@ use crate::refusal::{Refusal, quoted};
 
 /// Most groups of a broker; bounds what a client inventing names in heartbeats can take.
 pub const GROUPS_MAX: usize = 100_000;
+
+/// Most groups with forbidden topics, and most topics of one: they are stored as one row.
+pub const FORBIDDEN_MAX: usize = 4096;
 
 /// Whether a group may be called so.
 ///
@@ -43,20 +46,30 @@ pub fn check_group_name(group: &str) -> Result<(), Refusal> {
 pub struct GroupTable {
     configs: HashMap<Arc<str>, Arc<SubscriptionGroupConfig>>,
     version: DataVersion,
+    /// Topics that a group may not read.
+    forbidden: Forbidden,
 }
+
+/// Group → topics that it may not read (code 353).
+pub type Forbidden = BTreeMap<String, Arc<BTreeSet<String>>>;
 
 impl GroupTable {
     /// A table of stored rows and the built-in groups.
     pub fn new(
         stored: impl IntoIterator<Item = SubscriptionGroupConfig>,
         version: DataVersion,
+        forbidden: Forbidden,
     ) -> Self {
         let mut configs = HashMap::new();
         let built_in = SYSTEM_GROUPS.into_iter().map(SubscriptionGroupConfig::new);
         for config in built_in.chain(stored) {
             configs.insert(Arc::from(config.group.as_str()), Arc::new(config));
         }
-        Self { configs, version }
+        Self {
+            configs,
+            version,
+            forbidden,
+        }
     }
 
     /// The configuration of a group.
@@ -136,12 +149,53 @@ impl GroupTable {
         Ok(config)
     }
 
+    /// Topics that a group may not read.
+    pub fn forbidden(&self, group: &str) -> Arc<BTreeSet<String>> {
+        self.forbidden.get(group).cloned().unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn all_forbidden(&self) -> &Forbidden {
+        &self.forbidden
+    }
+
+    /// Forbids a group a topic, or allows it again.
+    ///
+    /// # Errors
+    /// 1 when too many are forbidden already.
+    pub fn forbid(
+        &mut self,
+        group: &str,
+        topic: &str,
+        is_forbidden: bool,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        let mut topics = BTreeSet::clone(&self.forbidden(group));
+        if is_forbidden {
+            if topics.len() >= FORBIDDEN_MAX || self.forbidden.len() >= FORBIDDEN_MAX {
+                let remark = format!("{FORBIDDEN_MAX} topics or groups are forbidden already");
+                return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+            }
+            topics.insert(topic.to_owned());
+        } else {
+            topics.remove(topic);
+        }
+        if topics.is_empty() {
+            self.forbidden.remove(group);
+        } else {
+            self.forbidden.insert(group.to_owned(), Arc::new(topics));
+        }
+        self.version = self.version.next(now_ms);
+        Ok(())
+    }
+
     /// Removes a group; a built-in one stays and `None` is returned.
     pub fn remove(&mut self, group: &str, now_ms: i64) -> Option<Arc<SubscriptionGroupConfig>> {
         if SYSTEM_GROUPS.contains(&group) {
             return None;
         }
         let config = self.configs.remove(group)?;
+        self.forbidden.remove(group);
         self.version = self.version.next(now_ms);
         Some(config)
     }

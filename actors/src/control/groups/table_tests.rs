@@ -1,7 +1,7 @@
 use super::*;
 
 fn table() -> GroupTable {
-    GroupTable::new([], DataVersion::default())
+    GroupTable::new([], DataVersion::default(), Forbidden::new())
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn built_in_groups_exist_and_stay() {
 fn a_stored_group_wins_over_the_built_in_one() {
     let mut stored = SubscriptionGroupConfig::new("TOOLS_CONSUMER");
     stored.retry_max_times = 3;
-    let table = GroupTable::new([stored], DataVersion::default());
+    let table = GroupTable::new([stored], DataVersion::default(), Forbidden::new());
     assert_eq!(table.get("TOOLS_CONSUMER").unwrap().retry_max_times, 3);
 }
 

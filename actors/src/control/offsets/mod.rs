@@ -7,8 +7,12 @@
 //! **Limits** `PENDING_ROWS_MAX` rows wait for a commit; then it happens at once.
 //! **Not here** queries and updates by consumers (14, 15: the queue actors).
 
+mod broker_stats;
+mod clone;
+mod queue_rows;
 mod requests;
 mod reset;
+mod time_span;
 
 use std::collections::HashMap;
 use std::rc::Rc;

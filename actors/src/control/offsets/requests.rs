@@ -30,6 +30,11 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
         }
         request::GET_CONSUME_STATS => consume_stats(asked, plane),
         request::INVOKE_BROKER_TO_RESET_OFFSET => super::reset::serve(asked, plane),
+        request::QUERY_CONSUME_TIME_SPAN => super::time_span::serve(asked, plane),
+        request::QUERY_CORRECTION_OFFSET => super::clone::correction(asked, plane),
+        request::CLONE_GROUP_OFFSET => super::clone::serve(asked, plane),
+        request::GET_BROKER_CONSUME_STATS => super::broker_stats::serve(asked, plane),
+        request::QUERY_CONSUME_QUEUE => super::queue_rows::serve(asked, plane),
         other => Err(Refusal::new(
             response::REQUEST_CODE_NOT_SUPPORTED,
             format!("request code {other} is no offset request"),
@@ -147,12 +152,22 @@ fn consume_stats(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusa
         }
         let queues = topics.iter().flat_map(|entry| queues_of(entry)).collect();
         let bounds = bounds(&asking, queues).await?;
-        Ok(Reply::json(&stats(&asking, &bounds, &positions).to_value()))
+        let mut stats = stats(&asking, &bounds, &positions);
+        let (counted, now_ms) = (asking.stats.borrow(), asking.now_ms());
+        let tps = topics
+            .iter()
+            .map(|entry| counted.get_tps(now_ms, &entry.config.name, &group));
+        stats.consume_tps = tps.sum();
+        Ok(Reply::json(&stats.to_value()))
     });
     Ok(())
 }
 
-fn stats(plane: &Plane, bounds: &[QueueReport], positions: &[GroupReport]) -> ConsumeStats {
+pub(super) fn stats(
+    plane: &Plane,
+    bounds: &[QueueReport],
+    positions: &[GroupReport],
+) -> ConsumeStats {
     let table = plane.topics.borrow();
     let by_queue: BTreeMap<QueueKey, &GroupReport> =
         positions.iter().map(|row| (row.queue.queue, row)).collect();

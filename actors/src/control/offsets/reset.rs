@@ -96,7 +96,7 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
                 format!("topic[{}] not exist", quoted(&reset.topic)),
             )
         })?;
-    let server_side = plane.settings.use_server_side_reset_offset;
+    let server_side = plane.settings.use_server_side_reset_offset.get();
     if server_side && plane.groups.borrow().get(&reset.group).is_none() {
         return Err(Refusal::new(
             response::SUBSCRIPTION_GROUP_NOT_EXIST,

@@ -53,7 +53,7 @@ pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> 
         topics,
         filter_servers: Vec::new(),
     };
-    let is_compressed = plane.settings.compressed_register;
+    let is_compressed = plane.settings.compressed_register.get();
     let (bytes, crc) = body.encode(is_compressed);
     identified(plane, request::REGISTER_BROKER, opaque)
         .with_ext(

@@ -153,7 +153,7 @@ impl Link {
                     self.full(plane).await
                 }
             }
-            Job::Refresh if !plane.settings.force_register => {
+            Job::Refresh if !plane.settings.force_register.get() => {
                 if self.is_behind(plane).await? {
                     self.full(plane).await
                 } else {

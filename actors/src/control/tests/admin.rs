@@ -5,7 +5,8 @@ use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 
 use super::rig::{Rig, peer, request, settings};
-use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData};
+use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData, Totals};
+use crate::seam::{Counted, GroupCount, ToControl, TopicCount};
 use gantry_storage::retention::{SegmentAge, ShardAges};
 use gantry_storage::units::{FilePosition, ShardId, StoreTimestamp};
 
@@ -47,10 +48,13 @@ fn trap_94_every_key_the_tools_parse_is_there() {
     let mut rig = Rig::start(folder.path(), settings());
     rig.answer = Box::new(|question| match question {
         Question::StoreReport => Answer::Store(StoreReport {
-            put_count: 1000,
-            get_count: 7,
+            totals: Totals {
+                put_count: 1000,
+                ..Totals::default()
+            },
             staged_bytes: 12,
             earliest_ms: 5,
+            ..StoreReport::default()
         }),
         _ => Answer::Done,
     });
@@ -63,7 +67,7 @@ fn trap_94_every_key_the_tools_parse_is_there() {
     for key in NUMBERS {
         assert!(table[key].parse::<f64>().is_ok(), "{key}={}", table[key]);
     }
-    assert_eq!(table["msgPutTotalTodayNow"], "1000");
+    assert_eq!(table["putMessageTimesTotal"], "1000");
     assert_eq!(table["brokerVersionDesc"], "V5_5_0");
     assert!(table["runtime"].starts_with("[ 0 days"));
     assert!(table.contains_key("brokerActive"));
@@ -98,12 +102,67 @@ fn trap_110_unknown_keys_change_nothing_and_are_no_error() {
 }
 
 #[test]
-fn stats_data_is_not_kept_yet() {
+fn counters_come_from_what_the_cores_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let topic = rig.topics()["T"].id;
     let fields = [("statsName", "TOPIC_PUT_NUMS"), ("statsKey", "T")];
-    let reply = rig.ask(peer(1), request(code::VIEW_BROKER_STATS_DATA, &fields, ""));
-    assert_eq!(reply.code, response::SYSTEM_ERROR);
+    let view = |fields: &[(&str, &str)]| request(code::VIEW_BROKER_STATS_DATA, fields, "");
+    let reply = rig.ask(peer(1), view(&fields));
+    assert_eq!(reply.code, response::SYSTEM_ERROR, "nothing was counted");
+    let totals = Totals {
+        put_count: 60,
+        got_count: 30,
+        found_count: 3,
+        missed_count: 9,
+        put_bytes: 6000,
+    };
+    let put = TopicCount {
+        topic,
+        count: 60,
+        bytes: 6000,
+        requests: 60,
+    };
+    let got = GroupCount {
+        topic,
+        group: "g".into(),
+        count: 30,
+        bytes: 3000,
+        requests: 3,
+        read_ms: 6,
+    };
+    rig.tell(ToControl::Counted(Box::new(Counted {
+        core: 0,
+        totals,
+        topics: vec![put],
+        groups: vec![got],
+    })));
+    let sum = |reply: &gantry_protocol::command::Command, name: &str| {
+        let body = gantry_protocol::fastjson::parse(&reply.body).unwrap();
+        let item = body.get("statsMinute").unwrap().get(name).unwrap();
+        item.as_f64().unwrap()
+    };
+    let reply = rig.ask(peer(1), view(&fields));
+    assert!((sum(&reply, "sum") - 60.0).abs() < 0.1, "{reply:?}");
+    let fields = [("statsName", "GROUP_GET_LATENCY"), ("statsKey", "T@g")];
+    let reply = rig.ask(peer(1), view(&fields));
+    assert!((sum(&reply, "avgpt") - 2.0).abs() < 0.1, "{reply:?}");
+    let reply = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    let table = KvTable::parse(&reply.body).unwrap().table;
+    assert_eq!(table["msgPutTotalTodayNow"], "60");
+    assert_eq!(table["msgGetTotalTodayNow"], "30");
+    let first = |key: &str| {
+        table[key]
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    assert!(first("putTps") > 0.0 && first("getMissTps") > first("getFoundTps"));
+    let both = first("getMissTps") + first("getFoundTps");
+    assert!((first("getTotalTps") - both).abs() < 0.1);
     rig.stop();
 }
 
@@ -150,4 +209,45 @@ fn code_329_orders_a_run_of_retention_at_once() {
     let drop = plan.drops[0];
     assert_eq!((drop.shard, drop.before), (ShardId(3), FilePosition(100)));
     rig.stop();
+}
+
+#[test]
+fn settings_change_live_or_at_the_next_start_and_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let update = |body: &'static str| request(code::UPDATE_BROKER_CONFIG, &[], body);
+    let mixed = "maxMessageSize=100\nlistenPort=7\nnoSuch=1\nwarmMapedFileEnable=true\n";
+    let reply = rig.ask(peer(1), update(mixed));
+    assert_eq!(reply.code, 0);
+    let remark = reply.remark.unwrap();
+    for word in [
+        "restart: listenPort",
+        "ignored: noSuch",
+        "warmMapedFileEnable has no effect",
+    ] {
+        assert!(remark.contains(word), "{remark}");
+    }
+    for refused in [
+        "maxMessageSize=50\nbrokerId=1",
+        "maxMessageSize=x",
+        "storePathRootDir=/x\nmaxMessageSize=50",
+    ] {
+        let reply = rig.ask(peer(1), update(refused));
+        assert_eq!(reply.code, response::SYSTEM_ERROR, "{refused}");
+    }
+    let shown = rig
+        .ask(peer(1), request(code::GET_BROKER_CONFIG, &[], ""))
+        .body;
+    let shown = String::from_utf8(shown.to_vec()).unwrap();
+    let wanted = "brokerName=b0\nlistenPort=7\nmaxMessageSize=100\nwarmMapedFileEnable=true\n";
+    assert_eq!(shown, wanted, "a refused request changes nothing");
+    rig.stop();
+    let kept = crate::kept_settings::KeptSettings::load(folder.path()).unwrap();
+    let kept: Vec<_> = kept.iter().collect();
+    let wanted = [
+        ("listenPort", "7"),
+        ("maxMessageSize", "100"),
+        ("warmMapedFileEnable", "true"),
+    ];
+    assert_eq!(kept, wanted);
 }

@@ -179,7 +179,7 @@ fn members_outlive_a_panic_of_their_actor() {
 fn a_group_that_may_not_be_made_is_skipped_and_the_reply_is_still_0() {
     let folder = tempfile::tempdir().unwrap();
     let mut strict = settings();
-    strict.auto_create_subscription_group = false;
+    strict.auto_create_subscription_group = false.into();
     let mut rig = Rig::start(folder.path(), strict);
     heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
     assert!(rig.group("g").is_none());
@@ -306,7 +306,7 @@ fn check_client_config_takes_tags_and_says_that_sql_is_not_built() {
     );
     rig.stop();
     let mut with_filter = settings();
-    with_filter.enable_property_filter = true;
+    with_filter.enable_property_filter = true.into();
     let mut rig = Rig::start(folder.path(), with_filter);
     assert_eq!(
         rig.ask(peer(1), check("SQL92")).code,

@@ -141,7 +141,7 @@ fn offsets_handed_over_are_there_after_a_restart() {
 fn a_group_is_made_on_demand_unless_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let mut strict = settings();
-    strict.auto_create_subscription_group = false;
+    strict.auto_create_subscription_group = false.into();
     let mut rig = Rig::start(folder.path(), strict);
     let ensure = |ticket| ToControl::EnsureGroup {
         core: 0,

@@ -155,7 +155,7 @@ fn a_reset_goes_to_the_queues_and_comes_back_with_their_offsets() {
 fn without_server_side_reset_a_group_that_is_offline_is_206() {
     let folder = tempfile::tempdir().unwrap();
     let mut pushing = settings();
-    pushing.use_server_side_reset_offset = false;
+    pushing.use_server_side_reset_offset = false.into();
     let mut rig = Rig::start(folder.path(), pushing);
     assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
     assert_eq!(

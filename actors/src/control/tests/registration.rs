@@ -195,8 +195,8 @@ fn the_compressed_form_and_the_version_question_work() {
     });
     let mut settings = settings();
     settings.namesrv_addrs = vec![server.addr.to_string()];
-    settings.compressed_register = true;
-    settings.force_register = false;
+    settings.compressed_register = true.into();
+    settings.force_register = false.into();
     settings.register_name_server_period_ms = 50;
     let rig = Rig::start(folder.path(), settings);
     rig.control.as_ref().unwrap().register();

@@ -13,6 +13,8 @@ use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, ma
 use gantry_runtime::net::PeerRef;
 use gantry_runtime::shutdown::Shutdown;
 
+use crate::kept_settings::KeptSettings;
+use crate::live::{KeyVerdict, LiveValue};
 use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
     TopicEntry,
@@ -42,38 +44,38 @@ pub fn settings() -> BrokerSettings {
         trace_topic_enable: false,
         trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
         broker_permission: 6,
-        auto_create_topic_enable: true,
-        auto_create_subscription_group: true,
+        auto_create_topic_enable: true.into(),
+        auto_create_subscription_group: true.into(),
         default_topic_queue_nums: 8,
         cluster_topic_enable: true,
         broker_topic_enable: true,
-        message_bytes_max: 4 << 20,
-        enable_property_filter: false,
-        long_polling_enable: true,
-        short_polling_time_ms: 1000,
-        notify_consumer_ids_changed_enable: true,
-        lite_pull_message_enable: true,
+        message_bytes_max: (4_u64 << 20).into(),
+        enable_property_filter: false.into(),
+        long_polling_enable: true.into(),
+        short_polling_time_ms: 1000_u64.into(),
+        notify_consumer_ids_changed_enable: true.into(),
+        lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
         message_index_enable: true,
-        use_server_side_reset_offset: true,
-        transfer_bytes_max_in_memory: 262_144,
-        transfer_count_max_in_memory: 32,
+        use_server_side_reset_offset: true.into(),
+        transfer_bytes_max_in_memory: 262_144_u64.into(),
+        transfer_count_max_in_memory: 32_u64.into(),
         transfer_bytes_max_on_disk: 65_536,
         transfer_count_max_on_disk: 8,
-        default_query_max_num: 32,
-        wait_time_in_send_queue_ms: 200,
-        send_queue_capacity: 10_000,
+        default_query_max_num: 32_u64.into(),
+        wait_time_in_send_queue_ms: 200_u64.into(),
+        send_queue_capacity: 10_000_u64.into(),
         flush_disk_type: FlushDiskType::Async,
-        sync_flush_timeout_ms: 5000,
+        sync_flush_timeout_ms: 5000_u64.into(),
         flush_interval_ms: 500,
         flush_consumer_offset_interval_ms: 1000,
         register_name_server_period_ms: 30_000,
-        force_register: true,
-        compressed_register: false,
-        channel_expired_timeout_ms: 120_000,
+        force_register: true.into(),
+        compressed_register: false.into(),
+        channel_expired_timeout_ms: 120_000_u64.into(),
         channel_idle_max_seconds: 120,
-        start_accept_send_request_ms: 0,
-        reject_transaction_message: false,
+        start_accept_send_request_ms: 0_u64.into(),
+        reject_transaction_message: false.into(),
         delay_levels_ms: vec![1000; 18],
         data_dir: "/nowhere".into(),
         tail_dir: None,
@@ -83,6 +85,23 @@ pub fn settings() -> BrokerSettings {
         shard_count: 1,
         memory_limit_bytes: 1 << 30,
         config_lines: vec![("brokerName".into(), "b0".into())],
+        file_lines: Vec::new(),
+        kept: KeptSettings::default(),
+        key_check: check,
+    }
+}
+
+/// A few keys of each kind.
+fn check(key: &str, value: &str) -> KeyVerdict {
+    let number = value.parse().ok().map(LiveValue::Number);
+    match (key, number) {
+        ("brokerPermission", Some(LiveValue::Number(0 | 2 | 4 | 6)))
+        | ("maxMessageSize", Some(_)) => KeyVerdict::Live(number.unwrap()),
+        ("brokerPermission" | "maxMessageSize", _) => KeyVerdict::Malformed("a number".into()),
+        ("listenPort", _) => KeyVerdict::AtStart,
+        ("brokerId", _) => KeyVerdict::Refused("there are no slaves".into()),
+        ("warmMapedFileEnable", _) => KeyVerdict::NoEffect("nothing is mapped"),
+        _ => KeyVerdict::Unknown,
     }
 }
 
@@ -101,7 +120,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn start(folder: &Path, settings: BrokerSettings) -> Self {
+    pub fn start(folder: &Path, mut settings: BrokerSettings) -> Self {
+        folder.clone_into(&mut settings.data_dir);
         let (mail, inbox) = mailbox(MAILBOX_MESSAGES_MAX);
         let (out, from) = mailbox(MAILBOX_MESSAGES_MAX);
         let shutdown = Shutdown::new();

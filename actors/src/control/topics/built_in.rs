@@ -67,7 +67,7 @@ pub fn built_in_topics(settings: &BrokerSettings) -> Vec<TopicConfig> {
         topic(system_topic::TRANS_OP_HALF_TOPIC, 1, read_write),
         topic(system_topic::TIMER_TOPIC, 1, read_write),
     ];
-    if settings.auto_create_topic_enable {
+    if settings.auto_create_topic_enable.get() {
         topics.push(topic(
             system_topic::AUTO_CREATE_TOPIC,
             settings.default_topic_queue_nums,

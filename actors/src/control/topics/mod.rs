@@ -50,7 +50,7 @@ pub enum Msg {
     /// A wave's topics are at the name servers, or the wait is over.
     Announced(u64),
     /// `brokerPermission` changed: the name servers hear, then this client.
-    PermissionChanged(ReplyTo),
+    PermissionChanged(ReplyTo, Reply),
     /// The name servers' `ORDER_TOPIC_CONFIG`.
     OrderTopics(Vec<String>),
 }
@@ -113,9 +113,9 @@ impl Part for Topics {
                     answer(waiters, plane);
                 }
             }
-            Msg::PermissionChanged(to) => {
+            Msg::PermissionChanged(to, reply) => {
                 self.open.in_full = true;
-                self.wait(Waiter::Client(to, Reply::ok()), plane);
+                self.wait(Waiter::Client(to, reply), plane);
             }
             Msg::OrderTopics(names) => self.order_topics(&names, plane),
         }
@@ -124,7 +124,7 @@ impl Part for Topics {
     fn waiting(message: &Msg) -> Option<ReplyTo> {
         match message {
             Msg::Serve(request) => Some(ReplyTo::of(request)),
-            Msg::PermissionChanged(to) => Some(*to),
+            Msg::PermissionChanged(to, _) => Some(*to),
             _ => None,
         }
     }
@@ -172,7 +172,7 @@ impl Topics {
                 &wish.topic,
                 &wish.default_topic,
                 table.get(&wish.default_topic).map(|entry| &entry.config),
-                plane.settings.auto_create_topic_enable,
+                plane.settings.auto_create_topic_enable.get(),
                 wish.default_topic_queue_nums,
                 wish.unit_mode,
             )

@@ -1,6 +1,6 @@
 //! The topic requests of admin tools and slaves.
 //!
-//! **Owns** codes 17, 18, 21, 202, 215, 305 and 351.
+//! **Owns** codes 17, 18, 21, 202, 215, 305, 306, 316 and 351.
 //! **Lives on** the control plane's thread, as part of the topics actor.
 //! **Invariants** a refused request changes nothing; 18 is all or nothing.
 //! **Limits** `TOPICS_PER_REQUEST_MAX` topics in one 18.
@@ -15,6 +15,8 @@ use gantry_protocol::body::{
 use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{self, Value};
+
+use gantry_storage::units::TopicId;
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
@@ -39,6 +41,10 @@ impl Topics {
             request::GET_TOPIC_STATS_INFO => topic_stats(command, to, plane),
             request::GET_ALL_TOPIC_CONFIG => all_configs(command, plane).map(Some),
             request::GET_TOPIC_CONFIG => one_config(command, plane).map(Some),
+            request::CLEAN_EXPIRED_CONSUMEQUEUE | request::CLEAN_UNUSED_TOPIC => {
+                drop_unused(to, plane);
+                Ok(None)
+            }
             request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => Ok(Some(system_topics(plane))),
             other => Err(Refusal::new(
                 response::REQUEST_CODE_NOT_SUPPORTED,
@@ -233,6 +239,23 @@ fn system_topics(plane: &Rc<Plane>) -> Reply {
     )
 }
 
+/// Codes 306 and 316: queues whose topic is gone are forgotten. (The index of a queue that exists
+/// ends where its log ends, so there is nothing else to clean.)
+fn drop_unused(to: ReplyTo, plane: &Rc<Plane>) {
+    let question = {
+        let table = plane.topics.borrow();
+        Question::DropUnknownTopics {
+            known: Arc::new(table.iter().map(|entry| entry.id).collect()),
+            below: TopicId(table.next_id()),
+        }
+    };
+    let asking = Rc::clone(plane);
+    plane.reply_later(to, async move {
+        asking.asker.ask(question).await?;
+        Ok(Reply::ok())
+    });
+}
+
 /// Bounds of every queue of a topic; queues that were never written have none and read 0.
 fn topic_stats(
     command: &Command,
@@ -250,7 +273,8 @@ fn topic_stats(
     plane.reply_later(to, async move {
         let keys = queues_of(&entry);
         let answers = asking.asker.ask(Question::Bounds(keys)).await?;
-        let stats = stats_body(&topic, &asking.settings.broker_name, answers);
+        let mut stats = stats_body(&topic, &asking.settings.broker_name, answers);
+        stats.put_tps = asking.stats.borrow().put_tps(asking.now_ms(), &topic);
         Ok(Reply::json(&stats.to_value()))
     });
     Ok(None)

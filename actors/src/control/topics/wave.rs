@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gantry_protocol::code::response;
 
+use crate::control::admin;
 use crate::control::offsets;
 use crate::control::plane::Plane;
 use crate::control::reply::{Reply, ReplyTo};
@@ -110,6 +111,8 @@ impl Topics {
         // A topic deleted and made again within one wave stands in both lists.
         for entry in &wave.gone {
             let name = entry.config.name.clone();
+            let forgotten = admin::Msg::TopicGone(name.clone());
+            plane.book().admin.tell(forgotten);
             plane.outbox.change(CatalogChange::TopicGone(name));
             forget_queues(entry, plane);
         }

@@ -14,6 +14,7 @@ use gantry_storage::units::QueueKey;
 
 use super::append::Pending;
 use super::state::QueueState;
+use super::tally::Tally;
 use crate::data::words::{QueueRequest, ReplyTo};
 
 /// A drained lane of more capacity is not kept.
@@ -23,6 +24,10 @@ const LANES_MAX: usize = 128;
 
 /// One queue's actor.
 #[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says that the actor stands in one of its shard's lists"
+)]
 pub struct QueueActor {
     /// Which queue.
     pub key: QueueKey,
@@ -32,6 +37,10 @@ pub struct QueueActor {
     pub asks: VecDeque<(ReplyTo, QueueRequest)>,
     /// Offsets and locks.
     pub state: QueueState,
+    /// What it has stored and delivered since the last harvest.
+    pub tally: Tally,
+    /// In the shard's list of queues to harvest.
+    pub is_tallied: bool,
     /// In the shard's ready list.
     pub is_ready: bool,
     /// In the shard's list of queues with changed offsets.
@@ -50,6 +59,8 @@ impl QueueActor {
             appends: VecDeque::new(),
             asks: VecDeque::new(),
             state: QueueState::default(),
+            tally: Tally::default(),
+            is_tallied: false,
             is_ready: false,
             is_dirty: false,
             has_stored: false,
@@ -60,7 +71,7 @@ impl QueueActor {
     /// Whether it can be put to sleep: nothing to do and nothing to remember.
     pub fn is_idle(&self) -> bool {
         let empty = self.appends.is_empty() && self.asks.is_empty() && self.state.is_empty();
-        empty && !self.is_ready && !self.is_dirty
+        empty && !self.is_ready && !self.is_dirty && !self.is_tallied
     }
 }
 

@@ -13,6 +13,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use gantry_storage::address;
 use gantry_storage::error::AppendError;
 use gantry_storage::shard_store::{Appended, NewRecord};
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp};
@@ -66,6 +67,14 @@ pub struct Ack {
     pub end: FilePosition,
     /// The producer doesn't want to wait for the flush.
     pub no_wait: bool,
+}
+
+impl Ack {
+    /// Bytes of its records in the log; of a batch that was interrupted by a full tail, with the
+    /// few bytes between its runs.
+    pub fn stored_bytes(&self) -> u64 {
+        address::locate(self.physical).map_or(0, |(_, begin)| self.end.since(begin))
+    }
 }
 
 impl Pending {

@@ -7,4 +7,5 @@ pub mod order_lock;
 pub mod pull;
 pub mod state;
 pub mod store;
+pub mod tally;
 pub mod waiters;

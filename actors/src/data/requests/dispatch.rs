@@ -51,7 +51,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     ) -> Result<(), HeaderError> {
         let view = HeaderView::parse(frame.encoding, &frame.header)?;
         if view.is_reply() {
-            tracing::debug!(peer = %caller.addr, code = view.code, "a reply nobody waits for");
+            // A client's answer to a question of ours; a full mailbox loses it, and the asker's
+            // time runs out.
+            let command = Command::from_view(&view, frame.body.clone());
+            let peer = caller.peer;
+            self.host
+                .send_control(ToControl::ClientReply { peer, command });
             return Ok(());
         }
         let to = ReplyTo {

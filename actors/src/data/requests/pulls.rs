@@ -66,7 +66,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         frame: &Frame,
         parking: Parking,
     ) -> Result<(), Refusal> {
-        if self.settings.auto_create_subscription_group && parking == Parking::Allowed {
+        if self.settings.auto_create_subscription_group.get() && parking == Parking::Allowed {
             return self.park_for_group(group, caller, frame);
         }
         let remark = format!("subscription group [{}] does not exist", quoted(group));
@@ -79,7 +79,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let remark = format!("the broker[{address}] pulling message is forbidden");
             return Err(forbidden(remark));
         }
-        if code == request::LITE_PULL_MESSAGE && !self.settings.lite_pull_message_enable {
+        if code == request::LITE_PULL_MESSAGE && !self.settings.lite_pull_message_enable.get() {
             let remark = format!("the broker[{address}] for lite pull consumer is forbidden");
             return Err(forbidden(remark));
         }
@@ -144,6 +144,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             );
             return Err(forbidden(remark));
         }
+        if group.entry.forbidden.contains(header.topic) {
+            let remark = format!(
+                "the consumer group[{}] is forbidden for topic[{}]",
+                group.entry.name,
+                quoted(header.topic)
+            );
+            return Err(forbidden(remark));
+        }
         let subscription = subscriptions.get(header.topic).ok_or_else(missing)?;
         if subscription.version < header.sub_version {
             let remark = "the consumer's subscription not latest";
@@ -159,7 +167,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 let remark = format!("parse the consumer's subscription failed: {why}");
                 Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
             }
-            Filter::Unsupported(kind) if self.settings.enable_property_filter => {
+            Filter::Unsupported(kind) if self.settings.enable_property_filter.get() => {
                 let remark = format!("this broker does not filter by {kind} yet");
                 Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
             }
@@ -182,13 +190,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             .map_err(|_| Refusal::new(response::INVALID_PARAMETER, "queueId exceeds 65535"))?;
         let settings = &self.settings;
         let wanted = u32::try_from(header.max_msg_nums).unwrap_or(0).max(1);
-        let messages_max = u32::try_from(settings.transfer_count_max_in_memory)
+        let messages_max = u32::try_from(settings.transfer_count_max_in_memory.get())
             .unwrap_or(u32::MAX)
             .min(wanted);
         let asked = header
             .max_msg_bytes
             .and_then(|bytes| u64::try_from(bytes).ok());
-        let bytes_max = settings.transfer_bytes_max_in_memory as u64;
+        let bytes_max = settings.transfer_bytes_max_in_memory.get();
         let bytes_max = asked
             .filter(|bytes| *bytes > 0)
             .map_or(bytes_max, |n| n.min(bytes_max));
@@ -217,12 +225,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn suspend_ms(&self, header: &PullHeader<'_>) -> u64 {
-        if self.settings.long_polling_enable {
+        if self.settings.long_polling_enable.get() {
             u64::try_from(header.suspend_timeout_ms)
                 .unwrap_or(0)
                 .min(SUSPEND_MS_MAX)
         } else {
-            self.settings.short_polling_time_ms
+            self.settings.short_polling_time_ms.get()
         }
     }
 }

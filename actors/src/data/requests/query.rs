@@ -44,7 +44,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let wanted = usize::try_from(header.max_num).unwrap_or(0);
         let by_unique_key = header.by_unique_key;
         let wanted = if by_unique_key {
-            self.settings.default_query_max_num
+            self.settings.default_query_max_num.count()
         } else {
             wanted
         };

@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gantry_protocol::code::response;
 use gantry_runtime::net::PeerRef;
@@ -40,6 +41,8 @@ use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo};
 use crate::refusal::Refusal;
+use crate::seam::Totals;
+use crate::settings::BrokerSettings;
 
 /// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
 /// that a burst is taken while the device catches up.
@@ -58,12 +61,9 @@ const _: () = assert!(INBOX_BYTES_MAX > 16 * 1024 * 1024);
 pub struct ShardRules {
     /// SYNC_FLUSH.
     pub sync_flush: bool,
-    /// `syncFlushTimeout`.
-    pub sync_flush_timeout_ms: u64,
-    /// `waitTimeMillsInSendQueue`.
-    pub wait_in_queue_ms: u64,
+    /// For what changes live: `syncFlushTimeout`, `waitTimeMillsInSendQueue`,
     /// `sendThreadPoolQueueCapacity`.
-    pub inbox_count_max: usize,
+    pub settings: Arc<BrokerSettings>,
     /// The advertised address.
     pub store_host: SocketAddr,
     /// `messageIndexEnable`.
@@ -118,17 +118,10 @@ struct Inner {
     cold_under_way: usize,
     panics_us: VecDeque<u64>,
     sweep_at: u32,
-    counts: Counts,
+    totals: Totals,
+    /// Queues whose tally isn't empty.
+    tallied: Vec<u32>,
     is_closed: bool,
-}
-
-/// Totals since start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Records stored.
-    pub put: u64,
-    /// Records delivered.
-    pub got: u64,
 }
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
@@ -214,7 +207,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
         }
         let fits = inner.inbox_bytes + bytes <= INBOX_BYTES_MAX || inner.inbox_count == 0;
-        if fits && inner.inbox_count < self.rules.inbox_count_max {
+        if fits && inner.inbox_count < self.rules.settings.send_queue_capacity.count() {
             return Ok(());
         }
         let now = self.host.mono_us();
@@ -245,8 +238,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Totals since start.
-    pub fn counts(&self) -> Counts {
-        self.inner.borrow().counts
+    pub fn totals(&self) -> Totals {
+        self.inner.borrow().totals
+    }
+
+    /// Requests in the inboxes, and for how many ms the tail has been full.
+    pub fn waiting(&self) -> (u64, u64) {
+        let inner = self.inner.borrow();
+        let now_us = self.host.mono_us();
+        let since_us = inner.stalled_us.unwrap_or(now_us);
+        (
+            inner.inbox_count as u64,
+            now_us.saturating_sub(since_us) / 1000,
+        )
     }
 
     /// Whether nothing waits to be stored, answered or flushed.
@@ -314,6 +318,16 @@ impl Inner {
             self.lanes.for_asks(&mut actor.asks);
             actor.asks.push_back(ask);
             make_ready(actor, slot, &mut self.ready);
+        }
+    }
+
+    /// A queue has something to harvest.
+    fn note_tallied(&mut self, actor: &mut QueueActor) {
+        if !actor.is_tallied
+            && let Some(slot) = self.by_key.get(&actor.key)
+        {
+            actor.is_tallied = true;
+            self.tallied.push(*slot);
         }
     }
 

@@ -25,6 +25,7 @@ use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
 use crate::data::queue::pull::{self, PullStatus, Verdict};
 use crate::data::queue::store::QueueStore;
+use crate::data::queue::tally::Got;
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::Refusal;
 
@@ -46,12 +47,14 @@ pub struct Waiter {
 pub struct ColdPull {
     waiter: Waiter,
     from: QueueOffset,
+    /// Since when, µs.
+    since_us: u64,
 }
 
 /// What reading did.
 enum Reading {
     /// A reply is written, or nobody is there any more.
-    Answered { found: u32 },
+    Answered(Got),
     /// Nothing matched up to here, and a reply wasn't wanted for that.
     Unmatched(QueueOffset),
     /// The device is needed.
@@ -82,17 +85,30 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             scanned: QueueOffset(offset),
         };
         match pull::start(bounds, waiter.pull.wanted, opening.reset) {
-            Ok(from) => self.read_now(inner, waiter, from),
-            Err(verdict) if verdict.may_suspend() => self.suspend(inner, waiter, bounds, verdict),
-            Err(verdict) => self.tell(&waiter, verdict, bounds),
+            Ok(from) => self.read_now(inner, Some(actor), waiter, from),
+            Err(verdict) => {
+                inner.totals.missed_count += 1;
+                if verdict.may_suspend() {
+                    self.suspend(inner, waiter, bounds, verdict);
+                } else {
+                    self.tell(&waiter, verdict, bounds);
+                }
+            }
         }
     }
 
-    fn read_now(&self, inner: &mut Inner, waiter: Waiter, from: QueueOffset) {
+    /// `actor`: the queue's, when it is at work and therefore not in its place.
+    fn read_now(
+        &self,
+        inner: &mut Inner,
+        actor: Option<&mut QueueActor>,
+        waiter: Waiter,
+        from: QueueOffset,
+    ) {
         match self.read_hot(&waiter, from, true) {
-            Reading::Answered { found } => inner.counts.got += u64::from(found),
+            Reading::Answered(got) => inner.note_got(actor, &waiter, got),
             Reading::Unmatched(_) => {}
-            Reading::Cold => self.read_cold(inner, ColdPull { waiter, from }),
+            Reading::Cold => self.read_cold(inner, waiter, from),
         }
     }
 
@@ -112,7 +128,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let filter = |code: i64| pull.filter.matches(code);
-        let mut reading = Reading::Answered { found: 0 };
+        let mut reading = Reading::Answered(Got::default());
         self.host.write(to.peer, |out| {
             let frame = writer::start_late_reply(out, to.encoding);
             let read = self
@@ -134,16 +150,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     let written =
                         frame.finish(out, to.opaque, verdict.code, Some(status), Some(&ext));
                     debug_assert!(written.is_ok(), "a read is bounded below a frame");
-                    reading = Reading::Answered { found: read.found };
+                    reading = Reading::Answered(got_of(&read, 0));
                 }
             }
         });
         reading
     }
 
-    fn read_cold(&self, inner: &mut Inner, cold: ColdPull) {
+    fn read_cold(&self, inner: &mut Inner, waiter: Waiter, from: QueueOffset) {
         if inner.cold_under_way + inner.cold.len() < COLD_READS_MAX {
-            inner.cold.push(cold);
+            inner.cold.push(ColdPull {
+                waiter,
+                from,
+                since_us: self.host.mono_us(),
+            });
             return;
         }
         let remark = format!(
@@ -151,10 +171,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
              {COLD_READS_MAX} reads under way",
             self.id
         );
-        self.host.refuse(
-            cold.waiter.reply,
-            &Refusal::new(response::SYSTEM_BUSY, remark),
-        );
+        self.host
+            .refuse(waiter.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
     }
 
     pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {
@@ -169,7 +187,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     async fn finish_cold(&self, cold: ColdPull) {
-        let ColdPull { waiter, from } = cold;
+        let ColdPull {
+            waiter,
+            from,
+            since_us,
+        } = cold;
         let (pull, to) = (&waiter.pull, waiter.reply);
         let mut out = BytesMut::new();
         let frame = writer::start_late_reply(&mut out, to.encoding);
@@ -186,7 +208,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 let written = frame.finish(&mut out, to.opaque, verdict.code, status, Some(&ext));
                 debug_assert!(written.is_ok(), "a read is bounded below a frame");
                 self.host.write_whole(to.peer, out);
-                self.inner.borrow_mut().counts.got += u64::from(read.found);
+                let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
+                let got = got_of(&read, read_ms);
+                self.inner.borrow_mut().note_got(None, &waiter, got);
             }
             Err(error) => {
                 tracing::warn!(shard = %self.id, %error, "a pull failed");
@@ -222,15 +246,16 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             match self.read_hot(waiter, waiter.scanned, false) {
-                Reading::Answered { found } => {
-                    inner.counts.got += u64::from(found);
-                    inner.waiters.take(id);
+                Reading::Answered(got) => {
+                    if let Some(waiter) = inner.waiters.take(id) {
+                        inner.note_got(None, &waiter, got);
+                    }
                 }
                 Reading::Unmatched(next) => waiter.scanned = next,
                 Reading::Cold => {
                     let from = waiter.scanned;
                     if let Some(waiter) = inner.waiters.take(id) {
-                        self.read_cold(inner, ColdPull { waiter, from });
+                        self.read_cold(inner, waiter, from);
                     }
                 }
             }
@@ -247,7 +272,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let bounds = self.store.bounds(key);
         let wanted = i64::try_from(waiter.scanned.0).unwrap_or(i64::MAX);
         match pull::start(bounds, wanted, reset) {
-            Ok(from) => self.read_now(inner, waiter, from),
+            Ok(from) => self.read_now(inner, None, waiter, from),
             // Everything that came was looked at and nothing matched (trap 54).
             Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
                 let (status, code) = (
@@ -273,6 +298,40 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let status = verdict.status.remark();
         self.host
             .reply(waiter.reply, verdict.code, Some(status), Some(&ext), &[]);
+    }
+}
+
+impl Inner {
+    fn note_got(&mut self, actor: Option<&mut QueueActor>, waiter: &Waiter, got: Got) {
+        if got.count == 0 {
+            self.totals.missed_count += 1;
+            return;
+        }
+        self.totals.found_count += 1;
+        self.totals.got_count += got.count;
+        let (key, group) = (waiter.key, &waiter.pull.group);
+        let tallied = match actor {
+            Some(actor) => {
+                actor.tally.got(key.topic, group, got);
+                self.note_tallied(actor);
+                return;
+            }
+            None => self.known(key).map(|actor| {
+                actor.tally.got(key.topic, group, got);
+                std::mem::replace(&mut actor.is_tallied, true)
+            }),
+        };
+        if let (Some(false), Some(slot)) = (tallied, self.by_key.get(&key)) {
+            self.tallied.push(*slot);
+        }
+    }
+}
+
+fn got_of(read: &ReadOutcome, read_ms: u64) -> Got {
+    Got {
+        count: u64::from(read.found),
+        bytes: read.bytes,
+        read_ms,
     }
 }
 

@@ -6,18 +6,28 @@
 //! **Limits** none of its own: questions name their queues.
 //! **Not here** the mailboxes (`data::control_words`), gathering over cores (`data::gather`).
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use gantry_protocol::code::response;
-use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp, TopicId};
+use gantry_protocol::message::RecordIter;
+use gantry_storage::shard_store::ReadLimits;
+use gantry_storage::units::{
+    Boundary, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId,
+};
 
 use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::offsets::Commit;
 use crate::data::queue::store::QueueStore;
 use crate::refusal::Refusal;
-use crate::seam::{GroupReport, OffsetRow, QueueReport, ResetTo};
+use crate::seam::{GroupReport, IndexRow, OffsetRow, QueueReport, ResetTo};
+
+/// Bytes of records read for index rows: as many as a key query gives.
+const INDEX_READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Takes or renews an order lock.
@@ -123,7 +133,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    async fn store_ms(&self, key: QueueKey, offset: QueueOffset) -> u64 {
+    /// Store time of a record in ms, 0 when it isn't there.
+    pub async fn store_ms(&self, key: QueueKey, offset: QueueOffset) -> u64 {
         let time = self.store.store_time_at(key, offset).await;
         time.ok().flatten().map_or(0, |time| time.0)
     }
@@ -205,6 +216,60 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 actor.state = super::super::queue::state::QueueState::default();
             }
         }
+    }
+
+    /// Forgets queues of topics that no longer exist (code 316).
+    pub fn drop_unknown_topics(self: &Rc<Self>, known: &HashSet<TopicId>, below: TopicId) {
+        let topics: HashSet<TopicId> = self
+            .store
+            .queues()
+            .into_iter()
+            .map(|key| key.topic)
+            .collect();
+        for topic in topics {
+            if topic < below && !known.contains(&topic) {
+                tracing::info!(shard = %self.id, %topic, "queues of a topic that is gone are dropped");
+                self.drop_topic(topic);
+            }
+        }
+    }
+
+    /// What the index says of `count_max` records from `from` on; `None` when reading fails.
+    pub async fn index_rows(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        count_max: u32,
+    ) -> Option<Vec<IndexRow>> {
+        let limits = ReadLimits {
+            messages: count_max,
+            bytes: INDEX_READ_BYTES_MAX,
+            entries_examined: count_max,
+        };
+        // The filter sees every entry's code before its record is read.
+        let codes = RefCell::new(Vec::new());
+        let filter = |code: i64| {
+            codes.borrow_mut().push(code);
+            true
+        };
+        let mut bytes = BytesMut::new();
+        let read = self
+            .store
+            .read(key, from, limits, &filter, &mut bytes)
+            .await;
+        if let Err(error) = read {
+            tracing::warn!(shard = %self.id, %error, "index rows can't be read");
+            return None;
+        }
+        let records = RecordIter::new(&bytes).filter_map(Result::ok);
+        let rows = records
+            .zip(codes.into_inner())
+            .map(|(record, tags_code)| IndexRow {
+                physical: PhysicalOffset(record.physical_offset.cast_unsigned()),
+                bytes: record.record_bytes,
+                tags_code,
+            });
+        Some(rows.collect())
     }
 
     /// Forgets a group's offsets and locks.

@@ -18,7 +18,7 @@ use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::refusal::Refusal;
-use crate::seam::OffsetRow;
+use crate::seam::{Counted, OffsetRow};
 
 /// Actors looked at for sleep in one call.
 pub const SWEEP_MAX: u32 = 1024;
@@ -67,7 +67,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Tells producers whose message has waited too long before a full tail.
     fn refuse_stalled(&self, inner: &mut Inner) {
         let now_us = self.host.mono_us();
-        let limit_us = self.rules.wait_in_queue_ms * 1000;
+        let limit_us = self.rules.settings.wait_time_in_send_queue_ms.get() * 1000;
         let slots = std::mem::take(&mut inner.ready);
         for slot in &slots {
             let place = inner.actors.get_mut(*slot as usize).and_then(Option::take);
@@ -128,6 +128,22 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             }
         }
         inner.dirty.is_empty()
+    }
+
+    /// Hands over what the queues have counted.
+    pub fn harvest(&self, counted: &mut Counted) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        counted.totals.add(&inner.totals);
+        for slot in inner.tallied.drain(..) {
+            let place = inner.actors.get_mut(slot as usize);
+            if let Some(actor) = place.and_then(Option::as_deref_mut) {
+                actor.is_tallied = false;
+                let topic = actor.key.topic;
+                let (topics, groups) = (&mut counted.topics, &mut counted.groups);
+                actor.tally.harvest(topic, topics, groups);
+            }
+        }
     }
 
     /// Puts idle actors to sleep: their queues stay in the store, and the next request wakes them.

@@ -102,7 +102,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             self.in_store.set(false);
             match stored {
                 Ok(ack) => {
-                    inner.counts.put += 1 + ack.further.len() as u64;
+                    let (count, bytes) = (1 + ack.further.len() as u64, ack.stored_bytes());
+                    inner.totals.put_count += count;
+                    inner.totals.put_bytes += bytes;
+                    actor.tally.put(count, bytes);
+                    inner.note_tallied(actor);
                     actor.has_stored = true;
                     forget(inner, &pending);
                     inner.acks.push(ack);
@@ -141,7 +145,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     fn answer_sends(&self, inner: &mut Inner) {
-        let deadline_ms = self.host.mono_ms() + self.rules.sync_flush_timeout_ms;
+        let deadline_ms = self.host.mono_ms() + self.rules.settings.sync_flush_timeout_ms.get();
         let mut acks = std::mem::take(&mut inner.acks);
         for ack in acks.drain(..) {
             if self.rules.sync_flush && !ack.no_wait {
@@ -186,6 +190,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut fresh = Box::new(QueueActor::new(key));
         fresh.state = std::mem::take(&mut actor.state);
         fresh.is_dirty = actor.is_dirty;
+        fresh.tally = std::mem::take(&mut actor.tally);
+        fresh.is_tallied = actor.is_tallied;
         let old = std::mem::replace(actor, fresh);
         if old.has_stored {
             inner.fresh.push(key);

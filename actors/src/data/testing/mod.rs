@@ -28,6 +28,8 @@ use self::fake_host::{FakeHost, FakeWorld};
 use self::memory_store::MemoryStore;
 use super::core::{CorePlace, DataCore};
 use super::requests::parked::Caller;
+use crate::kept_settings::KeptSettings;
+use crate::live::KeyVerdict;
 use crate::seam::{CatalogChange, GroupEntry, ToData, TopicEntry};
 use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 
@@ -167,6 +169,7 @@ pub fn group(name: &str) -> Arc<GroupEntry> {
         name: Arc::from(name),
         config,
         live: None,
+        forbidden: Arc::default(),
     })
 }
 
@@ -272,38 +275,38 @@ pub fn settings() -> BrokerSettings {
         trace_topic_enable: false,
         trace_topic_name: "RMQ_SYS_TRACE_TOPIC".to_owned(),
         broker_permission: 6,
-        auto_create_topic_enable: true,
-        auto_create_subscription_group: true,
+        auto_create_topic_enable: true.into(),
+        auto_create_subscription_group: true.into(),
         default_topic_queue_nums: 8,
         cluster_topic_enable: true,
         broker_topic_enable: true,
-        message_bytes_max: 4 << 20,
-        enable_property_filter: false,
-        long_polling_enable: true,
-        short_polling_time_ms: 1000,
-        notify_consumer_ids_changed_enable: true,
-        lite_pull_message_enable: true,
+        message_bytes_max: (4_u64 << 20).into(),
+        enable_property_filter: false.into(),
+        long_polling_enable: true.into(),
+        short_polling_time_ms: 1000_u64.into(),
+        notify_consumer_ids_changed_enable: true.into(),
+        lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
         message_index_enable: true,
-        use_server_side_reset_offset: true,
-        transfer_bytes_max_in_memory: 256 << 10,
-        transfer_count_max_in_memory: 32,
+        use_server_side_reset_offset: true.into(),
+        transfer_bytes_max_in_memory: (256_u64 << 10).into(),
+        transfer_count_max_in_memory: 32_u64.into(),
         transfer_bytes_max_on_disk: 64 << 10,
         transfer_count_max_on_disk: 8,
-        default_query_max_num: 32,
-        wait_time_in_send_queue_ms: 200,
-        send_queue_capacity: 10_000,
+        default_query_max_num: 32_u64.into(),
+        wait_time_in_send_queue_ms: 200_u64.into(),
+        send_queue_capacity: 10_000_u64.into(),
         flush_disk_type: FlushDiskType::Async,
-        sync_flush_timeout_ms: 5_000,
+        sync_flush_timeout_ms: 5_000_u64.into(),
         flush_interval_ms: 500,
         flush_consumer_offset_interval_ms: 1_000,
         register_name_server_period_ms: 30_000,
-        force_register: true,
-        compressed_register: false,
-        channel_expired_timeout_ms: 120_000,
+        force_register: true.into(),
+        compressed_register: false.into(),
+        channel_expired_timeout_ms: 120_000_u64.into(),
         channel_idle_max_seconds: 120,
-        start_accept_send_request_ms: 0,
-        reject_transaction_message: false,
+        start_accept_send_request_ms: 0_u64.into(),
+        reject_transaction_message: false.into(),
         delay_levels_ms: Vec::new(),
         data_dir: PathBuf::new(),
         tail_dir: None,
@@ -313,5 +316,8 @@ pub fn settings() -> BrokerSettings {
         shard_count: 1,
         memory_limit_bytes: 1 << 30,
         config_lines: Vec::new(),
+        file_lines: Vec::new(),
+        kept: KeptSettings::default(),
+        key_check: |_, _| KeyVerdict::Unknown,
     }
 }

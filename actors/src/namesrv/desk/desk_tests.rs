@@ -11,6 +11,8 @@ use gantry_protocol::code::{request, response};
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::{Command, take_frame};
 
+use crate::live::{KeyVerdict, LiveValue};
+
 use super::Desk;
 use crate::namesrv::kv::KeyValues;
 use crate::namesrv::liveness::ConnectionId;
@@ -35,6 +37,12 @@ fn settings(folder: &Path) -> NamesrvSettings {
         scan_interval_ms: 5_000,
         channel_idle_max_seconds: 120,
         config_lines: vec![("orderMessageEnable".into(), "false".into())],
+        key_check: |key, value| match (key, value) {
+            ("unknown", _) => KeyVerdict::Unknown,
+            ("listenPort", _) => KeyVerdict::AtStart,
+            (_, "true" | "false") => KeyVerdict::Live(LiveValue::Switch(value == "true")),
+            _ => KeyVerdict::Malformed("true or false".into()),
+        },
     }
 }
 
@@ -316,8 +324,11 @@ fn lists_of_topics() {
 fn lists_can_be_switched_off_while_running() {
     let mut world = World::new();
     let update = Command::request(request::UPDATE_NAMESRV_CONFIG, 1)
-        .with_body("enableTopicList=false\nunknown=1\norderMessageEnable=true\n");
-    assert_eq!(world.ask(&update).code, response::SUCCESS);
+        .with_body("enableTopicList=false\nunknown=1\norderMessageEnable=true\nlistenPort=1\n");
+    let reply = world.ask(&update);
+    assert_eq!(reply.code, response::SUCCESS);
+    let remark = reply.remark.unwrap();
+    assert!(remark.contains("ignored: unknown") && remark.contains("restart: listenPort"));
     let list = Command::request(request::GET_UNIT_TOPIC_LIST, 1);
     assert_eq!(world.ask(&list).remark.as_deref(), Some("disable"));
     let reply = world.ask(&Command::request(request::GET_NAMESRV_CONFIG, 1));
@@ -336,7 +347,7 @@ fn lists_can_be_switched_off_while_running() {
             .ask(&bad)
             .remark
             .unwrap()
-            .contains("takes true or false")
+            .contains("it takes true or false")
     );
 }
 

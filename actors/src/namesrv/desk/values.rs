@@ -14,6 +14,7 @@ use gantry_protocol::code::response;
 use gantry_protocol::request::namesrv::{KvHeader, KvNamespace};
 
 use super::{Answer, Asked, Desk, field, system_error};
+use crate::live::{KeyVerdict, LiveValue};
 use crate::namesrv::bodies;
 use crate::refusal::{Refusal, quoted};
 
@@ -74,7 +75,8 @@ impl Desk {
         asked.ok_body(config_text(&self.settings.config_lines))
     }
 
-    /// Changes switches; like RocketMQ, unknown keys and keys that are read at start are ignored.
+    /// Changes settings: switches now, all others at the next start, which the remark says. Like
+    /// RocketMQ, unknown keys are ignored.
     pub(super) fn update_config(&mut self, asked: &Asked<'_, '_>) -> Answer {
         let text = std::str::from_utf8(&asked.command.body)
             .map_err(|_| system_error("the body is not UTF-8 text"))?;
@@ -89,24 +91,43 @@ impl Desk {
                 "Can not update config in black list.",
             ));
         }
+        let mut remarks = Vec::new();
+        let mut changes = Vec::new();
+        // All are checked before any takes effect.
         for (key, value) in pairs {
-            let Some(switch) = self.settings.switch_mut(key) else {
-                tracing::warn!(key, "cannot change while running; ignored");
-                continue;
+            let refused = |why: &str| system_error(format!("{key}={}: {why}", quoted(value)));
+            let live = match (self.settings.key_check)(key, value) {
+                KeyVerdict::Malformed(allowed) => {
+                    return Err(refused(&format!("not allowed; it takes {allowed}")));
+                }
+                KeyVerdict::Refused(why) => return Err(refused(&why)),
+                KeyVerdict::Unknown => {
+                    remarks.push(format!("unknown, ignored: {}", quoted(key)));
+                    continue;
+                }
+                KeyVerdict::NoEffect(why) => {
+                    remarks.push(format!("{key} has no effect: {why}"));
+                    None
+                }
+                KeyVerdict::AtStart => {
+                    remarks.push(format!("takes effect after a restart: {key}"));
+                    None
+                }
+                KeyVerdict::Live(value) => Some(value),
             };
-            let on = value.eq_ignore_ascii_case("true");
-            if !on && !value.eq_ignore_ascii_case("false") {
-                return Err(system_error(format!(
-                    "{key}={}: takes true or false",
-                    quoted(value)
-                )));
+            changes.push((key, value, live));
+        }
+        for (key, value, live) in changes {
+            if let (Some(LiveValue::Switch(on)), Some(switch)) =
+                (live, self.settings.switch_mut(key))
+            {
+                *switch = on;
             }
-            *switch = on;
             let lines = &mut self.settings.config_lines;
             if let Some(line) = lines.iter_mut().find(|(name, _)| name == key) {
-                line.1 = on.to_string();
+                value.clone_into(&mut line.1);
             }
-            tracing::info!(key, on, "changed by an operator");
+            tracing::info!(key, value = quoted(value), "changed by an operator");
         }
         self.save_config().map_err(|error| {
             system_error(format!(
@@ -114,7 +135,11 @@ impl Desk {
                 self.settings.config_store_path.display()
             ))
         })?;
-        Ok(asked.ok())
+        let mut answer = asked.ok();
+        if !remarks.is_empty() {
+            answer = answer.with_remark(remarks.join("; "));
+        }
+        Ok(answer)
     }
 
     fn save_config(&self) -> io::Result<()> {

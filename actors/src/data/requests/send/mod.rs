@@ -114,11 +114,12 @@ impl SendDesk {
                 "the message has no body",
             ));
         }
-        if frame.body.len() > self.settings.message_bytes_max {
+        let bytes_max = self.settings.message_bytes_max.count();
+        if frame.body.len() > bytes_max {
             let remark = format!(
                 "the message body is {} bytes, maxMessageSize is {}",
                 frame.body.len(),
-                self.settings.message_bytes_max
+                bytes_max
             );
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
@@ -127,7 +128,7 @@ impl SendDesk {
     }
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
-        let from = u64::try_from(self.settings.start_accept_send_request_ms).unwrap_or(0);
+        let from = self.settings.start_accept_send_request_ms.get();
         if now_ms < from {
             let remark = format!("broker unable to service, until {from} ms since 1970");
             return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
@@ -295,7 +296,7 @@ fn check_what_is_built(
 ) -> Result<(), Refusal> {
     let half = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
     if found.transaction_prepared || half {
-        if settings.reject_transaction_message {
+        if settings.reject_transaction_message.get() {
             let remark = format!(
                 "the broker[{}] sending transaction message is forbidden",
                 settings.advertised.ip()
