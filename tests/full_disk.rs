@@ -123,7 +123,7 @@ fn send(client: &mut Client, topic: &str, body: &[u8]) -> Frame {
 /// Refused with 14, readable, and taken again once there is room.
 fn check_refusing(gantry: &Gantry, topic: &str, acked: usize, reason: &str) {
     let mut client = gantry.client();
-    let refused = send(&mut client, topic, &[1; 100_000]);
+    let refused = send(&mut client, topic, &vec![1; 100_000]);
     assert_eq!(
         refused.code,
         reply::SERVICE_NOT_AVAILABLE,
