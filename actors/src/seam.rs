@@ -9,6 +9,9 @@
 //! **Not here** requests between data cores (`data::router`) and anything per message on the hot
 //! path: appends and pulls never cross this seam.
 
+pub mod errands;
+pub mod owed;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
+use self::errands::{Errand, ErrandDone};
+use self::owed::OwedRow;
 use crate::refusal::Refusal;
 
 /// Most offset rows one message carries.
@@ -99,6 +104,15 @@ pub enum ToControl {
         /// Its queues' share of the answer.
         answer: Answer,
     },
+    /// Records were stored that something is owed for (at most `OWED_ROWS_MAX`, one message a pass).
+    Owed(Vec<OwedRow>),
+    /// The outcome of a `ToData::Errand`.
+    ErrandDone {
+        /// Its name.
+        ticket: Ticket,
+        /// What became of it.
+        done: ErrandDone,
+    },
     /// The core has stopped: its offsets are handed over and its shards are closed.
     CoreStopped(CoreNumber),
 }
@@ -130,6 +144,13 @@ pub enum ToData {
         ticket: Ticket,
         /// What is asked.
         question: Question,
+    },
+    /// Something to do for a supervisor.
+    Errand {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// What.
+        errand: Errand,
     },
     /// Consumer offsets read from the tables at start, before the first client is served.
     OffsetsLoaded(Vec<OffsetRow>),

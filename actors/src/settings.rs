@@ -136,7 +136,7 @@ pub struct BrokerSettings {
     pub tail_bytes: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// Shards of a new store.
+    /// Shards of the store; of a new one as configured.
     pub shard_count: u8,
     /// Bound of all memory the broker gives to caches and windows.
     pub memory_limit_bytes: u64,

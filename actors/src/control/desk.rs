@@ -86,7 +86,6 @@ pub async fn serve(
     plane: Rc<Plane>,
     core_stopped: impl Fn(CoreNumber),
 ) {
-    plane.tree.enter("desk");
     let (mail, plane, core_stopped) = (&mail, &plane, &core_stopped);
     guard_task(plane.budget("desk"), || read(mail, plane, core_stopped)).await;
 }
@@ -143,6 +142,8 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
             ticket,
             answer,
         } => plane.asker.answered(core, ticket, answer),
+        ToControl::Owed(rows) => plane.owed.push(rows),
+        ToControl::ErrandDone { ticket, done } => plane.errands.done(ticket, done),
         ToControl::CoreStopped(core) => core_stopped(core),
     }
 }

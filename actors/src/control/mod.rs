@@ -11,15 +11,18 @@
 mod admin;
 mod ask;
 mod desk;
+mod errands;
 mod groups;
 mod ledger;
 mod offsets;
 mod outbox;
+mod owed;
 mod plane;
 mod registration;
 mod reply;
 mod shell;
 mod start;
+mod supervise;
 #[cfg(test)]
 mod tests;
 mod topics;

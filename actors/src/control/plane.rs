@@ -22,12 +22,14 @@ use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
 use super::ask::Asker;
+use super::errands::Errands;
 use super::groups::Groups;
 use super::groups::members::Members;
 use super::groups::table::GroupTable;
 use super::ledger::Ledger;
 use super::offsets::Offsets;
 use super::outbox::Outbox;
+use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
 use super::shell::Inbox;
@@ -59,6 +61,10 @@ pub struct Plane {
     pub outbox: Rc<Outbox>,
     /// Open questions to the cores.
     pub asker: Asker,
+    /// What the cores do for supervisors.
+    pub errands: Errands,
+    /// What the cores have stored for supervisors.
+    pub owed: OwedInboxes,
     /// All topics.
     pub topics: RefCell<TopicTable>,
     /// All group configurations.
@@ -87,6 +93,8 @@ impl Plane {
     ) -> Rc<Self> {
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
+            errands: Errands::new(Rc::clone(&outbox), settings.shard_count),
+            owed: OwedInboxes::default(),
             outbox,
             ledger,
             topics: RefCell::default(),
@@ -166,9 +174,11 @@ impl Plane {
         });
     }
 
-    /// The budget of a part; over it the process stops.
-    pub fn budget(&self, name: &str) -> RestartBudget {
-        RestartBudget::new(name, &self.shutdown)
+    /// The budget of a part, which stands in the tree from now on; over it the process stops.
+    pub fn budget(&self, name: &'static str) -> RestartBudget {
+        let budget = RestartBudget::new(name, &self.shutdown);
+        self.tree.enter(name, budget.clone());
+        budget
     }
 
     /// A part can't go on: the process ends, and recovery is fast.

@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod control_words;
 pub mod core;
+pub mod errands;
 pub mod filter;
 pub mod gather;
 pub mod host;

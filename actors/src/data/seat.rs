@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use gantry_protocol::frame::Frame;
+use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::error::ListenError;
 use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
@@ -135,6 +136,10 @@ impl Host for GlommioHost {
 
     fn wall_ms(&self) -> u64 {
         self.context.clock.wall_ms()
+    }
+
+    fn wall_ms_now(&self) -> u64 {
+        wall_now_ms()
     }
 
     fn mono_us(&self) -> u64 {

@@ -19,6 +19,7 @@ use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, StoreTimestamp};
 
 use crate::seam::TopicEntry;
+use crate::seam::owed::Owed;
 
 /// Whom to answer, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,14 @@ pub struct Append {
     pub marks: Marks,
     /// The elements of a batch, as ranges of `body`; empty for a single message.
     pub elements: Vec<Element>,
+    /// Something is owed for it.
+    pub owed: Option<Owed>,
+    /// The queue that the reply names, where another one really holds the record.
+    pub shown_queue: Option<u16>,
+    /// The half record's physical offset in a committed transaction, else 0.
+    pub prepared_offset: i64,
+    /// `recallHandle` of the reply.
+    pub recall: Option<Box<str>>,
     /// When its shard took it, µs of that core's monotonic clock.
     pub arrived_us: u64,
 }

@@ -154,7 +154,7 @@ fn restarts(plane: &Plane) -> String {
         .tree
         .report()
         .iter()
-        .map(|(name, count)| format!("{name}:{count}"))
+        .map(|part| format!("{}:{}", part.name, part.restarts))
         .collect();
     parts.join(" ")
 }

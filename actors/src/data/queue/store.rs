@@ -15,6 +15,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use gantry_storage::disk::Disk;
 use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome, ShardStore};
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, StoreTimestamp,
@@ -73,6 +74,12 @@ pub trait QueueStore: 'static {
         end_ms: u64,
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, ReadError>;
+    async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError>;
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
@@ -150,5 +157,13 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, ReadError> {
         Self::query_key(self, topic, word, begin_ms, end_ms, max).await
+    }
+    async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError> {
+        Self::entries(self, key, from, max).await
     }
 }

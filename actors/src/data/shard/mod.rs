@@ -17,6 +17,7 @@ pub mod asks;
 pub mod pulls;
 pub mod questions;
 pub mod signal;
+pub mod supply;
 pub mod ticks;
 pub mod turns;
 
@@ -33,9 +34,11 @@ use hashbrown::HashMap;
 use self::acks::{FlushQueue, SendReplyMarks};
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
+use self::supply::OwedRows;
 use super::host::Host;
 use super::queue::actor::QueueActor;
 use super::queue::append::{Ack, Pending};
+use super::queue::asker::Asker;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo};
@@ -112,6 +115,7 @@ struct Inner {
     /// Queues that stored something in this pass.
     fresh: Vec<QueueKey>,
     unread: Unread,
+    owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
     cold: Vec<ColdPull>,
     cold_under_way: usize,
@@ -174,6 +178,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         &self,
         key: QueueKey,
         reply: ReplyTo,
+        append: Append,
+    ) -> Result<(), Refusal> {
+        self.post_append_for(key, Asker::Client(reply), append)
+    }
+
+    /// As [`Shard::post_append`], for any asker.
+    ///
+    /// # Errors
+    /// As there; also too much is owed already.
+    pub fn post_append_for(
+        &self,
+        key: QueueKey,
+        asker: Asker,
         mut append: Append,
     ) -> Result<(), Refusal> {
         // Set here, not where the request was read: cores' clocks have different origins.
@@ -181,10 +198,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, bytes)?;
+        if append.owed.is_some() {
+            self.admit_owed(&inner)?;
+        }
         inner.inbox_count += 1;
         inner.inbox_bytes += bytes;
         let actor = inner.actor_of(key);
-        actor.appends.push_back(Pending::new(reply, append));
+        actor.appends.push_back(Pending::new(asker, append));
         self.wake(&mut inner, key);
         Ok(())
     }

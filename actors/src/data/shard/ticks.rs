@@ -12,7 +12,6 @@ use std::rc::Rc;
 
 use gantry_protocol::code::response;
 
-use super::acks::LATE;
 use super::turns::forget;
 use super::{Inner, Shard};
 use crate::data::host::Host;
@@ -28,7 +27,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub fn has_deadlines(&self) -> bool {
         let inner = self.inner.borrow();
         let waits = !inner.waiters.is_empty() || !inner.flushing.is_empty();
-        waits || inner.stalled_us.is_some()
+        waits || inner.stalled_us.is_some() || inner.owed.are_waiting()
     }
 
     /// Does what is due.
@@ -41,13 +40,16 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
         self.start_cold_reads(inner);
         let poisoned = self.store.poisoned();
+        let mut again = Vec::new();
         while let Some(ack) = inner.flushing.pop_late(now_ms, poisoned.is_some()) {
-            let late = "the flush took longer than syncFlushTimeout; the message is stored";
-            let remark = poisoned.as_deref().unwrap_or(late);
-            self.rules
-                .marks
-                .write(&*self.host, &ack, LATE, Some(remark));
+            again.extend(self.acknowledge_late(ack, poisoned.as_deref()));
         }
+        // Behind those that are younger: whenever its turn comes, it is committed by then.
+        for ack in again {
+            let deadline_ms = now_ms + self.rules.sync_flush_timeout_ms;
+            inner.flushing.push(ack, deadline_ms);
+        }
+        self.hand_over_owed(inner);
         if inner.stalled_us.is_some() {
             self.refuse_stalled(inner);
             self.signal.set();
@@ -88,8 +90,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     waited_us / 1000,
                     inner.inbox_count,
                 );
-                self.host
-                    .refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+                let busy = Refusal::new(response::SYSTEM_BUSY, remark);
+                self.refuse_asker(&pending.asker, &busy);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
 use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::shard_store::{Appended, NewRecord, ReadLimits, ReadOutcome};
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
@@ -299,5 +300,26 @@ impl QueueStore for MemoryStore {
         let rows = rows.flat_map(|(_, queue)| queue.rows.iter().rev());
         let hits = rows.filter(|row| row.keys.iter().any(|key| key == word));
         Ok(hits.map(|row| row.physical).take(max).collect())
+    }
+
+    async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError> {
+        let readable = usize::try_from(self.bounds(key).max.0).unwrap();
+        let queues = self.queues.borrow();
+        let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
+        let from = usize::try_from(from.0).unwrap();
+        let rows = rows.iter().take(readable).skip(from).take(max);
+        Ok(rows
+            .map(|row| IndexEntry {
+                position: gantry_storage::address::locate(row.physical).unwrap().1,
+                length: u32::try_from(row.bytes.len()).unwrap(),
+                tags_code: row.tags_code,
+                store_time: row.time,
+            })
+            .collect())
     }
 }

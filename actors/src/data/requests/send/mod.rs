@@ -200,6 +200,10 @@ impl SendDesk {
             properties,
             marks,
             elements,
+            owed: None,
+            shown_queue: None,
+            prepared_offset: 0,
+            recall: None,
             arrived_us: 0,
         })
     }
