@@ -104,6 +104,8 @@ pub enum ToControl {
         /// Its queues' share of the answer.
         answer: Answer,
     },
+    /// Half messages whose producers are to be asked (39), counted as checked.
+    CheckHalves(Vec<HalfCheck>),
     /// Records were stored that something is owed for (at most `OWED_ROWS_MAX`, one message a pass).
     Owed(Vec<OwedRow>),
     /// The outcome of a `ToData::Errand`.
@@ -115,6 +117,15 @@ pub enum ToControl {
     },
     /// The core has stopped: its offsets are handed over and its shards are closed.
     CoreStopped(CoreNumber),
+}
+
+/// A half message whose producer is to be asked.
+#[derive(Debug)]
+pub struct HalfCheck {
+    /// Its record.
+    pub record: Bytes,
+    /// Checks so far, this one included.
+    pub checks: u32,
 }
 
 /// Control plane → one data core.

@@ -18,7 +18,7 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::{admin, groups, offsets, topics};
+use super::{admin, groups, offsets, topics, transactions};
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,9 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
             ticket,
             answer,
         } => plane.asker.answered(core, ticket, answer),
+        ToControl::CheckHalves(checks) => {
+            book.transactions.tell(transactions::Msg::Check(checks));
+        }
         ToControl::Owed(rows) => plane.owed.push(rows),
         ToControl::ErrandDone { ticket, done } => plane.errands.done(ticket, done),
         ToControl::CoreStopped(core) => core_stopped(core),

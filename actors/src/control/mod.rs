@@ -26,6 +26,7 @@ mod supervise;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transactions;
 mod tree;
 
 pub use desk::{Counter, counter};

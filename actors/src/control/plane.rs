@@ -35,6 +35,7 @@ use super::reply::{Reply, ReplyTo};
 use super::shell::Inbox;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
+use super::transactions::Transactions;
 use super::tree::Tree;
 
 /// Where each part receives.
@@ -45,6 +46,8 @@ pub struct Book {
     pub groups: Inbox<Groups>,
     /// Consumer offsets.
     pub offsets: Inbox<Offsets>,
+    /// Check-backs.
+    pub transactions: Inbox<Transactions>,
     /// Runtime report and live settings.
     pub admin: Inbox<Admin>,
     /// The name servers.

@@ -190,6 +190,7 @@ fn append_of(record: SupplyRecord) -> Append {
             ..marks
         },
         elements: Vec::new(),
+        step: None,
         owed: record.owed,
         shown_queue: None,
         recall: None,

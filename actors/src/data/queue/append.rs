@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::asker::Asker;
 use super::store::QueueStore;
-use crate::data::words::{Append, Marks};
+use crate::data::words::{Append, Marks, TransactionStep};
 use crate::seam::owed::OwedKind;
 
 /// Most keys of one message that are indexed, its unique key included.
@@ -87,6 +87,20 @@ impl Pending {
         !self.stored.is_empty()
     }
 
+    fn is_half(&self) -> bool {
+        let step = self.append.step;
+        matches!(
+            step,
+            Some(TransactionStep::Half { .. } | TransactionStep::Moved { .. })
+        )
+    }
+
+    /// Whether it is what a decided half became.
+    pub fn ends_a_transaction(&self) -> bool {
+        let step = self.append.step;
+        matches!(step, Some(TransactionStep::Ending { .. }))
+    }
+
     /// If something is owed for it, fixes when, and puts that time in the tags code's place.
     pub fn mark_owed(&mut self, now_ms: impl Fn() -> u64) -> Option<(OwedKind, u64)> {
         let owed = self.append.owed?;
@@ -108,6 +122,12 @@ impl Pending {
         if self.append.elements.is_empty() {
             let append = &self.append;
             let record = record_of(append, key, stamp, append.flag, &append.body);
+            // A half is found by no key: only what it becomes is (trap 81).
+            let index_keys = stamp.index_keys && !self.is_half();
+            let stamp = &Stamp {
+                index_keys,
+                ..*stamp
+            };
             let appended = put(store, record, &append.properties, &append.marks, stamp)?;
             return Ok(self.ack(key, appended, Vec::new()));
         }

@@ -1,6 +1,6 @@
-//! Who hears what became of a message: a client, or a supervisor of the control plane.
+//! Who hears what became of a message: a client, a supervisor of the control plane, a transaction.
 //!
-//! **Owns** the two kinds, and a supervisor's batch while its records are being stored.
+//! **Owns** the three kinds, and a supervisor's batch while its records are being stored.
 //! **Lives on** the queue's data core.
 //! **Invariants** every record of a batch gets one outcome; the batch is answered once, when the
 //! last one has its own.
@@ -13,7 +13,7 @@ use std::rc::Rc;
 use gantry_protocol::code::response;
 
 use crate::data::shard::signal::Signal;
-use crate::data::words::ReplyTo;
+use crate::data::words::{Append, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
 use crate::seam::errands::Placed;
 
@@ -24,6 +24,18 @@ pub enum Asker {
     Client(ReplyTo),
     /// A supervisor, for its batch.
     Supervisor(SupplySlot),
+    /// A transaction that goes on with this record, and perhaps its producer.
+    Transaction(ReplyTo, TransactionStep),
+}
+
+impl Asker {
+    /// Who waits for a message that came from a core.
+    pub fn of(reply: ReplyTo, append: &Append) -> Self {
+        match append.step {
+            None => Self::Client(reply),
+            Some(step) => Self::Transaction(reply, step),
+        }
+    }
 }
 
 /// A record's place in its batch.

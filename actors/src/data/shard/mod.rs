@@ -19,6 +19,7 @@ pub mod questions;
 pub mod signal;
 pub mod supply;
 pub mod ticks;
+pub mod transactions;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,7 @@ use self::acks::{FlushQueue, SendReplyMarks};
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
 use self::supply::OwedRows;
+use self::transactions::Transacting;
 use super::host::Host;
 use super::queue::actor::QueueActor;
 use super::queue::append::{Ack, Pending};
@@ -43,6 +45,7 @@ use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo};
 use crate::refusal::Refusal;
+use crate::seam::CoreNumber;
 
 /// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
 /// that a burst is taken while the device catches up.
@@ -71,6 +74,8 @@ pub struct ShardRules {
     pub store_host: SocketAddr,
     /// `messageIndexEnable`.
     pub index_keys: bool,
+    /// How many cores share the store.
+    pub cores: CoreNumber,
     /// A queue whose first record lies within this many bytes of the log's end is young (behaviours
     /// §6).
     pub young_bytes: u64,
@@ -115,6 +120,7 @@ struct Inner {
     /// Queues that stored something in this pass.
     fresh: Vec<QueueKey>,
     unread: Unread,
+    transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
     cold: Vec<ColdPull>,
@@ -180,7 +186,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reply: ReplyTo,
         append: Append,
     ) -> Result<(), Refusal> {
-        self.post_append_for(key, Asker::Client(reply), append)
+        self.post_append_for(key, Asker::of(reply, &append), append)
     }
 
     /// As [`Shard::post_append`], for any asker.

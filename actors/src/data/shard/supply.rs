@@ -79,9 +79,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Says that a message wasn't stored.
-    pub(super) fn refuse_asker(&self, asker: &Asker, refusal: &Refusal) {
+    pub(super) fn refuse_asker(&self, inner: &mut Inner, asker: &Asker, refusal: &Refusal) {
         match asker {
             Asker::Client(to) => self.host.refuse(*to, refusal),
+            Asker::Transaction(to, step) => {
+                self.step_failed(inner, *step);
+                self.host.refuse(*to, refusal);
+            }
             Asker::Supervisor(slot) => slot.tell(Err(refusal.clone())),
         }
     }
@@ -94,6 +98,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     .marks
                     .write(&*self.host, *to, ack, response::SUCCESS, None);
             }
+            Asker::Transaction(to, step) => {
+                self.answer_step(ack, (*to, *step), response::SUCCESS, None);
+            }
             Asker::Supervisor(slot) => slot.tell(Ok(Placed {
                 offset: ack.offset,
                 physical: ack.physical,
@@ -104,10 +111,14 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Says that a flush took too long, or (`never`) that the shard takes nothing any more. Gives
     /// back the answer of a supervisor that should go on waiting.
     pub(super) fn acknowledge_late(&self, ack: Ack, never: Option<&str>) -> Option<Ack> {
+        let late = "the flush took longer than syncFlushTimeout; the message is stored";
+        let remark = never.unwrap_or(late);
         match &ack.asker {
+            Asker::Transaction(to, step) => {
+                self.answer_step(&ack, (*to, *step), LATE, Some(remark));
+                None
+            }
             Asker::Client(to) => {
-                let late = "the flush took longer than syncFlushTimeout; the message is stored";
-                let remark = never.unwrap_or(late);
                 self.rules
                     .marks
                     .write(&*self.host, *to, &ack, LATE, Some(remark));

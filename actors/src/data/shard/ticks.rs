@@ -4,7 +4,7 @@
 //! full tail; the offsets handed to the control plane; the sleep of idle actors.
 //! **Lives on** the data core of the shard; called by the core's timer.
 //! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't
-//! refused.
+//! refused, and neither is the end of a transaction, which its producer says once and one-way.
 //! **Limits** [`SWEEP_MAX`] actors looked at a call.
 //! **Not here** the timer (`data::core`).
 
@@ -76,7 +76,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut actor) = place else { continue };
             while let Some(first) = actor.appends.front() {
                 let waited_us = now_us.saturating_sub(first.append.arrived_us);
-                if waited_us < limit_us || first.is_partly_stored() {
+                let stays = first.is_partly_stored() || first.ends_a_transaction();
+                if waited_us < limit_us || stays {
                     break;
                 }
                 let Some(pending) = actor.appends.pop_front() else {
@@ -91,7 +92,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     inner.inbox_count,
                 );
                 let busy = Refusal::new(response::SYSTEM_BUSY, remark);
-                self.refuse_asker(&pending.asker, &busy);
+                self.refuse_asker(inner, &pending.asker, &busy);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);

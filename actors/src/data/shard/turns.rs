@@ -120,7 +120,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 }
                 Err(error) => {
                     forget(inner, &pending);
-                    self.refuse_asker(&pending.asker, &refusal_of(&error));
+                    self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
                 }
             }
         }
@@ -133,7 +133,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Seals what was stored and sends the answers that may leave.
     fn after_turns(self: &Rc<Self>, inner: &mut Inner) {
-        if !inner.acks.is_empty() || !inner.fresh.is_empty() {
+        let reported = self.after_stored(inner);
+        if !inner.acks.is_empty() || !inner.fresh.is_empty() || reported {
             self.in_store.set(true);
             let sealed = self.store.seal();
             self.in_store.set(false);
@@ -196,18 +197,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             response::SYSTEM_ERROR,
             "the queue's actor failed and was restarted; the request may or may not have been done",
         );
-        let tell = |asker: &Asker| self.refuse_asker(asker, &refusal);
-        old.at_work.iter().for_each(tell);
+        let tell = |inner: &mut Inner, asker: &Asker| self.refuse_asker(inner, asker, &refusal);
+        if let Some(asker) = &old.at_work {
+            tell(inner, asker);
+        }
         inner.inbox_count = inner
             .inbox_count
             .saturating_sub(old.appends.len() + old.asks.len());
         for pending in &old.appends {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
-            tell(&pending.asker);
+            tell(inner, &pending.asker);
         }
         for (reply, request) in &old.asks {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(size_of_val(request));
-            tell(&Asker::Client(*reply));
+            tell(inner, &Asker::Client(*reply));
         }
     }
 }
