@@ -43,7 +43,7 @@ use super::queue::append::{Ack, Pending};
 use super::queue::asker::Asker;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
-use super::words::{Append, QueueRequest, ReplyTo};
+use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
 use crate::seam::CoreNumber;
 
@@ -204,6 +204,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, bytes)?;
+        if matches!(append.step, Some(TransactionStep::Half { .. })) {
+            self.admit_half(&inner)?;
+        }
         if append.owed.is_some() {
             self.admit_owed(&inner)?;
         }

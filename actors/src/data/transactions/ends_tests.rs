@@ -432,3 +432,18 @@ fn under_sync_flush_a_half_is_told_when_it_is_committed() {
     assert_eq!(broker.reply().code, 0);
     assert_eq!(delivered(&broker).len(), 1);
 }
+
+#[test]
+fn a_half_that_the_device_does_not_have_yet_is_checked_later() {
+    let broker = TestBroker::new(1, 1, |settings| {
+        settings.flush_disk_type = crate::settings::FlushDiskType::Sync;
+    });
+    let broker = broker.with_transactions();
+    let properties = half_properties("pg", "");
+    broker.request(&send_frame(1, &half_header("T", 0, &properties), b"hi"));
+    broker.pass_ms(7_000);
+    assert!(checks(&broker).is_empty());
+    broker.stores[0].commit();
+    broker.pass_ms(31_000);
+    assert_eq!(checks(&broker).len(), 1, "it is still open");
+}
