@@ -5,8 +5,8 @@
 //! **Invariants** a half is open from the pass that stores it; the record of its end is appended in
 //! the pass that stores the real message, behind it, so both become durable together or the end is
 //! repeated. The op queue is written here and nowhere else.
-//! **Limits** [`HALVES_MAX`] open halves; ends are charged to the shard's inboxes, [`TURN_ENDS_MAX`]
-//! a pass.
+//! **Limits** [`HALVES_MAX`] open halves; ends are charged to the shard's inboxes,
+//! [`TURN_ENDS_MAX`] a pass.
 //! **Not here** what an end must fulfil (`data::transactions::ends`), when a half is checked
 //! (`data::transactions::checks`).
 
@@ -34,7 +34,7 @@ use crate::transaction::{OpKind, OpText};
 
 /// Ends looked at in a pass: as many as appends in a turn.
 pub const TURN_ENDS_MAX: usize = super::TURN_APPENDS_MAX;
-/// Open halves of one shard: at about 80 bytes each a sixteenth of the default memory limit at most.
+/// Open halves of one shard: at about 80 bytes each a sixteenth of the default memory limit.
 pub const HALVES_MAX: usize = 3_000_000;
 /// One record, whatever its size.
 const ONE: ReadLimits = ReadLimits {

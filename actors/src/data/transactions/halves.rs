@@ -114,8 +114,8 @@ impl Halves {
         true
     }
 
-    /// The half known as `first` has a copy at `offset`, which takes its place: returns where it was
-    /// before. None when it has been decided meanwhile; then the copy means nothing.
+    /// The half known as `first` has a copy at `offset`, which takes its place: returns where it
+    /// was before. None when it has been decided meanwhile; then the copy means nothing.
     pub fn moved(&mut self, first: QueueOffset, offset: QueueOffset) -> Option<QueueOffset> {
         self.known_up_to(offset.next());
         let old = self.find(first).filter(|old| self.is_undecided(*old))?;

@@ -77,6 +77,20 @@ fn check_due(halves: &mut Halves, model: &mut BTreeMap<u64, Thought>, now: u64, 
     }
 }
 
+/// The table says what the model says.
+fn compare(halves: &Halves, model: &BTreeMap<u64, Thought>, next: u64) {
+    assert_eq!(halves.len(), model.len());
+    assert_eq!(halves.due.len(), model.len());
+    assert_eq!(halves.next().0, next);
+    let floor = model.keys().next().copied().unwrap_or(next);
+    assert_eq!(halves.floor().0, floor);
+    let soonest = model.values().map(|half| half.due_ms).min();
+    assert_eq!(halves.next_due_ms(), soonest);
+    for (at, half) in &model {
+        assert_eq!(halves.find(QueueOffset(half.first)), Some(QueueOffset(*at)));
+    }
+}
+
 fn run(steps: &[Step]) {
     let (mut halves, mut model) = (Halves::default(), BTreeMap::<u64, Thought>::new());
     let (mut now, mut next) = (1_000, 0_u64);
@@ -137,16 +151,7 @@ fn run(steps: &[Step]) {
             Step::Check { most } => check_due(&mut halves, &mut model, now, most),
             Step::Pass(ms) => now += ms,
         }
-        assert_eq!(halves.len(), model.len());
-        assert_eq!(halves.due.len(), model.len());
-        assert_eq!(halves.next().0, next);
-        let floor = model.keys().next().copied().unwrap_or(next);
-        assert_eq!(halves.floor().0, floor);
-        let soonest = model.values().map(|half| half.due_ms).min();
-        assert_eq!(halves.next_due_ms(), soonest);
-        for (at, half) in &model {
-            assert_eq!(halves.find(QueueOffset(half.first)), Some(QueueOffset(*at)));
-        }
+        compare(&halves, &model, next);
     }
     let moved = model.iter().filter(|(at, half)| **at != half.first).count();
     assert_eq!(
