@@ -435,9 +435,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             TransactionStep::Ending { home, half } => {
                 if home != self.id && code == response::SUCCESS {
                     let word = CoreWord::HalfEnded(home, half);
-                    let core = core_of_shard(home, self.rules.cores);
+                    let target = core_of_shard(home, self.rules.cores);
                     // A full road: the half stays open, is checked, and its message comes twice.
-                    if self.host.send_core(core, word).is_err() {
+                    if self.host.send_core(target, word).is_err() {
                         tracing::warn!(%half, "an end could not be told to its half's shard");
                     }
                 }

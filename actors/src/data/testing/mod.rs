@@ -59,6 +59,7 @@ impl TestBroker {
         Self::over(cores, settings, stores, self.world.now_us.get())
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "made for the broker")]
     fn over(
         cores: u16,
         settings: Arc<BrokerSettings>,

@@ -1,4 +1,4 @@
-//! END_TRANSACTION (37): a producer's word on its half.
+//! `END_TRANSACTION` (37): a producer's word on its half.
 //!
 //! **Owns** what an end must fulfil, and the message a commit makes of a half.
 //! **Lives on** the session's core (the header) and on the core of the half's shard (the rest).
@@ -100,16 +100,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let queues = shard
             .transaction_queues()
             .ok_or_else(|| wrong("the broker is starting"))?;
-        let record = match end.record.take() {
-            Some(read) => read.map_err(|why| wrong(format!("the half message: {why}")))?,
-            None => match shard.half_in_memory(queues.half, offset) {
-                Some(record) => record,
-                None => {
-                    shard.read_for_end(queues.half, to, end);
-                    return Ok(());
-                }
-            },
+        let read = end.record.take();
+        let read = read.or_else(|| shard.half_in_memory(queues.half, offset).map(Ok));
+        let Some(read) = read else {
+            shard.read_for_end(queues.half, to, end);
+            return Ok(());
         };
+        let record = read.map_err(|why| wrong(format!("the half message: {why}")))?;
         let half = Half::of(&record).ok_or_else(|| wrong("no half message is at this offset"))?;
         self.check_end(&half, &end)?;
         let step = TransactionStep::Ending {

@@ -88,7 +88,9 @@ fn delivered(broker: &TestBroker) -> Vec<Bytes> {
 }
 
 fn checks(broker: &TestBroker) -> Vec<HalfCheck> {
-    broker.cores.iter().for_each(|core| core.check_halves());
+    for core in &broker.cores {
+        core.check_halves();
+    }
     broker.settle();
     let mut all = Vec::new();
     for message in broker.world.take_control() {

@@ -86,7 +86,7 @@ fn compare(halves: &Halves, model: &BTreeMap<u64, Thought>, next: u64) {
     assert_eq!(halves.floor().0, floor);
     let soonest = model.values().map(|half| half.due_ms).min();
     assert_eq!(halves.next_due_ms(), soonest);
-    for (at, half) in &model {
+    for (at, half) in model {
         assert_eq!(halves.find(QueueOffset(half.first)), Some(QueueOffset(*at)));
     }
 }
