@@ -9,6 +9,9 @@
 //! **Not here** requests between data cores (`data::router`) and anything per message on the hot
 //! path: appends and pulls never cross this seam.
 
+pub mod errands;
+pub mod owed;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId};
 
+use self::errands::{Errand, ErrandDone};
+use self::owed::OwedRow;
 use crate::refusal::Refusal;
 
 /// Most offset rows one message carries.
@@ -110,8 +115,28 @@ pub enum ToControl {
     /// What was stored and delivered since the last such word, at most once a second and only when
     /// something was.
     Counted(Box<Counted>),
+    /// Half messages whose producers are to be asked (39), counted as checked.
+    CheckHalves(Vec<HalfCheck>),
+    /// Records were stored that something is owed for (at most `OWED_ROWS_MAX`, one message a pass).
+    Owed(Vec<OwedRow>),
+    /// The outcome of a `ToData::Errand`.
+    ErrandDone {
+        /// Its name.
+        ticket: Ticket,
+        /// What became of it.
+        done: ErrandDone,
+    },
     /// The core has stopped: its offsets are handed over and its shards are closed.
     CoreStopped(CoreNumber),
+}
+
+/// A half message whose producer is to be asked.
+#[derive(Debug)]
+pub struct HalfCheck {
+    /// Its record.
+    pub record: Bytes,
+    /// Checks so far, this one included.
+    pub checks: u32,
 }
 
 /// Control plane → one data core.
@@ -141,6 +166,13 @@ pub enum ToData {
         ticket: Ticket,
         /// What is asked.
         question: Question,
+    },
+    /// Something to do for a supervisor.
+    Errand {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// What.
+        errand: Errand,
     },
     /// Consumer offsets read from the tables at start, before the first client is served.
     OffsetsLoaded(Vec<OffsetRow>),

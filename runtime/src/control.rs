@@ -10,7 +10,7 @@
 //! **Not here** which actors there are (`actors`), the mailboxes to the data cores (`mailbox`).
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -131,6 +131,8 @@ pub struct RestartBudget {
 struct Inner {
     name: String,
     restarts: RefCell<VecDeque<Instant>>,
+    restarts_count: Cell<u64>,
+    last_failure: RefCell<Option<String>>,
     over: Box<dyn Fn(&str)>,
 }
 
@@ -157,6 +159,8 @@ impl RestartBudget {
         let inner = Inner {
             name: name.to_owned(),
             restarts: RefCell::default(),
+            restarts_count: Cell::new(0),
+            last_failure: RefCell::default(),
             over: Box::new(over),
         };
         Self {
@@ -167,6 +171,16 @@ impl RestartBudget {
     /// The actor's name.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Panics noted since the start.
+    pub fn restarts(&self) -> u64 {
+        self.inner.restarts_count.get()
+    }
+
+    /// The cause of the last one.
+    pub fn last_failure(&self) -> Option<String> {
+        self.inner.last_failure.borrow().clone()
     }
 
     /// Notes a panic with this cause, logs it and says what follows.
@@ -180,6 +194,8 @@ impl RestartBudget {
             restarts.pop_front();
         }
         restarts.push_back(now);
+        self.inner.restarts_count.set(self.restarts() + 1);
+        *self.inner.last_failure.borrow_mut() = Some(cause.to_owned());
         let count = restarts.len();
         drop(restarts);
         let actor = self.name();

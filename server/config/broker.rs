@@ -36,6 +36,9 @@ const MEMORY_LIMIT_DEFAULT_MAX: u64 = 4 << 30;
 /// Direct I/O writes whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
 
+/// Ms of an hour.
+const HOUR_MS: u64 = 3_600_000;
+
 /// Everything a broker's start needs.
 #[derive(Debug)]
 pub struct BrokerPlan {
@@ -214,6 +217,11 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
         start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),
         reject_transaction_message: values.bool("rejectTransactionMessage").into(),
+        transaction_timeout_ms: values.unsigned("transactionTimeOut"),
+        transaction_check_interval_ms: values.unsigned("transactionCheckInterval"),
+        transaction_check_max: u32::try_from(values.unsigned("transactionCheckMax"))
+            .unwrap_or(u32::MAX),
+        transaction_age_ms_max: values.unsigned("fileReservedTime").saturating_mul(HOUR_MS),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
         data_dir: values.path("storePathRootDir"),
@@ -242,7 +250,6 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
 const MAX_USED_PERCENT: (u64, u64) = (10, 95);
 const FORCED_PERCENT: (u64, u64) = (30, 85);
 const WARNING_PERCENT: (u64, u64) = (35, 90);
-const HOUR_MS: u64 = 3_600_000;
 
 fn retention(values: &Values) -> RetentionSettings {
     let percent = |key, (low, high)| values.unsigned(key).clamp(low, high);

@@ -368,7 +368,25 @@ pub const BROKER: &[Key] = &[
         "rejectTransactionMessage",
         "false",
         Bool,
-        Live("reject_transaction_message; transactions are not built yet"),
+        Live("reject_transaction_message"),
+    ),
+    key(
+        "transactionTimeOut",
+        "6000",
+        ANY,
+        Start("transaction_timeout_ms"),
+    ),
+    key(
+        "transactionCheckMax",
+        "15",
+        ANY,
+        Start("transaction_check_max"),
+    ),
+    key(
+        "transactionCheckInterval",
+        "30000",
+        Int(100, i32::MAX as i64),
+        Start("transaction_check_interval_ms"),
     ),
     key(
         "messageDelayLevel",

@@ -12,18 +12,22 @@ mod admin;
 mod ask;
 pub mod cleaning;
 mod desk;
+mod errands;
 mod groups;
 mod ledger;
 mod offsets;
 mod outbox;
+mod owed;
 mod plane;
 mod registration;
 mod reply;
 mod shell;
 mod start;
+mod supervise;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transactions;
 mod tree;
 
 pub use desk::{Counter, counter};

@@ -25,6 +25,7 @@ use super::admin::config::ConfigBook;
 use super::admin::stats::Stats;
 use super::ask::Asker;
 use super::cleaning::Cleaning;
+use super::errands::Errands;
 use super::groups::Groups;
 use super::groups::calls::Calls;
 use super::groups::members::Members;
@@ -32,11 +33,13 @@ use super::groups::table::GroupTable;
 use super::ledger::Ledger;
 use super::offsets::Offsets;
 use super::outbox::Outbox;
+use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
 use super::shell::Inbox;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
+use super::transactions::Transactions;
 use super::tree::Tree;
 
 /// Where each part receives.
@@ -47,6 +50,8 @@ pub struct Book {
     pub groups: Inbox<Groups>,
     /// Consumer offsets.
     pub offsets: Inbox<Offsets>,
+    /// Check-backs.
+    pub transactions: Inbox<Transactions>,
     /// Runtime report and live settings.
     pub admin: Inbox<Admin>,
     /// The name servers.
@@ -63,6 +68,10 @@ pub struct Plane {
     pub outbox: Rc<Outbox>,
     /// Open questions to the cores.
     pub asker: Asker,
+    /// What the cores do for supervisors.
+    pub errands: Errands,
+    /// What the cores have stored for supervisors.
+    pub owed: OwedInboxes,
     /// All topics.
     pub topics: RefCell<TopicTable>,
     /// All group configurations.
@@ -100,6 +109,8 @@ impl Plane {
         let boot_ms = i64::try_from(wall_now_ms()).unwrap_or(i64::MAX);
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
+            errands: Errands::new(Rc::clone(&outbox), settings.shard_count),
+            owed: OwedInboxes::default(),
             outbox,
             ledger,
             topics: RefCell::default(),
@@ -183,9 +194,11 @@ impl Plane {
         });
     }
 
-    /// The budget of a part; over it the process stops.
-    pub fn budget(&self, name: &str) -> RestartBudget {
-        RestartBudget::new(name, &self.shutdown)
+    /// The budget of a part, which stands in the tree from now on; over it the process stops.
+    pub fn budget(&self, name: &'static str) -> RestartBudget {
+        let budget = RestartBudget::new(name, &self.shutdown);
+        self.tree.enter(name, budget.clone());
+        budget
     }
 
     /// A part can't go on: the process ends, and recovery is fast.

@@ -93,7 +93,6 @@ pub struct Shell<P: Part> {
 /// The tables can't be read.
 pub fn start<P: Part>(plane: &Rc<Plane>) -> Result<Inbox<P>, Refusal> {
     let part = P::build(plane)?;
-    plane.tree.enter(P::NAME);
     let shell = Shell {
         part: Some(part),
         plane: Rc::clone(plane),
@@ -112,7 +111,6 @@ impl<P: Part> Supervised for Shell<P> {
         match guard::<Self, _>(&self.budget, ctx, |_| P::build(&plane)) {
             Some(Ok(part)) => {
                 self.part = Some(part);
-                self.plane.tree.restarted(P::NAME);
             }
             Some(Err(refusal)) => self.plane.give_up(P::NAME, &refusal.remark),
             // The budget has counted it; without a part messages are refused until the next try.

@@ -231,6 +231,7 @@ fn begin(
             topics: shell::start(&plane)?,
             groups: shell::start(&plane)?,
             offsets: shell::start(&plane)?,
+            transactions: shell::start(&plane)?,
             admin: shell::start(&plane)?,
             registration,
         };

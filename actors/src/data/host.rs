@@ -38,6 +38,9 @@ pub trait Host: 'static {
     /// Ms since the Unix epoch, as of this tick.
     fn wall_ms(&self) -> u64;
 
+    /// Ms since the Unix epoch, read now.
+    fn wall_ms_now(&self) -> u64;
+
     /// µs of a clock that never goes back, as of this tick.
     fn mono_us(&self) -> u64;
 

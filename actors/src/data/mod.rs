@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod control_words;
 pub mod core;
+pub mod errands;
 pub mod filter;
 pub mod gather;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod retention;
 pub mod router;
 pub mod seat;
 pub mod shard;
+pub mod transactions;
 pub mod words;
 
 #[cfg(test)]

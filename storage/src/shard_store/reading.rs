@@ -353,6 +353,24 @@ impl<D: Disk> ShardStore<D> {
         Ok(self.index.search_by_time(key, time, boundary).await?)
     }
 
+    /// Up to `entries_max` entries of a queue's index from `from` on, at least one for an offset
+    /// inside the queue.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        entries_max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError> {
+        let mut entries = Vec::new();
+        self.index
+            .lookup(key, from, entries_max, &mut entries)
+            .await?;
+        Ok(entries)
+    }
+
     /// When the record at `offset` was stored; `None` outside the queue.
     ///
     /// # Errors

@@ -175,7 +175,7 @@ fn restarts(plane: &Plane) -> String {
         .tree
         .report()
         .iter()
-        .map(|(name, count)| format!("{name}:{count}"))
+        .map(|part| format!("{}:{}", part.name, part.restarts))
         .collect();
     parts.join(" ")
 }

@@ -80,7 +80,6 @@ impl Cleaning {
 
 /// Runs for ever.
 pub async fn run(plane: Rc<Plane>) {
-    plane.tree.enter("cleaning");
     // The first run is one interval after the start.
     plane.cleaning.last_run.set(Some(Instant::now()));
     let plane = &plane;

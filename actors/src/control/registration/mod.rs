@@ -71,7 +71,6 @@ impl Registration {
     pub fn run(&self, plane: &Rc<Plane>) {
         for link in self.links.iter() {
             let budget = plane.budget("registration");
-            plane.tree.enter("registration");
             let (link, plane) = (Rc::clone(link), Rc::clone(plane));
             actix::spawn(guard_task(budget, move || {
                 let (link, plane) = (Rc::clone(&link), Rc::clone(&plane));

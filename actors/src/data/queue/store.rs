@@ -15,6 +15,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use gantry_storage::disk::{Disk, DiskError};
 use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::retention::SegmentAge;
 use gantry_storage::shard_store::{
     Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RetainError, ShardStore,
@@ -88,6 +89,12 @@ pub trait QueueStore: 'static {
         position: FilePosition,
         is_recycling: bool,
     ) -> Result<Dropped, RetainError>;
+    async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError>;
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
@@ -185,5 +192,13 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         is_recycling: bool,
     ) -> Result<Dropped, RetainError> {
         Self::drop_before(self, position, is_recycling).await
+    }
+    async fn entries(
+        &self,
+        key: QueueKey,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<IndexEntry>, ReadError> {
+        Self::entries(self, key, from, max).await
     }
 }

@@ -17,7 +17,9 @@ pub mod asks;
 pub mod pulls;
 pub mod questions;
 pub mod signal;
+pub mod supply;
 pub mod ticks;
+pub mod transactions;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
@@ -34,14 +36,17 @@ use hashbrown::HashMap;
 use self::acks::{FlushQueue, SendReplyMarks};
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
+use self::supply::OwedRows;
+use self::transactions::Transacting;
 use super::host::Host;
 use super::queue::actor::{Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
+use super::queue::asker::Asker;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
-use super::words::{Append, QueueRequest, ReplyTo};
+use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
-use crate::seam::Totals;
+use crate::seam::{CoreNumber, Totals};
 use crate::settings::BrokerSettings;
 
 /// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
@@ -68,6 +73,8 @@ pub struct ShardRules {
     pub store_host: SocketAddr,
     /// `messageIndexEnable`.
     pub index_keys: bool,
+    /// How many cores share the store.
+    pub cores: CoreNumber,
     /// A queue whose first record lies within this many bytes of the log's end is young (behaviours
     /// §6).
     pub young_bytes: u64,
@@ -113,6 +120,8 @@ struct Inner {
     /// Queues that stored something in this pass.
     fresh: Vec<QueueKey>,
     unread: Unread,
+    transacting: Transacting,
+    owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
     cold: Vec<ColdPull>,
     cold_under_way: usize,
@@ -168,6 +177,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         &self,
         key: QueueKey,
         reply: ReplyTo,
+        append: Append,
+    ) -> Result<(), Refusal> {
+        self.post_append_for(key, Asker::of(reply, &append), append)
+    }
+
+    /// As [`Shard::post_append`], for any asker.
+    ///
+    /// # Errors
+    /// As there; also too much is owed already.
+    pub fn post_append_for(
+        &self,
+        key: QueueKey,
+        asker: Asker,
         mut append: Append,
     ) -> Result<(), Refusal> {
         // Set here, not where the request was read: cores' clocks have different origins.
@@ -175,9 +197,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, bytes)?;
+        if matches!(append.step, Some(TransactionStep::Half { .. })) {
+            self.admit_half(&inner)?;
+        }
+        if append.owed.is_some() {
+            self.admit_owed(&inner)?;
+        }
         inner.inbox_count += 1;
         inner.inbox_bytes += bytes;
-        inner.push_append(key, Pending::new(reply, append));
+        inner.push_append(key, Pending::new(asker, append));
         self.signal.set();
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! full tail; the offsets handed to the control plane; the sleep of idle actors.
 //! **Lives on** the data core of the shard; called by the core's timer.
 //! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't
-//! refused.
+//! refused, and neither is the end of a transaction, which its producer says once and one-way.
 //! **Limits** [`SWEEP_MAX`] actors looked at a call.
 //! **Not here** the timer (`data::core`).
 
@@ -12,7 +12,6 @@ use std::rc::Rc;
 
 use gantry_protocol::code::response;
 
-use super::acks::LATE;
 use super::turns::forget;
 use super::{Inner, Shard};
 use crate::data::host::Host;
@@ -28,7 +27,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub fn has_deadlines(&self) -> bool {
         let inner = self.inner.borrow();
         let waits = !inner.waiters.is_empty() || !inner.flushing.is_empty();
-        waits || inner.stalled_us.is_some()
+        waits || inner.stalled_us.is_some() || inner.owed.are_waiting()
     }
 
     /// Does what is due.
@@ -41,13 +40,16 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
         self.start_cold_reads(inner);
         let poisoned = self.store.poisoned();
+        let mut again = Vec::new();
         while let Some(ack) = inner.flushing.pop_late(now_ms, poisoned.is_some()) {
-            let late = "the flush took longer than syncFlushTimeout; the message is stored";
-            let remark = poisoned.as_deref().unwrap_or(late);
-            self.rules
-                .marks
-                .write(&*self.host, &ack, LATE, Some(remark));
+            again.extend(self.acknowledge_late(ack, poisoned.as_deref()));
         }
+        // Behind those that are younger: whenever its turn comes, it is committed by then.
+        for ack in again {
+            let deadline_ms = now_ms + self.rules.settings.sync_flush_timeout_ms.get();
+            inner.flushing.push(ack, deadline_ms);
+        }
+        self.hand_over_owed(inner);
         if inner.stalled_us.is_some() {
             self.refuse_stalled(inner);
             self.signal.set();
@@ -74,7 +76,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut actor) = place else { continue };
             while let Some(first) = actor.appends.front() {
                 let waited_us = now_us.saturating_sub(first.append.arrived_us);
-                if waited_us < limit_us || first.is_partly_stored() {
+                let stays = first.is_partly_stored() || first.ends_a_transaction();
+                if waited_us < limit_us || stays {
                     break;
                 }
                 let Some(pending) = actor.appends.pop_front() else {
@@ -88,8 +91,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     waited_us / 1000,
                     inner.inbox_count,
                 );
-                self.host
-                    .refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+                let busy = Refusal::new(response::SYSTEM_BUSY, remark);
+                self.refuse_asker(inner, &pending.asker, &busy);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);

@@ -128,6 +128,10 @@ impl Host for FakeHost {
         1_795_384_800_000 + self.world.now_us.get() / 1000
     }
 
+    fn wall_ms_now(&self) -> u64 {
+        self.wall_ms()
+    }
+
     fn mono_us(&self) -> u64 {
         self.world.now_us.get()
     }

@@ -1,0 +1,203 @@
+//! What the control plane's supervisors have done here.
+//!
+//! **Owns** the three errands of `seam::errands` on the core that holds their queues.
+//! **Lives on** each data core.
+//! **Invariants** records go through their queue actor's inbox like a producer's, in order; the
+//! answer is one message. An errand for a queue of another core refuses its records.
+//! **Limits** the shards' inboxes; [`FETCHES_AT_ONCE`] device reads of one errand at a time.
+//! **Not here** the waiting (`queue::asker`), the sending side (`control::errands`).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_lite::future;
+use gantry_protocol::code::response;
+use gantry_protocol::properties::SendProperties;
+use gantry_storage::address;
+use gantry_storage::error::ReadError;
+use gantry_storage::units::{PhysicalOffset, QueueOffset};
+
+use super::core::DataCore;
+use super::host::Host;
+use super::queue::asker::{Asker, SupplyBatch};
+use super::queue::store::QueueStore;
+use super::requests::send::marks;
+use super::words::Append;
+use crate::refusal::Refusal;
+use crate::seam::errands::{
+    Errand, ErrandDone, FetchFault, SCAN_ROWS_MAX, Scan, Scanned, SupplyRecord,
+};
+use crate::seam::owed::OwedRow;
+use crate::seam::{Ticket, ToControl};
+
+/// Device reads that one errand has under way.
+const FETCHES_AT_ONCE: usize = 16;
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// Does an errand; answers it when it is done.
+    pub(super) fn run_errand(self: &Rc<Self>, ticket: Ticket, errand: Errand) {
+        let here = Rc::clone(self);
+        match errand {
+            // Posted now, so that batches keep their order.
+            Errand::Supply(records) => {
+                let batch = self.post_supply(records);
+                self.host.spawn(async move {
+                    let outcomes = batch.outcomes().await;
+                    here.errand_done(ticket, ErrandDone::Supplied(outcomes))
+                        .await;
+                });
+            }
+            Errand::Fetch(places) => self.host.spawn(async move {
+                let records = here.fetch_all(&places).await;
+                here.errand_done(ticket, ErrandDone::Fetched(records)).await;
+            }),
+            Errand::Scan(scan) => self.host.spawn(async move {
+                let scanned = here.scan(&scan).await;
+                let scanned = scanned.map_err(|error| error.to_string());
+                here.errand_done(ticket, ErrandDone::Scanned(scanned)).await;
+            }),
+        }
+    }
+
+    async fn errand_done(&self, ticket: Ticket, done: ErrandDone) {
+        self.send_patiently(ToControl::ErrandDone { ticket, done })
+            .await;
+    }
+
+    fn post_supply(&self, records: Vec<SupplyRecord>) -> Rc<SupplyBatch> {
+        let batch = SupplyBatch::new(records.len());
+        for (number, record) in records.into_iter().enumerate() {
+            let slot = batch.slot(number);
+            let key = record.key;
+            let Some(shard) = self.shard_of(key) else {
+                let remark = format!("core {} does not hold queue {key:?}", self.number);
+                slot.tell(Err(Refusal::new(response::SYSTEM_ERROR, remark)));
+                continue;
+            };
+            let asker = Asker::Supervisor(slot.clone());
+            if let Err(refusal) = shard.post_append_for(key, asker, append_of(record)) {
+                slot.tell(Err(refusal));
+            }
+        }
+        batch
+    }
+
+    async fn fetch_all(
+        self: &Rc<Self>,
+        places: &[PhysicalOffset],
+    ) -> Vec<Result<Bytes, FetchFault>> {
+        let mut records = Vec::with_capacity(places.len());
+        for some in places.chunks(FETCHES_AT_ONCE) {
+            let reads = some.iter().map(|place| Box::pin(self.fetch_one(*place)));
+            records.extend(join_all(reads.collect()).await);
+        }
+        records
+    }
+
+    async fn fetch_one(&self, physical: PhysicalOffset) -> Result<Bytes, FetchFault> {
+        let found = address::locate(physical)
+            .and_then(|(id, _)| self.shards().find(|shard| shard.id() == id));
+        let Some(shard) = found else {
+            return Err(FetchFault::Gone);
+        };
+        let read = shard.store().record_at(physical).await;
+        read.map_err(|error| match error {
+            ReadError::Outside { .. } => FetchFault::Gone,
+            other => FetchFault::Failed(other.to_string()),
+        })
+    }
+
+    async fn scan(&self, scan: &Scan) -> Result<Scanned, ReadError> {
+        let Some(shard) = self.shard_of(scan.queue) else {
+            return Ok(Scanned::default());
+        };
+        let store = shard.store();
+        let bounds = store.bounds(scan.queue);
+        let mut next = scan.from.max(bounds.min);
+        let mut scanned = Scanned {
+            bounds,
+            ..Scanned::default()
+        };
+        while next < bounds.max && scanned.rows.len() < SCAN_ROWS_MAX {
+            let entries = store.entries(scan.queue, next, SCAN_ROWS_MAX).await?;
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                let row = OwedRow {
+                    kind: scan.kind,
+                    queue: scan.queue,
+                    offset: next,
+                    physical: address::physical(shard.id(), entry.position),
+                    bytes: entry.length,
+                    time_ms: u64::try_from(entry.tags_code).unwrap_or(0),
+                    store_ms: entry.store_time.0,
+                };
+                next = next.next();
+                let done = row.offset < scan.done_below && row.time_ms <= scan.done_ms;
+                if !done && row.offset < bounds.max {
+                    scanned.rows.push(row);
+                }
+            }
+            if next < bounds.max {
+                // A long scan of what is done must not hold the core.
+                future::yield_now().await;
+            }
+        }
+        scanned.next = QueueOffset(next.0.min(bounds.max.0.max(scan.from.0)));
+        Ok(scanned)
+    }
+}
+
+/// Awaits all; each is polled only while it is pending.
+async fn join_all<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    future::poll_fn(|cx| {
+        let mut is_ready = true;
+        for (future, place) in futures.iter_mut().zip(&mut done) {
+            if place.is_none() {
+                match std::pin::Pin::new(future).poll(cx) {
+                    std::task::Poll::Ready(value) => *place = Some(value),
+                    std::task::Poll::Pending => is_ready = false,
+                }
+            }
+        }
+        if is_ready {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+fn append_of(record: SupplyRecord) -> Append {
+    let stored = std::str::from_utf8(&record.properties).unwrap_or_default();
+    let marks = marks::of_kept(&SendProperties::scan(stored), stored);
+    Append {
+        topic: record.topic,
+        flag: record.flag,
+        sys_flag: record.sys_flag,
+        born_ms: record.born_ms,
+        born_host: record.born_host,
+        reconsume_times: record.reconsume_times,
+        prepared_offset: record.prepared_offset,
+        body: record.body,
+        properties: record.properties,
+        marks: super::words::Marks {
+            no_wait: false,
+            ..marks
+        },
+        elements: Vec::new(),
+        step: None,
+        owed: record.owed,
+        shown_queue: None,
+        recall: None,
+        arrived_us: 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "errand_tests.rs"]
+mod tests;
