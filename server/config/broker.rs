@@ -169,6 +169,9 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         reject_transaction_message: values.bool("rejectTransactionMessage"),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
+        timer_wheel_enable: values.bool("timerWheelEnable"),
+        timer_max_delay_sec: values.unsigned("timerMaxDelaySec"),
+        recall_message_enable: values.bool("recallMessageEnable"),
         data_dir: values.path("storePathRootDir"),
         tail_dir: path_or_auto(values, "tailDir"),
         tail_bytes: values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES),

@@ -15,7 +15,6 @@ const DIRECT: &str =
     "the log is written by direct I/O in aligned runs; there is no page cache to tune";
 const NO_SLAVES: &str = "replication is not built yet";
 const NO_TX: &str = "transactions are not built yet";
-const NO_TIMER: &str = "delayed messages are not built yet";
 const NO_POP: &str = "pop consumption is not built yet";
 const NO_AUTH: &str =
     "Gantry does not check signatures yet, and starting open instead would be unsafe";
@@ -281,10 +280,12 @@ pub const COMMON: &[Key] = &[
     key("transactionTimeOut", "6000", ANY, Nothing(NO_TX)),
     key("transactionCheckMax", "15", ANY, Nothing(NO_TX)),
     key("transactionCheckInterval", "30000", ANY, Nothing(NO_TX)),
-    key("timerWheelEnable", "true", Bool, Nothing(NO_TIMER)),
-    key("timerMaxDelaySec", "259200", ANY, Nothing(NO_TIMER)),
-    key("timerPrecisionMs", "1000", ANY, Nothing(NO_TIMER)),
-    key("recallMessageEnable", "false", Bool, Nothing(NO_TIMER)),
+    key(
+        "timerPrecisionMs",
+        "1000",
+        ANY,
+        Nothing("timed messages are due to the millisecond"),
+    ),
     key(
         "storeReplyMessageEnable",
         "true",

@@ -18,7 +18,7 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::{admin, groups, offsets, topics};
+use super::{admin, delay, groups, offsets, topics};
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum Counter {
     Offsets,
     /// `admin`.
     Admin,
+    /// `delay`.
+    Delay,
+    /// `retry`.
+    Retry,
     /// Nobody yet.
     Unbuilt,
 }
@@ -67,6 +71,10 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_BROKER_CONFIG
         | request::GET_BROKER_RUNTIME_INFO
         | request::VIEW_BROKER_STATS_DATA => Counter::Admin,
+        request::RECALL_MESSAGE | request::GET_ALL_DELAY_OFFSET | request::GET_TIMER_METRICS => {
+            Counter::Delay
+        }
+        request::CONSUMER_SEND_MSG_BACK => Counter::Retry,
         _ => Counter::Unbuilt,
     }
 }
@@ -168,6 +176,8 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
         Counter::Topics => book.topics.tell(topics::Msg::Serve(request)),
         Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
         Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
+        Counter::Delay => delay::requests::serve(request, plane),
+        Counter::Retry => plane.retry.take(request, plane),
         Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
         // A reply to a notification of ours, or nonsense: either way nobody waits.
         Counter::Unbuilt if request.command.is_reply() => {}

@@ -10,6 +10,7 @@
 
 mod admin;
 mod ask;
+mod delay;
 mod desk;
 mod errands;
 mod groups;
@@ -20,6 +21,7 @@ mod owed;
 mod plane;
 mod registration;
 mod reply;
+mod retry;
 mod shell;
 mod start;
 mod supervise;

@@ -22,6 +22,7 @@ use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
 use super::ask::Asker;
+use super::delay::Delay;
 use super::errands::Errands;
 use super::groups::Groups;
 use super::groups::members::Members;
@@ -32,6 +33,7 @@ use super::outbox::Outbox;
 use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
+use super::retry::Retry;
 use super::shell::Inbox;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
@@ -71,6 +73,10 @@ pub struct Plane {
     pub groups: RefCell<GroupTable>,
     /// Live producers and consumers.
     pub members: RefCell<Members>,
+    /// Delayed messages.
+    pub delay: Delay,
+    /// Messages that consumers send back.
+    pub retry: Retry,
     /// `brokerPermission`, which code 25 changes.
     pub permission: Cell<i32>,
     /// When this broker started, ms.
@@ -100,6 +106,8 @@ impl Plane {
             topics: RefCell::default(),
             groups: RefCell::default(),
             members: RefCell::default(),
+            delay: Delay::default(),
+            retry: Retry::default(),
             permission: Cell::new(settings.broker_permission),
             boot_ms: i64::try_from(wall_now_ms()).unwrap_or(i64::MAX),
             tree: Tree::default(),

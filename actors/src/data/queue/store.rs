@@ -80,6 +80,11 @@ pub trait QueueStore: 'static {
         from: QueueOffset,
         max: usize,
     ) -> Result<Vec<IndexEntry>, ReadError>;
+    async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError>;
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
@@ -165,5 +170,12 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         max: usize,
     ) -> Result<Vec<IndexEntry>, ReadError> {
         Self::entries(self, key, from, max).await
+    }
+    async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError> {
+        Self::search_by_position(self, key, position).await
     }
 }

@@ -3,11 +3,11 @@
 //! **Owns** the checks of a send in RocketMQ's order, and the rewriting of its properties.
 //! **Lives on** the session's data core; nothing here touches the store.
 //! **Invariants** what is refused here was not stored. The header's batch field decides, not the
-//! code (trap 39). What this broker can't do yet (delay, timers, transactions, retry policy) is
-//! refused with a code that clients don't retry.
+//! code (trap 39). What this broker can't do yet (transactions) is refused with a code that clients don't retry.
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
+pub mod delay;
 pub mod marks;
 
 use std::cell::RefCell;
@@ -20,14 +20,18 @@ use gantry_protocol::frame::Frame;
 use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX};
 use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
 use gantry_protocol::properties::{BrokerProperties, SendProperties, rewrite_for_send};
+use gantry_protocol::recall_handle::RecallHandle;
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
+use self::delay::Delay;
+use super::orderly::OrderlyGroups;
 use crate::data::catalog::Catalog;
 use crate::data::words::{Append, Element, Marks};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
+use crate::seam::owed::{Owed, OwedKind};
 use crate::settings::BrokerSettings;
 
 /// Properties are rewritten into blocks of this size, each shared by many messages.
@@ -43,6 +47,15 @@ pub struct SendDesk {
     arena: RefCell<BytesMut>,
     scratch: RefCell<Vec<u8>>,
     random: RefCell<u64>,
+    orderly: RefCell<OrderlyGroups>,
+}
+
+/// A message's properties as they are stored, and what they say.
+struct Rewritten {
+    properties: Bytes,
+    marks: Marks,
+    delay: Delay,
+    recall: Option<Box<str>>,
 }
 
 /// What a send needs before it can be stored.
@@ -56,6 +69,8 @@ pub enum Checked {
     Ready(QueueKey, Append),
     /// Its topic must be made first.
     NoTopic,
+    /// The dead-letter topic it goes to must be made first.
+    NoDeadLetters(String),
 }
 
 impl SendDesk {
@@ -73,7 +88,13 @@ impl SendDesk {
             arena: RefCell::default(),
             scratch: RefCell::default(),
             random: RefCell::new(seed | 1),
+            orderly: RefCell::default(),
         }
+    }
+
+    /// A lock request of a group was heard.
+    pub fn hear_lock(&self, group: &Arc<str>, queues: &[QueueKey], take: bool, now_ms: u64) {
+        self.orderly.borrow_mut().note(group, queues, take, now_ms);
     }
 
     /// Checks a send and prepares it.
@@ -103,7 +124,7 @@ impl SendDesk {
             return Err(Refusal::new(response::NO_PERMISSION, remark));
         }
         let key = self.choose_queue(topic, header.queue_id)?;
-        check_retry_topic(catalog, header)?;
+        let dead = self.dead_letters(catalog, header, now_ms)?;
         if frame.body.is_empty() {
             // Trap 104: Java fails on the missing body with its own error text and code 1.
             return Err(Refusal::new(
@@ -119,8 +140,42 @@ impl SendDesk {
             );
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
-        let append = self.prepare(topic, header, &frame.body, peer, now_ms)?;
+        let dead_letters = match &dead {
+            None => None,
+            Some(name) => match catalog.topic(name) {
+                None => return Ok(Checked::NoDeadLetters(name.clone())),
+                found => found,
+            },
+        };
+        let target = dead_letters.map_or((key, topic), |entry| (first_queue(entry), entry));
+        let (key, append) = self.prepare(catalog, target, header, &frame.body, peer, now_ms)?;
         Ok(Checked::Ready(key, append))
+    }
+
+    /// Where a message goes that a consumer sends to its retry topic itself, when not there: it was
+    /// tried too often, or its group consumes in order (`SendMessageProcessor.handleRetryAndDLQ`,
+    /// 5.5.0; traps 78, 80).
+    fn dead_letters(
+        &self,
+        catalog: &Catalog,
+        header: &SendHeader<'_>,
+        now_ms: u64,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
+            return Ok(None);
+        };
+        if header.batch {
+            let remark = "batch request does not support retry group";
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+        }
+        let Some(known) = catalog.group(group) else {
+            let remark = format!("subscription group not exist, {}", quoted(group));
+            return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        };
+        let config = &known.entry.config;
+        let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
+        let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, now_ms);
+        Ok(dead.then(|| system_topic::dlq_topic(group)))
     }
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
@@ -172,12 +227,15 @@ impl SendDesk {
 
     fn prepare(
         &self,
-        topic: &Arc<TopicEntry>,
+        catalog: &Catalog,
+        target: (QueueKey, &Arc<TopicEntry>),
         header: &SendHeader<'_>,
         body: &Bytes,
         peer: SocketAddr,
         now_ms: u64,
-    ) -> Result<Append, Refusal> {
+    ) -> Result<(QueueKey, Append), Refusal> {
+        let (key, topic) = target;
+        let (mut delay, mut recall) = (Delay::None, None);
         let (properties, marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
             let marks = Marks {
@@ -186,11 +244,15 @@ impl SendDesk {
             };
             (Bytes::new(), marks, split_batch(body)?)
         } else {
-            let (properties, marks) = self.rewrite(header, now_ms)?;
-            (properties, marks, Vec::new())
+            let rewritten = self.rewrite(header, target, now_ms)?;
+            delay = rewritten.delay;
+            recall = rewritten.recall;
+            (rewritten.properties, rewritten.marks, Vec::new())
         };
-        Ok(Append {
-            topic: Arc::clone(topic),
+        let parked = parking(catalog, delay)?;
+        let (stored_in, entry) = parked.unwrap_or((key, topic));
+        let append = Append {
+            topic: Arc::clone(entry),
             flag: header.flag,
             sys_flag: header.sys_flag,
             born_ms: header.born_timestamp,
@@ -200,26 +262,54 @@ impl SendDesk {
             properties,
             marks,
             elements,
-            owed: None,
-            shown_queue: None,
+            owed: delay.time(&self.settings).map(|time| Owed {
+                kind: OwedKind::Delivery,
+                time,
+            }),
+            shown_queue: parked.map(|_| key.queue.0),
             prepared_offset: 0,
-            recall: None,
+            recall,
             arrived_us: 0,
-        })
+        };
+        Ok((stored_in, append))
     }
 
-    fn rewrite(&self, header: &SendHeader<'_>, now_ms: u64) -> Result<(Bytes, Marks), Refusal> {
+    fn rewrite(
+        &self,
+        header: &SendHeader<'_>,
+        (key, topic): (QueueKey, &Arc<TopicEntry>),
+        now_ms: u64,
+    ) -> Result<Rewritten, Refusal> {
         check_properties_len(header.properties.len())?;
         let broker = BrokerProperties {
             region: &self.settings.region_id,
             trace_on: self.settings.trace_on,
             cluster: &self.settings.cluster_name,
         };
+        let name = &topic.config.name;
+        let goes_to_dlq = system_topic::group_of_dlq_topic(name).is_some();
+        let goes_back = system_topic::group_of_retry_topic(name);
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
         let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
         check_what_is_built(&found, header.sys_flag, &self.settings)?;
+        let delay = if goes_to_dlq {
+            Delay::None
+        } else {
+            Delay::of(
+                &found,
+                header.properties,
+                header.sys_flag,
+                &self.settings,
+                now_ms,
+            )?
+        };
+        if delay != Delay::None {
+            let stored = std::mem::take(&mut *scratch);
+            let text = std::str::from_utf8(&stored).unwrap_or_default();
+            delay.rewrite(text, &topic.config.name, key.queue.0, &mut scratch);
+        }
         check_properties_len(scratch.len())?;
         let stored = std::str::from_utf8(&scratch).unwrap_or_default();
         let marks = marks::of_rewritten(&found, header.properties, stored);
@@ -228,8 +318,43 @@ impl SendDesk {
             arena.reserve(ARENA_BYTES.max(scratch.len()));
         }
         arena.extend_from_slice(&scratch);
-        Ok((arena.split().freeze(), marks))
+        let properties = arena.split().freeze();
+        let recall = match (delay, found.unique_key()) {
+            (Delay::Until(ms), Some(unique)) if goes_back.is_none() => {
+                let broker = &self.settings.broker_name;
+                let handle = RecallHandle::encode(&topic.config.name, broker, ms, unique);
+                Some(handle.into_boxed_str())
+            }
+            _ => None,
+        };
+        Ok(Rewritten {
+            properties,
+            marks,
+            delay,
+            recall,
+        })
     }
+}
+
+/// The queue that holds a parked message.
+fn parking(
+    catalog: &Catalog,
+    delay: Delay,
+) -> Result<Option<(QueueKey, &Arc<TopicEntry>)>, Refusal> {
+    let (topic, queue) = match delay {
+        Delay::None => return Ok(None),
+        Delay::Level(level) => (system_topic::SCHEDULE_TOPIC, level.saturating_sub(1)),
+        Delay::Until(_) => (system_topic::TIMER_TOPIC, 0),
+    };
+    let Some(entry) = catalog.topic(topic) else {
+        let remark = format!("topic[{topic}] of the broker itself is missing");
+        return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+    };
+    let key = QueueKey {
+        topic: entry.id,
+        queue: QueueId(queue),
+    };
+    Ok(Some((key, entry)))
 }
 
 fn check_topic_name(topic: &str) -> Result<(), Refusal> {
@@ -250,25 +375,11 @@ fn check_topic_name(topic: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A retry topic as an ordinary topic; the policy behind it isn't built yet.
-fn check_retry_topic(catalog: &Catalog, header: &SendHeader<'_>) -> Result<(), Refusal> {
-    let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
-        return Ok(());
-    };
-    if header.batch {
-        let remark = "batch request does not support retry group";
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+fn first_queue(entry: &TopicEntry) -> QueueKey {
+    QueueKey {
+        topic: entry.id,
+        queue: QueueId(0),
     }
-    let Some(group) = catalog.group(group) else {
-        let remark = format!("subscription group not exist, {}", quoted(group));
-        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-    };
-    let config = &group.entry.config;
-    let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
-    if header.reconsume_times > max {
-        return Err(not_yet("dead-letter topics"));
-    }
-    Ok(())
 }
 
 fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
@@ -296,12 +407,6 @@ fn check_what_is_built(
             return Err(Refusal::new(response::NO_PERMISSION, remark));
         }
         return Err(not_yet("transactions"));
-    }
-    let delayed = found
-        .delay_level
-        .is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
-    if delayed || found.is_timer() {
-        return Err(not_yet("delayed messages"));
     }
     Ok(())
 }
