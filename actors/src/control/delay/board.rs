@@ -66,10 +66,7 @@ impl Board {
             return *slot;
         }
         let slot = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
-        self.queues.push(ParkedQueue {
-            key,
-            ..ParkedQueue::default()
-        });
+        self.queues.push(ParkedQueue::new(key));
         self.by_key.insert(key, slot);
         slot
     }

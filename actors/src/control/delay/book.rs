@@ -28,6 +28,14 @@ pub struct ParkedQueue {
 }
 
 impl ParkedQueue {
+    /// A queue nothing is known of.
+    pub fn new(key: QueueKey) -> Self {
+        Self {
+            key,
+            ..Self::default()
+        }
+    }
+
     /// A record is pending.
     pub fn add(&mut self, physical: u64) {
         *self.chunks.entry(physical >> CHUNK_BITS).or_default() += 1;
