@@ -149,6 +149,12 @@ pub struct BrokerSettings {
     pub transaction_age_ms_max: u64,
     /// `messageDelayLevel`, in ms per level.
     pub delay_levels_ms: Vec<u64>,
+    /// `timerWheelEnable`: messages may be timed.
+    pub timer_wheel_enable: bool,
+    /// `timerMaxDelaySec`.
+    pub timer_max_delay_sec: u64,
+    /// `recallMessageEnable`.
+    pub recall_message_enable: bool,
     /// `storePathRootDir`: the data folder.
     pub data_dir: PathBuf,
     /// `tailDir`: where the shared-memory tail lies (None: probe decides).

@@ -29,6 +29,7 @@ pub mod frame;
 pub mod message;
 pub mod message_id;
 pub mod properties;
+pub mod recall_handle;
 pub mod request;
 pub mod subscription;
 pub mod sys_flag;

@@ -224,6 +224,9 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         transaction_age_ms_max: values.unsigned("fileReservedTime").saturating_mul(HOUR_MS),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
+        timer_wheel_enable: values.bool("timerWheelEnable"),
+        timer_max_delay_sec: values.unsigned("timerMaxDelaySec"),
+        recall_message_enable: values.bool("recallMessageEnable"),
         data_dir: values.path("storePathRootDir"),
         retention: retention(values),
         tail_dir: path_or_auto(values, "tailDir"),

@@ -389,6 +389,24 @@ pub const BROKER: &[Key] = &[
         Start("transaction_check_interval_ms"),
     ),
     key(
+        "timerWheelEnable",
+        "true",
+        Bool,
+        Start("timer_wheel_enable"),
+    ),
+    key(
+        "timerMaxDelaySec",
+        "259200",
+        Int(1, 3_155_760_000),
+        Start("timer_max_delay_sec"),
+    ),
+    key(
+        "recallMessageEnable",
+        "false",
+        Bool,
+        Start("recall_message_enable"),
+    ),
+    key(
         "messageDelayLevel",
         "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
         Delays,

@@ -14,7 +14,6 @@ use super::value::Kind::{Bool, Int, OneOf, Path, Text};
 const DIRECT: &str =
     "the log is written by direct I/O in aligned runs; there is no page cache to tune";
 const NO_SLAVES: &str = "replication is not built yet";
-const NO_TIMER: &str = "delayed messages are not built yet";
 const NO_POP: &str = "pop consumption is not built yet";
 const NO_AUTH: &str =
     "Gantry does not check signatures yet, and starting open instead would be unsafe";
@@ -258,10 +257,12 @@ pub const COMMON: &[Key] = &[
         Nothing(NO_POOLS),
     ),
     key("waitTimeMillsInAckQueue", "3000", ANY, Nothing(NO_POOLS)),
-    key("timerWheelEnable", "true", Bool, Nothing(NO_TIMER)),
-    key("timerMaxDelaySec", "259200", ANY, Nothing(NO_TIMER)),
-    key("timerPrecisionMs", "1000", ANY, Nothing(NO_TIMER)),
-    key("recallMessageEnable", "false", Bool, Nothing(NO_TIMER)),
+    key(
+        "timerPrecisionMs",
+        "1000",
+        ANY,
+        Nothing("timed messages are due to the millisecond"),
+    ),
     key(
         "storeReplyMessageEnable",
         "true",

@@ -18,7 +18,7 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::{admin, groups, offsets, topics, transactions};
+use super::{admin, delay, groups, offsets, topics, transactions};
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum Counter {
     Offsets,
     /// `admin`.
     Admin,
+    /// `delay`.
+    Delay,
+    /// `retry`.
+    Retry,
     /// Nobody yet.
     Unbuilt,
 }
@@ -79,6 +83,10 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_BROKER_RUNTIME_INFO
         | request::VIEW_BROKER_STATS_DATA
         | request::DELETE_EXPIRED_COMMITLOG => Counter::Admin,
+        request::RECALL_MESSAGE | request::GET_ALL_DELAY_OFFSET | request::GET_TIMER_METRICS => {
+            Counter::Delay
+        }
+        request::CONSUMER_SEND_MSG_BACK => Counter::Retry,
         _ => Counter::Unbuilt,
     }
 }
@@ -185,6 +193,8 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
         Counter::Topics => book.topics.tell(topics::Msg::Serve(request)),
         Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
         Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
+        Counter::Delay => delay::requests::serve(request, plane),
+        Counter::Retry => plane.retry.take(request, plane),
         Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
         Counter::Unbuilt => plane.refuse(&ReplyTo::of(&request), &unbuilt(request.command.code)),
     }

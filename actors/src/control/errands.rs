@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_storage::address;
-use gantry_storage::units::{PhysicalOffset, QueueKey};
+use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 use tokio::sync::oneshot;
 
 use crate::refusal::Refusal;
@@ -148,6 +148,23 @@ impl Errands {
         match self.one(core, Errand::Scan(scan)).await? {
             ErrandDone::Scanned(Ok(scanned)) => Ok(scanned),
             ErrandDone::Scanned(Err(why)) => Err(Refusal::new(response::SYSTEM_ERROR, why)),
+            _ => Err(late()),
+        }
+    }
+
+    /// The offset of a queue's first record at or after a place in the log.
+    ///
+    /// # Errors
+    /// As [`Errands::scan`].
+    pub async fn locate(
+        &self,
+        queue: QueueKey,
+        physical: PhysicalOffset,
+    ) -> Result<QueueOffset, Refusal> {
+        let core = self.core_of_queue(queue);
+        match self.one(core, Errand::Locate(queue, physical)).await? {
+            ErrandDone::Located(Ok(offset)) => Ok(offset),
+            ErrandDone::Located(Err(why)) => Err(Refusal::new(response::SYSTEM_ERROR, why)),
             _ => Err(late()),
         }
     }

@@ -55,7 +55,7 @@ pub struct StoredGroups {
 
 /// The rows; see the room's head.
 pub struct Ledger {
-    tables: Tables,
+    tables: Arc<Tables>,
 }
 
 #[allow(
@@ -146,8 +146,13 @@ impl Ledger {
     /// In use, newer, or broken.
     pub fn open(folder: &Path) -> Result<Self, Refusal> {
         Ok(Self {
-            tables: Tables::open(folder).map_err(failed)?,
+            tables: Arc::new(Tables::open(folder).map_err(failed)?),
         })
+    }
+
+    /// The embedded store, for supervisors that spell their own rows and commit beside the thread.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
     }
 
     fn version(&self, key: &[u8]) -> Result<DataVersion, Refusal> {

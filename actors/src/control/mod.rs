@@ -11,6 +11,7 @@
 mod admin;
 mod ask;
 pub mod cleaning;
+mod delay;
 mod desk;
 mod errands;
 mod groups;
@@ -21,6 +22,7 @@ mod owed;
 mod plane;
 mod registration;
 mod reply;
+mod retry;
 mod shell;
 mod start;
 mod supervise;

@@ -25,6 +25,7 @@ use super::admin::config::ConfigBook;
 use super::admin::stats::Stats;
 use super::ask::Asker;
 use super::cleaning::Cleaning;
+use super::delay::Delay;
 use super::errands::Errands;
 use super::groups::Groups;
 use super::groups::calls::Calls;
@@ -36,6 +37,7 @@ use super::outbox::Outbox;
 use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
+use super::retry::Retry;
 use super::shell::Inbox;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
@@ -84,6 +86,10 @@ pub struct Plane {
     pub calls: Calls,
     /// The settings as they are now; the admin actor changes them.
     pub config: RefCell<ConfigBook>,
+    /// Delayed messages.
+    pub delay: Delay,
+    /// Messages that consumers send back.
+    pub retry: Retry,
     /// `brokerPermission`, which code 25 changes.
     pub permission: Cell<i32>,
     /// When this broker started, ms.
@@ -116,6 +122,8 @@ impl Plane {
             topics: RefCell::default(),
             groups: RefCell::default(),
             members: RefCell::default(),
+            delay: Delay::default(),
+            retry: Retry::default(),
             permission: Cell::new(settings.broker_permission),
             cleaning: Cleaning::default(),
             stats: RefCell::new(Stats::new(&settings.cluster_name, boot_ms)),

@@ -28,7 +28,7 @@ use super::ledger::Ledger;
 use super::outbox::Outbox;
 use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
-use super::{cleaning, desk, groups, offsets, shell};
+use super::{cleaning, delay, desk, groups, offsets, retry, shell};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
 /// disk.
@@ -208,6 +208,8 @@ async fn run(seed: Seed, shutdown: Shutdown) {
     let _ = started.send(Ok(loaded));
     groups::scan_for_ever(&plane);
     actix::spawn(cleaning::run(Rc::clone(&plane)));
+    delay::start(&plane);
+    retry::start(&plane);
     let stopped = Rc::new(Stopped::default());
     let (serving, note) = (Rc::clone(&plane), Rc::clone(&stopped));
     actix::spawn(desk::serve(mail, serving, move |core| note.add(core)));
@@ -310,6 +312,7 @@ async fn finish(plane: &Rc<Plane>, stopped: &Stopped, limit: Duration) -> Result
     let cores = plane.outbox.cores();
     let waited = actix::clock::timeout(limit, stopped.all(cores)).await;
     let (done, stored) = oneshot::channel();
+    delay::close(plane).await;
     plane.book().offsets.tell(offsets::Msg::Flush(done));
     let stored = actix::clock::timeout(limit, stored).await;
     if !matches!(stored, Ok(Ok(()))) {

@@ -38,6 +38,8 @@ impl PartState {
 struct Entry {
     /// One for each of its tasks, such as one a name server.
     budgets: Vec<RestartBudget>,
+    #[cfg(test)]
+    is_to_panic: Cell<bool>,
     state: Cell<PartState>,
     backlog: Cell<u64>,
 }
@@ -82,6 +84,24 @@ impl Tree {
         if let Some(entry) = self.parts.borrow().get(name) {
             entry.backlog.set(backlog);
         }
+    }
+
+    /// The next turn of this part panics.
+    #[cfg(test)]
+    pub fn inject_panic(&self, name: &str) {
+        if let Some(entry) = self.parts.borrow().get(name) {
+            entry.is_to_panic.set(true);
+        }
+    }
+
+    /// Where a part panics that a test wants to.
+    #[cfg(test)]
+    pub fn panic_if_wanted(&self, name: &str) {
+        let wanted = |entry: &Entry| entry.is_to_panic.replace(false);
+        assert!(
+            !self.parts.borrow().get(name).is_some_and(wanted),
+            "injected"
+        );
     }
 
     /// Every part, by name.

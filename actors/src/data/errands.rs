@@ -15,7 +15,7 @@ use gantry_protocol::code::response;
 use gantry_protocol::properties::SendProperties;
 use gantry_storage::address;
 use gantry_storage::error::ReadError;
-use gantry_storage::units::{PhysicalOffset, QueueOffset};
+use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 
 use super::core::DataCore;
 use super::host::Host;
@@ -50,6 +50,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Errand::Fetch(places) => self.host.spawn(async move {
                 let records = here.fetch_all(&places).await;
                 here.errand_done(ticket, ErrandDone::Fetched(records)).await;
+            }),
+            Errand::Locate(queue, physical) => self.host.spawn(async move {
+                let found = here.locate(queue, physical).await;
+                let found = found.map_err(|error| error.to_string());
+                here.errand_done(ticket, ErrandDone::Located(found)).await;
             }),
             Errand::Scan(scan) => self.host.spawn(async move {
                 let scanned = here.scan(&scan).await;
@@ -105,6 +110,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ReadError::Outside { .. } => FetchFault::Gone,
             other => FetchFault::Failed(other.to_string()),
         })
+    }
+
+    async fn locate(
+        &self,
+        queue: QueueKey,
+        physical: PhysicalOffset,
+    ) -> Result<QueueOffset, ReadError> {
+        let place = address::locate(physical);
+        match self.shard_of(queue).zip(place) {
+            Some((shard, (id, at))) if shard.id() == id => {
+                shard.store().search_by_position(queue, at).await
+            }
+            _ => Err(ReadError::Outside { physical }),
+        }
     }
 
     async fn scan(&self, scan: &Scan) -> Result<Scanned, ReadError> {

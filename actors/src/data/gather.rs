@@ -169,6 +169,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 client,
                 take,
             } => {
+                let now_ms = self.host.wall_ms();
+                self.desk.hear_lock(&group, &queues, take, now_ms);
                 let locked = self.lock_own(&queues, &group, &client, take);
                 self.give_share(core, ticket, GatherAnswer::Locked(locked));
             }

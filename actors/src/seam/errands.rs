@@ -37,6 +37,8 @@ pub enum Errand {
     Fetch(Vec<PhysicalOffset>),
     /// Look through a queue's index.
     Scan(Scan),
+    /// Find a queue's first record at or after a place in the log.
+    Locate(QueueKey, PhysicalOffset),
 }
 
 /// A record to store.
@@ -126,4 +128,6 @@ pub enum ErrandDone {
     Fetched(Vec<Result<Bytes, FetchFault>>),
     /// The rows, or why the index could not be read.
     Scanned(Result<Scanned, String>),
+    /// That record's offset, the queue's end when there is none, or why it couldn't be found.
+    Located(Result<QueueOffset, String>),
 }

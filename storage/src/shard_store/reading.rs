@@ -353,6 +353,18 @@ impl<D: Disk> ShardStore<D> {
         Ok(self.index.search_by_time(key, time, boundary).await?)
     }
 
+    /// The offset of a queue's first record at or after `position`; the queue's next when none is.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError> {
+        Ok(self.index.search_by_position(key, position).await?)
+    }
+
     /// Up to `entries_max` entries of a queue's index from `from` on, at least one for an offset
     /// inside the queue.
     ///

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use gantry_protocol::body::{TopicConfig, perm};
 use gantry_protocol::system_topic;
 use gantry_storage::units::{QueueId, QueueKey};
+use tokio::sync::oneshot;
 
 use crate::refusal::Refusal;
 use crate::seam::{ControlRequest, CoreNumber, Ticket, TopicEntry};
@@ -44,6 +45,15 @@ pub enum Msg {
         queues: i32,
         /// 0, or the unit-subscription flag.
         sys_flag: i32,
+    },
+    /// A supervisor needs a topic with so many queues; told when the cores have it.
+    EnsureOwn {
+        /// The topic.
+        topic: String,
+        /// Its queues.
+        queues: i32,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), Refusal>>,
     },
     /// Write out what has changed; the actor sends it to itself behind a burst.
     Commit,
@@ -106,6 +116,13 @@ impl Part for Topics {
                 sys_flag,
             } => {
                 self.ensure_retry(&topic, queues, sys_flag, plane);
+            }
+            Msg::EnsureOwn {
+                topic,
+                queues,
+                done,
+            } => {
+                self.ensure_own(&topic, queues, Waiter::Task(done), plane);
             }
             Msg::Commit => self.commit(plane),
             Msg::Announced(wave) => {
@@ -197,6 +214,19 @@ impl Topics {
         self.commit_soon(plane);
     }
 
+    fn ensure_own(&mut self, topic: &str, queues: i32, waiter: Waiter, plane: &Rc<Plane>) {
+        if plane.topics.borrow().get(topic).is_some() {
+            return self.join(topic, waiter, plane);
+        }
+        match rules::check_topic_name(topic) {
+            Ok(()) => {
+                let config = built_in::topic(topic, queues, perm::READ | perm::WRITE);
+                self.put(config, waiter, plane);
+            }
+            Err(refusal) => refuse(waiter, &refusal, plane),
+        }
+    }
+
     fn order_topics(&mut self, names: &[String], plane: &Rc<Plane>) {
         let names = names.iter().map(String::as_str);
         let changed = plane.topics.borrow_mut().apply_order_topics(names);
@@ -244,7 +274,10 @@ pub fn as_wire(value: u64) -> i64 {
 /// (`AbstractSendMessageProcessor.msgCheck`, 5.5.0; trap 105 is the case with a template).
 fn retry_fall_back(wish: &Ensure, refusal: Refusal) -> Result<TopicConfig, Refusal> {
     let is_retry = system_topic::group_of_retry_topic(&wish.topic).is_some();
-    if !is_retry || rules::check_topic_name(&wish.topic).is_err() {
+    // A core asks without a template for a message that has become a dead letter.
+    let is_dead_letters =
+        wish.default_topic.is_empty() && system_topic::group_of_dlq_topic(&wish.topic).is_some();
+    if !(is_retry || is_dead_letters) || rules::check_topic_name(&wish.topic).is_err() {
         return Err(refusal);
     }
     let mut config = built_in::topic(&wish.topic, 1, perm::READ | perm::WRITE);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_protocol::code::response;
+use tokio::sync::oneshot;
 
 use crate::control::admin;
 use crate::control::offsets;
@@ -32,6 +33,7 @@ const WAVE_WAITERS_MAX: usize = 100_000;
 pub(super) enum Waiter {
     Client(ReplyTo, Reply),
     Parked(CoreNumber, Ticket),
+    Task(oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// Changes that travel together: one commit, one registration.
@@ -176,6 +178,8 @@ pub(super) fn answer(waiters: Vec<Waiter>, plane: &Rc<Plane>) {
     for waiter in waiters {
         match waiter {
             Waiter::Client(to, reply) => plane.reply(&to, reply),
+            // A supervisor that panicked meanwhile no longer waits.
+            Waiter::Task(done) => drop(done.send(Ok(()))),
             Waiter::Parked(core, ticket) => {
                 plane.outbox.send(
                     core,
@@ -194,6 +198,7 @@ pub(super) fn answer(waiters: Vec<Waiter>, plane: &Rc<Plane>) {
 pub(super) fn refuse(waiter: Waiter, why: &Refusal, plane: &Rc<Plane>) {
     match waiter {
         Waiter::Client(to, _) => plane.refuse(&to, why),
+        Waiter::Task(done) => drop(done.send(Err(why.clone()))),
         Waiter::Parked(core, ticket) => {
             let outcome = Err(why.clone());
             plane

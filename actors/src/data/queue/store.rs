@@ -95,6 +95,11 @@ pub trait QueueStore: 'static {
         from: QueueOffset,
         max: usize,
     ) -> Result<Vec<IndexEntry>, ReadError>;
+    async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError>;
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
@@ -200,5 +205,12 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         max: usize,
     ) -> Result<Vec<IndexEntry>, ReadError> {
         Self::entries(self, key, from, max).await
+    }
+    async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError> {
+        Self::search_by_position(self, key, position).await
     }
 }

@@ -138,6 +138,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Checked::NoTopic if parking == Parking::Allowed => {
                 self.park_send(&header, caller, frame)
             }
+            Checked::NoDeadLetters(topic) if parking == Parking::Allowed => {
+                self.park_for_dead_letters(topic, caller, frame)
+            }
+            Checked::NoDeadLetters(topic) => Err(no_topic(&topic)),
             Checked::NoTopic => Err(no_topic(header.topic)),
         }
     }
@@ -156,6 +160,24 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             default_topic: header.default_topic.to_owned(),
             default_topic_queue_nums: header.default_topic_queue_nums,
             unit_mode: header.unit_mode,
+        };
+        self.park(Subject::Topic(topic.clone()), caller, frame, ask)
+    }
+
+    /// Parks a send until its group's dead-letter topic is made.
+    fn park_for_dead_letters(
+        self: &Rc<Self>,
+        topic: String,
+        caller: Caller,
+        frame: &Frame,
+    ) -> Result<(), Refusal> {
+        let ask = |ticket| ToControl::EnsureTopic {
+            core: self.number,
+            ticket,
+            topic: topic.clone(),
+            default_topic: String::new(),
+            default_topic_queue_nums: 1,
+            unit_mode: false,
         };
         self.park(Subject::Topic(topic.clone()), caller, frame, ask)
     }

@@ -3,6 +3,7 @@
 pub mod dispatch;
 pub mod locks;
 pub mod offsets;
+pub mod orderly;
 pub mod parked;
 pub mod pulls;
 pub mod query;

@@ -384,6 +384,18 @@ impl QueueStore for MemoryStore {
         Ok(Dropped::default())
     }
 
+    async fn search_by_position(
+        &self,
+        key: QueueKey,
+        position: FilePosition,
+    ) -> Result<QueueOffset, ReadError> {
+        let queues = self.queues.borrow();
+        let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
+        let at = |row: &Row| gantry_storage::address::locate(row.physical).unwrap().1;
+        let found = rows.iter().position(|row| at(row) >= position);
+        Ok(QueueOffset(found.unwrap_or(rows.len()) as u64))
+    }
+
     async fn entries(
         &self,
         key: QueueKey,

@@ -3,12 +3,13 @@
 //! **Owns** the checks of a send in RocketMQ's order, and the rewriting of its properties.
 //! **Lives on** the session's data core; nothing here touches the store.
 //! **Invariants** what is refused here was not stored. The header's batch field decides, not the
-//! code (trap 39). A half message goes to the half queue on the shard of its target queue. What
-//! this broker can't do yet (delay, timers, retry policy) is refused with a code that clients don't
-//! retry.
+//! code (trap 39). A half message goes to the half queue on the shard of its target queue, a
+//! delayed one is parked. What this broker can't do (a delayed transaction) is refused with a code
+//! that clients don't retry.
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
+pub mod delay;
 pub mod marks;
 
 use std::cell::RefCell;
@@ -21,15 +22,19 @@ use gantry_protocol::frame::Frame;
 use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX};
 use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
 use gantry_protocol::properties::{self, BrokerProperties, SendProperties, rewrite_for_send};
+use gantry_protocol::recall_handle::RecallHandle;
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
+use self::delay::Delay;
+use super::orderly::OrderlyGroups;
 use crate::data::catalog::Catalog;
 use crate::data::transactions::rebuild::queue_on;
 use crate::data::words::{Append, Element, Marks, TransactionStep};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
+use crate::seam::owed::{Owed, OwedKind};
 use crate::settings::BrokerSettings;
 use crate::transaction::{append_half_properties, first_check_ms};
 
@@ -49,6 +54,7 @@ pub struct SendDesk {
     /// Why messages are refused, if they are.
     refusing: RefCell<Option<Arc<str>>>,
     shards_count: u8,
+    orderly: RefCell<OrderlyGroups>,
 }
 
 /// The queue a send names.
@@ -58,12 +64,14 @@ struct Target<'a> {
     key: QueueKey,
 }
 
-/// Properties as they are stored.
+/// A message's properties as they are stored, and what they say.
 struct Rewritten {
     properties: Bytes,
     marks: Marks,
     /// It is a half, first due then.
     half_due_ms: Option<u64>,
+    delay: Delay,
+    recall: Option<Box<str>>,
 }
 
 /// What a send needs before it can be stored.
@@ -77,6 +85,8 @@ pub enum Checked {
     Ready(QueueKey, Append),
     /// Its topic must be made first.
     NoTopic,
+    /// The dead-letter topic it goes to must be made first.
+    NoDeadLetters(String),
 }
 
 impl SendDesk {
@@ -96,7 +106,13 @@ impl SendDesk {
             random: RefCell::new(seed | 1),
             refusing: RefCell::default(),
             shards_count,
+            orderly: RefCell::default(),
         }
+    }
+
+    /// A lock request of a group was heard.
+    pub fn hear_lock(&self, group: &Arc<str>, queues: &[QueueKey], take: bool, now_ms: u64) {
+        self.orderly.borrow_mut().note(group, queues, take, now_ms);
     }
 
     /// Checks a send and prepares it.
@@ -126,7 +142,7 @@ impl SendDesk {
             return Err(Refusal::new(response::NO_PERMISSION, remark));
         }
         let key = self.choose_queue(topic, header.queue_id)?;
-        check_retry_topic(catalog, header)?;
+        let dead = self.dead_letters(catalog, header, now_ms)?;
         if frame.body.is_empty() {
             // Trap 104: Java fails on the missing body with its own error text and code 1.
             return Err(Refusal::new(
@@ -143,6 +159,14 @@ impl SendDesk {
             );
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
+        let dead_letters = match &dead {
+            None => None,
+            Some(name) => match catalog.topic(name) {
+                None => return Ok(Checked::NoDeadLetters(name.clone())),
+                found => found,
+            },
+        };
+        let (key, topic) = dead_letters.map_or((key, topic), |entry| (first_queue(entry), entry));
         let target = Target {
             catalog,
             topic,
@@ -150,6 +174,32 @@ impl SendDesk {
         };
         let (key, append) = self.prepare(&target, header, &frame.body, peer, now_ms)?;
         Ok(Checked::Ready(key, append))
+    }
+
+    /// Where a message goes that a consumer sends to its retry topic itself, when not there: it was
+    /// tried too often, or its group consumes in order (`SendMessageProcessor.handleRetryAndDLQ`,
+    /// 5.5.0; traps 78, 80).
+    fn dead_letters(
+        &self,
+        catalog: &Catalog,
+        header: &SendHeader<'_>,
+        now_ms: u64,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
+            return Ok(None);
+        };
+        if header.batch {
+            let remark = "batch request does not support retry group";
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+        }
+        let Some(known) = catalog.group(group) else {
+            let remark = format!("subscription group not exist, {}", quoted(group));
+            return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        };
+        let config = &known.entry.config;
+        let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
+        let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, now_ms);
+        Ok(dead.then(|| system_topic::dlq_topic(group)))
     }
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
@@ -215,7 +265,7 @@ impl SendDesk {
         peer: SocketAddr,
         now_ms: u64,
     ) -> Result<(QueueKey, Append), Refusal> {
-        let mut half_due_ms = None;
+        let (mut half_due_ms, mut delay, mut recall) = (None, Delay::None, None);
         let (properties, mut marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
             let marks = Marks {
@@ -226,10 +276,14 @@ impl SendDesk {
         } else {
             let rewritten = self.rewrite(target, header, now_ms)?;
             half_due_ms = rewritten.half_due_ms;
+            delay = rewritten.delay;
+            recall = rewritten.recall;
             (rewritten.properties, rewritten.marks, Vec::new())
         };
-        let (mut key, mut topic, mut sys_flag) = (target.key, target.topic, header.sys_flag);
-        let (mut step, mut shown_queue) = (None, None);
+        let parked = parking(target.catalog, delay)?;
+        let (mut key, mut topic) = parked.unwrap_or((target.key, target.topic));
+        let mut shown_queue = parked.map(|_| target.key.queue.0);
+        let (mut step, mut sys_flag) = (None, header.sys_flag);
         if let Some(due_ms) = half_due_ms {
             (key, topic) = self.half_queue(target)?;
             sys_flag = sys_flag::with_transaction_type(sys_flag, 0);
@@ -250,10 +304,13 @@ impl SendDesk {
             marks,
             elements,
             step,
-            owed: None,
+            owed: delay.time(&self.settings).map(|time| Owed {
+                kind: OwedKind::Delivery,
+                time,
+            }),
             shown_queue,
             prepared_offset: 0,
-            recall: None,
+            recall,
             arrived_us: 0,
         };
         Ok((key, append))
@@ -290,12 +347,23 @@ impl SendDesk {
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
         let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
         check_what_is_built(&found, header.sys_flag, &self.settings)?;
+        let (real, real_queue) = (target.topic.config.name.as_str(), target.key.queue.0);
         let mut half_due_ms = None;
         if found.transaction_prepared {
-            let real = (target.topic.config.name.as_str(), target.key.queue.0);
             let unique = found.unique_key();
-            append_half_properties(&mut scratch, header.properties, real, unique);
+            append_half_properties(&mut scratch, header.properties, (real, real_queue), unique);
             half_due_ms = Some(self.half_due_ms(header, now_ms));
+        }
+        let delay = if system_topic::group_of_dlq_topic(real).is_some() {
+            Delay::None
+        } else {
+            let (sent, flags) = (header.properties, header.sys_flag);
+            Delay::of(&found, sent, flags, &self.settings, now_ms)?
+        };
+        if delay != Delay::None {
+            let stored = std::mem::take(&mut *scratch);
+            let text = std::str::from_utf8(&stored).unwrap_or_default();
+            delay.rewrite(text, real, real_queue, &mut scratch);
         }
         check_properties_len(scratch.len())?;
         let stored = std::str::from_utf8(&scratch).unwrap_or_default();
@@ -305,10 +373,22 @@ impl SendDesk {
             arena.reserve(ARENA_BYTES.max(scratch.len()));
         }
         arena.extend_from_slice(&scratch);
+        let properties = arena.split().freeze();
+        let goes_back = system_topic::group_of_retry_topic(real).is_some();
+        let recall = match (delay, found.unique_key()) {
+            (Delay::Until(ms), Some(unique)) if !goes_back => {
+                let broker = &self.settings.broker_name;
+                let handle = RecallHandle::encode(real, broker, ms, unique);
+                Some(handle.into_boxed_str())
+            }
+            _ => None,
+        };
         Ok(Rewritten {
-            properties: arena.split().freeze(),
+            properties,
             marks,
             half_due_ms,
+            delay,
+            recall,
         })
     }
 
@@ -320,6 +400,27 @@ impl SendDesk {
         let timeout_ms = self.settings.transaction_timeout_ms;
         first_check_ms(header.born_timestamp, now_ms, immunity, timeout_ms)
     }
+}
+
+/// The queue that holds a parked message.
+fn parking(
+    catalog: &Catalog,
+    delay: Delay,
+) -> Result<Option<(QueueKey, &Arc<TopicEntry>)>, Refusal> {
+    let (topic, queue) = match delay {
+        Delay::None => return Ok(None),
+        Delay::Level(level) => (system_topic::SCHEDULE_TOPIC, level.saturating_sub(1)),
+        Delay::Until(_) => (system_topic::TIMER_TOPIC, 0),
+    };
+    let Some(entry) = catalog.topic(topic) else {
+        let remark = format!("topic[{topic}] of the broker itself is missing");
+        return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+    };
+    let key = QueueKey {
+        topic: entry.id,
+        queue: QueueId(queue),
+    };
+    Ok(Some((key, entry)))
 }
 
 fn check_topic_name(topic: &str) -> Result<(), Refusal> {
@@ -340,25 +441,11 @@ fn check_topic_name(topic: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A retry topic as an ordinary topic; the policy behind it isn't built yet.
-fn check_retry_topic(catalog: &Catalog, header: &SendHeader<'_>) -> Result<(), Refusal> {
-    let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
-        return Ok(());
-    };
-    if header.batch {
-        let remark = "batch request does not support retry group";
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+fn first_queue(entry: &TopicEntry) -> QueueKey {
+    QueueKey {
+        topic: entry.id,
+        queue: QueueId(0),
     }
-    let Some(group) = catalog.group(group) else {
-        let remark = format!("subscription group not exist, {}", quoted(group));
-        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-    };
-    let config = &group.entry.config;
-    let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
-    if header.reconsume_times > max {
-        return Err(not_yet("dead-letter topics"));
-    }
-    Ok(())
 }
 
 fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
@@ -393,8 +480,8 @@ fn check_what_is_built(
     let delayed = found
         .delay_level
         .is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
-    if delayed || found.is_timer() {
-        return Err(not_yet("delayed messages"));
+    if found.transaction_prepared && (delayed || found.is_timer()) {
+        return Err(not_yet("delayed transactions"));
     }
     Ok(())
 }

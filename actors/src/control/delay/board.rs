@@ -1,0 +1,259 @@
+//! What is pending, as the supervisor and the requests about it see it.
+//!
+//! **Owns** the pending entries, those on their way, those to be tried again, and what is known of
+//! their queues.
+//! **Lives on** the control plane's thread, behind a `RefCell` that is never held across an await.
+//! **Invariants** an entry is in exactly one place: pending, away (being delivered or moved) or to
+//! be tried again. It leaves the board only when its record is stored where it belongs, recalled, or
+//! can never be delivered. All of it can be rebuilt from the log.
+//! **Limits** those of `due`; away and to-be-tried entries are bounded by the batches.
+//! **Not here** the loop (`super`), reading and storing (`deliver`).
+
+use std::collections::{BTreeSet, HashMap};
+
+use gantry_storage::address;
+use gantry_storage::units::{FilePosition, QueueKey, QueueOffset, ShardId};
+
+use super::book::ParkedQueue;
+use super::due::{DueTable, Entry};
+use super::marks::{Marks, QueueMark, Stored};
+use crate::seam::owed::OwedRow;
+
+/// Totals since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records delivered.
+    pub delivered: u64,
+    /// Records that can never be delivered: their topic or their bytes are gone.
+    pub dropped: u64,
+    /// Records recalled.
+    pub recalled: u64,
+}
+
+/// See the room's head.
+#[derive(Debug, Default)]
+pub struct Board {
+    /// Whether everything pending is known.
+    pub is_complete: bool,
+    /// Totals.
+    pub totals: Totals,
+    pub(super) due: DueTable,
+    queues: Vec<ParkedQueue>,
+    by_key: HashMap<QueueKey, u16>,
+    away: BTreeSet<Entry>,
+    again: Vec<(u64, Entry)>,
+    recalled: HashMap<u64, u64>,
+    /// Something changed since the last marks.
+    pub(super) is_dirty: bool,
+}
+
+impl Board {
+    /// Forgets everything and begins with what the tables say.
+    pub fn begin(&mut self, stored: &Stored, queues: impl IntoIterator<Item = QueueKey>) {
+        let totals = self.totals;
+        *self = Self {
+            totals,
+            recalled: stored.recalled.clone(),
+            ..Self::default()
+        };
+        for key in queues {
+            self.slot(key);
+        }
+    }
+
+    fn slot(&mut self, key: QueueKey) -> u16 {
+        if let Some(slot) = self.by_key.get(&key) {
+            return *slot;
+        }
+        let slot = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        self.queues.push(ParkedQueue::new(key));
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    fn queue_mut(&mut self, slot: u16) -> Option<&mut ParkedQueue> {
+        self.queues.get_mut(usize::from(slot))
+    }
+
+    /// The queue of an entry.
+    pub fn key_of(&self, entry: &Entry) -> Option<QueueKey> {
+        self.queues
+            .get(usize::from(entry.queue))
+            .map(|queue| queue.key)
+    }
+
+    /// Every queue of parked records.
+    pub fn queues(&self) -> &[ParkedQueue] {
+        &self.queues
+    }
+
+    /// How far a queue's rows are known.
+    pub fn next_of(&self, key: QueueKey) -> QueueOffset {
+        let slot = self.by_key.get(&key);
+        let queue = slot.and_then(|slot| self.queues.get(usize::from(*slot)));
+        queue.map_or(QueueOffset(0), |queue| queue.next)
+    }
+
+    /// Everything of a queue before `next` is known, even what no row came for.
+    pub fn known_until(&mut self, key: QueueKey, next: QueueOffset) {
+        let slot = self.slot(key);
+        if let Some(queue) = self.queue_mut(slot) {
+            queue.next = queue.next.max(next);
+            self.is_dirty = true;
+        }
+    }
+
+    /// Learns a row of a scan: rows between are done.
+    pub fn learn_scanned(&mut self, row: &OwedRow) {
+        let slot = self.slot(row.queue);
+        let Some(queue) = self.queue_mut(slot) else {
+            return;
+        };
+        if row.offset < queue.next {
+            return;
+        }
+        queue.next = row.offset.next();
+        self.is_dirty = true;
+        if !self.recalled.contains_key(&row.physical.0) {
+            self.add(Entry {
+                due_ms: row.time_ms,
+                physical: row.physical.0,
+                bytes: row.bytes,
+                queue: slot,
+            });
+        }
+    }
+
+    /// Learns a row that a core sent. False when rows before it are missing: scan the queue.
+    pub fn learn(&mut self, row: &OwedRow) -> bool {
+        let next = self.next_of(row.queue);
+        if row.offset > next {
+            return false;
+        }
+        self.learn_scanned(row);
+        true
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if let Some(queue) = self.queue_mut(entry.queue) {
+            queue.add(entry.physical);
+            self.due.insert(entry);
+        }
+    }
+
+    /// Takes what is due, or due for another try, in due order; it is away until one of
+    /// [`Board::finish`], [`Board::try_again`].
+    pub fn take_due(&mut self, now_ms: u64, limits: (usize, u64)) -> Vec<Entry> {
+        if self.again.iter().any(|(at_ms, _)| *at_ms <= now_ms) {
+            let (ready, later) = self
+                .again
+                .drain(..)
+                .partition(|(at_ms, _)| *at_ms <= now_ms);
+            self.again = later;
+            let ready: Vec<(u64, Entry)> = ready;
+            for (_, entry) in ready {
+                self.due.insert(entry);
+            }
+        }
+        let mut batch = Vec::new();
+        self.due.take_due(now_ms, limits, &mut batch);
+        self.away.extend(&batch);
+        batch
+    }
+
+    /// Takes an entry out before its time; false when it isn't pending.
+    pub fn take(&mut self, entry: Entry) -> bool {
+        let found = self.due.remove(entry.due_ms, entry.physical);
+        if found {
+            self.away.insert(entry);
+        }
+        found
+    }
+
+    /// An entry is done with. `delivered` is its record's offset in the parking queue.
+    pub fn finish(&mut self, entry: Entry, delivered: Option<QueueOffset>) {
+        self.away.remove(&entry);
+        self.is_dirty = true;
+        if let Some(queue) = self.queue_mut(entry.queue) {
+            queue.done(entry.physical);
+            if let Some(offset) = delivered {
+                queue.delivered = queue.delivered.max(offset.next());
+            }
+        }
+    }
+
+    /// An entry goes back, to be tried at `at_ms` or when it is due.
+    pub fn try_again(&mut self, entry: Entry, at_ms: u64) {
+        self.away.remove(&entry);
+        if at_ms > entry.due_ms {
+            self.again.push((at_ms, entry));
+        } else {
+            self.due.insert(entry);
+        }
+    }
+
+    /// Notes that a message isn't to be delivered, whatever a scan finds.
+    pub fn note_recalled(&mut self, physical: u64, due_ms: u64) {
+        self.recalled.insert(physical, due_ms);
+    }
+
+    /// When there may be something to do.
+    pub fn next_ms(&self) -> Option<u64> {
+        let again = self.again.iter().map(|(at_ms, _)| *at_ms).min();
+        self.due.next_ms().into_iter().chain(again).min()
+    }
+
+    /// How many are not delivered.
+    pub fn pending(&self) -> usize {
+        self.due.len() + self.away.len() + self.again.len()
+    }
+
+    /// The marks as of now, and which recalled messages they make unnecessary to remember.
+    pub fn marks(&self, now_ms: u64) -> (Marks, Vec<u64>) {
+        let away = self.away.first().map(|entry| entry.due_ms);
+        let again = self.again.iter().map(|(_, entry)| entry.due_ms).min();
+        let open = self.due.next_ms().into_iter().chain(away).chain(again);
+        let first_open = open.min().unwrap_or(u64::MAX).min(now_ms);
+        let done_ms = first_open.saturating_sub(1);
+        let queues = self.queues.iter().map(|queue| QueueMark {
+            key: queue.key,
+            next: queue.next,
+            floor: queue.floor(),
+        });
+        let marks = Marks {
+            done_ms,
+            queues: queues.collect(),
+        };
+        let past = self.recalled.iter().filter(|(_, due)| **due <= done_ms);
+        (marks, past.map(|(physical, _)| *physical).collect())
+    }
+
+    /// The tables no longer remember these.
+    pub fn forget_recalled(&mut self, gone: &[u64]) {
+        for physical in gone {
+            self.recalled.remove(physical);
+        }
+    }
+
+    /// Nothing pending of this shard lies before this; none when nothing is pending there.
+    pub fn floor(&self, shard: ShardId) -> Option<FilePosition> {
+        let floors = self.queues.iter().filter_map(ParkedQueue::floor);
+        let places = floors.filter_map(address::locate);
+        let own = places.filter(|(of, _)| *of == shard);
+        own.map(|(_, position)| position).min()
+    }
+
+    /// Some of the pending entries of this shard that lie before `below`.
+    pub fn before(&self, shard: ShardId, below: FilePosition, count_max: usize) -> Vec<Entry> {
+        let lies_before = |entry: &&Entry| {
+            let place = address::locate(gantry_storage::units::PhysicalOffset(entry.physical));
+            place.is_some_and(|(of, at)| of == shard && at < below)
+        };
+        let found = self.due.iter().filter(lies_before);
+        found.take(count_max).copied().collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! Delivering what is due.
+//!
+//! **Owns** the way from a batch of due entries to records in their real queues.
+//! **Lives on** the control plane's thread; two errands a batch, no hop a message.
+//! **Invariants** an entry is finished only when its record's copy is acknowledged as the flush mode
+//! promises; whatever else happens it is tried again. The copy carries the parked record's
+//! properties and isn't delayed again (trap 50).
+//! **Limits** the caller's batches; a refused record waits [`BUSY_MS`] or [`FAULT_MS`].
+//! **Not here** what is due (`board`).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use gantry_protocol::code::response;
+use gantry_protocol::message::RecordView;
+use gantry_protocol::properties::{self, name};
+use gantry_protocol::system_topic;
+use gantry_runtime::clock::wall_now_ms;
+use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset};
+
+use super::Entry;
+use crate::control::plane::Plane;
+use crate::seam::errands::{FetchFault, SupplyRecord};
+
+/// Until the next try when a queue's inbox was full.
+const BUSY_MS: u64 = 20;
+/// Until the next try when something is broken.
+const FAULT_MS: u64 = 1000;
+
+/// A record that can't be delivered, ever.
+struct Undeliverable(String);
+
+/// Delivers a batch, in order; every entry of it is finished or goes back.
+pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
+    let places = batch.iter().map(|entry| PhysicalOffset(entry.physical));
+    let records = plane.errands.fetch(places.collect()).await;
+    let (mut supplies, mut sent) = (Vec::new(), Vec::new());
+    for (entry, record) in batch.into_iter().zip(records) {
+        match record {
+            Ok(record) => match supply_of(plane, &record) {
+                Ok((supply, parked_at)) => {
+                    supplies.push(supply);
+                    sent.push((entry, parked_at));
+                }
+                Err(Undeliverable(why)) => drop_entry(plane, entry, &why),
+            },
+            Err(FetchFault::Gone) => drop_entry(plane, entry, "its record is no longer stored"),
+            Err(FetchFault::Failed(why)) => {
+                tracing::warn!(
+                    physical = entry.physical,
+                    why,
+                    "a delayed message can't be read"
+                );
+                let at_ms = wall_now_ms() + FAULT_MS;
+                plane.delay.board_mut().try_again(entry, at_ms);
+            }
+        }
+    }
+    let outcomes = plane.errands.supply(supplies).await;
+    let now_ms = wall_now_ms();
+    let mut board = plane.delay.board_mut();
+    for ((entry, parked_at), outcome) in sent.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(_) => {
+                board.totals.delivered += 1;
+                board.finish(entry, Some(parked_at));
+            }
+            Err(refusal) => {
+                let busy = refusal.code == response::SYSTEM_BUSY;
+                if !busy {
+                    tracing::warn!(%refusal, "a delayed message can't be delivered yet");
+                }
+                board.try_again(entry, now_ms + if busy { BUSY_MS } else { FAULT_MS });
+            }
+        }
+    }
+}
+
+fn drop_entry(plane: &Rc<Plane>, entry: Entry, why: &str) {
+    tracing::error!(
+        physical = entry.physical,
+        due_ms = entry.due_ms,
+        why,
+        "a delayed message can't be delivered"
+    );
+    let mut board = plane.delay.board_mut();
+    board.totals.dropped += 1;
+    board.finish(entry, None);
+}
+
+/// The copy of a parked record for its real queue, and the parked record's own offset.
+fn supply_of(
+    plane: &Rc<Plane>,
+    record: &Bytes,
+) -> Result<(SupplyRecord, QueueOffset), Undeliverable> {
+    let view = RecordView::parse(record).map_err(|error| Undeliverable(error.to_string()))?;
+    let property = |wanted| {
+        properties::get(view.properties, wanted)
+            .ok_or_else(|| Undeliverable(format!("it has no property {wanted}")))
+    };
+    let (topic, queue) = (property(name::REAL_TOPIC)?, property(name::REAL_QUEUE_ID)?);
+    let topics = plane.topics.borrow();
+    let Some(entry) = topics.get(topic) else {
+        return Err(Undeliverable(format!("its topic {topic} was deleted")));
+    };
+    let queues = entry
+        .config
+        .write_queue_nums
+        .max(entry.config.read_queue_nums);
+    let queue: i32 = queue.parse().unwrap_or(0).max(0);
+    // The topic may have shrunk meanwhile: no consumer would look beyond its queues.
+    let queue = if queue < queues {
+        queue
+    } else {
+        queue % queues.max(1)
+    };
+    let key = QueueKey {
+        topic: entry.id,
+        queue: QueueId(u16::try_from(queue).unwrap_or(0)),
+    };
+    let supply = SupplyRecord {
+        key,
+        topic: entry.clone(),
+        flag: view.flag,
+        sys_flag: view.sys_flag,
+        born_ms: view.born_timestamp,
+        born_host: view.born_host,
+        reconsume_times: view.reconsume_times,
+        prepared_offset: view.prepared_transaction_offset,
+        body: record.slice_ref(view.body),
+        properties: delivered_properties(record, &view),
+        owed: None,
+    };
+    let parked_at = QueueOffset(u64::try_from(view.queue_offset).unwrap_or(0));
+    Ok((supply, parked_at))
+}
+
+/// As parked; a timed message says when it was parked and taken out.
+fn delivered_properties(record: &Bytes, view: &RecordView<'_>) -> Bytes {
+    if view.topic != system_topic::TIMER_TOPIC {
+        return record.slice_ref(view.properties.as_bytes());
+    }
+    let mut out = Vec::with_capacity(view.properties.len() + 80);
+    let times = [
+        (name::TIMER_ENQUEUE_MS, view.store_timestamp.to_string()),
+        (name::TIMER_DEQUEUE_MS, wall_now_ms().to_string()),
+    ];
+    for (name, value) in &times {
+        properties::append(&mut out, name, value);
+    }
+    out.extend_from_slice(view.properties.as_bytes());
+    if out.len() > gantry_protocol::message::PROPERTIES_BYTES_MAX {
+        return record.slice_ref(view.properties.as_bytes());
+    }
+    out.into()
+}

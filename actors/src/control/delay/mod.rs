@@ -1,0 +1,169 @@
+//! The supervisor of delayed messages: both the levels and any time.
+//!
+//! **Owns** the loop: learn what was parked, wait until something is due, have it delivered.
+//! **Lives on** the control plane's thread.
+//! **Invariants** nothing is delivered early, nothing is done with before its record is stored where
+//! it belongs. What is pending is always rebuildable from the log: a restart or a panic reads the
+//! queues of parked records from their marks on. A crash may deliver again what was delivered in
+//! the last seconds, and loses nothing.
+//! **Limits** [`BATCH_ENTRIES_MAX`] records of [`BATCH_BYTES_MAX`] a batch; with nothing due it
+//! sleeps until something is, at most [`SLEEP_MS_MAX`] (the wall clock may be set).
+//! **Not here** who is parked and until when (`data::requests::send::delay`, `retry`).
+
+mod board;
+mod book;
+mod deliver;
+mod due;
+mod forward;
+mod keeper;
+mod marks;
+mod rebuild;
+pub mod requests;
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::future;
+use gantry_runtime::clock::wall_now_ms;
+use gantry_storage::units::{FilePosition, QueueId, QueueKey, ShardId};
+
+pub use board::Board;
+pub use due::Entry;
+
+use self::keeper::Keeper;
+use super::plane::Plane;
+use super::supervise;
+use super::tree::PartState;
+
+/// Its name in the tree.
+pub const NAME: &str = "delay";
+/// Records delivered at once: what 10,000 due a second bring in 100 ms.
+const BATCH_ENTRIES_MAX: usize = 1024;
+/// Bytes of records delivered at once; one record more may come on top.
+const BATCH_BYTES_MAX: u64 = 8 << 20;
+/// Longest sleep while something is pending.
+const SLEEP_MS_MAX: u64 = 10_000;
+
+/// The supervisor's memory, which requests look into.
+#[derive(Default)]
+pub struct Delay {
+    board: RefCell<Board>,
+    keeper: Keeper,
+}
+
+impl Delay {
+    /// What is pending.
+    pub fn board(&self) -> Ref<'_, Board> {
+        self.board.borrow()
+    }
+
+    fn board_mut(&self) -> RefMut<'_, Board> {
+        self.board.borrow_mut()
+    }
+
+    /// Nothing pending of this shard lies before this position; none when nothing is pending there,
+    /// an error while that isn't known yet.
+    ///
+    /// # Errors
+    /// The supervisor is still reading the log.
+    pub fn floor(&self, shard: ShardId) -> Result<Option<FilePosition>, &'static str> {
+        let board = self.board();
+        if !board.is_complete {
+            return Err("delayed messages are still being read from the log");
+        }
+        Ok(board.floor(shard))
+    }
+}
+
+/// Starts the supervisor.
+pub fn start(plane: &Rc<Plane>) {
+    supervise::start(plane, NAME, run);
+}
+
+async fn run(plane: Rc<Plane>) {
+    rebuild::rebuild(&plane).await;
+    plane.tree.set_state(NAME, PartState::Running);
+    loop {
+        #[cfg(test)]
+        plane.tree.panic_if_wanted(NAME);
+        learn(&plane).await;
+        let now_ms = wall_now_ms();
+        let limits = (BATCH_ENTRIES_MAX, BATCH_BYTES_MAX);
+        let batch = plane.delay.board_mut().take_due(now_ms, limits);
+        if !batch.is_empty() {
+            deliver::deliver(&plane, batch).await;
+        }
+        let pending = plane.delay.board().pending();
+        plane
+            .tree
+            .set_backlog(NAME, u64::try_from(pending).unwrap_or(u64::MAX));
+        plane.delay.keeper.turn(&plane);
+        wait(&plane).await;
+    }
+}
+
+/// Takes in the rows that have come.
+async fn learn(plane: &Rc<Plane>) {
+    let (rows, has_lost) = plane.owed.deliveries.take();
+    let mut gaps: Vec<QueueKey> = Vec::new();
+    {
+        let mut board = plane.delay.board_mut();
+        for row in &rows {
+            if !board.learn(row) && !gaps.contains(&row.queue) {
+                gaps.push(row.queue);
+            }
+        }
+        if has_lost {
+            gaps = board.queues().iter().map(|queue| queue.key).collect();
+        }
+    }
+    for key in gaps {
+        rebuild::catch_up(plane, key).await;
+    }
+}
+
+/// Sleeps until something is due, rows come, or marks are to be stored.
+async fn wait(plane: &Rc<Plane>) {
+    let next_ms = plane.delay.board().next_ms();
+    let now_ms = wall_now_ms();
+    let until_due = next_ms.map(|next| next.saturating_sub(now_ms).min(SLEEP_MS_MAX));
+    if until_due == Some(0) {
+        // More is due: let the others of this thread run first.
+        return tokio::task::yield_now().await;
+    }
+    let until_marks = plane.delay.keeper.wait_ms(plane);
+    let news = plane.owed.deliveries.wait();
+    match until_due.into_iter().chain(until_marks).min() {
+        None => news.await,
+        Some(ms) => {
+            let sleep = actix::clock::sleep(Duration::from_millis(ms));
+            future::or(news, sleep).await;
+        }
+    }
+}
+
+/// Every queue that may hold parked records.
+fn queues(plane: &Plane) -> Vec<QueueKey> {
+    use gantry_protocol::system_topic::{SCHEDULE_TOPIC, TIMER_TOPIC};
+    let topics = plane.topics.borrow();
+    let levels = plane.settings.delay_levels_ms.len();
+    let mut keys = Vec::new();
+    for (name, at_least) in [(SCHEDULE_TOPIC, levels), (TIMER_TOPIC, 1)] {
+        let Some(entry) = topics.get(name) else {
+            continue;
+        };
+        let stored = usize::try_from(entry.config.write_queue_nums).unwrap_or(0);
+        let count = u16::try_from(stored.max(at_least)).unwrap_or(u16::MAX);
+        keys.extend((0..count).map(|queue| QueueKey {
+            topic: entry.id,
+            queue: QueueId(queue),
+        }));
+    }
+    keys
+}
+
+/// Stores the last marks of an orderly stop, when the cores have shut their logs.
+pub async fn close(plane: &Rc<Plane>) {
+    plane.delay.keeper.close(plane).await;
+}

@@ -1,0 +1,192 @@
+//! Requests about delayed messages: recall (370), progress for tools (45, 61).
+//!
+//! **Owns** their headers and answers, with the refusals of `RecallMessageProcessor` (5.5.0).
+//! **Lives on** the control plane's thread.
+//! **Invariants** a recall is answered when the tables know that the message isn't to be delivered.
+//! A message that isn't pending any more is recalled already as far as the client can tell: 5.5.0
+//! answers success as well.
+//! **Limits** [`CANDIDATES_MAX`] records are compared for one recall.
+//! **Not here** the supervisor (`super`).
+
+use std::rc::Rc;
+
+use gantry_protocol::body::DelayOffsets;
+use gantry_protocol::code::{request, response};
+use gantry_protocol::fastjson::Value;
+use gantry_protocol::message::RecordView;
+use gantry_protocol::properties::{self, name};
+use gantry_protocol::recall_handle::RecallHandle;
+use gantry_protocol::system_topic;
+use gantry_runtime::clock::wall_now_ms;
+use gantry_storage::units::PhysicalOffset;
+
+use super::{Entry, marks};
+use crate::control::plane::Plane;
+use crate::control::reply::{Reply, ReplyTo, text};
+use crate::refusal::Refusal;
+use crate::seam::ControlRequest;
+
+/// Messages due in the same millisecond that one recall looks at.
+const CANDIDATES_MAX: usize = 4096;
+/// Records compared at once.
+const CANDIDATES_STEP: usize = 64;
+
+/// Answers a request.
+pub fn serve(command: ControlRequest, plane: &Rc<Plane>) {
+    let to = ReplyTo::of(&command);
+    let here = Rc::clone(plane);
+    plane.reply_later(to, async move {
+        match command.command.code {
+            request::RECALL_MESSAGE => recall(&command, &here).await,
+            request::GET_ALL_DELAY_OFFSET => Ok(delay_offsets(&here)),
+            request::GET_TIMER_METRICS => Ok(timer_metrics(&here)),
+            other => Err(crate::control::desk::unbuilt(other)),
+        }
+    });
+}
+
+fn refused(code: i32, remark: &str) -> Refusal {
+    Refusal::new(code, remark)
+}
+
+async fn recall(command: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
+    let settings = &plane.settings;
+    if !settings.recall_message_enable {
+        let remark = "recall failed, operation is forbidden";
+        return Err(refused(response::NO_PERMISSION, remark));
+    }
+    let unavailable = || {
+        refused(
+            response::SERVICE_NOT_AVAILABLE,
+            "recall failed, broker service not available",
+        )
+    };
+    if plane.permission.get() & 2 == 0 || !plane.delay.board().is_complete {
+        return Err(unavailable());
+    }
+    let topic = text(&command.command, "topic")?;
+    if plane.topics.borrow().get(topic).is_none() {
+        let remark = format!("recall failed, the topic[{topic}] not exist");
+        return Err(refused(response::TOPIC_NOT_EXIST, &remark));
+    }
+    let illegal = |why: &str| refused(response::ILLEGAL_OPERATION, why);
+    let handle = RecallHandle::decode(text(&command.command, "recallHandle")?)
+        .ok_or_else(|| illegal("recall handle is invalid"))?;
+    if handle.topic != topic {
+        return Err(illegal("recall failed, topic not match"));
+    }
+    if handle.broker_name != settings.broker_name {
+        return Err(illegal("recall failed, broker service not available"));
+    }
+    let due_ms = u64::try_from(handle.due_ms).unwrap_or(0);
+    let left_ms = due_ms.saturating_sub(wall_now_ms());
+    if left_ms == 0 || left_ms >= settings.timer_max_delay_sec.saturating_mul(1000) {
+        return Err(illegal("recall failed, timestamp invalid"));
+    }
+    if let Some(entry) = find(plane, due_ms, &handle).await {
+        cancel(plane, entry)?;
+    }
+    Ok(Reply::ok()
+        .with("MSG_REGION", &settings.region_id)
+        .with("msgId", &handle.unique_key))
+}
+
+/// The pending message that a handle names.
+async fn find(plane: &Rc<Plane>, due_ms: u64, handle: &RecallHandle) -> Option<Entry> {
+    let mut candidates = plane.delay.board().due.due_at(due_ms);
+    candidates.truncate(CANDIDATES_MAX);
+    for some in candidates.chunks(CANDIDATES_STEP) {
+        let places = some.iter().map(|entry| PhysicalOffset(entry.physical));
+        let records = plane.errands.fetch(places.collect()).await;
+        for (entry, record) in some.iter().zip(records) {
+            let Ok(record) = record else { continue };
+            let Ok(view) = RecordView::parse(&record) else {
+                continue;
+            };
+            let has = |wanted, value: &str| properties::get(view.properties, wanted) == Some(value);
+            if has(name::UNIQ_KEY, &handle.unique_key) && has(name::REAL_TOPIC, &handle.topic) {
+                return Some(*entry);
+            }
+        }
+    }
+    None
+}
+
+/// Takes a pending message out. False when it is being delivered or was.
+///
+/// # Errors
+/// The tables can't be written: it stays pending.
+pub fn cancel(plane: &Rc<Plane>, entry: Entry) -> Result<bool, Refusal> {
+    let mut board = plane.delay.board_mut();
+    if !board.take(entry) {
+        return Ok(false);
+    }
+    let rows = [(entry.physical, entry.due_ms)];
+    if let Err(error) = marks::store_recalled(plane.ledger.tables(), &rows) {
+        board.try_again(entry, 0);
+        return Err(refused(response::SYSTEM_ERROR, &error.to_string()));
+    }
+    board.note_recalled(entry.physical, entry.due_ms);
+    board.totals.recalled += 1;
+    board.finish(entry, None);
+    Ok(true)
+}
+
+/// 45: for each level, the offset of the next record to deliver.
+fn delay_offsets(plane: &Rc<Plane>) -> Reply {
+    let topics = plane.topics.borrow();
+    let schedule = topics
+        .get(system_topic::SCHEDULE_TOPIC)
+        .map(|entry| entry.id);
+    let board = plane.delay.board();
+    let levels = board
+        .queues()
+        .iter()
+        .filter(|queue| Some(queue.key.topic) == schedule);
+    let offsets = levels
+        .filter(|queue| queue.next.0 > 0)
+        .map(|queue| {
+            let all_done = queue.pending() == 0;
+            let offset = if all_done {
+                queue.next
+            } else {
+                queue.delivered
+            };
+            let level = i32::from(queue.key.queue.0) + 1;
+            (level, i64::try_from(offset.0).unwrap_or(i64::MAX))
+        })
+        .collect();
+    let body = DelayOffsets {
+        data_version: *topics.version(),
+        offsets,
+    };
+    Reply::json(&body.to_value())
+}
+
+/// 61: how many timed messages are pending, by topic. The topics are in the records, which nobody
+/// reads for this: one sum stands for all.
+fn timer_metrics(plane: &Rc<Plane>) -> Reply {
+    let topics = plane.topics.borrow();
+    let timer = topics.get(system_topic::TIMER_TOPIC).map(|entry| entry.id);
+    let board = plane.delay.board();
+    let timed = board
+        .queues()
+        .iter()
+        .filter(|queue| Some(queue.key.topic) == timer);
+    let pending: u64 = timed.map(super::book::ParkedQueue::pending).sum();
+    let count = Value::object([
+        (
+            "count",
+            Value::from(i64::try_from(pending).unwrap_or(i64::MAX)),
+        ),
+        ("timeStamp", Value::from(plane.now_ms())),
+    ]);
+    let body = Value::object([
+        ("dataVersion", topics.version().to_value()),
+        (
+            "timingCount",
+            Value::object([(system_topic::TIMER_TOPIC, count)]),
+        ),
+    ]);
+    Reply::json(&body)
+}
