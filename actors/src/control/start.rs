@@ -207,6 +207,7 @@ async fn run(seed: Seed, shutdown: Shutdown) {
     };
     let _ = started.send(Ok(loaded));
     groups::scan_for_ever(&plane);
+    cleaning::sources::register(&plane);
     actix::spawn(cleaning::run(Rc::clone(&plane)));
     delay::start(&plane);
     retry::start(&plane);

@@ -1,6 +1,6 @@
 //! What the control plane's supervisors have done here.
 //!
-//! **Owns** the three errands of `seam::errands` on the core that holds their queues.
+//! **Owns** the errands of `seam::errands` on the core that holds their queues.
 //! **Lives on** each data core.
 //! **Invariants** records go through their queue actor's inbox like a producer's, in order; the
 //! answer is one message. An errand for a queue of another core refuses its records.
@@ -55,6 +55,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 let found = here.locate(queue, physical).await;
                 let found = found.map_err(|error| error.to_string());
                 here.errand_done(ticket, ErrandDone::Located(found)).await;
+            }),
+            Errand::HalvesFloor(id) => self.host.spawn(async move {
+                let floor = match here.shards().find(|shard| shard.id() == id) {
+                    Some(shard) => here.halves_floor(&shard).await,
+                    None => Err(format!("shard {id} is not here")),
+                };
+                here.errand_done(ticket, ErrandDone::HalvesFloor(floor))
+                    .await;
+            }),
+            Errand::MoveHalves(id, below) => self.host.spawn(async move {
+                if let Some(shard) = here.shards().find(|shard| shard.id() == id) {
+                    here.move_halves_forward(&shard, below).await;
+                }
+                here.errand_done(ticket, ErrandDone::HalvesPosted).await;
             }),
             Errand::Scan(scan) => self.host.spawn(async move {
                 let scanned = here.scan(&scan).await;

@@ -1,6 +1,6 @@
 //! What a supervisor has done by a data core: store records, read records, scan a queue.
 //!
-//! **Owns** the three errands and their outcomes.
+//! **Owns** the errands and their outcomes.
 //! **Lives on** both planes; plain data. Bodies are slices: no payload is copied on the way.
 //! **Invariants** an errand goes to the core that holds all its queues or positions and is answered
 //! once, as one batch; outcomes stand in the order of what was asked. `Placed` means that the
@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_storage::units::{PhysicalOffset, QueueBounds, QueueKey, QueueOffset};
+use gantry_storage::units::{
+    FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
+};
 
 use super::TopicEntry;
 use super::owed::{Owed, OwedKind, OwedRow};
@@ -39,6 +41,10 @@ pub enum Errand {
     Scan(Scan),
     /// Find a queue's first record at or after a place in the log.
     Locate(QueueKey, PhysicalOffset),
+    /// Say where a shard's first open half message lies.
+    HalvesFloor(ShardId),
+    /// Store some of a shard's open halves that lie before this again, at the log's end.
+    MoveHalves(ShardId, FilePosition),
 }
 
 /// A record to store.
@@ -130,4 +136,8 @@ pub enum ErrandDone {
     Scanned(Result<Scanned, String>),
     /// That record's offset, the queue's end when there is none, or why it couldn't be found.
     Located(Result<QueueOffset, String>),
+    /// The place, none when no half is open, or why it isn't known.
+    HalvesFloor(Result<Option<FilePosition>, String>),
+    /// They are posted.
+    HalvesPosted,
 }

@@ -10,6 +10,7 @@
 
 mod hour;
 pub mod owed;
+pub mod sources;
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;

@@ -23,16 +23,17 @@ pub const MOVE_LIMIT: Duration = Duration::from_secs(30);
 /// Records on their way forward.
 pub type Moving<'a> = Pin<Box<dyn Future<Output = Result<(), Refusal>> + 'a>>;
 
+/// The lowest position at which an owed record lies, on its way.
+pub type Floor<'a> = Pin<Box<dyn Future<Output = Result<Option<FilePosition>, Refusal>> + 'a>>;
+
 /// Somebody with records in the logs that must not be lost with their segments.
 pub trait OwedRecords {
     /// Its name in the log.
     fn name(&self) -> &'static str;
 
     /// The lowest position in `shard` at which one of its owed records lies.
-    ///
-    /// # Errors
-    /// Why it can't say; nothing is dropped then.
-    fn floor(&self, shard: ShardId) -> Result<Option<FilePosition>, Refusal>;
+    /// Fails when it can't say; nothing is dropped then.
+    fn floor(&self, shard: ShardId) -> Floor<'_>;
 
     /// Appends again what it owes below `below`, and owes the new records instead. Ends when
     /// `floor` says so, or with why not all could be moved. May be called again at any time.
@@ -67,14 +68,7 @@ impl Owed {
 
 async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
     let name = source.name();
-    let left = || match source.floor(shard) {
-        Ok(floor) => floor.map_or(below, |floor| floor.min(below)),
-        Err(refusal) => {
-            tracing::warn!(source = name, %shard, %refusal, "what is owed is not known");
-            FilePosition(0)
-        }
-    };
-    let before = left();
+    let before = left_of(source, shard, below).await;
     if before >= below || before.0 == 0 {
         return before;
     }
@@ -86,5 +80,17 @@ async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition)
         }
         Err(_) => tracing::warn!(source = name, %shard, "moving owed records takes long"),
     }
-    left()
+    left_of(source, shard, below).await
+}
+
+/// How far a drop may go now.
+async fn left_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
+    match source.floor(shard).await {
+        Ok(floor) => floor.map_or(below, |floor| floor.min(below)),
+        Err(refusal) => {
+            let name = source.name();
+            tracing::warn!(source = name, %shard, %refusal, "what is owed is not known");
+            FilePosition(0)
+        }
+    }
 }

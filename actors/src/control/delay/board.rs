@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use gantry_storage::address;
-use gantry_storage::units::{FilePosition, QueueKey, QueueOffset, ShardId};
+use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId};
 
 use super::book::ParkedQueue;
 use super::due::{DueTable, Entry};
@@ -237,21 +237,23 @@ impl Board {
 
     /// Nothing pending of this shard lies before this; none when nothing is pending there.
     pub fn floor(&self, shard: ShardId) -> Option<FilePosition> {
-        let floors = self.queues.iter().filter_map(ParkedQueue::floor);
-        let places = floors.filter_map(address::locate);
-        let own = places.filter(|(of, _)| *of == shard);
-        own.map(|(_, position)| position).min()
+        let again = self.again.iter().map(|(_, entry)| entry);
+        let open = self.due.iter().chain(&self.away).chain(again);
+        open.filter_map(|entry| position_in(shard, entry)).min()
     }
 
     /// Some of the pending entries of this shard that lie before `below`.
     pub fn before(&self, shard: ShardId, below: FilePosition, count_max: usize) -> Vec<Entry> {
-        let lies_before = |entry: &&Entry| {
-            let place = address::locate(gantry_storage::units::PhysicalOffset(entry.physical));
-            place.is_some_and(|(of, at)| of == shard && at < below)
-        };
+        let lies_before =
+            |entry: &&Entry| position_in(shard, entry).is_some_and(|place| place < below);
         let found = self.due.iter().filter(lies_before);
         found.take(count_max).copied().collect()
     }
+}
+
+fn position_in(shard: ShardId, entry: &Entry) -> Option<FilePosition> {
+    let (of, position) = address::locate(PhysicalOffset(entry.physical))?;
+    (of == shard).then_some(position)
 }
 
 #[cfg(test)]

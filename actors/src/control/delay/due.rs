@@ -166,22 +166,6 @@ impl DueTable {
         let fine = self.fine.values().flatten();
         now.chain(fine).chain(self.coarse.values().flatten())
     }
-
-    /// The first ones in due order, at most `count_max`.
-    pub fn first(&self, count_max: usize) -> Vec<Entry> {
-        let mut now: Vec<Entry> = self.now.iter().map(|entry| entry.0).collect();
-        let later = self.fine.values().chain(self.coarse.values());
-        for bucket in later {
-            if now.len() >= count_max {
-                break;
-            }
-            now.extend(bucket);
-        }
-        // Buckets of the two sorts overlap in no time, so what follows is later than all of these.
-        now.sort_unstable();
-        now.truncate(count_max);
-        now
-    }
 }
 
 #[cfg(test)]
@@ -224,8 +208,6 @@ mod tests {
                     prop_assert!(!table.remove(victim.due_ms, victim.physical));
                     model.remove(&victim);
                 }
-                let firsts: Vec<Entry> = model.iter().take(5).copied().collect();
-                prop_assert_eq!(table.first(5), firsts);
                 let mut out = Vec::new();
                 table.take_due(now, (count, u64::MAX), &mut out);
                 let want: Vec<Entry> =

@@ -58,11 +58,19 @@ impl SendReplyMarks {
             ("queueId", ExtValue::from(i64::from(ack.queue_id))),
             ("queueOffset", ExtValue::from(offset)),
             ("transactionId", ExtValue::Str(unique.unwrap_or_default())),
+            (
+                "recallHandle",
+                ExtValue::Str(ack.recall.as_deref().unwrap_or_default()),
+            ),
         ];
-        // The last one only when there is a key: batches have none (trap 40).
-        let ext = all
-            .get(..all.len() - usize::from(unique.is_none()))
-            .unwrap_or(&all);
+        // The last two only when there are such: batches have no key (trap 40), and only a timed
+        // message with a key has a handle.
+        let count = match (unique, &ack.recall) {
+            (None, _) => all.len() - 2,
+            (Some(_), None) => all.len() - 1,
+            (Some(_), Some(_)) => all.len(),
+        };
+        let ext = all.get(..count).unwrap_or(&all);
         host.write(to.peer, |out: &mut BytesMut| {
             let written =
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);

@@ -155,11 +155,25 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// Where the first open half of a shard lies; none when none is open. Below it no segment is
     /// needed by transactions.
-    pub async fn halves_floor(&self, shard: &Rc<Shard<S, H>>) -> Option<FilePosition> {
-        let queues = shard.transaction_queues()?;
-        let first = shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next())?;
-        let record = shard.half_record(queues.half, first.0).await.ok()??;
-        position(&record)
+    ///
+    /// # Errors
+    /// Why that isn't known: the table isn't read yet, or the record can't be.
+    pub async fn halves_floor(
+        &self,
+        shard: &Rc<Shard<S, H>>,
+    ) -> Result<Option<FilePosition>, String> {
+        let Some(queues) = shard.transaction_queues() else {
+            return Err("the open half messages are not known yet".to_owned());
+        };
+        let first = shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next());
+        let Some((offset, ..)) = first else {
+            return Ok(None);
+        };
+        let record = shard.half_record(queues.half, offset).await;
+        let record = record.map_err(|error| error.to_string())?;
+        let place = record.as_deref().and_then(position);
+        let unread = || format!("the half at {offset} can't be read");
+        place.map(Some).ok_or_else(unread)
     }
 
     /// Stores the open halves that lie below `below` again, at the log's end, under the names their

@@ -362,13 +362,17 @@ fn halves_move_forward_under_their_old_name() {
     assert_eq!(checks(&broker).len(), 2);
     let (core, store) = (&broker.cores[0], &broker.stores[0]);
     let shard = core.shards().next().unwrap();
-    let floor = futures_lite::future::block_on(core.halves_floor(&shard)).unwrap();
+    let floor = futures_lite::future::block_on(core.halves_floor(&shard))
+        .unwrap()
+        .unwrap();
     assert_eq!(floor, FilePosition(u64::try_from(first.1).unwrap()));
     let below = FilePosition(u64::try_from(second.1).unwrap() + 1);
     let done = futures_lite::future::block_on(core.move_halves_forward(&shard, below));
     assert!(done);
     broker.settle();
-    let floor = futures_lite::future::block_on(core.halves_floor(&shard)).unwrap();
+    let floor = futures_lite::future::block_on(core.halves_floor(&shard))
+        .unwrap()
+        .unwrap();
     assert!(floor >= below, "{floor:?}");
     assert_eq!(shard.open_halves(), 2);
 

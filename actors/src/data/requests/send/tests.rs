@@ -73,7 +73,10 @@ fn trap_46_what_the_record_cannot_hold_gets_13() {
 #[test]
 fn what_is_not_built_is_refused_and_not_retried() {
     let plain = send_header("T");
-    for properties in ["DELAY\u{1}3\u{2}", "TIMER_DELAY_MS\u{1}9\u{2}"] {
+    for properties in [
+        "TRAN_MSG\u{1}true\u{2}DELAY\u{1}3\u{2}",
+        "TRAN_MSG\u{1}true\u{2}TIMER_DELAY_MS\u{1}9\u{2}",
+    ] {
         let (code, remark) = refused(
             &SendHeader {
                 properties,
@@ -104,7 +107,7 @@ fn what_is_not_built_is_refused_and_not_retried() {
 }
 
 #[test]
-fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit() {
+fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit_and_a_dead_letter_beyond() {
     let broker = TestBroker::new(1, 1, |_| {});
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%g", 2, 1))));
     broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("g"))));
@@ -115,8 +118,24 @@ fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit() {
         reconsume_times: 17,
         ..header
     };
-    broker.request(&send_frame(2, &worn, b"x"));
-    assert_eq!(broker.reply().code, 13);
+    broker.request(&send_frame(2, &worn, b"dead"));
+    assert!(broker.replies().is_empty(), "its topic must be made first");
+    let asked = broker.world.take_control();
+    let wanted = asked.iter().find_map(|told| match told {
+        ToControl::EnsureTopic { ticket, topic, .. } => Some((*ticket, topic.clone())),
+        _ => None,
+    });
+    let (ticket, name) = wanted.expect("the dead-letter topic is asked for");
+    assert_eq!(name, "%DLQ%g");
+    broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%DLQ%g", 4, 1))));
+    broker.tell_all(|| ToData::Resolved {
+        ticket,
+        outcome: Ok(()),
+    });
+    broker.settle();
+    assert_eq!(broker.reply().code, 0);
+    broker.request(&pull_frame(5, &pull_header("%DLQ%g", 0, 0)));
+    assert_eq!(records(&broker.reply().body), [(0, "dead".to_owned())]);
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%h", 3, 1))));
     broker.request(&send_frame(3, &send_header("%RETRY%h"), b"x"));
     assert_eq!(broker.reply().code, 26);
@@ -246,4 +265,75 @@ fn parked_sends_are_told_when_the_topic_is_refused_or_time_is_up() {
     let reply = broker.reply();
     assert_eq!(reply.code, 2);
     assert!(reply.remark.unwrap().starts_with("[TIMEOUT_CLEAN_QUEUE]"));
+}
+
+/// A broker with the topics of parked messages.
+fn with_parking() -> TestBroker {
+    let broker = TestBroker::new(1, 1, |settings| {
+        settings.delay_levels_ms = vec![1000, 5000];
+    });
+    for (name, id, queues) in [
+        ("SCHEDULE_TOPIC_XXXX", 20, 2),
+        ("rmq_sys_wheel_timer", 21, 1),
+    ] {
+        broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic(name, id, queues))));
+    }
+    broker
+}
+
+#[test]
+fn a_delayed_message_is_parked_and_a_row_tells_when_it_is_due() {
+    let broker = with_parking();
+    let sent = SendHeader {
+        properties: "DELAY\u{1}2\u{2}UNIQ_KEY\u{1}u\u{2}",
+        queue_id: 1,
+        ..send_header("T")
+    };
+    broker.request(&send_frame(1, &sent, b"later"));
+    let reply = broker.reply();
+    assert_eq!(reply.code, 0);
+    assert_eq!(
+        ext(&reply, "queueId"),
+        "1",
+        "the queue that was asked for is shown"
+    );
+    broker.request(&pull_frame(2, &pull_header("T", 1, 0)));
+    assert!(records(&broker.reply().body).is_empty());
+    let rows: Vec<_> = broker
+        .world
+        .take_control()
+        .into_iter()
+        .filter_map(|told| match told {
+            ToControl::Owed(rows) => Some(rows),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!(row.queue, gantry_storage::units::QueueKey::new(20, 1));
+    assert_eq!(row.time_ms, row.store_ms + 5000);
+}
+
+#[test]
+fn a_timed_message_with_a_key_gets_a_recall_handle() {
+    let broker = with_parking();
+    let timed = "TIMER_DELAY_MS\u{1}9000\u{2}";
+    let keyed = format!("{timed}UNIQ_KEY\u{1}u7\u{2}");
+    let sent = SendHeader {
+        properties: &keyed,
+        ..send_header("T")
+    };
+    broker.request(&send_frame(1, &sent, b"x"));
+    let reply = broker.reply();
+    let handle = ext(&reply, "recallHandle").to_owned();
+    let handle = gantry_protocol::recall_handle::RecallHandle::decode(&handle).unwrap();
+    assert_eq!((&*handle.topic, &*handle.unique_key), ("T", "u7"));
+    let plain = SendHeader {
+        properties: "UNIQ_KEY\u{1}u8\u{2}",
+        ..send_header("T")
+    };
+    broker.request(&send_frame(2, &plain, b"x"));
+    let reply = broker.reply();
+    let fields = reply.ext.iter().flatten();
+    assert!(!fields.into_iter().any(|(name, _)| name == "recallHandle"));
 }
