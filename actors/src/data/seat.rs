@@ -29,7 +29,7 @@ use gantry_runtime::net::{
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
-use gantry_storage::error::RecoverError;
+use gantry_storage::error::{ReadError, RecoverError};
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
 use gantry_storage::units::ShardId;
@@ -74,6 +74,9 @@ pub enum CoreStartError {
         /// Why.
         cause: RecoverError,
     },
+    /// The half and op queues can't be read.
+    #[error("open half messages: {0}")]
+    Transactions(ReadError),
     /// No executor could be made.
     #[error("{0}")]
     Executor(String),
@@ -266,6 +269,8 @@ impl RunningCore {
         let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
         drop(host.mesh.set(mesh));
         take_in(&core, &seat.from_control);
+        let rebuilt = core.rebuild_transactions().await;
+        rebuilt.map_err(CoreStartError::Transactions)?;
         let front = Rc::new(Front {
             core: Rc::clone(&core),
             host: Rc::clone(&host),
