@@ -41,8 +41,8 @@ use super::router::{CoreWord, core_of_shard};
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
 
-/// What a burst under `SYNC_FLUSH` finds ready: ten seconds of 100 MB/s. A fresh store then syncs as
-/// fast as one whose segments are used again (docs/adr/0003).
+/// What a burst under `SYNC_FLUSH` finds ready: ten seconds of 100 MB/s. A fresh store then syncs
+/// as fast as one whose segments are used again (docs/adr/0003).
 const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
 
 /// Longest wait for connections to take their last bytes.

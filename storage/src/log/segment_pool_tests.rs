@@ -1,6 +1,7 @@
 //! Segments made and zeroed while nothing else is to do.
 
 use crate::disk::Disk;
+use crate::format::segment_start;
 use crate::shard_store::tests::{SEGMENT, SharedTail, options};
 use crate::shard_store::{FlushMode, ShardStore, StoreOptions};
 use crate::sim_disk::SimDisk;
@@ -22,7 +23,7 @@ fn after_a_quiet_time(flush_mode: FlushMode, capacity_bytes: u64) -> usize {
         let entries = disk.list("shard-0").await.unwrap();
         entries
             .iter()
-            .filter(|entry| entry.name.ends_with(".log"))
+            .filter(|entry| segment_start(&entry.name).is_some())
             .count()
     })
 }
