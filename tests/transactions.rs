@@ -70,7 +70,7 @@ fn half_ext(topic: &str, queue: i32, unique: &str) -> Vec<(String, String)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     for (name, value) in &mut fields {
         match name.as_str() {
-            "f" => *value = "4".to_owned(),
+            "f" => "4".clone_into(value),
             "g" => *value = now.as_millis().to_string(),
             _ => {}
         }

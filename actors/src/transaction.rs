@@ -122,15 +122,6 @@ impl<'a> Half<'a> {
         out
     }
 
-    /// Its properties as a new half's, with no check behind it.
-    pub fn properties_for_resume(&self) -> Vec<u8> {
-        self.kept(&[
-            name::TRANSACTION_CHECK_TIMES,
-            name::TRANSACTION_PREPARED_QUEUE_OFFSET,
-            FIRST_PHYSICAL,
-        ])
-    }
-
     fn kept(&self, without: &[&str]) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.record.properties.len() + 128);
         for (item, value) in properties::items(self.record.properties) {

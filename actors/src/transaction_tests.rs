@@ -91,12 +91,6 @@ fn a_moved_half_keeps_its_name_and_its_checks_twice_over() {
         (half.id.offset.0, half.id.physical.0, half.checks),
         (7, 900, 4)
     );
-    let resumed = record(91, 99_100, &half.properties_for_resume(), b"hi");
-    let half = Half::of(&resumed).unwrap();
-    assert_eq!(
-        (half.id.offset.0, half.id.physical.0, half.checks),
-        (91, 99_100, 0)
-    );
 }
 
 #[test]

@@ -36,9 +36,6 @@ const MEMORY_LIMIT_DEFAULT_MAX: u64 = 4 << 30;
 /// Direct I/O writes whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
 
-/// Ms of an hour.
-const HOUR_MS: u64 = 3_600_000;
-
 /// Everything a broker's start needs.
 #[derive(Debug)]
 pub struct BrokerPlan {

@@ -126,7 +126,10 @@ pub const BROKER: &[Key] = &[
         "fileReservedTime",
         "72",
         ANY,
-        Start("retention.reserved_ms, in hours; a topic's attribute reserve.time overrides it"),
+        Start(
+            "retention.reserved_ms and transaction_age_ms_max, in hours; a topic's attribute \
+             reserve.time overrides the former",
+        ),
     ),
     key(
         "diskMaxUsedSpaceRatio",

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_storage::address;
-use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId};
+use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 use tokio::sync::oneshot;
 
 use crate::refusal::Refusal;
@@ -167,29 +167,6 @@ impl Errands {
             ErrandDone::Located(Err(why)) => Err(Refusal::new(response::SYSTEM_ERROR, why)),
             _ => Err(late()),
         }
-    }
-
-    /// Where the first open half message of a shard lies; none when none is open.
-    ///
-    /// # Errors
-    /// It isn't known, or the core is silent.
-    pub async fn halves_floor(&self, shard: ShardId) -> Result<Option<FilePosition>, Refusal> {
-        let core = self.core_of(shard.0);
-        match self.one(core, Errand::HalvesFloor(shard)).await? {
-            ErrandDone::HalvesFloor(Ok(floor)) => Ok(floor),
-            ErrandDone::HalvesFloor(Err(why)) => Err(Refusal::new(response::SYSTEM_ERROR, why)),
-            _ => Err(late()),
-        }
-    }
-
-    /// Has some of a shard's open halves that lie before `below` stored again; they are posted when
-    /// this returns, not yet stored.
-    ///
-    /// # Errors
-    /// The core is silent.
-    pub async fn move_halves(&self, shard: ShardId, below: FilePosition) -> Result<(), Refusal> {
-        let errand = Errand::MoveHalves(shard, below);
-        self.one(self.core_of(shard.0), errand).await.map(drop)
     }
 
     /// An errand is done.

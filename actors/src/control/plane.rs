@@ -38,11 +38,11 @@ use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
 use super::retry::Retry;
-use super::shell::Inbox;
+use super::supervision::shell::Inbox;
+use super::supervision::tree::Tree;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
 use super::transactions::Transactions;
-use super::tree::Tree;
 
 /// Where each part receives.
 pub struct Book {

@@ -28,7 +28,8 @@ use super::ledger::Ledger;
 use super::outbox::Outbox;
 use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
-use super::{cleaning, delay, desk, groups, offsets, retry, shell};
+use super::supervision::shell;
+use super::{cleaning, delay, desk, groups, offsets, retry};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
 /// disk.
@@ -207,7 +208,6 @@ async fn run(seed: Seed, shutdown: Shutdown) {
     };
     let _ = started.send(Ok(loaded));
     groups::scan_for_ever(&plane);
-    cleaning::sources::register(&plane);
     actix::spawn(cleaning::run(Rc::clone(&plane)));
     delay::start(&plane);
     retry::start(&plane);

@@ -1,6 +1,7 @@
 //! Check-backs to producers (code 39).
 //!
-//! **Owns** which live producer of its group is asked about a half, and the request.
+//! **Owns** which live producer of its group is asked about a half, and the request; the word that
+//! keeps retention away from open halves.
 //! **Lives on** the control plane's thread.
 //! **Invariants** only a connection that a heartbeat registered as a producer of the half's group
 //! is asked (trap 83), the members of a group in turn. It remembers nothing about halves: that is
@@ -10,10 +11,11 @@
 //! **Not here** when a half is due and when it is given up (the cores).
 
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gantry_protocol::code::request;
+use gantry_protocol::code::{request, response};
 use gantry_protocol::command::{ExtValue, writer};
 use gantry_protocol::error::FrameError;
 use gantry_protocol::frame::HeaderEncoding;
@@ -22,13 +24,18 @@ use gantry_protocol::message_id::offset_id;
 use gantry_protocol::request::transaction::CheckTransactionState;
 use gantry_protocol::system_topic;
 use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{FilePosition, ShardId};
 
 use crate::refusal::Refusal;
-use crate::seam::HalfCheck;
+use crate::seam::{Answer, HalfCheck, Question};
 use crate::transaction::Half;
 
+use super::cleaning::owed::{Finding, Moving, OwedRecords};
 use super::plane::Plane;
-use super::shell::Part;
+use super::supervision::shell::Part;
+
+/// Between two looks at halves on their way forward: a pass of a core is much shorter.
+const MOVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the part is told.
 pub enum Msg {
@@ -46,7 +53,9 @@ impl Part for Transactions {
     const NAME: &'static str = "transaction";
     type Msg = Msg;
 
-    fn build(_: &Rc<Plane>) -> Result<Self, Refusal> {
+    fn build(plane: &Rc<Plane>) -> Result<Self, Refusal> {
+        let halves = OpenHalves(Rc::downgrade(plane));
+        plane.cleaning.owed.register(Rc::new(halves));
         Ok(Self { turn: 0 })
     }
 
@@ -76,6 +85,54 @@ impl Part for Transactions {
                 "half messages whose producer group has no live member"
             );
         }
+    }
+}
+
+/// Open halves, as retention sees them: the cores know them and move them.
+struct OpenHalves(Weak<Plane>);
+
+impl OpenHalves {
+    async fn ask(
+        &self,
+        shard: ShardId,
+        move_below: FilePosition,
+    ) -> Result<Option<FilePosition>, Refusal> {
+        let unknown = || {
+            let remark = format!("no core knows the open half messages of shard {shard}");
+            Refusal::new(response::SYSTEM_ERROR, remark)
+        };
+        let plane = self.0.upgrade().ok_or_else(unknown)?;
+        let question = Question::OpenHalves { shard, move_below };
+        let answers = plane.asker.ask(question).await?;
+        let mut answers = answers.into_iter().filter_map(|answer| match answer {
+            Answer::OpenHalves(floor) => Some(floor),
+            _ => None,
+        });
+        answers.next().ok_or_else(unknown)?
+    }
+}
+
+impl OwedRecords for OpenHalves {
+    fn name(&self) -> &'static str {
+        "open half messages"
+    }
+
+    fn floor(&self, shard: ShardId) -> Finding<'_> {
+        Box::pin(self.ask(shard, FilePosition(0)))
+    }
+
+    fn move_forward(&self, shard: ShardId, below: FilePosition) -> Moving<'_> {
+        Box::pin(async move {
+            // Until `MOVE_LIMIT`.
+            while self
+                .ask(shard, below)
+                .await?
+                .is_some_and(|floor| floor < below)
+            {
+                actix::clock::sleep(MOVE_PAUSE).await;
+            }
+            Ok(())
+        })
     }
 }
 

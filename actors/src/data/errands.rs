@@ -56,20 +56,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 let found = found.map_err(|error| error.to_string());
                 here.errand_done(ticket, ErrandDone::Located(found)).await;
             }),
-            Errand::HalvesFloor(id) => self.host.spawn(async move {
-                let floor = match here.shards().find(|shard| shard.id() == id) {
-                    Some(shard) => here.halves_floor(&shard).await,
-                    None => Err(format!("shard {id} is not here")),
-                };
-                here.errand_done(ticket, ErrandDone::HalvesFloor(floor))
-                    .await;
-            }),
-            Errand::MoveHalves(id, below) => self.host.spawn(async move {
-                if let Some(shard) = here.shards().find(|shard| shard.id() == id) {
-                    here.move_halves_forward(&shard, below).await;
-                }
-                here.errand_done(ticket, ErrandDone::HalvesPosted).await;
-            }),
             Errand::Scan(scan) => self.host.spawn(async move {
                 let scanned = here.scan(&scan).await;
                 let scanned = scanned.map_err(|error| error.to_string());

@@ -42,6 +42,10 @@ use super::router::{CoreWord, core_of_shard};
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
 
+/// What a burst under `SYNC_FLUSH` finds ready: ten seconds of 100 MB/s. A fresh store then syncs
+/// as fast as one whose segments are used again (docs/adr/0003).
+const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
+
 /// Longest wait for connections to take their last bytes.
 pub const STOP_MS: u64 = 2_000;
 
@@ -392,6 +396,7 @@ async fn open_shards(
             },
             flush_interval_ms: settings.flush_interval_ms,
             segment_bytes: settings.segment_bytes,
+            zeros_ahead_bytes: ZEROS_AHEAD_BYTES,
             ..StoreOptions::default()
         };
         let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;

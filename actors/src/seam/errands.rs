@@ -13,9 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_storage::units::{
-    FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
-};
+use gantry_storage::units::{PhysicalOffset, QueueBounds, QueueKey, QueueOffset};
 
 use super::TopicEntry;
 use super::owed::{Owed, OwedKind, OwedRow};
@@ -41,10 +39,6 @@ pub enum Errand {
     Scan(Scan),
     /// Find a queue's first record at or after a place in the log.
     Locate(QueueKey, PhysicalOffset),
-    /// Say where a shard's first open half message lies.
-    HalvesFloor(ShardId),
-    /// Store some of a shard's open halves that lie before this again, at the log's end.
-    MoveHalves(ShardId, FilePosition),
 }
 
 /// A record to store.
@@ -136,8 +130,4 @@ pub enum ErrandDone {
     Scanned(Result<Scanned, String>),
     /// That record's offset, the queue's end when there is none, or why it couldn't be found.
     Located(Result<QueueOffset, String>),
-    /// The place, none when no half is open, or why it isn't known.
-    HalvesFloor(Result<Option<FilePosition>, String>),
-    /// They are posted.
-    HalvesPosted,
 }

@@ -58,8 +58,9 @@ impl Scan {
 
     /// Whether a run behind the end may be one of this log's.
     fn may_be_behind(&self, header: &RunHeader) -> bool {
+        // None where the first run of all is the damaged one, and no checkpoint knows of it.
         self.sequence
-            .is_some_and(|sequence| header.sequence > sequence)
+            .is_none_or(|sequence| header.sequence > sequence)
             && header.epoch >= self.epoch
             && u64::from(header.payload_bytes) <= PAYLOAD_BYTES_MAX
     }

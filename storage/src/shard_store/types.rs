@@ -44,6 +44,9 @@ pub struct StoreOptions {
     pub read_cache_bytes: u64,
     /// Bytes of the queue index kept in memory.
     pub index_cache_bytes: u64,
+    /// Bytes before the log's head in which zeros are kept in quiet times, beyond the next segment;
+    /// only under `FlushMode::Sync`.
+    pub zeros_ahead_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -57,6 +60,7 @@ impl Default for StoreOptions {
             checkpoint_bytes: 32 << 20,
             read_cache_bytes: 16 << 20,
             index_cache_bytes: 32 << 20,
+            zeros_ahead_bytes: 0,
         }
     }
 }

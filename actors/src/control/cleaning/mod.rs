@@ -10,7 +10,6 @@
 
 mod hour;
 pub mod owed;
-pub mod sources;
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;

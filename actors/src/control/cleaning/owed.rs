@@ -20,11 +20,10 @@ use crate::refusal::Refusal;
 /// How long one source may move records for one drop.
 pub const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where the lowest owed record lies, as soon as it is known.
+pub type Finding<'a> = Pin<Box<dyn Future<Output = Result<Option<FilePosition>, Refusal>> + 'a>>;
 /// Records on their way forward.
 pub type Moving<'a> = Pin<Box<dyn Future<Output = Result<(), Refusal>> + 'a>>;
-
-/// The lowest position at which an owed record lies, on its way.
-pub type Floor<'a> = Pin<Box<dyn Future<Output = Result<Option<FilePosition>, Refusal>> + 'a>>;
 
 /// Somebody with records in the logs that must not be lost with their segments.
 pub trait OwedRecords {
@@ -32,8 +31,12 @@ pub trait OwedRecords {
     fn name(&self) -> &'static str;
 
     /// The lowest position in `shard` at which one of its owed records lies.
-    /// Fails when it can't say; nothing is dropped then.
-    fn floor(&self, shard: ShardId) -> Floor<'_>;
+    ///
+    /// What it doesn't name any more is on the device: settled, or stored again.
+    ///
+    /// # Errors
+    /// Why it can't say; nothing is dropped then.
+    fn floor(&self, shard: ShardId) -> Finding<'_>;
 
     /// Appends again what it owes below `below`, and owes the new records instead. Ends when
     /// `floor` says so, or with why not all could be moved. May be called again at any time.
@@ -67,11 +70,11 @@ impl Owed {
 }
 
 async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
-    let name = source.name();
-    let before = left_of(source, shard, below).await;
+    let before = left(source, shard, below).await;
     if before >= below || before.0 == 0 {
         return before;
     }
+    let name = source.name();
     let moving = source.move_forward(shard, below);
     match actix::clock::timeout(MOVE_LIMIT, moving).await {
         Ok(Ok(())) => {}
@@ -80,11 +83,10 @@ async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition)
         }
         Err(_) => tracing::warn!(source = name, %shard, "moving owed records takes long"),
     }
-    left_of(source, shard, below).await
+    left(source, shard, below).await
 }
 
-/// How far a drop may go now.
-async fn left_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
+async fn left(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
     match source.floor(shard).await {
         Ok(floor) => floor.map_or(below, |floor| floor.min(below)),
         Err(refusal) => {

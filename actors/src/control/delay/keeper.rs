@@ -33,7 +33,8 @@ pub struct Keeper {
     is_committing: Cell<bool>,
 }
 
-fn settle_ms(plane: &Plane) -> u64 {
+/// Until what is stored now has reached the device, by all that is promised of it.
+pub fn settle_ms(plane: &Plane) -> u64 {
     plane.settings.flush_interval_ms.saturating_add(SETTLE_MS)
 }
 

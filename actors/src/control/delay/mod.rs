@@ -15,6 +15,7 @@ mod book;
 mod deliver;
 mod due;
 mod forward;
+mod holding;
 mod keeper;
 mod marks;
 mod rebuild;
@@ -33,8 +34,8 @@ pub use due::Entry;
 
 use self::keeper::Keeper;
 use super::plane::Plane;
-use super::supervise;
-use super::tree::PartState;
+use super::supervision::task;
+use super::supervision::tree::PartState;
 
 /// Its name in the tree.
 pub const NAME: &str = "delay";
@@ -78,7 +79,8 @@ impl Delay {
 
 /// Starts the supervisor.
 pub fn start(plane: &Rc<Plane>) {
-    supervise::start(plane, NAME, run);
+    holding::DelayedMessages::register(plane);
+    task::start(plane, NAME, run);
 }
 
 async fn run(plane: Rc<Plane>) {

@@ -16,7 +16,7 @@ use gantry_storage::units::{QueueKey, QueueOffset};
 use super::marks::{self, Marks, QueueMark, Stored};
 use super::{NAME, queues};
 use crate::control::plane::Plane;
-use crate::control::tree::PartState;
+use crate::control::supervision::tree::PartState;
 use crate::refusal::Refusal;
 use crate::seam::errands::Scan;
 use crate::seam::owed::OwedKind;

@@ -26,9 +26,9 @@ use tokio::sync::{Notify, oneshot};
 use self::policy::{Goal, SendBack};
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo};
-use super::supervise;
+use super::supervision::task;
+use super::supervision::tree::PartState;
 use super::topics;
-use super::tree::PartState;
 use crate::refusal::Refusal;
 use crate::seam::ControlRequest;
 use crate::seam::errands::{FetchFault, SupplyRecord};
@@ -72,7 +72,7 @@ impl Retry {
 
 /// Starts the supervisor.
 pub fn start(plane: &Rc<Plane>) {
-    supervise::start(plane, NAME, run);
+    task::start(plane, NAME, run);
 }
 
 async fn run(plane: Rc<Plane>) {

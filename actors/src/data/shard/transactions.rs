@@ -26,6 +26,7 @@ use crate::data::queue::append::{Ack, Pending};
 use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
 use crate::data::router::{CoreWord, core_of_shard};
+use crate::data::transactions::checks::nobody;
 use crate::data::transactions::halves::{Due, Halves};
 use crate::data::words::{Append, End, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
@@ -70,6 +71,7 @@ pub struct Transacting {
     cold: VecDeque<(ReplyTo, End)>,
     is_reading: bool,
     is_checking: bool,
+    moves_under_way: usize,
     ended: Vec<QueueOffset>,
     checked: Vec<QueueOffset>,
     text: OpText,
@@ -273,6 +275,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.signal.set();
     }
 
+    /// Stores a copy of an open half. It joins no inbox's limits: there are few, and they free disk.
+    pub fn post_move(&self, half: QueueKey, append: Append) {
+        self.inner.borrow_mut().transacting.moves_under_way += 1;
+        self.post_step(half, nobody(), append);
+    }
+
+    /// Copies that are not yet stored.
+    pub fn moves_under_way(&self) -> usize {
+        self.inner.borrow().transacting.moves_under_way
+    }
+
     /// Begins a round of checks, unless one is under way or nothing is due.
     pub fn begin_checks(&self, now_ms: u64) -> bool {
         let mut inner = self.inner.borrow_mut();
@@ -320,6 +333,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     transacting.halves.opened(ack.offset, due_ms, 0);
                 }
                 TransactionStep::Moved { first } => {
+                    transacting.moves_under_way = transacting.moves_under_way.saturating_sub(1);
                     let old = transacting.halves.moved(first, ack.offset);
                     // Either the old record or the copy counts no longer.
                     transacting.ended.push(old.unwrap_or(ack.offset));
@@ -447,10 +461,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// A step's record was not stored.
     pub(super) fn step_failed(&self, inner: &mut Inner, step: TransactionStep) {
-        if let TransactionStep::Ending { home, half } = step
-            && home == self.id
-        {
-            inner.transacting.halves.cancel_end(half);
+        match step {
+            TransactionStep::Ending { home, half } if home == self.id => {
+                inner.transacting.halves.cancel_end(half);
+            }
+            TransactionStep::Moved { .. } => {
+                let left = &mut inner.transacting.moves_under_way;
+                *left = left.saturating_sub(1);
+            }
+            TransactionStep::Ending { .. } | TransactionStep::Half { .. } => {}
         }
     }
 }

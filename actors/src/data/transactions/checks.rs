@@ -7,12 +7,11 @@
 //! `TRANS_CHECK_MAX_TIME_TOPIC`.
 //! **Limits** one round a shard, [`ROUND_HALVES_MAX`] halves and [`ROUND_BYTES_MAX`] bytes of
 //! records at a time; due times are looked at once a second at least.
-//! **Not here** the table (`halves`), ends (`ends`).
+//! **Not here** the table (`halves`), ends (`ends`), moving halves forward (`moves`).
 
 use std::rc::Rc;
 
 use gantry_runtime::net::PeerRef;
-use gantry_storage::units::{FilePosition, QueueOffset};
 
 use super::halves::Due;
 use crate::data::core::DataCore;
@@ -20,7 +19,7 @@ use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
 use crate::data::shard::transactions::TransactionQueues;
-use crate::data::words::{Append, End, ReplyTo, TransactionStep, Verdict};
+use crate::data::words::{End, ReplyTo, Verdict};
 use crate::seam::{HalfCheck, ToControl};
 use crate::transaction::Half;
 
@@ -28,11 +27,8 @@ use crate::transaction::Half;
 pub const ROUND_HALVES_MAX: usize = 128;
 /// Bytes of their records, after which no further one joins: what the control plane holds of them.
 pub const ROUND_BYTES_MAX: usize = 1024 * 1024;
-/// Halves moved forward by one call.
-pub const MOVES_MAX: usize = 1024;
-
-/// An end that nobody waits for.
-fn nobody() -> ReplyTo {
+/// Where an answer goes that nobody waits for.
+pub(in crate::data) fn nobody() -> ReplyTo {
     ReplyTo {
         peer: PeerRef {
             core: 0,
@@ -137,101 +133,4 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let checks = shard.half_checked(due.offset, again_ms)?;
         Some(HalfCheck { record, checks })
     }
-
-    /// Ends the half at `offset` of a shard by an operator's word.
-    pub fn resolve_half(&self, shard: &Rc<Shard<S, H>>, half: QueueOffset, verdict: Verdict) {
-        let end = End {
-            group: None,
-            half,
-            physical: None,
-            verdict,
-            from_check: true,
-            record: None,
-        };
-        if let Err(refusal) = shard.post_end(nobody(), end) {
-            tracing::debug!(why = refusal.remark, "an operator's word was not taken");
-        }
-    }
-
-    /// Where the first open half of a shard lies; none when none is open. Below it no segment is
-    /// needed by transactions.
-    ///
-    /// # Errors
-    /// Why that isn't known: the table isn't read yet, or the record can't be.
-    pub async fn halves_floor(
-        &self,
-        shard: &Rc<Shard<S, H>>,
-    ) -> Result<Option<FilePosition>, String> {
-        let Some(queues) = shard.transaction_queues() else {
-            return Err("the open half messages are not known yet".to_owned());
-        };
-        let first = shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next());
-        let Some((offset, ..)) = first else {
-            return Ok(None);
-        };
-        let record = shard.half_record(queues.half, offset).await;
-        let record = record.map_err(|error| error.to_string())?;
-        let place = record.as_deref().and_then(position);
-        let unread = || format!("the half at {offset} can't be read");
-        place.map(Some).ok_or_else(unread)
-    }
-
-    /// Stores the open halves that lie below `below` again, at the log's end, under the names their
-    /// producers know. True when none is left below; call again otherwise.
-    pub async fn move_halves_forward(&self, shard: &Rc<Shard<S, H>>, below: FilePosition) -> bool {
-        let Some(queues) = shard.transaction_queues() else {
-            return true;
-        };
-        let first: Vec<_> = shard.with_halves(|halves| {
-            let open = halves.open_from(QueueOffset(0));
-            open.take(MOVES_MAX).collect()
-        });
-        let mut all = first.len() < MOVES_MAX;
-        for (offset, checks, due_ms) in first {
-            let Ok(Some(record)) = shard.half_record(queues.half, offset).await else {
-                continue;
-            };
-            if position(&record).is_some_and(|at| at >= below) {
-                return true;
-            }
-            let Some(half) = Half::of(&record) else {
-                continue;
-            };
-            // One whose end is under way will be gone by the next call.
-            if shard.undecided_half(half.id.offset).is_err() {
-                all = false;
-                continue;
-            }
-            let append = moved(&half, &record, &queues, checks, due_ms);
-            shard.post_step(queues.half, nobody(), append);
-        }
-        all
-    }
-}
-
-fn position(record: &[u8]) -> Option<FilePosition> {
-    let view = gantry_protocol::message::RecordView::parse(record).ok()?;
-    let physical = view.physical_offset.cast_unsigned();
-    gantry_storage::address::locate(gantry_storage::units::PhysicalOffset(physical))
-        .map(|(_, position)| position)
-}
-
-fn moved(
-    half: &Half<'_>,
-    record: &bytes::Bytes,
-    queues: &TransactionQueues,
-    checks: u32,
-    due_ms: u64,
-) -> Append {
-    let step = TransactionStep::Moved {
-        first: half.id.offset,
-    };
-    let mut append = super::ends::copied(half, record, &queues.half_topic, step);
-    append.properties = half.properties_for_move(checks).into();
-    append.marks = crate::data::words::Marks {
-        // Negative: a rebuild reads the record to learn its first name.
-        tags_code: -i64::try_from(due_ms).unwrap_or(i64::MAX),
-        ..crate::data::words::Marks::default()
-    };
-    append
 }

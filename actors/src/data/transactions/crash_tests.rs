@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_lite::future;
 use gantry_protocol::message::RecordView;
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::transaction::EndTransaction;
@@ -226,7 +227,9 @@ impl Sim {
             for shard in core.shards() {
                 let below = shard.store().staged();
                 let below = FilePosition(below.0 / 2);
-                futures_lite::future::block_on(core.move_halves_forward(&shard, below));
+                // Waits for the device at most, which has it after this.
+                let work = std::pin::pin!(core.open_halves(&shard, below));
+                drop(future::block_on(future::poll_once(work)));
             }
         }
         self.say("move".to_owned());

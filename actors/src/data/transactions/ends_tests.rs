@@ -7,14 +7,15 @@ use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::request::transaction::EndTransaction;
-use gantry_storage::units::FilePosition;
+use gantry_storage::address::locate;
+use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
 
 use crate::data::testing::{
     TestBroker, client_addr, ext, pull_frame, pull_header, records, request_frame, send_frame,
     send_header, topic,
 };
-use crate::data::words::Verdict;
-use crate::seam::{CatalogChange, HalfCheck, ToControl, ToData};
+use crate::refusal::Refusal;
+use crate::seam::{Answer, CatalogChange, HalfCheck, Question, Ticket, ToControl, ToData};
 use crate::transaction::Half;
 
 /// Topic numbers of `TestBroker::with_transactions`.
@@ -353,6 +354,50 @@ fn a_commit_to_a_topic_that_is_gone_leaves_the_half_open() {
     assert_eq!(end(&broker, told, 8), 0);
 }
 
+fn position(physical: i64) -> FilePosition {
+    let physical = PhysicalOffset(physical.cast_unsigned());
+    locate(physical).unwrap().1
+}
+
+/// What the control plane is told; none while the answer waits for the device.
+fn open_halves(
+    broker: &TestBroker,
+    move_below: FilePosition,
+) -> Option<Result<Option<FilePosition>, Refusal>> {
+    broker.tell_all(|| ToData::Ask {
+        ticket: Ticket(1),
+        question: Question::OpenHalves {
+            shard: ShardId(0),
+            move_below,
+        },
+    });
+    broker.settle();
+    let answers = broker.world.take_control().into_iter();
+    let mut answers = answers.filter_map(|message| match message {
+        ToControl::Answer { answer, .. } => Some(answer),
+        _ => None,
+    });
+    answers.next().map(|answer| match answer {
+        Answer::OpenHalves(floor) => floor,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn a_half_without_its_table_or_device_stops_every_drop() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    assert!(open_halves(&broker, FilePosition(0)).unwrap().is_err());
+    let broker = broker.with_transactions();
+    assert_eq!(open_halves(&broker, FilePosition(9)), Some(Ok(None)));
+    let told = send_half(&broker, 0, "", b"one");
+    broker.stores[0].commit();
+    assert_eq!(end(&broker, told, 8), 0);
+    let floor = open_halves(&broker, FilePosition(u64::MAX));
+    assert_eq!(floor, None, "what became of the half is not on the device");
+    broker.stores[0].commit();
+    assert_eq!(open_halves(&broker, FilePosition(u64::MAX)), Some(Ok(None)));
+}
+
 #[test]
 fn halves_move_forward_under_their_old_name() {
     let broker = broker();
@@ -360,20 +405,32 @@ fn halves_move_forward_under_their_old_name() {
     let second = send_half(&broker, 0, "", b"two");
     broker.pass_ms(6_100);
     assert_eq!(checks(&broker).len(), 2);
-    let (core, store) = (&broker.cores[0], &broker.stores[0]);
-    let shard = core.shards().next().unwrap();
-    let floor = futures_lite::future::block_on(core.halves_floor(&shard))
-        .unwrap()
-        .unwrap();
-    assert_eq!(floor, FilePosition(u64::try_from(first.1).unwrap()));
-    let below = FilePosition(u64::try_from(second.1).unwrap() + 1);
-    let done = futures_lite::future::block_on(core.move_halves_forward(&shard, below));
-    assert!(done);
-    broker.settle();
-    let floor = futures_lite::future::block_on(core.halves_floor(&shard))
-        .unwrap()
-        .unwrap();
+    let store = &broker.stores[0];
+    let shard = broker.cores[0].shards().next().unwrap();
+    let [at_first, at_second] = [first, second].map(|told| position(told.1));
+    let below = FilePosition(at_second.0 + 1);
+    store.commit();
+    assert_eq!(
+        open_halves(&broker, FilePosition(0)),
+        Some(Ok(Some(at_first)))
+    );
+    assert_eq!(
+        open_halves(&broker, below),
+        Some(Ok(Some(at_first))),
+        "it begins"
+    );
+    assert_eq!(
+        open_halves(&broker, below),
+        None,
+        "the device has no copy yet"
+    );
+    store.commit();
+    let floor = open_halves(&broker, below).unwrap().unwrap().unwrap();
     assert!(floor >= below, "{floor:?}");
+    let stored = store.ends().len();
+    store.commit();
+    assert_eq!(open_halves(&broker, below), Some(Ok(Some(floor))));
+    assert_eq!(store.ends().len(), stored, "moved once");
     assert_eq!(shard.open_halves(), 2);
 
     assert_eq!(end(&broker, first, 8), 0, "the name its producer knows");
@@ -390,18 +447,6 @@ fn halves_move_forward_under_their_old_name() {
     assert_eq!(half.id.offset.0.cast_signed(), second.0);
     assert_eq!(end(&after, second, 8), 0);
     assert_eq!(delivered(&after).len(), 2);
-}
-
-#[test]
-fn an_operator_resolves_by_hand() {
-    let broker = broker();
-    let told = send_half(&broker, 0, "", b"hi");
-    let shard = broker.cores[0].shards().next().unwrap();
-    let half = gantry_storage::units::QueueOffset(u64::try_from(told.0).unwrap());
-    broker.cores[0].resolve_half(&shard, half, Verdict::Commit);
-    broker.settle();
-    assert_eq!(delivered(&broker).len(), 1);
-    assert_eq!(shard.open_halves(), 0);
 }
 
 #[test]

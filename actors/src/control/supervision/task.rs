@@ -13,8 +13,8 @@ use std::rc::Rc;
 
 use gantry_runtime::control::guard_task;
 
-use super::plane::Plane;
 use super::tree::PartState;
+use crate::control::plane::Plane;
 
 /// Starts a supervisor; `make` gives its life, from reading its state on, and is called again after
 /// a panic.
