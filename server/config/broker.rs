@@ -250,6 +250,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
 const MAX_USED_PERCENT: (u64, u64) = (10, 95);
 const FORCED_PERCENT: (u64, u64) = (30, 85);
 const WARNING_PERCENT: (u64, u64) = (35, 90);
+const HOUR_MS: u64 = 3_600_000;
 
 fn retention(values: &Values) -> RetentionSettings {
     let percent = |key, (low, high)| values.unsigned(key).clamp(low, high);

@@ -15,6 +15,7 @@ use gantry_runtime::shutdown::Shutdown;
 
 use crate::kept_settings::KeptSettings;
 use crate::live::{KeyVerdict, LiveValue};
+use crate::seam::errands::{Errand, ErrandDone, Scanned};
 use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
     TopicEntry,
@@ -161,6 +162,14 @@ impl Rig {
                         core: 0,
                         ticket: *ticket,
                         answer,
+                    });
+                }
+                if let ToData::Errand { ticket, errand } = &message {
+                    // The log holds nothing that is parked.
+                    assert!(matches!(errand, Errand::Scan(_)), "{errand:?}");
+                    self.tell(ToControl::ErrandDone {
+                        ticket: *ticket,
+                        done: ErrandDone::Scanned(Ok(Scanned::default())),
                     });
                 }
                 return message;
