@@ -169,11 +169,11 @@ fn timer_metrics(plane: &Rc<Plane>) -> Reply {
     let topics = plane.topics.borrow();
     let timer = topics.get(system_topic::TIMER_TOPIC).map(|entry| entry.id);
     let board = plane.delay.board();
-    let timed = board
+    let queues = board
         .queues()
         .iter()
         .filter(|queue| Some(queue.key.topic) == timer);
-    let pending: u64 = timed.map(super::book::ParkedQueue::pending).sum();
+    let pending: u64 = queues.map(super::book::ParkedQueue::pending).sum();
     let count = Value::object([
         (
             "count",

@@ -79,7 +79,9 @@ async fn run(plane: Rc<Plane>) {
     let left = plane.retry.at_work.take();
     let fault = "a fault in the broker's retry part, which restarts";
     let why = Refusal::new(response::SYSTEM_ERROR, fault);
-    left.iter().for_each(|to| plane.refuse(to, &why));
+    for to in &left {
+        plane.refuse(to, &why);
+    }
     plane.tree.set_state(NAME, PartState::Running);
     loop {
         let batch: Vec<ControlRequest> = {
@@ -206,5 +208,5 @@ fn next_try(
     let queue = plane.retry.next_queue(target.config.write_queue_nums);
     let parked = topics.get(system_topic::SCHEDULE_TOPIC);
     let parked = parked.ok_or_else(|| missing(system_topic::SCHEDULE_TOPIC))?;
-    back.next_try(plane, record, goal, (target, queue), parked)
+    policy::next_try(plane, record, goal, (target, queue), parked)
 }

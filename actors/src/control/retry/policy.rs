@@ -104,57 +104,56 @@ impl SendBack {
             level => Goal::Level(level),
         }
     }
+}
 
-    /// The record of the next try, parked until its time, or of the dead letter.
-    ///
-    /// # Errors
-    /// The record is none.
-    pub fn next_try(
-        &self,
-        plane: &Rc<Plane>,
-        record: &Bytes,
-        goal: Goal,
-        (target, queue): (&Arc<TopicEntry>, i32),
-        parked: &Arc<TopicEntry>,
-    ) -> Result<SupplyRecord, Refusal> {
-        let view = RecordView::parse(record)
-            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
-        let delay = match goal {
-            Goal::DeadLetter => None,
-            Goal::Level(level) => cut_level(level, &plane.settings.delay_levels_ms),
-        };
-        let mut out = Vec::with_capacity(view.properties.len() + 160);
-        let (entry, key_queue) = match delay {
-            Some((level, _)) => (parked, level - 1),
-            None => (target, u16::try_from(queue).unwrap_or(0)),
-        };
-        if let Some((level, _)) = delay {
-            properties::append(&mut out, name::REAL_TOPIC, &target.config.name);
-            properties::append(&mut out, name::REAL_QUEUE_ID, &queue.to_string());
-            properties::append(&mut out, name::DELAY, &level.to_string());
-        }
-        rewrite(&view, &mut out);
-        check_room(&out)?;
-        Ok(SupplyRecord {
-            key: QueueKey {
-                topic: entry.id,
-                queue: QueueId(key_queue),
-            },
-            topic: Arc::clone(entry),
-            flag: view.flag,
-            sys_flag: view.sys_flag,
-            born_ms: view.born_timestamp,
-            born_host: view.born_host,
-            reconsume_times: view.reconsume_times.saturating_add(1),
-            prepared_offset: 0,
-            body: record.slice_ref(view.body),
-            properties: out.into(),
-            owed: delay.map(|(_, ms)| Owed {
-                kind: OwedKind::Delivery,
-                time: OwedTime::AfterStore(ms),
-            }),
-        })
+/// The record of the next try, parked until its time, or of the dead letter.
+///
+/// # Errors
+/// The record is none.
+pub fn next_try(
+    plane: &Rc<Plane>,
+    record: &Bytes,
+    goal: Goal,
+    (target, queue): (&Arc<TopicEntry>, i32),
+    parked: &Arc<TopicEntry>,
+) -> Result<SupplyRecord, Refusal> {
+    let view = RecordView::parse(record)
+        .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+    let delay = match goal {
+        Goal::DeadLetter => None,
+        Goal::Level(level) => cut_level(level, &plane.settings.delay_levels_ms),
+    };
+    let mut out = Vec::with_capacity(view.properties.len() + 160);
+    let (entry, key_queue) = match delay {
+        Some((level, _)) => (parked, level - 1),
+        None => (target, u16::try_from(queue).unwrap_or(0)),
+    };
+    if let Some((level, _)) = delay {
+        properties::append(&mut out, name::REAL_TOPIC, &target.config.name);
+        properties::append(&mut out, name::REAL_QUEUE_ID, &queue.to_string());
+        properties::append(&mut out, name::DELAY, &level.to_string());
     }
+    rewrite(&view, &mut out);
+    check_room(&out)?;
+    Ok(SupplyRecord {
+        key: QueueKey {
+            topic: entry.id,
+            queue: QueueId(key_queue),
+        },
+        topic: Arc::clone(entry),
+        flag: view.flag,
+        sys_flag: view.sys_flag,
+        born_ms: view.born_timestamp,
+        born_host: view.born_host,
+        reconsume_times: view.reconsume_times.saturating_add(1),
+        prepared_offset: 0,
+        body: record.slice_ref(view.body),
+        properties: out.into(),
+        owed: delay.map(|(_, ms)| Owed {
+            kind: OwedKind::Delivery,
+            time: OwedTime::AfterStore(ms),
+        }),
+    })
 }
 
 fn cut_level(level: i32, levels_ms: &[u64]) -> Option<(u16, u64)> {

@@ -200,7 +200,7 @@ fn dropped(
         _ => Answer::Done,
     });
     // Until the parked queues are read, nobody knows what is pending, and nothing goes.
-    for _ in 0..18 + 1 {
+    for _ in 0..=18 {
         rig.until(|message| matches!(message, ToData::Errand { .. }));
     }
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");

@@ -139,7 +139,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.park_send(&header, caller, frame)
             }
             Checked::NoDeadLetters(topic) if parking == Parking::Allowed => {
-                self.park_for_dead_letters(topic, caller, frame)
+                self.park_for_dead_letters(&topic, caller, frame)
             }
             Checked::NoDeadLetters(topic) => Err(no_topic(&topic)),
             Checked::NoTopic => Err(no_topic(header.topic)),
@@ -167,19 +167,19 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Parks a send until its group's dead-letter topic is made.
     fn park_for_dead_letters(
         self: &Rc<Self>,
-        topic: String,
+        topic: &str,
         caller: Caller,
         frame: &Frame,
     ) -> Result<(), Refusal> {
         let ask = |ticket| ToControl::EnsureTopic {
             core: self.number,
             ticket,
-            topic: topic.clone(),
+            topic: topic.to_owned(),
             default_topic: String::new(),
             default_topic_queue_nums: 1,
             unit_mode: false,
         };
-        self.park(Subject::Topic(topic.clone()), caller, frame, ask)
+        self.park(Subject::Topic(topic.to_owned()), caller, frame, ask)
     }
 
     /// Parks a request until a group is made.

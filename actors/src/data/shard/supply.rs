@@ -58,7 +58,7 @@ impl OwedRows {
     }
 
     /// Rows that are not yet with the control plane.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.unread.len() + self.ready.len()
     }
 }
@@ -66,13 +66,13 @@ impl OwedRows {
 impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Whether a message that something is owed for can be taken.
     pub(super) fn admit_owed(&self, inner: &Inner) -> Result<(), Refusal> {
-        if inner.owed.len() < OWED_WAITING_MAX {
+        if inner.owed.count() < OWED_WAITING_MAX {
             return Ok(());
         }
         let remark = format!(
             "[OVERLOAD]system busy, start flow control for a while: stage control, {} delayed or \
              half messages of shard {} wait for the control plane",
-            inner.owed.len(),
+            inner.owed.count(),
             self.id
         );
         Err(Refusal::new(response::SYSTEM_BUSY, remark))
@@ -134,7 +134,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Hands rows over that have become readable. What finds no room waits for the next tick.
     pub(super) fn hand_over_owed(&self, inner: &mut Inner) {
-        if inner.owed.len() == 0 {
+        if inner.owed.count() == 0 {
             return;
         }
         let readable = self.store.acknowledged();
