@@ -92,9 +92,8 @@ fn send_half(client: &mut Client, topic: &str, queue: i32, body: &str) -> Half {
 
 /// Joins the producer group.
 fn join(client: &mut Client, id: &str) {
-    let beat = format!(
-        r#"{{"clientID":"{id}","consumerDataSet":[],"producerDataSet":[{{"groupName":"{GROUP}"}}]}}"#
-    );
+    let groups = format!(r#"[{{"groupName":"{GROUP}"}}]"#);
+    let beat = format!(r#"{{"clientID":"{id}","consumerDataSet":[],"producerDataSet":{groups}}}"#);
     client
         .call(code::HEART_BEAT, &[], beat.as_bytes())
         .expect(reply::SUCCESS);

@@ -252,8 +252,6 @@ fn open_halves_that_stay_hold_their_segments() {
         _ => Err(Refusal::new(response::SYSTEM_ERROR, "a bad sector")),
     });
     assert_eq!(drops, [(ShardId(3), FilePosition(40))]);
-    let unknown = dropped(|_| Err(Refusal::new(response::SYSTEM_ERROR, "no table")));
-    assert_eq!(unknown, []);
 }
 
 #[test]

@@ -275,7 +275,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.signal.set();
     }
 
-    /// Stores a copy of an open half. It joins no inbox's limits: there are few, and they free disk.
+    /// Stores a copy of an open half. It joins no inbox's limits: there are few, and they free
+    /// disk.
     pub fn post_move(&self, half: QueueKey, append: Append) {
         self.inner.borrow_mut().transacting.moves_under_way += 1;
         self.post_step(half, nobody(), append);

@@ -2,8 +2,9 @@
 //!
 //! **Owns** the answer to `Question::OpenHalves`.
 //! **Lives on** the core of the half's shard, in tasks of their own.
-//! **Invariants** a half keeps the name its producer knows. What the answer names no longer (a copy,
-//! or an end) is on the device before it is given, whatever the flush mode: segments go after it.
+//! **Invariants** a half keeps the name its producer knows. What the answer names no longer (a
+//! copy, or an end) is on the device before it is given, whatever the flush mode: segments go
+//! after it.
 //! A half is moved by one copy at a time.
 //! **Limits** [`MOVES_MAX`] halves a question; [`DURABLE_MS_MAX`] until the device has them.
 //! **Not here** when segments go (`control::cleaning`), the table (`halves`).
