@@ -11,7 +11,7 @@ use super::Origin;
 use super::broker::{self, BrokerPlan};
 use super::table::{self, Effect};
 use super::values::{ConfigErrors, Values};
-use super::{file, namesrv, table_more};
+use super::{file, namesrv, table_more, table_namesrv};
 
 const GIB: u64 = 1 << 30;
 
@@ -45,7 +45,7 @@ fn every_default_fits_its_own_kind_and_no_key_is_listed_twice() {
             table_more::COMMON,
             table_more::FAR,
         ],
-        vec![table::NAMESRV],
+        vec![table_namesrv::NAMESRV],
     ] {
         let mut seen = HashSet::new();
         for key in tables.into_iter().flatten() {
@@ -300,7 +300,7 @@ fn namesrv_keys_fill_its_settings() {
     assert_eq!(plan.settings.kv_config_path, Path::new("/tmp/kv.json"));
     assert!(plan.notices[0].contains("defaultThreadPoolNums has no effect"));
     let mut live = plan.settings.clone();
-    for key in table::NAMESRV
+    for key in table_namesrv::NAMESRV
         .iter()
         .filter(|key| matches!(key.effect, Effect::Live(_)))
     {

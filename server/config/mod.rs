@@ -13,6 +13,7 @@ pub mod file;
 pub mod namesrv;
 pub mod table;
 pub mod table_more;
+pub mod table_namesrv;
 pub mod value;
 pub mod values;
 

@@ -12,7 +12,7 @@ use gantry_actors::live::KeyVerdict;
 use gantry_actors::namesrv::settings::NamesrvSettings;
 
 use super::values::{ConfigErrors, Values};
-use super::{file, table};
+use super::{file, table_namesrv};
 
 /// Everything a name server's start needs.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct NamesrvPlan {
 
 /// All name-server keys.
 pub fn values() -> Values {
-    Values::new(&[table::NAMESRV])
+    Values::new(&[table_namesrv::NAMESRV])
 }
 
 /// What a change of a key while running comes to (code 318).

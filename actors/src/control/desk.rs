@@ -18,7 +18,8 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::{admin, delay, groups, offsets, topics, transactions};
+use super::supervisors::{delay, transactions};
+use super::{admin, groups, offsets, topics};
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

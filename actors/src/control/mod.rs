@@ -10,26 +10,21 @@
 //! **Not here** queues, pulls, positions of consumers (`data`), the name server (`namesrv`).
 
 mod admin;
-mod ask;
 pub mod cleaning;
-mod delay;
+mod cores;
 mod desk;
-mod errands;
 mod groups;
 mod ledger;
 mod offsets;
-mod outbox;
-mod owed;
 mod plane;
 mod registration;
 mod reply;
-mod retry;
 mod start;
 mod supervision;
+mod supervisors;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod transactions;
 
 pub use desk::{Counter, counter};
 pub use registration::LinkReport;

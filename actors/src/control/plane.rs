@@ -23,26 +23,26 @@ use crate::settings::BrokerSettings;
 use super::admin::Admin;
 use super::admin::config::ConfigBook;
 use super::admin::stats::Stats;
-use super::ask::Asker;
 use super::cleaning::Cleaning;
-use super::delay::Delay;
-use super::errands::Errands;
+use super::cores::ask::Asker;
+use super::cores::errands::Errands;
+use super::cores::outbox::Outbox;
+use super::cores::owed::OwedInboxes;
 use super::groups::Groups;
 use super::groups::calls::Calls;
 use super::groups::members::Members;
 use super::groups::table::GroupTable;
 use super::ledger::Ledger;
 use super::offsets::Offsets;
-use super::outbox::Outbox;
-use super::owed::OwedInboxes;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
-use super::retry::Retry;
 use super::supervision::shell::Inbox;
 use super::supervision::tree::Tree;
+use super::supervisors::delay::Delay;
+use super::supervisors::retry::Retry;
+use super::supervisors::transactions::Transactions;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
-use super::transactions::Transactions;
 
 /// Where each part receives.
 pub struct Book {

@@ -24,12 +24,13 @@ use tokio::sync::{Notify, oneshot};
 use crate::seam::{CatalogChange, CoreNumber, ToControl, ToData};
 use crate::settings::BrokerSettings;
 
+use super::cores::outbox::Outbox;
 use super::ledger::Ledger;
-use super::outbox::Outbox;
 use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
 use super::supervision::shell;
-use super::{cleaning, delay, desk, groups, offsets, retry};
+use super::supervisors::{delay, retry};
+use super::{cleaning, desk, groups, offsets};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
 /// disk.

@@ -5,7 +5,7 @@
 //! **Invariants** records go through their queue actor's inbox like a producer's, in order; the
 //! answer is one message. An errand for a queue of another core refuses its records.
 //! **Limits** the shards' inboxes; [`FETCHES_AT_ONCE`] device reads of one errand at a time.
-//! **Not here** the waiting (`queue::asker`), the sending side (`control::errands`).
+//! **Not here** the waiting (`queue::asker`), the sending side (`control::cores::errands`).
 
 use std::rc::Rc;
 

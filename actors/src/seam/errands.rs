@@ -6,7 +6,7 @@
 //! once, as one batch; outcomes stand in the order of what was asked. `Placed` means that the
 //! durability contract of the flush mode is met.
 //! **Limits** [`SUPPLY_RECORDS_MAX`] records of [`SUPPLY_BYTES_MAX`], [`FETCH_RECORDS_MAX`]
-//! positions, [`SCAN_ROWS_MAX`] rows an errand; `control::errands` cuts to fit.
+//! positions, [`SCAN_ROWS_MAX`] rows an errand; `control::cores::errands` cuts to fit.
 //! **Not here** who sends them (`control`), how they are done (`data::errands`).
 
 use std::net::SocketAddr;

@@ -180,8 +180,6 @@ fn dropped(
     // No hour of the day, and no run but the one asked for.
     settings.retention.rules.delete_hours = Vec::new();
     settings.retention.interval_ms = 3_600_000;
-    // As on a tight disk, whatever this one is: an order goes out even when nothing may go.
-    settings.retention.rules.max_used_percent = 0;
     let mut rig = Rig::start(folder.path(), settings);
     rig.answer = Box::new(move |question| match question {
         Question::Ages(_) => Answer::Ages(vec![ShardAges {

@@ -1,7 +1,7 @@
 //! Check-backs: producers that have not said how their transaction ended are asked.
 //!
 //! **Owns** when a half is checked and when it is given up.
-//! **Lives on** the core of the half's shard; whom to ask is decided by `control::transactions`.
+//! **Lives on** the core of the half's shard; whom to ask is decided by `control::supervisors`.
 //! **Invariants** a half that has ended, or whose end is under way, is not checked. A check counts
 //! whether or not a producer is there, as in RocketMQ. What is given up is kept in
 //! `TRANS_CHECK_MAX_TIME_TOPIC`.

@@ -6,7 +6,7 @@
 //! under way is not checked, and not ended a second time; an end that got lost on its way gives the
 //! half back to the checks. Only [`Halves::ended`] forgets a half.
 //! **Limits** about 80 bytes an open half (1,000,000 are measured in `memory_of_a_million`).
-//! **Not here** the records (`shard::transactions`), who is asked (`control::transactions`).
+//! **Not here** the records (`shard::transactions`), who is asked (`control::supervisors`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,7 +6,7 @@
 //! last is the last (`HookUtils.handleScheduleMessage`, 5.5.0). A time that has passed makes an
 //! ordinary message. The due time is exact: not rounded to `timerPrecisionMs`.
 //! **Limits** `timerMaxDelaySec`.
-//! **Not here** delivery (`control::delay`).
+//! **Not here** delivery (`control::supervisors`).
 
 use gantry_protocol::code::response;
 use gantry_protocol::properties::{self, SendProperties, items, name};

@@ -4,8 +4,8 @@
 //! their queues.
 //! **Lives on** the control plane's thread, behind a `RefCell` that is never held across an await.
 //! **Invariants** an entry is in exactly one place: pending, away (being delivered or moved) or to
-//! be tried again. It leaves the board only when its record is stored where it belongs, recalled, or
-//! can never be delivered. All of it can be rebuilt from the log.
+//! be tried again. It leaves the board only when its record is stored where it belongs, recalled,
+//! or can never be delivered. All of it can be rebuilt from the log.
 //! **Limits** those of `due`; away and to-be-tried entries are bounded by the batches.
 //! **Not here** the loop (`super`), reading and storing (`deliver`).
 

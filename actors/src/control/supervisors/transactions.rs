@@ -30,9 +30,9 @@ use crate::refusal::Refusal;
 use crate::seam::{Answer, HalfCheck, Question};
 use crate::transaction::Half;
 
-use super::cleaning::owed::{Finding, Moving, OwedRecords};
-use super::plane::Plane;
-use super::supervision::shell::Part;
+use crate::control::cleaning::owed::{Finding, Moving, OwedRecords};
+use crate::control::plane::Plane;
+use crate::control::supervision::shell::Part;
 
 /// Between two looks at halves on their way forward: a pass of a core is much shorter.
 const MOVE_PAUSE: Duration = Duration::from_millis(20);

@@ -33,9 +33,9 @@ pub use board::Board;
 pub use due::Entry;
 
 use self::keeper::Keeper;
-use super::plane::Plane;
-use super::supervision::task;
-use super::supervision::tree::PartState;
+use crate::control::plane::Plane;
+use crate::control::supervision::task;
+use crate::control::supervision::tree::PartState;
 
 /// Its name in the tree.
 pub const NAME: &str = "delay";

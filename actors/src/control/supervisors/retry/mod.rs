@@ -24,11 +24,11 @@ use gantry_storage::units::PhysicalOffset;
 use tokio::sync::{Notify, oneshot};
 
 use self::policy::{Goal, SendBack};
-use super::plane::Plane;
-use super::reply::{Reply, ReplyTo};
-use super::supervision::task;
-use super::supervision::tree::PartState;
-use super::topics;
+use crate::control::plane::Plane;
+use crate::control::reply::{Reply, ReplyTo};
+use crate::control::supervision::task;
+use crate::control::supervision::tree::PartState;
+use crate::control::topics;
 use crate::refusal::Refusal;
 use crate::seam::ControlRequest;
 use crate::seam::errands::{FetchFault, SupplyRecord};
