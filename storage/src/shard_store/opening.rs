@@ -70,7 +70,11 @@ impl<D: Disk> ShardStore<D> {
         let (identity, created) =
             identity::load_or_create(&disk, IdentityKind::Shard, place, wanted).await?;
         let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
-        let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
+        let mut checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
+        if checkpoint.is_none() {
+            // A read may be wrong once; without a checkpoint the whole log is replayed.
+            checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
+        }
         let (indexes, checkpoint) = open_indexes(&disk, &folder, &options, checkpoint).await?;
         let mut scan = first_scan(identity.id, checkpoint.as_ref(), &segments);
         let mut report = RecoveryReport {
@@ -173,13 +177,16 @@ async fn open_indexes<D: Disk>(
     };
     let paged = PagedOptions {
         limits,
+        flush_bytes: options.index_flush_bytes,
         ..PagedOptions::default()
     };
+    let key_entries = options.key_entries_max;
     let index_folder = format!("{folder}/{INDEX_FOLDER}");
     let keys_folder = format!("{folder}/{KEYS_FOLDER}");
     if let Some(found) = checkpoint {
         let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
-        let keys = KeyIndex::open(disk.clone(), &keys_folder, Some(&found.keys)).await;
+        let keys =
+            KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
         match (queues, keys) {
             (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, Some(found))),
             (Err(IndexOpenError::Files(error)), _) => return Err(damaged(folder, &error)),
@@ -190,10 +197,13 @@ async fn open_indexes<D: Disk>(
             }
         }
     }
+    // Opening them empty removes the files an old checkpoint names; a death in the middle must not
+    // leave one that can be read after all.
+    checkpoint::forget(disk, folder).await?;
     let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
         .await
         .map_err(|error| damaged(folder, &error))?;
-    let keys = KeyIndex::open(disk.clone(), &keys_folder, None)
+    let keys = KeyIndex::open_with(disk.clone(), &keys_folder, None, key_entries)
         .await
         .map_err(|error| damaged(folder, &error))?;
     Ok((Indexes { queues, keys }, None))
@@ -215,10 +225,17 @@ async fn replay<D: Disk>(
     report: &mut RecoveryReport,
 ) -> Result<(), RecoverError> {
     let mut device = DeviceScan::new(segments);
-    while let Some(run) = device.next(scan).await? {
-        report.runs_from_disk += 1;
-        let start = run.payload_start();
-        indexes.replay_run(run.payload, start, report).await?;
+    let mut is_end = false;
+    while !is_end {
+        // Bytes that end the log are read twice: one wrong read must not cut it off.
+        is_end = true;
+        while let Some(run) = device.next(scan).await? {
+            is_end = false;
+            report.runs_from_disk += 1;
+            let start = run.payload_start();
+            indexes.replay_run(run.payload, start, report).await?;
+        }
+        device.forget();
     }
     replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
     if let Some(proof) = device.proof_of_damage(scan).await? {

@@ -13,7 +13,9 @@ use super::{ReadLimits, ReadOutcome, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::format::{RECORD_PEEK_BYTES, record_peek, segment_name};
+use crate::format::{
+    RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek, segment_name,
+};
 use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndexError, KeyQuery};
 use crate::queue_index::{IndexEntry, Lookup};
@@ -110,28 +112,59 @@ impl<D: Disk> ShardStore<D> {
 
     fn fetch_hot(&self, entry: &IndexEntry, out: &mut BytesMut) -> bool {
         let (position, len) = (entry.position, u64::from(entry.length));
-        self.log.read_hot(position, len, out) || self.cache.read_hot(position, len, out)
+        if self.log.read_hot(position, len, out) {
+            return true;
+        }
+        let (at, before) = (check_of(position), out.len());
+        let mut check = BytesMut::new();
+        let found = self.cache.read_hot(at, RECORD_CHECK_BYTES, &mut check)
+            && self.cache.read_hot(position, len, out);
+        if found && self.is_record(&check, out.get(before..).unwrap_or_default(), entry) {
+            return true;
+        }
+        out.truncate(before);
+        false
     }
 
-    async fn fetch(
+    /// Adds `position..position + len` to `out`, whatever it is.
+    async fn fetch_bytes(
         &self,
         position: FilePosition,
         len: u64,
         out: &mut BytesMut,
     ) -> Result<(), ReadError> {
-        let before = out.len();
         if self.log.read_hot(position, len, out) {
             return Ok(());
         }
         let stable = self.log.marks.stable().0;
-        let read = self
+        let segments = &self.log.segments;
+        Ok(self
             .cache
-            .read(&self.log.segments, stable, (position, len), out)
+            .read(segments, stable, (position, len), out)
+            .await?)
+    }
+
+    /// Adds the record of `entry` to `out` once it is known to be what was stored.
+    async fn fetch(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
+        let (position, len) = (entry.position, u64::from(entry.length));
+        let before = out.len();
+        let mut check = BytesMut::new();
+        let mut read = self
+            .fetch_bytes(check_of(position), RECORD_CHECK_BYTES, &mut check)
             .await;
+        if read.is_ok() {
+            read = self.fetch_bytes(position, len, out).await;
+        }
+        if read.is_ok() && !self.is_record(&check, out.get(before..).unwrap_or_default(), entry) {
+            // The device may have been wrong only once.
+            self.cache
+                .forget(check_of(position), len + RECORD_CHECK_BYTES);
+            read = Err(self.damaged(position));
+        }
         if read.is_err() {
             out.truncate(before);
         }
-        Ok(read?)
+        read
     }
 
     /// Appends the records of `key` from `from` on whose tags code passes `filter` to `out`, byte
@@ -156,6 +189,8 @@ impl<D: Disk> ShardStore<D> {
                 .index
                 .lookup(key, next, progress.wanted(), &mut entries)
                 .await?;
+            // The queue may have grown while the device was read.
+            progress.outcome.bounds = self.bounds(key);
             if count == 0 {
                 return Ok(progress.outcome);
             }
@@ -163,16 +198,12 @@ impl<D: Disk> ShardStore<D> {
                 match progress.step(entry, filter) {
                     Step::Stop => return Ok(progress.outcome),
                     Step::Pass => progress.passed(),
-                    Step::Take => {
-                        let at = out.len();
-                        let len = u64::from(entry.length);
-                        self.fetch(entry.position, len, out).await?;
-                        if !self.is_record(out.get(at..), entry) {
-                            out.truncate(at);
-                            return Err(self.damaged(entry.position));
-                        }
-                        progress.took(entry);
-                    }
+                    Step::Take => match self.fetch(entry, out).await {
+                        Ok(()) => progress.took(entry),
+                        // What lies before it is given; the next read begins with the fault.
+                        Err(_) if progress.outcome.found > 0 => return Ok(progress.outcome),
+                        Err(error) => return Err(error),
+                    },
                 }
             }
         }
@@ -221,9 +252,10 @@ impl<D: Disk> ShardStore<D> {
         (!cold || progress.outcome.found > 0).then_some(progress.outcome)
     }
 
-    fn is_record(&self, bytes: Option<&[u8]>, entry: &IndexEntry) -> bool {
+    fn is_record(&self, check: &[u8], bytes: &[u8], entry: &IndexEntry) -> bool {
         let physical = address::physical(self.log.options.shard, entry.position);
-        bytes.and_then(record_peek) == Some((entry.length, physical.0))
+        record_peek(bytes) == Some((entry.length, physical.0))
+            && record_is_intact(self.store_id, check, bytes)
     }
 
     fn damaged(&self, position: FilePosition) -> ReadError {
@@ -246,24 +278,28 @@ impl<D: Disk> ShardStore<D> {
         if shard != self.log.options.shard || !exists || end.since(position) < RECORD_PEEK_BYTES {
             return Err(outside);
         }
-        let mut out = BytesMut::new();
-        self.fetch(position, RECORD_PEEK_BYTES, &mut out).await?;
-        let Some((length, own)) = record_peek(&out) else {
+        let mut peek = BytesMut::new();
+        self.fetch_bytes(position, RECORD_PEEK_BYTES, &mut peek)
+            .await?;
+        let Some((length, own)) = record_peek(&peek) else {
             return Err(self.damaged(position));
         };
-        let length = u64::from(length);
-        // A record carries its own offset: nothing else can be taken for one by chance.
-        let fits = (RECORD_PEEK_BYTES..=RECORD_BYTES_MAX).contains(&length)
-            && position.plus(length) <= end;
+        let bytes = u64::from(length);
+        let fits = (RECORD_PEEK_BYTES..=RECORD_BYTES_MAX).contains(&bytes)
+            && position.plus(bytes) <= end
+            && position.0 >= RECORD_CHECK_BYTES;
         if own != physical.0 || !fits {
+            self.cache.forget(position, RECORD_PEEK_BYTES);
             return Err(self.damaged(position));
         }
-        self.fetch(
-            position.plus(RECORD_PEEK_BYTES),
-            length - RECORD_PEEK_BYTES,
-            &mut out,
-        )
-        .await?;
+        let entry = IndexEntry {
+            position,
+            length,
+            tags_code: 0,
+            store_time: StoreTimestamp(0),
+        };
+        let mut out = BytesMut::new();
+        self.fetch(&entry, &mut out).await?;
         Ok(out.freeze())
     }
 
@@ -324,6 +360,11 @@ impl<D: Disk> ShardStore<D> {
             .map(|position| address::physical(shard, position))
             .collect())
     }
+}
+
+/// Where the check of the record at `position` starts.
+fn check_of(position: FilePosition) -> FilePosition {
+    FilePosition(position.0.saturating_sub(RECORD_CHECK_BYTES))
 }
 
 /// A reader of few messages does not want hundreds of entries copied.
