@@ -62,6 +62,17 @@ pub async fn read<D: Disk>(
     Ok(bytes.and_then(|bytes| decode(&bytes, store_id)))
 }
 
+/// Makes sure there is no checkpoint any more: what it names is about to be removed.
+///
+/// # Errors
+/// As the device says.
+pub async fn forget<D: Disk>(disk: &D, folder: &str) -> Result<(), DiskError> {
+    match disk.remove(&format!("{folder}/{CHECKPOINT_FILE}")).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => disk.sync_dir(folder).await,
+    }
+}
+
 fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {
     let (header, crc) = CheckpointHeader::decode(bytes, store_id)?;
     let rest = bytes.get(CHECKPOINT_HEADER_BYTES..)?;
