@@ -192,8 +192,9 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     settings.listen_vip = ports.vip.address;
     settings.advertised.set_port(ports.main.address.port());
     let machine = fit_machine(&settings, placements.len())?;
-    let (settings, lock) = open_folder(settings)?;
+    let (mut settings, lock) = open_folder(settings)?;
     let identity = identity(&settings)?;
+    Arc::make_mut(&mut settings).shard_count = identity.shards_count;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);

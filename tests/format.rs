@@ -12,6 +12,7 @@
 
 mod common;
 
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,7 @@ fn keep(from: &Path, name: &str) {
     let mut lengths = String::new();
     for path in all {
         let mut bytes = fs::read(from.join(&path)).unwrap();
-        lengths += &format!("{}\t{}\n", path.display(), bytes.len());
+        writeln!(lengths, "{}\t{}", path.display(), bytes.len()).unwrap();
         let used = bytes
             .iter()
             .rposition(|byte| *byte != 0)

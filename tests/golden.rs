@@ -17,7 +17,9 @@ use bytes::BytesMut;
 use gantry_protocol::message::{
     BatchIter, EncodedRecord, RecordIter, RecordParts, encode_batch_element, tags_code,
 };
-use gantry_protocol::request::{pull::PullHeader, send::SendHeader};
+use gantry_protocol::request::pull::PullHeader;
+use gantry_protocol::request::send::SendHeader;
+use gantry_protocol::request::transaction::{CheckTransactionState, EndTransaction};
 use gantry_protocol::{Command, Frame, HeaderEncoding, HeaderView, code, properties, take_frame};
 
 /// One line of `index.tsv` with the file's bytes.
@@ -193,8 +195,8 @@ fn every_code_is_in_the_table_under_its_name() {
 
 #[test]
 fn typed_headers_are_read_and_written_as_the_same() {
-    let (mut sends, mut pulls) = (0, 0);
-    for golden in all().iter().filter(|g| g.kind == "request") {
+    let (mut sends, mut pulls, mut ends, mut checks) = (0, 0, 0, 0);
+    for golden in all().iter().filter(|g| g.is_request()) {
         let frame = golden.frame();
         let view = HeaderView::parse(frame.encoding, &frame.header).unwrap();
         let mut again = Command::request(golden.code, 1);
@@ -226,10 +228,29 @@ fn typed_headers_are_read_and_written_as_the_same() {
                 );
                 pulls += 1;
             }
+            37 => {
+                let header = EndTransaction::parse(&view).unwrap();
+                assert_eq!(header.to_ext().len(), view.ext.len(), "{}", golden.place());
+                for (name, value) in header.to_ext() {
+                    again = again.with_ext(name, value);
+                }
+                assert_eq!(EndTransaction::parse(&again.view()).unwrap(), header);
+                ends += 1;
+            }
+            39 => {
+                let header = CheckTransactionState::parse(&view).unwrap();
+                assert_eq!(header.to_ext().len(), view.ext.len(), "{}", golden.place());
+                for (name, value) in header.to_ext() {
+                    again = again.with_ext(name, value);
+                }
+                assert_eq!(CheckTransactionState::parse(&again.view()).unwrap(), header);
+                checks += 1;
+            }
             _ => {}
         }
     }
     assert!(sends >= 10 && pulls >= 8, "{sends} sends, {pulls} pulls");
+    assert!(ends >= 4 && checks >= 4, "{ends} ends, {checks} checks");
 }
 
 #[test]

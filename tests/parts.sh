@@ -2,8 +2,8 @@
 # CLIENTS (not empty: the real clients are run).
 
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
-JAVA_CASES=(send consume order offset litepull filter.by_tag filter.tags_with filter.offset_passes query)
-GO_CASES=(send. filter.by_tag consume.broadcasting order.by_key)
+JAVA_CASES=(send consume order offset litepull filter.by_tag filter.tags_with filter.offset_passes query tx)
+GO_CASES=(send. filter.by_tag consume.broadcasting order.by_key tx)
 # The stock mqadmin, each command in a process of its own, three at a time.
 MQADMIN_CASES=(mqadmin)
 # What a Java client does in a cluster of which one half is Apache's.
@@ -190,8 +190,11 @@ interop_tests() {
   local ns port pid
   wait "$PREFETCH" || echo "fetching clients ahead failed, see $PREFETCH_LOG"
   ns=$(free_port); port=$(free_port)
-  gantry_start gantry-interop "$port" up --data "$WORK/interop" --listen 127.0.0.1 --port "$port" --namesrv-port "$ns" || return
+  gantry_start gantry-interop "$port" up --data "$WORK/interop" --listen 127.0.0.1 --port "$port" --namesrv-port "$ns" \
+    --set transactionCheckInterval=5000 || return
   pid=$GANTRY_PID
+  # A first check-back comes after 6 s.
+  export INTEROP_TX_WAIT=40
   interop java "127.0.0.1:$ns" java "${JAVA_CASES[@]}" "${MQADMIN_CASES[@]}"
   interop go "127.0.0.1:$ns" go "${GO_CASES[@]/#/go.}"
   if [ -z "$QUICK" ]; then

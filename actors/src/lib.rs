@@ -13,3 +13,4 @@ pub mod namesrv;
 pub mod refusal;
 pub mod seam;
 pub mod settings;
+pub mod transaction;

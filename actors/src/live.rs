@@ -2,8 +2,8 @@
 //!
 //! **Owns** the cells, and what a change of a key may come to.
 //! **Lives on** both planes: written by the control plane's thread, read by every core.
-//! **Invariants** a cell is one relaxed atomic: reading it costs a plain load, and a reader sees the
-//! old value or the new one. No reader needs two cells to agree.
+//! **Invariants** a cell is one relaxed atomic: reading it costs a plain load, and a reader sees
+//! the old value or the new one. No reader needs two cells to agree.
 //! **Limits** a value has passed its key's check before it comes here.
 //! **Not here** the keys, their ranges and words (`server/config`), what is kept (`kept_settings`).
 

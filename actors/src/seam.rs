@@ -20,7 +20,9 @@ use gantry_protocol::body::{
 use gantry_protocol::command::Command;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
-use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId};
+use gantry_storage::units::{
+    FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId, StoreTimestamp, TopicId,
+};
 
 use crate::refusal::Refusal;
 
@@ -110,8 +112,19 @@ pub enum ToControl {
     /// What was stored and delivered since the last such word, at most once a second and only when
     /// something was.
     Counted(Box<Counted>),
+    /// Half messages whose producers are to be asked (39), counted as checked.
+    CheckHalves(Vec<HalfCheck>),
     /// The core has stopped: its offsets are handed over and its shards are closed.
     CoreStopped(CoreNumber),
+}
+
+/// A half message whose producer is to be asked.
+#[derive(Debug)]
+pub struct HalfCheck {
+    /// Its record.
+    pub record: Bytes,
+    /// Checks so far, this one included.
+    pub checks: u32,
 }
 
 /// Control plane → one data core.
@@ -178,6 +191,13 @@ pub enum Question {
     DropGroup(Arc<str>),
     /// Apply the times of topics with a time of their own, and say which segments could go.
     Ages(Arc<OwnTimes>),
+    /// Where open halves lie in a shard; those below `move_below` begin to move forward.
+    OpenHalves {
+        /// The shard.
+        shard: ShardId,
+        /// Zero moves none.
+        move_below: FilePosition,
+    },
     /// Give up these segments; answered when that has begun.
     DropSegments(Arc<Plan>),
     /// Refuse messages of clients for this reason, or take them again.
@@ -237,6 +257,9 @@ pub enum Answer {
     Store(StoreReport),
     /// To `Ages`: one a shard.
     Ages(Vec<ShardAges>),
+    /// To `OpenHalves`: the lowest one, none when none is open. What the answer no longer names is
+    /// on the device: ended, or stored again further on.
+    OpenHalves(Result<Option<FilePosition>, Refusal>),
     /// To `Record`: none when it isn't this core's, or isn't there.
     Record(Option<Bytes>),
     /// To `StoreTimes`: ms, of those that this core holds.

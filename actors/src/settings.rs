@@ -137,8 +137,16 @@ pub struct BrokerSettings {
     pub channel_idle_max_seconds: u64,
     /// `startAcceptSendRequestTimeStamp`.
     pub start_accept_send_request_ms: LiveNumber,
-    /// `rejectTransactionMessage` (transactions are not yet built and are refused either way).
+    /// `rejectTransactionMessage`.
     pub reject_transaction_message: LiveSwitch,
+    /// `transactionTimeOut`: age of a half before its first check.
+    pub transaction_timeout_ms: u64,
+    /// `transactionCheckInterval`: time between two checks of a half.
+    pub transaction_check_interval_ms: u64,
+    /// `transactionCheckMax`: checks after which a half is given up.
+    pub transaction_check_max: u32,
+    /// `fileReservedTime`: age at which a half is given up.
+    pub transaction_age_ms_max: u64,
     /// `messageDelayLevel`, in ms per level.
     pub delay_levels_ms: Vec<u64>,
     /// `storePathRootDir`: the data folder.
@@ -151,7 +159,7 @@ pub struct BrokerSettings {
     pub tail_bytes: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// Shards of a new store.
+    /// Shards of the store; of a new one as configured.
     pub shard_count: u8,
     /// Bound of all memory the broker gives to caches and windows.
     pub memory_limit_bytes: u64,

@@ -58,7 +58,7 @@ pub fn resolve(host: &str) -> io::Result<IpAddr> {
 
 /// Longest wait for a taken port. What a killed process leaves is mostly gone within 50 ms; with a
 /// sync of much data under way it was seen to stay for more than a second.
-const FREE_WAIT_MAX: Duration = Duration::from_secs(5);
+const FREE_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Time between two looks.
 const FREE_POLL: Duration = Duration::from_millis(2);
 

@@ -214,6 +214,11 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
         start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),
         reject_transaction_message: values.bool("rejectTransactionMessage").into(),
+        transaction_timeout_ms: values.unsigned("transactionTimeOut"),
+        transaction_check_interval_ms: values.unsigned("transactionCheckInterval"),
+        transaction_check_max: u32::try_from(values.unsigned("transactionCheckMax"))
+            .unwrap_or(u32::MAX),
+        transaction_age_ms_max: values.unsigned("fileReservedTime").saturating_mul(HOUR_MS),
         delay_levels_ms: value::read_delays_ms(values.text("messageDelayLevel"))
             .unwrap_or_default(),
         data_dir: values.path("storePathRootDir"),

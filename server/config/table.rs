@@ -126,7 +126,10 @@ pub const BROKER: &[Key] = &[
         "fileReservedTime",
         "72",
         ANY,
-        Start("retention.reserved_ms, in hours; a topic's attribute reserve.time overrides it"),
+        Start(
+            "retention.reserved_ms and transaction_age_ms_max, in hours; a topic's attribute \
+             reserve.time overrides the former",
+        ),
     ),
     key(
         "diskMaxUsedSpaceRatio",
@@ -368,7 +371,25 @@ pub const BROKER: &[Key] = &[
         "rejectTransactionMessage",
         "false",
         Bool,
-        Live("reject_transaction_message; transactions are not built yet"),
+        Live("reject_transaction_message"),
+    ),
+    key(
+        "transactionTimeOut",
+        "6000",
+        ANY,
+        Start("transaction_timeout_ms"),
+    ),
+    key(
+        "transactionCheckMax",
+        "15",
+        ANY,
+        Start("transaction_check_max"),
+    ),
+    key(
+        "transactionCheckInterval",
+        "30000",
+        Int(100, i32::MAX as i64),
+        Start("transaction_check_interval_ms"),
     ),
     key(
         "messageDelayLevel",

@@ -14,7 +14,6 @@ use super::value::Kind::{Bool, Int, OneOf, Path, Text};
 const DIRECT: &str =
     "the log is written by direct I/O in aligned runs; there is no page cache to tune";
 const NO_SLAVES: &str = "replication is not built yet";
-const NO_TX: &str = "transactions are not built yet";
 const NO_TIMER: &str = "delayed messages are not built yet";
 const NO_POP: &str = "pop consumption is not built yet";
 const NO_AUTH: &str =
@@ -259,9 +258,6 @@ pub const COMMON: &[Key] = &[
         Nothing(NO_POOLS),
     ),
     key("waitTimeMillsInAckQueue", "3000", ANY, Nothing(NO_POOLS)),
-    key("transactionTimeOut", "6000", ANY, Nothing(NO_TX)),
-    key("transactionCheckMax", "15", ANY, Nothing(NO_TX)),
-    key("transactionCheckInterval", "30000", ANY, Nothing(NO_TX)),
     key("timerWheelEnable", "true", Bool, Nothing(NO_TIMER)),
     key("timerMaxDelaySec", "259200", ANY, Nothing(NO_TIMER)),
     key("timerPrecisionMs", "1000", ANY, Nothing(NO_TIMER)),

@@ -17,6 +17,7 @@ pub struct Record {
     pub store_timestamp: i64,
     pub store_host: ([u8; 4], i32),
     pub reconsume_times: i32,
+    pub prepared_offset: i64,
     pub body: Vec<u8>,
     pub topic: String,
     pub properties: BTreeMap<String, String>,
@@ -75,7 +76,7 @@ fn record(bytes: &[u8]) -> Record {
     let store_timestamp = r.i64();
     let store_host = r.host();
     let reconsume_times = r.i32();
-    assert_eq!(r.i64(), 0, "prepared transaction offset");
+    let prepared_offset = r.i64();
     let body_len = r.i32() as usize;
     let body = r.take(body_len).to_vec();
     let topic_len = r.take(1)[0] as usize;
@@ -95,6 +96,7 @@ fn record(bytes: &[u8]) -> Record {
         store_timestamp,
         store_host,
         reconsume_times,
+        prepared_offset,
         body,
         topic,
         properties,

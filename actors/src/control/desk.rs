@@ -18,7 +18,7 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::{admin, groups, offsets, topics};
+use super::{admin, groups, offsets, topics, transactions};
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,6 @@ pub async fn serve(
     plane: Rc<Plane>,
     core_stopped: impl Fn(CoreNumber),
 ) {
-    plane.tree.enter("desk");
     let (mail, plane, core_stopped) = (&mail, &plane, &core_stopped);
     guard_task(plane.budget("desk"), || read(mail, plane, core_stopped)).await;
 }
@@ -157,6 +156,9 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
         } => plane.asker.answered(core, ticket, answer),
         ToControl::ClientReply { peer, command } => plane.calls.replied(peer, command),
         ToControl::Counted(counted) => book.admin.tell(admin::Msg::Counted(counted)),
+        ToControl::CheckHalves(checks) => {
+            book.transactions.tell(transactions::Msg::Check(checks));
+        }
         ToControl::CoreStopped(core) => core_stopped(core),
     }
 }

@@ -4,7 +4,8 @@
 //! requests.
 //! **Lives on** the control plane's thread; [`ControlPlane`] is its handle for the main thread.
 //! **Invariants** never between a client and its bytes: no send or pull of a known topic and group
-//! crosses the seam. Each part is plain state inside an actor that a panic restarts (`shell`).
+//! crosses the seam. Each part is plain state inside an actor that a panic restarts
+//! (`supervision`).
 //! **Limits** each room names its own.
 //! **Not here** queues, pulls, positions of consumers (`data`), the name server (`namesrv`).
 
@@ -19,12 +20,12 @@ mod outbox;
 mod plane;
 mod registration;
 mod reply;
-mod shell;
 mod start;
+mod supervision;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod tree;
+mod transactions;
 
 pub use desk::{Counter, counter};
 pub use registration::LinkReport;

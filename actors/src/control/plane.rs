@@ -34,10 +34,11 @@ use super::offsets::Offsets;
 use super::outbox::Outbox;
 use super::registration::Registration;
 use super::reply::{Reply, ReplyTo};
-use super::shell::Inbox;
+use super::supervision::shell::Inbox;
+use super::supervision::tree::Tree;
 use super::topics::Topics;
 use super::topics::table::TopicTable;
-use super::tree::Tree;
+use super::transactions::Transactions;
 
 /// Where each part receives.
 pub struct Book {
@@ -47,6 +48,8 @@ pub struct Book {
     pub groups: Inbox<Groups>,
     /// Consumer offsets.
     pub offsets: Inbox<Offsets>,
+    /// Check-backs.
+    pub transactions: Inbox<Transactions>,
     /// Runtime report and live settings.
     pub admin: Inbox<Admin>,
     /// The name servers.

@@ -28,7 +28,8 @@ use super::ledger::Ledger;
 use super::outbox::Outbox;
 use super::plane::{Book, Plane};
 use super::registration::{LinkReport, Registration};
-use super::{cleaning, desk, groups, offsets, shell};
+use super::supervision::shell;
+use super::{cleaning, desk, groups, offsets};
 
 /// Reading the tables takes about 1 s per million rows; beyond this something is wrong with the
 /// disk.
@@ -231,6 +232,7 @@ fn begin(
             topics: shell::start(&plane)?,
             groups: shell::start(&plane)?,
             offsets: shell::start(&plane)?,
+            transactions: shell::start(&plane)?,
             admin: shell::start(&plane)?,
             registration,
         };

@@ -97,6 +97,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Answer::Done
             }
             Question::Ages(own) => Answer::Ages(self.ages(&own).await),
+            Question::OpenHalves { shard, move_below } => match self.shard(shard) {
+                Some(shard) => Answer::OpenHalves(self.open_halves(&shard, move_below).await),
+                None => Answer::Done,
+            },
             Question::DropSegments(plan) => {
                 self.drop_segments(&plan);
                 Answer::Done

@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_storage::units::QueueKey;
+use gantry_storage::units::{QueueKey, ShardId};
 
 use super::catalog::Catalog;
 use super::gather::Gathers;
@@ -84,7 +84,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             cores: place.cores.max(1),
             shards_count: place.shards_count.max(1),
             catalog: RefCell::new(Catalog::new(settings.broker_permission)),
-            desk: SendDesk::new(Arc::clone(&settings), place.seed),
+            desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,
             parked: RefCell::default(),
@@ -106,6 +106,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             settings: Arc::clone(settings),
             store_host: settings.advertised,
             index_keys: settings.message_index_enable,
+            cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
             marks: SendReplyMarks {
                 region: settings.region_id.clone(),
@@ -129,7 +130,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// The shard of a queue, if this core holds it.
     pub(super) fn shard_of(&self, key: QueueKey) -> Option<Rc<Shard<S, H>>> {
-        let id = key.shard(self.shards_count);
+        self.shard(key.shard(self.shards_count))
+    }
+
+    /// A shard, if this core holds it.
+    pub(super) fn shard(&self, id: ShardId) -> Option<Rc<Shard<S, H>>> {
         self.shards
             .borrow()
             .get(usize::from(id.0))
@@ -143,10 +148,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// One pass over every shard. True when there is more to do now.
-    pub fn pass(&self) -> bool {
+    pub fn pass(self: &Rc<Self>) -> bool {
         let mut more = false;
         for shard in self.shards() {
+            self.end_some(&shard);
             more |= shard.pass();
+            more |= shard.has_ends_to_do();
             if shard.has_deadlines() {
                 self.timed.set();
             }
@@ -201,6 +208,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.hand_over_offsets().await;
             self.hand_over_counts().await;
             self.shards().for_each(|shard| shard.sweep());
+            self.check_halves();
         }
     }
 

@@ -15,6 +15,7 @@ pub mod retention;
 pub mod router;
 pub mod seat;
 pub mod shard;
+pub mod transactions;
 pub mod words;
 
 #[cfg(test)]

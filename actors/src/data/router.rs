@@ -13,13 +13,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_runtime::net::PeerRef;
-use gantry_storage::units::{QueueKey, ShardId};
+use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
 
 use super::core::DataCore;
 use super::gather::{GatherAnswer, GatherAsk};
 use super::host::Host;
 use super::queue::store::QueueStore;
-use super::words::{Append, QueueRequest, ReplyTo};
+use super::words::{Append, End, QueueRequest, ReplyTo};
 use crate::refusal::Refusal;
 use crate::seam::{CoreNumber, Ticket};
 
@@ -34,6 +34,10 @@ pub enum CoreWord {
     Append(QueueKey, ReplyTo, Append),
     /// Any other request of one queue.
     Ask(QueueKey, ReplyTo, QueueRequest),
+    /// An end of a transaction, for the shard of its half.
+    End(ShardId, ReplyTo, End),
+    /// The message of a half of this shard is stored on another one.
+    HalfEnded(ShardId, QueueOffset),
     /// Frames for a connection of the receiver.
     Frames(PeerRef, Bytes),
     /// A connection is gone.
@@ -111,6 +115,22 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         })
     }
 
+    /// Hands a word to the core of a shard.
+    ///
+    /// # Errors
+    /// The road is full.
+    pub(super) fn route_to_shard(&self, shard: ShardId, word: CoreWord) -> Result<(), Refusal> {
+        let core = core_of_shard(shard, self.cores);
+        self.host.send_core(core, word).map_err(|_| {
+            let remark = format!(
+                "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
+                 core {} to core {core} is full, shard {shard}",
+                self.number
+            );
+            Refusal::new(response::SYSTEM_BUSY, remark)
+        })
+    }
+
     /// Takes what another core sent.
     pub fn on_words(self: &Rc<Self>, words: &mut Vec<CoreWord>) {
         for word in words.drain(..) {
@@ -123,6 +143,16 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 CoreWord::Ask(key, reply, request) => {
                     if let Err(refusal) = self.route_ask(key, reply, request) {
                         self.host.refuse(reply, &refusal);
+                    }
+                }
+                CoreWord::End(shard, reply, end) => {
+                    if let Err(refusal) = self.route_end(shard, reply, end) {
+                        self.host.refuse(reply, &refusal);
+                    }
+                }
+                CoreWord::HalfEnded(shard, half) => {
+                    if let Some(shard) = self.shard(shard) {
+                        shard.half_ended(half);
                     }
                 }
                 CoreWord::Frames(peer, frames) => {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use gantry_protocol::frame::HeaderEncoding;
 use gantry_protocol::subscription::TagFilter;
 use gantry_runtime::net::PeerRef;
-use gantry_storage::units::{Boundary, StoreTimestamp};
+use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
 
 use crate::seam::TopicEntry;
 
@@ -90,6 +90,12 @@ pub struct Append {
     pub marks: Marks,
     /// The elements of a batch, as ranges of `body`; empty for a single message.
     pub elements: Vec<Element>,
+    /// What its being stored means for a transaction.
+    pub step: Option<TransactionStep>,
+    /// The queue that the reply names, where another one really holds the record.
+    pub shown_queue: Option<u16>,
+    /// The half record's physical offset in a committed transaction, else 0.
+    pub prepared_offset: i64,
     /// When its shard took it, µs of that core's monotonic clock.
     pub arrived_us: u64,
 }
@@ -126,6 +132,61 @@ pub struct Element {
     pub properties: Range<usize>,
     /// What they say; ranges count from the properties' start.
     pub marks: Marks,
+}
+
+/// What a stored record means for a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStep {
+    /// A half is open, and first due then.
+    Half {
+        /// Ms.
+        due_ms: u64,
+    },
+    /// A half has a copy further on.
+    Moved {
+        /// The offset its producer was told.
+        first: QueueOffset,
+    },
+    /// A half has ended with this record.
+    Ending {
+        /// Its shard.
+        home: ShardId,
+        /// Where it is in that shard's half queue.
+        half: QueueOffset,
+    },
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its message goes to its queue.
+    Commit,
+    /// Its message is dropped.
+    Rollback,
+    /// Nobody knows: its message goes to `TRANS_CHECK_MAX_TIME_TOPIC`.
+    GiveUp,
+}
+
+/// The end of a transaction, not yet held against its half.
+#[derive(Debug)]
+pub struct End {
+    /// The producer's group; none for an end of the broker's own.
+    pub group: Option<Box<str>>,
+    /// Offset of the half, as its producer was told.
+    pub half: QueueOffset,
+    /// Physical offset of the half, as its producer was told.
+    pub physical: Option<PhysicalOffset>,
+    /// How it ends.
+    pub verdict: Verdict,
+    /// It answers a check.
+    pub from_check: bool,
+    /// The half's record, or why it couldn't be read, once the device was asked.
+    pub record: Option<Result<Bytes, String>>,
+}
+
+impl End {
+    /// What one is charged to its shard's inbox: itself and a producer group's name.
+    pub const BYTES: usize = size_of::<Self>() + 128;
 }
 
 /// A pull, checked.

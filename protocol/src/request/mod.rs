@@ -14,6 +14,7 @@ pub mod offset;
 pub mod pull;
 pub mod send;
 pub mod topic;
+pub mod transaction;
 
 pub use crate::error::FieldError;
 pub use fields::ExtList;

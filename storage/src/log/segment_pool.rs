@@ -21,6 +21,8 @@ use crate::units::{FilePosition, index};
 pub const ZEROS_QUIET_MS: u64 = 100;
 /// Bytes of one write of zeros: the writer waits at most for one of these.
 pub const ZEROS_CHUNK_BYTES: u64 = 512 << 10;
+/// Segments are made ahead of their time only while the device has room for this many of it.
+pub const AHEAD_ROOM_FACTOR: u64 = 8;
 /// Pause before a segment is tried again on a full device.
 pub const FULL_RETRY_MS: u64 = 1000;
 /// Segments that must fit before a device that was full takes records again: with room for one
@@ -39,6 +41,8 @@ pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
 
 enum Job<D: Disk> {
     Make(FilePosition),
+    /// A segment that will be needed, while nobody waits for anything.
+    MakeAhead(FilePosition),
     /// Zeros are wanted, but first nothing may be staged for a while.
     Quiet,
     Zero(Rc<Segment<D>>, (FilePosition, FilePosition)),
@@ -48,10 +52,14 @@ enum Job<D: Disk> {
 async fn pool_loop<D: Disk>(log: &ShardLog<D>) {
     // Nothing was staged for `ZEROS_QUIET_MS` before this position was seen.
     let mut quiet_at = None;
+    // The device had no room to spare when the log's segments ended here.
+    let mut tight_at = None;
     loop {
-        match log.work.wait(|| next_job(log, quiet_at)).await {
+        match log.work.wait(|| next_job(log, quiet_at, tight_at)).await {
             Job::End => return,
             Job::Make(start) => make(log, start).await,
+            Job::MakeAhead(start) if has_plenty(log).await => make(log, start).await,
+            Job::MakeAhead(start) => tight_at = Some(start),
             Job::Quiet => {
                 let staged = log.marks.staged().0;
                 let disturbed = || log.marks.staged().0 != staged || log.closing.get();
@@ -71,7 +79,11 @@ async fn pool_loop<D: Disk>(log: &ShardLog<D>) {
     }
 }
 
-fn next_job<D: Disk>(log: &ShardLog<D>, quiet_at: Option<FilePosition>) -> Option<Job<D>> {
+fn next_job<D: Disk>(
+    log: &ShardLog<D>,
+    quiet_at: Option<FilePosition>,
+    tight_at: Option<FilePosition>,
+) -> Option<Job<D>> {
     if log.closing.get() || log.poison.is_set() {
         return Some(Job::End);
     }
@@ -101,7 +113,22 @@ fn next_job<D: Disk>(log: &ShardLog<D>, quiet_at: Option<FilePosition>) -> Optio
         }
         at = segment_end;
     }
+    let wants_more =
+        end.since(head) + log.segments.segment_bytes() <= log.options.zeros_ahead_bytes;
+    if wants_more && tight_at != Some(end) {
+        return Some(if is_quiet {
+            Job::MakeAhead(end)
+        } else {
+            Job::Quiet
+        });
+    }
     None
+}
+
+/// Whether the device has room for segments that nobody needs yet.
+async fn has_plenty<D: Disk>(log: &ShardLog<D>) -> bool {
+    let wanted = AHEAD_ROOM_FACTOR * log.options.zeros_ahead_bytes;
+    log.disk.free_bytes().await.is_ok_and(|free| free >= wanted)
 }
 
 /// Whether a device that was full has room to go on with.
@@ -152,3 +179,7 @@ async fn write_zeros<D: Disk>(
     buf.as_mut().fill(0);
     segment.file.write_at(buf, segment.offset_of(start)).await
 }
+
+#[cfg(test)]
+#[path = "segment_pool_tests.rs"]
+mod tests;

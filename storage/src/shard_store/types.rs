@@ -50,6 +50,9 @@ pub struct StoreOptions {
     pub index_flush_bytes: usize,
     /// Key index entries collected in memory before they are written.
     pub key_entries_max: usize,
+    /// Bytes before the log's head in which zeros are kept in quiet times, beyond the next segment;
+    /// only under `FlushMode::Sync`.
+    pub zeros_ahead_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -65,6 +68,7 @@ impl Default for StoreOptions {
             index_cache_bytes: 32 << 20,
             index_flush_bytes: UNWRITTEN_BYTES_FLUSH,
             key_entries_max: ACTIVE_ENTRIES_MAX,
+            zeros_ahead_bytes: 0,
         }
     }
 }

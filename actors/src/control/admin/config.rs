@@ -41,8 +41,8 @@ pub struct ConfigBook {
 }
 
 impl ConfigBook {
-    /// As configured at start. Changes that `broker.conf` has overtaken leave the file, so that they
-    /// don't come back with an older one.
+    /// As configured at start. Changes that `broker.conf` has overtaken leave the file, so that
+    /// they don't come back with an older one.
     pub fn new(settings: &BrokerSettings) -> Self {
         let (kept, folder) = (&settings.kept, &settings.data_dir);
         let on_disk = KeptSettings::load(folder).unwrap_or_default();

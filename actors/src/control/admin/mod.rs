@@ -22,7 +22,7 @@ use crate::seam::{Answer, ControlRequest, Counted, Question, StoreReport};
 
 use super::plane::Plane;
 use super::reply::{self, Reply, ReplyTo};
-use super::shell::Part;
+use super::supervision::shell::Part;
 
 /// What the admin actor is told.
 pub enum Msg {

@@ -20,6 +20,8 @@ use crate::refusal::Refusal;
 /// How long one source may move records for one drop.
 pub const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where the lowest owed record lies, as soon as it is known.
+pub type Finding<'a> = Pin<Box<dyn Future<Output = Result<Option<FilePosition>, Refusal>> + 'a>>;
 /// Records on their way forward.
 pub type Moving<'a> = Pin<Box<dyn Future<Output = Result<(), Refusal>> + 'a>>;
 
@@ -30,9 +32,11 @@ pub trait OwedRecords {
 
     /// The lowest position in `shard` at which one of its owed records lies.
     ///
+    /// What it doesn't name any more is on the device: settled, or stored again.
+    ///
     /// # Errors
     /// Why it can't say; nothing is dropped then.
-    fn floor(&self, shard: ShardId) -> Result<Option<FilePosition>, Refusal>;
+    fn floor(&self, shard: ShardId) -> Finding<'_>;
 
     /// Appends again what it owes below `below`, and owes the new records instead. Ends when
     /// `floor` says so, or with why not all could be moved. May be called again at any time.
@@ -66,18 +70,11 @@ impl Owed {
 }
 
 async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
-    let name = source.name();
-    let left = || match source.floor(shard) {
-        Ok(floor) => floor.map_or(below, |floor| floor.min(below)),
-        Err(refusal) => {
-            tracing::warn!(source = name, %shard, %refusal, "what is owed is not known");
-            FilePosition(0)
-        }
-    };
-    let before = left();
+    let before = left(source, shard, below).await;
     if before >= below || before.0 == 0 {
         return before;
     }
+    let name = source.name();
     let moving = source.move_forward(shard, below);
     match actix::clock::timeout(MOVE_LIMIT, moving).await {
         Ok(Ok(())) => {}
@@ -86,5 +83,16 @@ async fn clear_of(source: &dyn OwedRecords, shard: ShardId, below: FilePosition)
         }
         Err(_) => tracing::warn!(source = name, %shard, "moving owed records takes long"),
     }
-    left()
+    left(source, shard, below).await
+}
+
+async fn left(source: &dyn OwedRecords, shard: ShardId, below: FilePosition) -> FilePosition {
+    match source.floor(shard).await {
+        Ok(floor) => floor.map_or(below, |floor| floor.min(below)),
+        Err(refusal) => {
+            let name = source.name();
+            tracing::warn!(source = name, %shard, %refusal, "what is owed is not known");
+            FilePosition(0)
+        }
+    }
 }

@@ -5,7 +5,7 @@ use gantry_protocol::code::response;
 use gantry_storage::retention::ShardDrop;
 use gantry_storage::units::{FilePosition, ShardId, TopicId};
 
-use super::owed::{Moving, OwedRecords};
+use super::owed::{Finding, Moving, OwedRecords};
 use super::*;
 
 /// Owes records at these positions; moves `movable` of them at a call.
@@ -36,14 +36,17 @@ impl OwedRecords for Fake {
         }
     }
 
-    fn floor(&self, shard: ShardId) -> Result<Option<FilePosition>, Refusal> {
-        if !self.knows {
-            return Err(Refusal::new(response::SYSTEM_ERROR, "no table"));
-        }
-        let owed = self.owed.borrow();
-        Ok((shard.0 == 0)
-            .then(|| owed.first().copied().map(FilePosition))
-            .flatten())
+    fn floor(&self, shard: ShardId) -> Finding<'_> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if !self.knows {
+                return Err(Refusal::new(response::SYSTEM_ERROR, "no table"));
+            }
+            let owed = self.owed.borrow();
+            Ok((shard.0 == 0)
+                .then(|| owed.first().copied().map(FilePosition))
+                .flatten())
+        })
     }
 
     fn move_forward(&self, _shard: ShardId, below: FilePosition) -> Moving<'_> {

@@ -32,7 +32,7 @@ use crate::seam::{
 
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo, encoded};
-use super::shell::Part;
+use super::supervision::shell::Part;
 use members::Departure;
 use table::GroupTable;
 

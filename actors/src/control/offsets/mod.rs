@@ -27,7 +27,7 @@ use crate::seam::{ControlRequest, OFFSET_ROWS_MAX, OffsetRow, ToData};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
-use super::shell::Part;
+use super::supervision::shell::Part;
 
 /// Rows that wait at most; about 100 bytes each.
 const PENDING_ROWS_MAX: usize = 64 * 1024;

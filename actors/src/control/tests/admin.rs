@@ -1,10 +1,13 @@
 //! What the broker says of itself.
 
+use std::cell::Cell;
+
 use gantry_protocol::body::KvTable;
 use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 
 use super::rig::{Rig, peer, request, settings};
+use crate::refusal::Refusal;
 use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData, Totals};
 use crate::seam::{Counted, GroupCount, ToControl, TopicCount};
 use gantry_storage::retention::{SegmentAge, ShardAges};
@@ -166,8 +169,11 @@ fn counters_come_from_what_the_cores_counted() {
     rig.stop();
 }
 
-#[test]
-fn code_329_orders_a_run_of_retention_at_once() {
+/// What a run asked for by code 329 drops of a shard of 100 old bytes, when the cores say this of
+/// open halves.
+fn dropped(
+    open_halves: impl Fn(FilePosition) -> Result<Option<FilePosition>, Refusal> + 'static,
+) -> Vec<(ShardId, FilePosition)> {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings();
     settings.data_dir = folder.path().into();
@@ -175,7 +181,7 @@ fn code_329_orders_a_run_of_retention_at_once() {
     settings.retention.rules.delete_hours = Vec::new();
     settings.retention.interval_ms = 3_600_000;
     let mut rig = Rig::start(folder.path(), settings);
-    rig.answer = Box::new(|question| match question {
+    rig.answer = Box::new(move |question| match question {
         Question::Ages(_) => Answer::Ages(vec![ShardAges {
             shard: ShardId(3),
             segments: vec![SegmentAge {
@@ -185,6 +191,10 @@ fn code_329_orders_a_run_of_retention_at_once() {
             }],
             reserved_from: None,
         }]),
+        Question::OpenHalves { shard, move_below } => {
+            assert_eq!(*shard, ShardId(3));
+            Answer::OpenHalves(open_halves(*move_below))
+        }
         _ => Answer::Done,
     });
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
@@ -205,10 +215,37 @@ fn code_329_orders_a_run_of_retention_at_once() {
     else {
         unreachable!()
     };
-    assert_eq!(plan.drops.len(), 1);
-    let drop = plan.drops[0];
-    assert_eq!((drop.shard, drop.before), (ShardId(3), FilePosition(100)));
     rig.stop();
+    let drops = plan.drops.iter();
+    drops.map(|drop| (drop.shard, drop.before)).collect()
+}
+
+#[test]
+fn code_329_orders_a_run_of_retention_at_once() {
+    assert_eq!(dropped(|_| Ok(None)), [(ShardId(3), FilePosition(100))]);
+}
+
+#[test]
+fn open_halves_are_moved_before_their_segments_go() {
+    let moves = Cell::new(0);
+    let drops = dropped(move |move_below| {
+        if move_below == FilePosition(100) {
+            moves.set(moves.get() + 1);
+        }
+        // The second look at the move finds it done.
+        let lowest = if moves.get() < 2 { 40 } else { 1_040 };
+        Ok(Some(FilePosition(lowest)))
+    });
+    assert_eq!(drops, [(ShardId(3), FilePosition(100))]);
+}
+
+#[test]
+fn open_halves_that_stay_hold_their_segments() {
+    let drops = dropped(|move_below| match move_below {
+        FilePosition(0) => Ok(Some(FilePosition(40))),
+        _ => Err(Refusal::new(response::SYSTEM_ERROR, "a bad sector")),
+    });
+    assert_eq!(drops, [(ShardId(3), FilePosition(40))]);
 }
 
 #[test]

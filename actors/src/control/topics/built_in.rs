@@ -39,6 +39,8 @@ pub fn built_in_topics(settings: &BrokerSettings) -> Vec<TopicConfig> {
         }
     };
     let levels = i32::try_from(settings.delay_levels_ms.len()).unwrap_or(i32::MAX);
+    // One queue a shard (`data::transactions`); a store of one shard has them as RocketMQ does.
+    let shards = i32::from(settings.shard_count.max(1));
     let cluster = &settings.cluster_name;
     let broker = &settings.broker_name;
     let mut topics = vec![
@@ -63,8 +65,9 @@ pub fn built_in_topics(settings: &BrokerSettings) -> Vec<TopicConfig> {
             1,
             perm::INHERIT,
         ),
-        topic(system_topic::TRANS_HALF_TOPIC, 1, read_write),
-        topic(system_topic::TRANS_OP_HALF_TOPIC, 1, read_write),
+        topic(system_topic::TRANS_HALF_TOPIC, shards, read_write),
+        topic(system_topic::TRANS_OP_HALF_TOPIC, shards, read_write),
+        topic(system_topic::TRANS_CHECK_MAX_TIME_TOPIC, shards, read_write),
         topic(system_topic::TIMER_TOPIC, 1, read_write),
     ];
     if settings.auto_create_topic_enable.get() {

@@ -26,7 +26,7 @@ use crate::seam::{ControlRequest, CoreNumber, Ticket, TopicEntry};
 
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo};
-use super::shell::Part;
+use super::supervision::shell::Part;
 use table::TopicTable;
 use wave::{Waiter, Wave, answer, refuse};
 

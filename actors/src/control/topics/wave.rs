@@ -16,7 +16,7 @@ use crate::control::admin;
 use crate::control::offsets;
 use crate::control::plane::Plane;
 use crate::control::reply::{Reply, ReplyTo};
-use crate::control::shell::Part;
+use crate::control::supervision::shell::Part;
 use crate::refusal::Refusal;
 use crate::seam::{CatalogChange, CoreNumber, Question, Ticket, ToData, TopicEntry};
 

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use gantry_storage::units::QueueKey;
 
 use super::append::Pending;
+use super::asker::Asker;
 use super::state::QueueState;
 use super::tally::Tally;
 use crate::data::words::{QueueRequest, ReplyTo};
@@ -48,7 +49,7 @@ pub struct QueueActor {
     /// Has stored something in this pass.
     pub has_stored: bool,
     /// Whose request is being handled; told when the turn panics.
-    pub at_work: Option<ReplyTo>,
+    pub at_work: Option<Asker>,
 }
 
 impl QueueActor {

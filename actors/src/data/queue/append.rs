@@ -19,8 +19,9 @@ use gantry_storage::shard_store::{Appended, NewRecord};
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp};
 use smallvec::SmallVec;
 
+use super::asker::Asker;
 use super::store::QueueStore;
-use crate::data::words::{Append, Marks, ReplyTo};
+use crate::data::words::{Append, Marks, TransactionStep};
 
 /// Most keys of one message that are indexed, its unique key included.
 pub const INDEXED_KEYS_MAX: usize = 64;
@@ -42,7 +43,7 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Pending {
     /// Who asked.
-    pub reply: ReplyTo,
+    pub asker: Asker,
     /// What.
     pub append: Append,
     stored: Vec<Appended>,
@@ -52,8 +53,8 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Ack {
     /// Who asked.
-    pub reply: ReplyTo,
-    /// The queue really used.
+    pub asker: Asker,
+    /// The queue the producer is shown: the one it meant.
     pub queue_id: u16,
     /// The first message's offset.
     pub offset: QueueOffset,
@@ -79,9 +80,9 @@ impl Ack {
 
 impl Pending {
     /// A message that waits to be stored.
-    pub fn new(reply: ReplyTo, append: Append) -> Self {
+    pub fn new(asker: Asker, append: Append) -> Self {
         Self {
-            reply,
+            asker,
             append,
             stored: Vec::new(),
         }
@@ -90,6 +91,20 @@ impl Pending {
     /// Whether part of it is in the log already.
     pub fn is_partly_stored(&self) -> bool {
         !self.stored.is_empty()
+    }
+
+    fn is_half(&self) -> bool {
+        let step = self.append.step;
+        matches!(
+            step,
+            Some(TransactionStep::Half { .. } | TransactionStep::Moved { .. })
+        )
+    }
+
+    /// Whether it is what a decided half became.
+    pub fn ends_a_transaction(&self) -> bool {
+        let step = self.append.step;
+        matches!(step, Some(TransactionStep::Ending { .. }))
     }
 
     /// Stores it, or the rest of it.
@@ -105,6 +120,12 @@ impl Pending {
         if self.append.elements.is_empty() {
             let append = &self.append;
             let record = record_of(append, key, stamp, append.flag, &append.body);
+            // A half is found by no key: only what it becomes is (trap 81).
+            let index_keys = stamp.index_keys && !self.is_half();
+            let stamp = &Stamp {
+                index_keys,
+                ..*stamp
+            };
             let appended = put(store, record, &append.properties, &append.marks, stamp)?;
             return Ok(self.ack(key, appended, Vec::new()));
         }
@@ -143,8 +164,8 @@ impl Pending {
             .filter(|_| append.elements.is_empty());
         let unique = unique.filter(|range| range.end <= append.properties.len());
         Ack {
-            reply: self.reply,
-            queue_id: key.queue.0,
+            asker: self.asker,
+            queue_id: append.shown_queue.unwrap_or(key.queue.0),
             offset: first.queue_offset,
             physical: first.physical,
             further,
@@ -172,7 +193,7 @@ fn record_of<'a>(
         store_timestamp: Some(stamp.now),
         store_host: stamp.store_host,
         reconsume_times: append.reconsume_times,
-        prepared_offset: 0,
+        prepared_offset: append.prepared_offset,
         body,
         properties: &[],
         tags_code: 0,

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod append;
+pub mod asker;
 pub mod offsets;
 pub mod order_lock;
 pub mod pull;

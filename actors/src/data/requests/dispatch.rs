@@ -83,6 +83,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             request::GET_EARLIEST_MSG_STORETIME => self.earliest_time(&view, to),
             request::QUERY_MESSAGE => self.query_message(&view, to),
             request::VIEW_MESSAGE_BY_ID => self.view_message(&view, to),
+            request::END_TRANSACTION => self.end_transaction(&view, to),
             request::LOCK_BATCH_MQ => self.lock_queues(frame, to, true),
             request::UNLOCK_BATCH_MQ => self.lock_queues(frame, to, false),
             _ => self.hand_to_control(&view, caller, frame),

@@ -20,6 +20,7 @@ use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 use crate::data::host::Host;
 use crate::data::queue::append::Ack;
+use crate::data::words::ReplyTo;
 
 /// What every send reply carries.
 #[derive(Debug, Clone)]
@@ -34,8 +35,8 @@ pub struct SendReplyMarks {
 
 impl SendReplyMarks {
     /// Writes the answer to a send.
-    pub fn write(&self, host: &impl Host, ack: &Ack, code: i32, remark: Option<&str>) {
-        if ack.reply.one_way {
+    pub fn write(&self, host: &impl Host, to: ReplyTo, ack: &Ack, code: i32, remark: Option<&str>) {
+        if to.one_way {
             return;
         }
         let single = self.message_id(ack.physical);
@@ -62,8 +63,7 @@ impl SendReplyMarks {
         let ext = all
             .get(..all.len() - usize::from(unique.is_none()))
             .unwrap_or(&all);
-        host.write(ack.reply.peer, |out: &mut BytesMut| {
-            let to = ack.reply;
+        host.write(to.peer, |out: &mut BytesMut| {
             let written =
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);
             debug_assert!(written.is_ok(), "a send reply is short");

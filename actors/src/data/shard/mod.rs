@@ -13,11 +13,13 @@
 //! (`data::core`).
 
 pub mod acks;
+pub mod answers;
 pub mod asks;
 pub mod pulls;
 pub mod questions;
 pub mod signal;
 pub mod ticks;
+pub mod transactions;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
@@ -34,14 +36,16 @@ use hashbrown::HashMap;
 use self::acks::{FlushQueue, SendReplyMarks};
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
+use self::transactions::Transacting;
 use super::host::Host;
 use super::queue::actor::{Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
+use super::queue::asker::Asker;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
-use super::words::{Append, QueueRequest, ReplyTo};
+use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
-use crate::seam::Totals;
+use crate::seam::{CoreNumber, Totals};
 use crate::settings::BrokerSettings;
 
 /// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
@@ -68,6 +72,8 @@ pub struct ShardRules {
     pub store_host: SocketAddr,
     /// `messageIndexEnable`.
     pub index_keys: bool,
+    /// How many cores share the store.
+    pub cores: CoreNumber,
     /// A queue whose first record lies within this many bytes of the log's end is young (behaviours
     /// §6).
     pub young_bytes: u64,
@@ -113,6 +119,7 @@ struct Inner {
     /// Queues that stored something in this pass.
     fresh: Vec<QueueKey>,
     unread: Unread,
+    transacting: Transacting,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
     cold: Vec<ColdPull>,
     cold_under_way: usize,
@@ -175,9 +182,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, bytes)?;
+        if matches!(append.step, Some(TransactionStep::Half { .. })) {
+            self.admit_half(&inner)?;
+        }
         inner.inbox_count += 1;
         inner.inbox_bytes += bytes;
-        inner.push_append(key, Pending::new(reply, append));
+        inner.push_append(key, Pending::new(Asker::of(reply, &append), append));
         self.signal.set();
         Ok(())
     }

@@ -228,7 +228,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             .collect();
         for topic in topics {
             if topic < below && !known.contains(&topic) {
-                tracing::info!(shard = %self.id, %topic, "queues of a topic that is gone are dropped");
+                let shard = self.id;
+                tracing::info!(%shard, %topic, "queues of a topic that is gone are dropped");
                 self.drop_topic(topic);
             }
         }

@@ -4,7 +4,7 @@
 //! full tail; the offsets handed to the control plane; the sleep of idle actors.
 //! **Lives on** the data core of the shard; called by the core's timer.
 //! **Invariants** a late answer is given, never forgotten; a message that is partly stored isn't
-//! refused.
+//! refused, and neither is the end of a transaction, which its producer says once and one-way.
 //! **Limits** [`SWEEP_MAX`] actors looked at a call.
 //! **Not here** the timer (`data::core`).
 
@@ -44,9 +44,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         while let Some(ack) = inner.flushing.pop_late(now_ms, poisoned.is_some()) {
             let late = "the flush took longer than syncFlushTimeout; the message is stored";
             let remark = poisoned.as_deref().unwrap_or(late);
-            self.rules
-                .marks
-                .write(&*self.host, &ack, LATE, Some(remark));
+            self.acknowledge(&ack, LATE, Some(remark));
         }
         if inner.stalled_us.is_some() {
             self.refuse_stalled(inner);
@@ -74,7 +72,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut actor) = place else { continue };
             while let Some(first) = actor.appends.front() {
                 let waited_us = now_us.saturating_sub(first.append.arrived_us);
-                if waited_us < limit_us || first.is_partly_stored() {
+                let stays = first.is_partly_stored() || first.ends_a_transaction();
+                if waited_us < limit_us || stays {
                     break;
                 }
                 let Some(pending) = actor.appends.pop_front() else {
@@ -88,8 +87,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     waited_us / 1000,
                     inner.inbox_count,
                 );
-                self.host
-                    .refuse(pending.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+                let busy = Refusal::new(response::SYSTEM_BUSY, remark);
+                self.refuse_asker(inner, pending.asker, &busy);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);

@@ -19,8 +19,8 @@ use super::{Inner, Shard, TURN_APPENDS_MAX, TURN_ASKS_MAX};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::append::{Pending, Stamp};
+use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
-use crate::data::words::ReplyTo;
 use crate::refusal::Refusal;
 
 /// Panics of actors that are repaired within [`PANIC_WINDOW_US`].
@@ -72,7 +72,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             inner.inbox_count = inner.inbox_count.saturating_sub(1);
             let bytes = size_of_val(&request);
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(bytes);
-            actor.at_work = Some(reply);
+            actor.at_work = Some(Asker::Client(reply));
             self.ask(inner, actor, reply, request);
         }
         actor.at_work = None;
@@ -91,7 +91,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut pending) = actor.appends.pop_front() else {
                 break;
             };
-            actor.at_work = Some(pending.reply);
+            actor.at_work = Some(pending.asker);
             #[cfg(test)]
             if self.panic_on.get() == Some(actor.key) {
                 self.panic_on.set(None);
@@ -121,7 +121,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     // The first elements of a batch are there to be sealed and seen all the same.
                     actor.has_stored |= pending.is_partly_stored();
                     forget(inner, &pending);
-                    self.host.refuse(pending.reply, &refusal_of(&error));
+                    self.refuse_asker(inner, pending.asker, &refusal_of(&error));
                 }
             }
         }
@@ -134,7 +134,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Seals what was stored and sends the answers that may leave.
     fn after_turns(self: &Rc<Self>, inner: &mut Inner) {
-        if !inner.acks.is_empty() || !inner.fresh.is_empty() {
+        let reported = self.after_stored(inner);
+        if !inner.acks.is_empty() || !inner.fresh.is_empty() || reported {
             self.in_store.set(true);
             let sealed = self.store.seal();
             self.in_store.set(false);
@@ -153,17 +154,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             if self.rules.sync_flush && !ack.no_wait {
                 inner.flushing.push(ack, deadline_ms);
             } else {
-                self.rules
-                    .marks
-                    .write(&*self.host, &ack, response::SUCCESS, None);
+                self.acknowledge(&ack, response::SUCCESS, None);
             }
         }
         inner.acks = acks;
         let committed = self.store.committed();
         while let Some(ack) = inner.flushing.pop_committed(committed) {
-            self.rules
-                .marks
-                .write(&*self.host, &ack, response::SUCCESS, None);
+            self.acknowledge(&ack, response::SUCCESS, None);
         }
     }
 
@@ -202,18 +199,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             response::SYSTEM_ERROR,
             "the queue's actor failed and was restarted; the request may or may not have been done",
         );
-        let tell = |to: ReplyTo| self.host.refuse(to, &refusal);
-        old.at_work.into_iter().for_each(tell);
+        let tell = |inner: &mut Inner, asker: Asker| self.refuse_asker(inner, asker, &refusal);
+        if let Some(asker) = old.at_work {
+            tell(inner, asker);
+        }
         inner.inbox_count = inner
             .inbox_count
             .saturating_sub(old.appends.len() + old.asks.len());
         for pending in &old.appends {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
-            tell(pending.reply);
+            tell(inner, pending.asker);
         }
         for (reply, request) in &old.asks {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(size_of_val(request));
-            tell(*reply);
+            tell(inner, Asker::Client(*reply));
         }
     }
 }

@@ -25,6 +25,7 @@ use gantry_storage::units::{
 
 use crate::data::queue::store::QueueStore;
 
+#[derive(Clone)]
 struct Row {
     bytes: Bytes,
     end: FilePosition,
@@ -93,6 +94,47 @@ impl MemoryStore {
     /// Records below `min` are gone.
     pub fn trim(&self, key: QueueKey, min: u64) {
         self.queues.borrow_mut().entry(key).or_default().min = min;
+    }
+
+    /// Every record's physical offset and end, in the order of the log.
+    pub fn ends(&self) -> Vec<(i64, FilePosition)> {
+        let queues = self.queues.borrow();
+        let rows = queues.values().flat_map(|queue| &queue.rows);
+        let mut ends: Vec<_> = rows
+            .map(|row| (row.physical.0.cast_signed(), row.end))
+            .collect();
+        ends.sort_by_key(|(_, end)| *end);
+        ends
+    }
+
+    /// What is left after a crash: the first `count` records of the log.
+    pub fn survivor(&self, count: usize) -> Rc<Self> {
+        let ends = self.ends();
+        let cut = count.checked_sub(1).map_or(0, |last| ends[last].1.0);
+        let left = Self::new(self.shard, self.sync);
+        for (key, queue) in &*self.queues.borrow() {
+            let rows = queue.rows.iter().filter(|row| row.end.0 <= cut);
+            let rows = rows.cloned().collect();
+            let queue = Queue {
+                min: queue.min,
+                rows,
+            };
+            left.queues.borrow_mut().insert(*key, queue);
+        }
+        for position in [&left.end, &left.staged, &left.committed] {
+            position.set(cut);
+        }
+        left
+    }
+
+    /// The readable records of a topic, queue by queue.
+    pub fn records_of(&self, topic: u32) -> Vec<Bytes> {
+        let queues = self.queues.borrow();
+        let queues = queues.iter().filter(|(key, _)| key.topic.0 == topic);
+        let rows = queues.flat_map(|(_, queue)| &queue.rows);
+        rows.filter(|row| row.end.0 <= self.readable())
+            .map(|row| row.bytes.clone())
+            .collect()
     }
 
     fn readable(&self) -> u64 {

@@ -22,6 +22,7 @@ use gantry_protocol::command::{Command, ExtValue, writer};
 use gantry_protocol::frame::{Frame, HeaderEncoding, take_frame};
 use gantry_protocol::request::pull::{FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullHeader};
 use gantry_protocol::request::send::SendHeader;
+use gantry_protocol::system_topic;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{ShardId, TopicId};
 
@@ -49,13 +50,32 @@ impl TestBroker {
     pub fn new(cores: u16, shards: u8, change: impl FnOnce(&mut BrokerSettings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
-        let settings = Arc::new(settings);
-        let world = FakeWorld::new(cores);
         let sync = settings.flush_disk_type == FlushDiskType::Sync;
+        let stores = (0..shards).map(|shard| MemoryStore::new(ShardId(shard), sync));
+        Self::over(cores, Arc::new(settings), stores.collect(), 1_000_000)
+    }
+
+    /// The same broker after a crash that left these stores.
+    pub fn restarted(&self, stores: Vec<Rc<MemoryStore>>) -> Self {
+        let cores = u16::try_from(self.cores.len()).unwrap();
+        let settings = Arc::clone(&self.cores[0].settings);
+        Self::over(cores, settings, stores, self.world.now_us.get())
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "made for the broker")]
+    fn over(
+        cores: u16,
+        settings: Arc<BrokerSettings>,
+        stores: Vec<Rc<MemoryStore>>,
+        now_us: u64,
+    ) -> Self {
+        let world = FakeWorld::new(cores);
+        world.now_us.set(now_us);
+        let shards = u8::try_from(stores.len()).unwrap();
         let mut broker = Self {
             world: Rc::clone(&world),
             cores: Vec::new(),
-            stores: Vec::new(),
+            stores: stores.clone(),
         };
         for number in 0..cores {
             let place = CorePlace {
@@ -72,8 +92,7 @@ impl TestBroker {
                 Rc::new(|line| panic!("{line}")),
             );
             for shard in (0..shards).filter(|shard| u16::from(*shard) % cores == number) {
-                let store = MemoryStore::new(ShardId(shard), sync);
-                broker.stores.push(Rc::clone(&store));
+                let store = Rc::clone(&stores[usize::from(shard)]);
                 let signal = core.add_shard(ShardId(shard), Rc::clone(&store));
                 store.on_progress(Box::new(move || signal.set()));
             }
@@ -82,6 +101,23 @@ impl TestBroker {
         broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))));
         broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("g"))));
         broker
+    }
+
+    /// Knows the topics of transactions, and takes halves: 10 half, 11 op, 12 given up.
+    pub fn with_transactions(self) -> Self {
+        let queues = i32::try_from(self.stores.len()).unwrap();
+        let names = [
+            (system_topic::TRANS_HALF_TOPIC, 10),
+            (system_topic::TRANS_OP_HALF_TOPIC, 11),
+            (system_topic::TRANS_CHECK_MAX_TIME_TOPIC, 12),
+        ];
+        for (name, id) in names {
+            self.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic(name, id, queues))));
+        }
+        for core in &self.cores {
+            futures_lite::future::block_on(core.rebuild_transactions()).unwrap();
+        }
+        self
     }
 
     pub fn tell_all(&self, message: impl Fn() -> ToData) {
@@ -308,6 +344,10 @@ pub fn settings() -> BrokerSettings {
         channel_idle_max_seconds: 120,
         start_accept_send_request_ms: 0_u64.into(),
         reject_transaction_message: false.into(),
+        transaction_timeout_ms: 6_000,
+        transaction_check_interval_ms: 30_000,
+        transaction_check_max: 15,
+        transaction_age_ms_max: 72 * 3_600_000,
         delay_levels_ms: Vec::new(),
         data_dir: PathBuf::new(),
         tail_dir: None,

@@ -3,8 +3,9 @@
 //! **Owns** the checks of a send in RocketMQ's order, and the rewriting of its properties.
 //! **Lives on** the session's data core; nothing here touches the store.
 //! **Invariants** what is refused here was not stored. The header's batch field decides, not the
-//! code (trap 39). What this broker can't do yet (delay, timers, transactions, retry policy) is
-//! refused with a code that clients don't retry.
+//! code (trap 39). A half message goes to the half queue on the shard of its target queue. What
+//! this broker can't do yet (delay, timers, retry policy) is refused with a code that clients don't
+//! retry.
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
@@ -19,16 +20,18 @@ use gantry_protocol::code::response;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX};
 use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
-use gantry_protocol::properties::{BrokerProperties, SendProperties, rewrite_for_send};
+use gantry_protocol::properties::{self, BrokerProperties, SendProperties, rewrite_for_send};
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
 use crate::data::catalog::Catalog;
-use crate::data::words::{Append, Element, Marks};
+use crate::data::transactions::rebuild::queue_on;
+use crate::data::words::{Append, Element, Marks, TransactionStep};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::settings::BrokerSettings;
+use crate::transaction::{append_half_properties, first_check_ms};
 
 /// Properties are rewritten into blocks of this size, each shared by many messages.
 const ARENA_BYTES: usize = 64 * 1024;
@@ -45,6 +48,22 @@ pub struct SendDesk {
     random: RefCell<u64>,
     /// Why messages are refused, if they are.
     refusing: RefCell<Option<Arc<str>>>,
+    shards_count: u8,
+}
+
+/// The queue a send names.
+struct Target<'a> {
+    catalog: &'a Catalog,
+    topic: &'a Arc<TopicEntry>,
+    key: QueueKey,
+}
+
+/// Properties as they are stored.
+struct Rewritten {
+    properties: Bytes,
+    marks: Marks,
+    /// It is a half, first due then.
+    half_due_ms: Option<u64>,
 }
 
 /// What a send needs before it can be stored.
@@ -62,7 +81,7 @@ pub enum Checked {
 
 impl SendDesk {
     /// A desk; `seed` differs between the cores of a process and between its starts.
-    pub fn new(settings: Arc<BrokerSettings>, seed: u64) -> Self {
+    pub fn new(settings: Arc<BrokerSettings>, shards_count: u8, seed: u64) -> Self {
         let [a, b, c, d, ..] = seed.to_le_bytes();
         let maker = UniqueIdMaker::new(
             settings.advertised.ip(),
@@ -76,6 +95,7 @@ impl SendDesk {
             scratch: RefCell::default(),
             random: RefCell::new(seed | 1),
             refusing: RefCell::default(),
+            shards_count,
         }
     }
 
@@ -123,7 +143,12 @@ impl SendDesk {
             );
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
-        let append = self.prepare(topic, header, &frame.body, peer, now_ms)?;
+        let target = Target {
+            catalog,
+            topic,
+            key,
+        };
+        let (key, append) = self.prepare(&target, header, &frame.body, peer, now_ms)?;
         Ok(Checked::Ready(key, append))
     }
 
@@ -184,13 +209,14 @@ impl SendDesk {
 
     fn prepare(
         &self,
-        topic: &Arc<TopicEntry>,
+        target: &Target<'_>,
         header: &SendHeader<'_>,
         body: &Bytes,
         peer: SocketAddr,
         now_ms: u64,
-    ) -> Result<Append, Refusal> {
-        let (properties, marks, elements) = if header.batch {
+    ) -> Result<(QueueKey, Append), Refusal> {
+        let mut half_due_ms = None;
+        let (properties, mut marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
             let marks = Marks {
                 no_wait: found.no_wait,
@@ -198,13 +224,24 @@ impl SendDesk {
             };
             (Bytes::new(), marks, split_batch(body)?)
         } else {
-            let (properties, marks) = self.rewrite(header, now_ms)?;
-            (properties, marks, Vec::new())
+            let rewritten = self.rewrite(target, header, now_ms)?;
+            half_due_ms = rewritten.half_due_ms;
+            (rewritten.properties, rewritten.marks, Vec::new())
         };
-        Ok(Append {
+        let (mut key, mut topic, mut sys_flag) = (target.key, target.topic, header.sys_flag);
+        let (mut step, mut shown_queue) = (None, None);
+        if let Some(due_ms) = half_due_ms {
+            (key, topic) = self.half_queue(target)?;
+            sys_flag = sys_flag::with_transaction_type(sys_flag, 0);
+            shown_queue = Some(target.key.queue.0);
+            // The index keeps it, so that a restart need not read the record.
+            marks.tags_code = i64::try_from(due_ms).unwrap_or(i64::MAX);
+            step = Some(TransactionStep::Half { due_ms });
+        }
+        let append = Append {
             topic: Arc::clone(topic),
             flag: header.flag,
-            sys_flag: header.sys_flag,
+            sys_flag,
             born_ms: header.born_timestamp,
             born_host: peer,
             reconsume_times: header.reconsume_times,
@@ -212,11 +249,34 @@ impl SendDesk {
             properties,
             marks,
             elements,
+            step,
+            shown_queue,
+            prepared_offset: 0,
             arrived_us: 0,
-        })
+        };
+        Ok((key, append))
     }
 
-    fn rewrite(&self, header: &SendHeader<'_>, now_ms: u64) -> Result<(Bytes, Marks), Refusal> {
+    /// Where halves of this target go.
+    fn half_queue<'a>(
+        &self,
+        target: &Target<'a>,
+    ) -> Result<(QueueKey, &'a Arc<TopicEntry>), Refusal> {
+        let topic = target.catalog.topic(system_topic::TRANS_HALF_TOPIC);
+        let topic = topic.ok_or_else(|| {
+            let remark = "the half topic is missing: transactions can't be done";
+            Refusal::new(response::SYSTEM_ERROR, remark)
+        })?;
+        let shard = target.key.shard(self.shards_count);
+        Ok((queue_on(topic, shard, self.shards_count), topic))
+    }
+
+    fn rewrite(
+        &self,
+        target: &Target<'_>,
+        header: &SendHeader<'_>,
+        now_ms: u64,
+    ) -> Result<Rewritten, Refusal> {
         check_properties_len(header.properties.len())?;
         let broker = BrokerProperties {
             region: &self.settings.region_id,
@@ -228,6 +288,13 @@ impl SendDesk {
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
         let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
         check_what_is_built(&found, header.sys_flag, &self.settings)?;
+        let mut half_due_ms = None;
+        if found.transaction_prepared {
+            let real = (target.topic.config.name.as_str(), target.key.queue.0);
+            let unique = found.unique_key();
+            append_half_properties(&mut scratch, header.properties, real, unique);
+            half_due_ms = Some(self.half_due_ms(header, now_ms));
+        }
         check_properties_len(scratch.len())?;
         let stored = std::str::from_utf8(&scratch).unwrap_or_default();
         let marks = marks::of_rewritten(&found, header.properties, stored);
@@ -236,7 +303,20 @@ impl SendDesk {
             arena.reserve(ARENA_BYTES.max(scratch.len()));
         }
         arena.extend_from_slice(&scratch);
-        Ok((arena.split().freeze(), marks))
+        Ok(Rewritten {
+            properties: arena.split().freeze(),
+            marks,
+            half_due_ms,
+        })
+    }
+
+    fn half_due_ms(&self, header: &SendHeader<'_>, now_ms: u64) -> u64 {
+        let immunity = properties::get(
+            header.properties,
+            properties::name::CHECK_IMMUNITY_TIME_IN_SECONDS,
+        );
+        let timeout_ms = self.settings.transaction_timeout_ms;
+        first_check_ms(header.born_timestamp, now_ms, immunity, timeout_ms)
     }
 }
 
@@ -294,16 +374,19 @@ fn check_what_is_built(
     flags: i32,
     settings: &BrokerSettings,
 ) -> Result<(), Refusal> {
-    let half = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
-    if found.transaction_prepared || half {
-        if settings.reject_transaction_message.get() {
-            let remark = format!(
-                "the broker[{}] sending transaction message is forbidden",
-                settings.advertised.ip()
-            );
-            return Err(Refusal::new(response::NO_PERMISSION, remark));
-        }
-        return Err(not_yet("transactions"));
+    let flagged = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
+    if found.transaction_prepared && settings.reject_transaction_message.get() {
+        let remark = format!(
+            "the broker[{}] sending transaction message is forbidden",
+            settings.advertised.ip()
+        );
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    if flagged && !found.transaction_prepared {
+        // The peer stores it where nobody ever sees it.
+        let remark = "the sysFlag says half message, the property TRAN_MSG does not; \
+                      the message was not stored";
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
     }
     let delayed = found
         .delay_level

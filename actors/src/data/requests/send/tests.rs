@@ -73,11 +73,7 @@ fn trap_46_what_the_record_cannot_hold_gets_13() {
 #[test]
 fn what_is_not_built_is_refused_and_not_retried() {
     let plain = send_header("T");
-    for properties in [
-        "DELAY\u{1}3\u{2}",
-        "TRAN_MSG\u{1}true\u{2}",
-        "TIMER_DELAY_MS\u{1}9\u{2}",
-    ] {
+    for properties in ["DELAY\u{1}3\u{2}", "TIMER_DELAY_MS\u{1}9\u{2}"] {
         let (code, remark) = refused(
             &SendHeader {
                 properties,

@@ -16,8 +16,8 @@ use gantry_runtime::control::{RestartBudget, guard};
 
 use crate::refusal::Refusal;
 
-use super::plane::Plane;
-use super::reply::ReplyTo;
+use crate::control::plane::Plane;
+use crate::control::reply::ReplyTo;
 
 /// A part of the control plane: plain state and what it does with a message.
 pub trait Part: Sized + Unpin + 'static {

@@ -1,0 +1,152 @@
+//! Open halves out of the way of retention: stored again at the log's end.
+//!
+//! **Owns** the answer to `Question::OpenHalves`.
+//! **Lives on** the core of the half's shard, in tasks of their own.
+//! **Invariants** a half keeps the name its producer knows. What the answer names no longer (a
+//! copy, or an end) is on the device before it is given, whatever the flush mode: segments go
+//! after it.
+//! A half is moved by one copy at a time.
+//! **Limits** [`MOVES_MAX`] halves a question; [`DURABLE_MS_MAX`] until the device has them.
+//! **Not here** when segments go (`control::cleaning`), the table (`halves`).
+
+use std::rc::Rc;
+
+use gantry_protocol::code::response;
+use gantry_protocol::message::RecordView;
+use gantry_storage::address;
+use gantry_storage::units::{FilePosition, PhysicalOffset, QueueOffset};
+
+use super::ends::copied;
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::shard::Shard;
+use crate::data::shard::transactions::TransactionQueues;
+use crate::data::words::{Append, Marks, TransactionStep};
+use crate::refusal::Refusal;
+use crate::transaction::Half;
+
+/// Halves moved by one question: a question's answer is awaited for 2.5 s, reads included.
+pub const MOVES_MAX: usize = 1024;
+/// How long the device may take for what was stored, four times the default flush interval; the
+/// control plane waits a little longer.
+pub const DURABLE_MS_MAX: u64 = 2_000;
+/// How often the device is looked at.
+const LOOK_MS: u64 = 10;
+
+fn cannot(why: impl Into<String>) -> Refusal {
+    Refusal::new(response::SYSTEM_ERROR, why.into())
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// Where the first open half of a shard lies, once all that follows from the table is on the
+    /// device; then the open halves below `move_below` begin to move.
+    pub(in crate::data) async fn open_halves(
+        &self,
+        shard: &Rc<Shard<S, H>>,
+        move_below: FilePosition,
+    ) -> Result<Option<FilePosition>, Refusal> {
+        let queues = shard
+            .transaction_queues()
+            .ok_or_else(|| cannot("the table of open halves is not read yet"))?;
+        let floor = floor(shard, &queues).await?;
+        if floor.is_some_and(|floor| floor < move_below) {
+            move_some(shard, &queues, move_below).await?;
+            return Ok(floor);
+        }
+        self.durable(shard).await?;
+        Ok(floor)
+    }
+
+    /// Waits until the device has all that is stored by now.
+    async fn durable(&self, shard: &Shard<S, H>) -> Result<(), Refusal> {
+        let stored = shard.store().staged();
+        for _ in 0..DURABLE_MS_MAX / LOOK_MS {
+            if shard.store().committed() >= stored {
+                return Ok(());
+            }
+            self.host.sleep_ms(LOOK_MS).await;
+        }
+        Err(cannot("the device does not have the last records yet"))
+    }
+}
+
+async fn floor<S: QueueStore, H: Host>(
+    shard: &Shard<S, H>,
+    queues: &TransactionQueues,
+) -> Result<Option<FilePosition>, Refusal> {
+    let first = shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next());
+    let Some((offset, ..)) = first else {
+        return Ok(None);
+    };
+    let read = shard.half_record(queues.half, offset).await;
+    let read = read.map_err(|error| cannot(format!("the first open half message: {error}")))?;
+    // Under SYNC_FLUSH it may not be readable yet; it may have ended while it was read.
+    let record = read.ok_or_else(|| cannot("the first open half message is not readable now"))?;
+    let place = position(&record);
+    place
+        .map(Some)
+        .ok_or_else(|| cannot("the first open half message is damaged"))
+}
+
+/// Posts copies of open halves below `below`, unless the last ones are still under way.
+async fn move_some<S: QueueStore, H: Host>(
+    shard: &Shard<S, H>,
+    queues: &TransactionQueues,
+    below: FilePosition,
+) -> Result<(), Refusal> {
+    if shard.moves_under_way() > 0 {
+        return Ok(());
+    }
+    let first: Vec<QueueOffset> = shard.with_halves(|halves| {
+        let open = halves.open_from(QueueOffset(0)).take(MOVES_MAX);
+        open.map(|(offset, ..)| offset).collect()
+    });
+    for offset in first {
+        let read = shard.half_record(queues.half, offset).await;
+        let read = read.map_err(|error| cannot(format!("an open half message: {error}")))?;
+        let Some(record) = read else { continue };
+        if position(&record).is_some_and(|at| at >= below) {
+            return Ok(());
+        }
+        let Some(half) = Half::of(&record) else {
+            continue;
+        };
+        // One that was decided while it was read needs no copy; one being decided has its end.
+        let now = shard.with_halves(|halves| {
+            let mut open = halves.open_from(offset);
+            let found = open.next().filter(|(found, ..)| *found == offset);
+            found.filter(|_| halves.is_undecided(offset))
+        });
+        if let Some((_, checks, due_ms)) = now {
+            shard.post_move(queues.half, moved(&half, &record, queues, checks, due_ms));
+        }
+    }
+    Ok(())
+}
+
+fn position(record: &[u8]) -> Option<FilePosition> {
+    let view = RecordView::parse(record).ok()?;
+    let physical = PhysicalOffset(view.physical_offset.cast_unsigned());
+    address::locate(physical).map(|(_, position)| position)
+}
+
+fn moved(
+    half: &Half<'_>,
+    record: &bytes::Bytes,
+    queues: &TransactionQueues,
+    checks: u32,
+    due_ms: u64,
+) -> Append {
+    let step = TransactionStep::Moved {
+        first: half.id.offset,
+    };
+    let mut append = copied(half, record, &queues.half_topic, step);
+    append.properties = half.properties_for_move(checks).into();
+    append.marks = Marks {
+        // Negative: a rebuild reads the record to learn its first name.
+        tags_code: -i64::try_from(due_ms).unwrap_or(i64::MAX),
+        ..Marks::default()
+    };
+    append
+}
