@@ -74,11 +74,7 @@ impl<D: Disk> ShardStore<D> {
         let (identity, created) =
             identity::load_or_create(&disk, IdentityKind::Shard, place, wanted).await?;
         let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
-        let mut checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
-        if checkpoint.is_none() {
-            // A read may be wrong once; without a checkpoint the whole log is replayed.
-            checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
-        }
+        let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
         let (indexes, checkpoint) = open_indexes(&disk, &folder, &options, checkpoint).await?;
         let floors = floors::read(&disk, &folder, identity.id).await?;
         indexes.apply_floors(&floors, checkpoint.is_none());

@@ -14,8 +14,8 @@ use gantry_storage::units::ShardId;
 /// Segments are as small as a store allows.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
-/// Seeds with this bit have no device that lies (flipped bits, untold short and misdirected writes):
-/// failures of such worlds are still open (docs/TESTING.md). A gate's fresh seeds have it.
+/// Seeds with this bit have no device that lies (flipped bits, untold short and misdirected
+/// writes): failures of such worlds are still open (docs/TESTING.md). A gate's fresh seeds have it.
 pub const WITHOUT_OPEN_FAULTS: u64 = 1 << 63;
 
 /// A world's kind.
