@@ -128,6 +128,11 @@ unit_tests() {
   cargo_tests unit-root -p gantry --bins $(suites unit)
 }
 
+# A minute of seeds nobody has tried; also every await of a short history, which the debug profile only samples.
+simulation() {
+  GANTRY_SIM_SECONDS=$([ -n "$QUICK" ] && echo 10 || echo 60) cargo_tests simulation --release -p gantry-actors --lib simulation -- --nocapture --test-threads 1
+}
+
 process_tests() {
   # shellcheck disable=SC2046
   TMPDIR=$WORK GANTRY_TEST_QUICK=$QUICK cargo_tests process -p gantry $(suites process) -- --test-threads 2

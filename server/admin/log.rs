@@ -164,7 +164,12 @@ async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<PathBuf>) -> Re
         );
     }
     say(&text)?;
-    Ok(found.damages.len() as u64)
+    Ok(places(&found))
+}
+
+/// Damaged places, a record that does not fit its check being one.
+fn places(found: &Survey) -> u64 {
+    found.damages.len() as u64 + found.unfit
 }
 
 fn summary(shard: ShardId, found: &Survey) -> String {
@@ -174,7 +179,7 @@ fn summary(shard: ShardId, found: &Survey) -> String {
         found.end,
         found.runs,
         found.records,
-        found.damages.len()
+        places(found)
     );
     if found.fillers > 0 {
         let _ = writeln!(
@@ -186,6 +191,9 @@ fn summary(shard: ShardId, found: &Survey) -> String {
     for damage in &found.damages {
         let _ = writeln!(text, "  {}", line(shard, damage));
     }
+    if let Some(line) = unfit_line(shard, found) {
+        let _ = writeln!(text, "  {line}");
+    }
     if let Some(torn) = found.torn {
         let _ = writeln!(
             text,
@@ -193,6 +201,16 @@ fn summary(shard: ShardId, found: &Survey) -> String {
         );
     }
     text
+}
+
+fn unfit_line(shard: ShardId, found: &Survey) -> Option<String> {
+    let first = found.first_unfit?;
+    let folder = shard_folder(shard);
+    let count = found.unfit;
+    Some(format!(
+        "{folder}: {count} records in sound runs don't fit their checks, the first at position \
+         {first}; readers pass over them"
+    ))
 }
 
 fn line(shard: ShardId, damage: &Damage) -> String {
@@ -229,7 +247,10 @@ async fn dump(
     for damage in &found.damages {
         eprintln!("{}", line(shard, damage));
     }
-    Ok(found.damages.len() as u64)
+    if let Some(line) = unfit_line(shard, &found) {
+        eprintln!("{line}");
+    }
+    Ok(places(&found))
 }
 
 fn record_line(

@@ -178,7 +178,9 @@ pub trait DiskFile: Clone + 'static {
     /// `NoSpace`, `Io`. What part was written is then undefined.
     async fn write_at(&self, buf: Self::Buf, position: u64) -> Result<(), DiskError>;
 
-    /// `write_at`, then `sync`: where the system can join the two, they cost one round trip.
+    /// `write_at` whose own bytes survive a power cut once it is finished; it says nothing about
+    /// writes before it. Where the system can join the two (a write straight through the device's
+    /// cache), they cost one round trip.
     ///
     /// # Errors
     /// As of both.

@@ -9,6 +9,7 @@
 
 use bytes::{Buf, BufMut};
 use crc32fast::Hasher;
+use gantry_protocol::message::body_crc;
 
 use crate::units::{
     FilePosition, QueueId, QueueKey, QueueOffset, ShardId, StoreTimestamp, TopicId,
@@ -34,8 +35,12 @@ const STORE_MAGIC: u32 = 0x4F54_5347;
 pub const RUN_HEADER_BYTES: u64 = 64;
 /// Bytes of a run's header that its checksum covers.
 const RUN_SEALED_BYTES: usize = 60;
+/// Bytes of an entry that are neither key hashes nor the record: its head, and the record's check.
+pub const ENTRY_HEAD_BYTES: u64 = HEAD_BYTES + RECORD_CHECK_BYTES;
 /// Bytes before an entry's key hashes.
-pub const ENTRY_HEAD_BYTES: u64 = 24;
+const HEAD_BYTES: u64 = 20;
+/// Bytes of the check right before a record.
+pub const RECORD_CHECK_BYTES: u64 = 4;
 /// Key hashes one entry may carry.
 pub const KEYS_COUNT_MAX: usize = 64;
 /// Bytes of the tail before its ring: one page.
@@ -205,8 +210,8 @@ pub struct EntryHead {
 
 impl EntryHead {
     /// The head's bytes.
-    pub fn encode(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    pub fn encode(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
         let mut out = bytes.as_mut_slice();
         out.put_u32_le(self.record_bytes);
         out.put_u32_le(self.key.topic.0);
@@ -217,7 +222,7 @@ impl EntryHead {
     }
 
     fn decode(from: &mut &[u8]) -> Option<Self> {
-        if from.len() < index_of(ENTRY_HEAD_BYTES) {
+        if from.len() < index_of(HEAD_BYTES) {
             return None;
         }
         let record_bytes = from.get_u32_le();
@@ -225,7 +230,6 @@ impl EntryHead {
         let tags_code = from.get_i64_le();
         let queue = QueueId(from.get_u16_le());
         let keys_count = from.get_u16_le();
-        from.advance(4);
         Some(Self {
             record_bytes,
             key: QueueKey { topic, queue },
@@ -253,6 +257,8 @@ pub struct Entry<'a> {
     pub store_time: StoreTimestamp,
     /// Its key hashes, 8 bytes each.
     pub key_hashes: &'a [u8],
+    /// The record's check.
+    pub check: &'a [u8],
     /// The record.
     pub record: &'a [u8],
 }
@@ -272,6 +278,8 @@ pub fn entries(payload: &[u8], start: FilePosition) -> impl Iterator<Item = Entr
     std::iter::from_fn(move || {
         let head = EntryHead::decode(&mut rest)?;
         let (key_hashes, after) = rest.split_at_checked(usize::from(head.keys_count) * 8)?;
+        // The run's checksum has vouched for the record already; the check is for single reads.
+        let (check, after) = after.split_at_checked(index_of(RECORD_CHECK_BYTES))?;
         let (record, after) = after.split_at_checked(index_of(u64::from(head.record_bytes)))?;
         rest = after;
         let used = (payload.len() - rest.len() - record.len()) as u64;
@@ -283,6 +291,7 @@ pub fn entries(payload: &[u8], start: FilePosition) -> impl Iterator<Item = Entr
             queue_offset,
             store_time,
             key_hashes,
+            check,
             record,
         })
     })
@@ -313,7 +322,8 @@ pub fn record_fields(record: &[u8]) -> Option<(QueueOffset, StoreTimestamp)> {
 pub fn first_store_time(run: &[u8]) -> Option<StoreTimestamp> {
     let mut from = run.get(index_of(RUN_HEADER_BYTES)..)?;
     let head = EntryHead::decode(&mut from)?;
-    let record = from.get(usize::from(head.keys_count) * 8..)?;
+    let record_at = usize::from(head.keys_count) * 8 + index_of(RECORD_CHECK_BYTES);
+    let record = from.get(record_at..)?;
     record_fields(record).map(|(_, time)| time)
 }
 
@@ -327,6 +337,42 @@ pub fn record_peek(mut record: &[u8]) -> Option<(u32, u64)> {
         .get(PHYSICAL_OFFSET_AT..PHYSICAL_OFFSET_AT + 8)?
         .get_u64();
     Some((record.get_u32(), physical))
+}
+
+/// Where it keeps its body's checksum.
+const BODY_CRC_AT: usize = 8;
+/// Bytes before its body when both addresses are IPv4.
+const BODY_AT: usize = 88;
+/// The system flag's bit for an IPv6 store address.
+const STORE_HOST_V6: u32 = 0x20;
+
+/// What lies right before a record: a checksum of everything but the body, whose own is inside.
+/// The secret keeps bytes of a body from passing for a record.
+pub fn record_check(store_id: u64, pieces: &[&[u8]]) -> [u8; 4] {
+    let mut hasher = seeded(store_id);
+    for piece in pieces {
+        hasher.update(piece);
+    }
+    hasher.finalize().to_le_bytes()
+}
+
+/// Whether a record is as it was stored behind `check`.
+pub fn record_is_intact(store_id: u64, check: &[u8], record: &[u8]) -> bool {
+    let word = |at: usize| Some(record.get(at..)?.first_chunk::<4>()?.to_owned());
+    let split = || {
+        let flags = u32::from_be_bytes(word(SYS_FLAG_AT)?);
+        let v6 = [BORN_HOST_V6, STORE_HOST_V6].map(|bit| usize::from(flags & bit != 0));
+        let body_at = BODY_AT + 12 * v6.iter().sum::<usize>();
+        let body_bytes = u32::from_be_bytes(word(body_at - 4)?);
+        let (head, rest) = record.split_at_checked(body_at)?;
+        let (body, rest) = rest.split_at_checked(index_of(u64::from(body_bytes)))?;
+        Some((head, body, rest))
+    };
+    let Some((head, body, rest)) = split() else {
+        return false;
+    };
+    check == record_check(store_id, &[head, rest])
+        && word(BODY_CRC_AT).map(u32::from_be_bytes) == Some(body_crc(body))
 }
 
 /// Bytes `record_peek` needs.

@@ -35,6 +35,8 @@ fn entries_end_at_rubbish() {
     };
     let mut payload = head.encode().to_vec();
     payload.extend_from_slice(&99u64.to_le_bytes());
+    // The record's check, which the run's own makes good.
+    payload.extend_from_slice(&[0; 4]);
     let mut record = vec![0; 100];
     record[27] = 6;
     record[63] = 8;
@@ -129,7 +131,7 @@ fn golden_layouts_of_format_1() {
     };
     assert_eq!(
         hex(&entry.encode()),
-        "6400000007000000fbffffffffffffff0300010000000000"
+        "6400000007000000fbffffffffffffff03000100"
     );
     let identity = Identity {
         id: 5,
@@ -199,4 +201,43 @@ fn golden_layout_of_a_record() {
         Some((QueueOffset(5), StoreTimestamp(2000)))
     );
     assert_eq!(record_peek(&record), Some((103, 0x1234)));
+}
+
+#[test]
+fn a_record_is_intact_or_not() {
+    use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+    for host in ["1.2.3.4:5", "[2001:db8::1]:5"] {
+        let parts = RecordParts {
+            topic: "T",
+            queue_id: 1,
+            flag: 2,
+            queue_offset: 3,
+            physical_offset: 4,
+            sys_flag: 0,
+            born_timestamp: 5,
+            born_host: host.parse().unwrap(),
+            store_timestamp: 6,
+            store_host: "5.6.7.8:9".parse().unwrap(),
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"body",
+            body_crc: body_crc(b"body"),
+            properties: b"k\x01v\x02",
+        };
+        let encoded = EncodedRecord::new(&parts).unwrap();
+        let [head, _, a, b, c, d] = encoded.pieces();
+        let check = record_check(42, &[head, a, b, c, d]);
+        let mut record: Vec<u8> = encoded.pieces().concat();
+        assert!(record_is_intact(42, &check, &record));
+        assert!(!record_is_intact(43, &check, &record), "another store's");
+        assert!(!record_is_intact(42, &check[..3], &record));
+        for at in 0..record.len() {
+            record[at] ^= 4;
+            assert!(!record_is_intact(42, &check, &record), "byte {at}");
+            record[at] ^= 4;
+        }
+        for len in 0..record.len() {
+            assert!(!record_is_intact(42, &check, &record[..len]));
+        }
+    }
 }

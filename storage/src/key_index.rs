@@ -195,7 +195,11 @@ impl<D: Disk> KeyIndex<D> {
         Self::open_with(disk, folder, snapshot, ACTIVE_ENTRIES_MAX).await
     }
 
-    async fn open_with(
+    /// `open` with buffers of `entries_max` instead of `ACTIVE_ENTRIES_MAX` entries.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn open_with(
         disk: D,
         folder: &str,
         snapshot: Option<&[u8]>,

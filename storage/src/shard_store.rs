@@ -134,6 +134,11 @@ impl<D: Disk> ShardStore<D> {
         self.index.index().bounds(key).unwrap_or_default()
     }
 
+    /// Keys that searches won't find, because the device took no index for too long.
+    pub fn keys_skipped(&self) -> u64 {
+        self.keys.skipped_count()
+    }
+
     /// All queues the shard knows, in no particular order.
     pub fn queues(&self) -> Vec<QueueKey> {
         self.index.index().queues().map(|(key, _)| key).collect()
@@ -151,3 +156,7 @@ impl<D: Disk> ShardStore<D> {
 #[cfg(test)]
 #[path = "shard_store_tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "shard_store_damage_tests.rs"]
+mod damage_tests;

@@ -1,14 +1,19 @@
 //! A disk that fails on command, with its own clock and executor (feature `sim`).
 //!
-//! **Owns** latency, injected faults, what a killed process and a power cut leave behind.
+//! **Owns** latency, what an operation with a fault does, what a killed process and a power cut
+//! leave behind.
 //! **Lives on** the test's thread; `block_on` runs everything.
 //! **Invariants** one seed gives one run: `trace` hashes every operation and its time; what `Disk`
 //! promises holds and nothing beyond it.
 //! **Limits** files are kept in memory.
-//! **Not here** the files' content (`files`), the tasks (`executor`).
+//! **Not here** the files' content (`files`), the tasks (`executor`), which faults (`faults`), the
+//! tail's memory (`tail`).
 
 mod executor;
+mod faults;
+mod file;
 mod files;
+mod tail;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,37 +24,22 @@ use std::task::{Context, Poll};
 
 pub use executor::Random;
 use executor::{Executor, Sleep};
-use files::{Files, folder_of};
+use faults::{Fate, Faults};
+pub use faults::{FaultRates, RATE_SCALE, SimOp, Untold};
+pub use file::SimFile;
+use files::{Files, SIM_BLOCK, folder_of};
+pub use tail::SimTail;
 
-use crate::disk::{DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
+use crate::disk::{DirEntry, Disk, DiskError, DiskErrorKind, OpenMode};
 use crate::units::BLOCK_BYTES;
 
-/// An operation a fault can be put on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SimOp {
-    /// `open` of an existing file.
-    Open,
-    /// `open` that creates.
-    Create,
-    /// `write_at`.
-    Write,
-    /// `read_at`.
-    Read,
-    /// `sync`.
-    Sync,
-    /// `rename`.
-    Rename,
-    /// `remove`.
-    Remove,
-    /// `sync_dir`.
-    SyncDir,
-}
-
-struct Fault {
-    op: SimOp,
-    /// How many more of these operations succeed first.
-    after: u64,
-    kind: DiskErrorKind,
+/// A bit flipped at rest, and its block as it was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flip {
+    inode: u64,
+    position: u64,
+    bit: u8,
+    block: Vec<u8>,
 }
 
 /// Inode, position and bytes of a write on its way.
@@ -58,12 +48,15 @@ type Write = (u64, u64, Vec<u8>);
 struct World {
     executor: Rc<Executor>,
     files: RefCell<Files>,
-    faults: RefCell<Vec<Fault>>,
+    faults: RefCell<Faults>,
     in_flight: RefCell<BTreeMap<u64, Write>>,
     next_write: Cell<u64>,
     capacity_bytes: Cell<u64>,
     latency_us: Cell<(u64, u64)>,
     operations: RefCell<BTreeMap<SimOp, u64>>,
+    names_in_order: Cell<bool>,
+    /// The process is dead, though its last poll still runs: nothing it does counts.
+    is_dead: Cell<bool>,
 }
 
 /// The simulated disk; clones are the same disk.
@@ -85,6 +78,8 @@ impl SimDisk {
                 capacity_bytes: Cell::new(u64::MAX),
                 latency_us: Cell::new((20, 400)),
                 operations: RefCell::default(),
+                names_in_order: Cell::new(true),
+                is_dead: Cell::new(false),
             }),
         }
     }
@@ -92,9 +87,45 @@ impl SimDisk {
     /// Runs `main` and all spawned tasks until `main` is done, moving the clock when all wait.
     ///
     /// # Panics
-    /// When nothing can make progress any more.
+    /// When nothing can make progress any more, or the process dies meanwhile.
     pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
-        self.world.executor.block_on(main)
+        self.run(main).expect("the process died in between")
+    }
+
+    /// As `block_on`; `None` when the process dies before `main` is done.
+    ///
+    /// # Panics
+    /// When nothing can make progress any more.
+    pub fn run<T>(&self, main: impl Future<Output = T>) -> Option<T> {
+        let done = self.world.executor.run(main);
+        // It may have died in the very poll in which it was done.
+        done.filter(|_| !self.is_dead())
+    }
+
+    /// A death ordered by `die_after` does not come.
+    pub fn live_on(&self) {
+        self.world.executor.never_stop();
+    }
+
+    /// Polls of tasks so far: each ends at an await.
+    pub fn polls(&self) -> u64 {
+        self.world.executor.polls()
+    }
+
+    /// The process dies after `count` more polls: `run` then gives `None`.
+    pub fn die_after(&self, count: u64) {
+        self.world.executor.stop_after(count);
+    }
+
+    /// The process dies at once: what the poll under way still does has no effect here.
+    pub fn die(&self) {
+        self.world.is_dead.set(true);
+        self.world.executor.stop_after(0);
+    }
+
+    /// Whether it died so.
+    pub fn is_dead(&self) -> bool {
+        self.world.is_dead.get()
     }
 
     /// The run's random numbers.
@@ -127,30 +158,99 @@ impl SimDisk {
         self.world.latency_us.set((low, high));
     }
 
-    /// Lets `after` more operations `op` pass and fails the next one, once.
-    pub fn fail_after(&self, op: SimOp, after: u64, kind: DiskErrorKind) {
-        self.world
-            .faults
-            .borrow_mut()
-            .push(Fault { op, after, kind });
+    /// The wall clock is so many milliseconds off; the other one never jumps.
+    pub fn set_wall_offset_ms(&self, ms: i64) {
+        self.world.executor.set_wall_offset_ms(ms);
     }
 
-    /// Forgets the faults not yet met.
+    /// Whether a power cut keeps un-synced changes of names as a prefix of what was done (as a
+    /// journal does), or any subset of them.
+    pub fn keep_names_in_order(&self, in_order: bool) {
+        self.world.names_in_order.set(in_order);
+    }
+
+    /// Sets how often which fault happens.
+    pub fn set_rates(&self, rates: FaultRates) {
+        self.world.faults.borrow_mut().rates = rates;
+    }
+
+    /// Lets `after` more operations `op` pass and fails the next one, once.
+    pub fn fail_after(&self, op: SimOp, after: u64, kind: DiskErrorKind) {
+        self.world.faults.borrow_mut().order(op, after, kind);
+    }
+
+    /// Forgets ordered faults not yet met, and sets all rates to 0.
     pub fn clear_faults(&self) {
         self.world.faults.borrow_mut().clear();
     }
 
-    /// Flips one bit of a file for good.
-    pub fn flip_bit(&self, name: &str, position: u64, bit: u8) {
+    /// How many faults of which kind there were.
+    pub fn fault_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.world.faults.borrow().counts().clone()
+    }
+
+    /// Writes and syncs of segments that were told to have failed.
+    pub fn log_failures(&self) -> u64 {
+        self.world.faults.borrow().log_failures()
+    }
+
+    /// What faults did to files without telling anybody.
+    pub fn untold(&self) -> Vec<Untold> {
+        self.world.faults.borrow().untold().to_vec()
+    }
+
+    /// Names of all files.
+    pub fn file_names(&self) -> Vec<String> {
+        let files = self.world.files.borrow();
+        files.names().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Positions of a file's blocks that were ever written.
+    pub fn written_blocks(&self, name: &str) -> Vec<u64> {
         let mut files = self.world.files.borrow_mut();
-        if let Some(inode) = files.inode_of(name) {
-            files.inode(inode).flip_bit(position, bit);
+        let Some(inode) = files.inode_of(name) else {
+            return Vec::new();
+        };
+        let blocks = files.inode(inode).written();
+        blocks
+            .iter()
+            .map(|block| block * SIM_BLOCK as u64)
+            .collect()
+    }
+
+    /// Flips one bit of a file for good; none when there is no such file.
+    pub fn flip_bit(&self, name: &str, position: u64, bit: u8) -> Option<Flip> {
+        let mut files = self.world.files.borrow_mut();
+        let inode = files.inode_of(name)?;
+        files.inode(inode).flip_bit(position, bit);
+        self.world.faults.borrow_mut().count("bit flip at rest", 1);
+        let start = position - position % BLOCK_BYTES;
+        let block = files.inode(inode).read(start, SIM_BLOCK);
+        Some(Flip {
+            inode,
+            position,
+            bit,
+            block,
+        })
+    }
+
+    /// Flips it back, unless the block was written since; whether it did.
+    pub fn flip_back(&self, flip: &Flip) -> bool {
+        let mut files = self.world.files.borrow_mut();
+        let start = flip.position - flip.position % BLOCK_BYTES;
+        let inode = files.inode(flip.inode);
+        let same = inode.read(start, SIM_BLOCK) == flip.block;
+        if same {
+            inode.flip_bit(flip.position, flip.bit);
         }
+        same
     }
 
     /// The process dies: tasks stop, writes in flight may be torn, finished ones stay.
     pub fn kill(&self) {
+        self.world.executor.never_stop();
         let in_flight = std::mem::take(&mut *self.world.in_flight.borrow_mut());
+        self.note("write torn by a death", in_flight.len() as u64);
         for (inode, position, bytes) in in_flight.into_values() {
             let mut files = self.world.files.borrow_mut();
             files
@@ -158,6 +258,8 @@ impl SimDisk {
                 .write_torn(position, &bytes, self.random());
         }
         self.world.executor.drop_tasks();
+        self.world.is_dead.set(false);
+        self.world.files.borrow_mut().forget_process();
         self.world.executor.note(&[0xDEAD]);
     }
 
@@ -165,8 +267,15 @@ impl SimDisk {
     /// What lives in memory (the tail) is the caller's to forget.
     pub fn cut_power(&self) {
         self.kill();
-        self.world.files.borrow_mut().cut_power(self.random());
+        let in_order = self.world.names_in_order.get();
+        let mut files = self.world.files.borrow_mut();
+        let lost = files.cut_power(self.random(), in_order);
+        self.note("sector or name lost in a power cut", lost);
         self.world.executor.note(&[0xDEAD, 0xDEAD]);
+    }
+
+    fn note(&self, what: &'static str, number: u64) {
+        self.world.faults.borrow_mut().count(what, number);
     }
 
     /// Waits `us` microseconds.
@@ -174,7 +283,11 @@ impl SimDisk {
         Sleep::new(&self.world.executor, us).await;
     }
 
-    async fn operation(&self, op: SimOp, name: &str, words: &[u64]) -> Result<(), DiskError> {
+    /// Lets time pass for one operation and says what becomes of it.
+    async fn fate(&self, op: SimOp, name: &str, words: &[u64]) -> Fate {
+        if self.is_dead() {
+            std::future::pending::<()>().await;
+        }
         *self.world.operations.borrow_mut().entry(op).or_insert(0) += 1;
         let (low, high) = self.world.latency_us.get();
         let us = low + self.random().below(high.saturating_sub(low) + 1);
@@ -182,26 +295,18 @@ impl SimDisk {
         self.world.executor.note(&[op as u64, name.len() as u64]);
         self.world.executor.note(words);
         let mut faults = self.world.faults.borrow_mut();
-        let mut hit = None;
-        for (at, fault) in faults
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, fault)| fault.op == op)
-        {
-            if fault.after == 0 {
-                hit = hit.or(Some((at, fault.kind)));
-            } else {
-                fault.after -= 1;
-            }
+        faults.fate(op, name, self.random())
+    }
+
+    async fn operation(&self, op: SimOp, name: &str, words: &[u64]) -> Result<(), DiskError> {
+        match self.fate(op, name, words).await {
+            Fate::Fails(kind) => Err(Self::failed(op, name, kind)),
+            _ => Ok(()),
         }
-        let Some((at, kind)) = hit else { return Ok(()) };
-        faults.remove(at);
-        Err(DiskError::new(
-            kind,
-            "simulated",
-            name,
-            format!("{op:?} fault"),
-        ))
+    }
+
+    fn failed(op: SimOp, name: &str, kind: DiskErrorKind) -> DiskError {
+        DiskError::new(kind, "simulated", name, format!("{op:?} fault"))
     }
 
     fn missing(operation: &'static str, name: &str) -> DiskError {
@@ -333,109 +438,6 @@ impl Disk for SimDisk {
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.world.executor.spawn(Box::pin(task));
-    }
-}
-
-/// A file of the simulated disk.
-#[derive(Clone)]
-pub struct SimFile {
-    disk: SimDisk,
-    name: Rc<str>,
-    inode: u64,
-    len: u64,
-}
-
-/// Puts a write that its task abandoned on the device all the same, as a kernel would.
-struct InFlight<'a> {
-    world: &'a World,
-    write: u64,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        let write = self.world.in_flight.borrow_mut().remove(&self.write);
-        if let Some((inode, position, bytes)) = write {
-            self.world
-                .files
-                .borrow_mut()
-                .inode(inode)
-                .write(position, &bytes);
-        }
-    }
-}
-
-impl DiskFile for SimFile {
-    type Buf = Vec<u8>;
-    type Read = Vec<u8>;
-
-    async fn write_at(&self, buf: Vec<u8>, position: u64) -> Result<(), DiskError> {
-        let len = buf.len() as u64;
-        assert!(
-            position.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK_BYTES),
-            "unaligned write of {len} bytes at {position} of {}",
-            self.name
-        );
-        let world = &self.disk.world;
-        let write = world.next_write.get();
-        world.next_write.set(write + 1);
-        let hash = crc32fast::hash(&buf);
-        world
-            .in_flight
-            .borrow_mut()
-            .insert(write, (self.inode, position, buf));
-        let guard = InFlight { world, write };
-        let words = [self.inode, position, len, u64::from(hash)];
-        if let Err(error) = self.disk.operation(SimOp::Write, &self.name, &words).await {
-            let write = world.in_flight.borrow_mut().remove(&write);
-            if let Some((inode, position, bytes)) = write {
-                let mut files = world.files.borrow_mut();
-                files
-                    .inode(inode)
-                    .write_torn(position, &bytes, self.disk.random());
-            }
-            return Err(error);
-        }
-        drop(guard);
-        Ok(())
-    }
-
-    async fn read_at(&self, position: u64, len: usize) -> Result<Vec<u8>, DiskError> {
-        assert!(
-            position.is_multiple_of(BLOCK_BYTES) && (len as u64).is_multiple_of(BLOCK_BYTES),
-            "unaligned read of {len} bytes at {position} of {}",
-            self.name
-        );
-        let words = [self.inode, position, len as u64];
-        self.disk.operation(SimOp::Read, &self.name, &words).await?;
-        Ok(self
-            .disk
-            .world
-            .files
-            .borrow_mut()
-            .inode(self.inode)
-            .read(position, len))
-    }
-
-    async fn sync(&self) -> Result<(), DiskError> {
-        let dirty = self.disk.world.files.borrow_mut().inode(self.inode).dirty();
-        self.disk
-            .operation(SimOp::Sync, &self.name, &[self.inode])
-            .await?;
-        self.disk
-            .world
-            .files
-            .borrow_mut()
-            .inode(self.inode)
-            .sync(&dirty);
-        Ok(())
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    async fn close(self) -> Result<(), DiskError> {
-        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::DiskFile;
 
 fn block(byte: u8) -> Vec<u8> {
     vec![byte; 4096]

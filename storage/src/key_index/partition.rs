@@ -309,7 +309,9 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
         page.put_u32_le(MAGIC);
         page.put_u32_le(crc32fast::hash(&head));
         page.put_slice(&head);
-        self.file.write_at_and_sync(buf, 0).await?;
+        self.file.write_at(buf, 0).await?;
+        // Not joined with the head's write: that would leave out the pages written before.
+        self.file.sync().await?;
         self.disk.sync_dir(self.folder).await?;
         Ok(partition)
     }

@@ -247,3 +247,35 @@ fn key_index_speed() {
         );
     });
 }
+
+/// Every page of a partition, not only its head, is on the device before it is used.
+#[test]
+fn a_partition_survives_a_power_cut() {
+    for seed in 0..30 {
+        let disk = SimDisk::new(seed);
+        let records: Vec<Record> = (0..900).map(|n| (n % 50, n * 100, 5000)).collect();
+        let saved = disk.block_on(async {
+            let index = KeyIndex::open_with(disk.clone(), "keys", None, 800).await;
+            let index = index.unwrap();
+            add(&index, &records);
+            disk.sync_dir("").await.unwrap();
+            index.write_frozen().await.unwrap();
+            index.snapshot().bytes
+        });
+        disk.cut_power();
+        disk.block_on(async {
+            let index = KeyIndex::open_with(disk.clone(), "keys", Some(&saved), 800)
+                .await
+                .unwrap();
+            assert_eq!(index.partitions_count(), 1);
+            for number in 0..50 {
+                let wanted = (number, 0, u64::MAX, 100);
+                assert_eq!(
+                    ask(&index, wanted).await,
+                    expected(&records, wanted, 0),
+                    "seed {seed}"
+                );
+            }
+        });
+    }
+}

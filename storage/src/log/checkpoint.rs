@@ -49,6 +49,9 @@ pub async fn write<D: Disk>(
     aside::write(disk, (folder, CHECKPOINT_FILE), &parts).await
 }
 
+/// Times a checkpoint that isn't whole is read.
+const READS_MAX: usize = 2;
+
 /// Reads the checkpoint; `None` when there is none or it is not whole.
 ///
 /// # Errors
@@ -58,8 +61,26 @@ pub async fn read<D: Disk>(
     folder: &str,
     store_id: u64,
 ) -> Result<Option<Checkpoint>, DiskError> {
-    let bytes = aside::read(disk, (folder, CHECKPOINT_FILE)).await?;
-    Ok(bytes.and_then(|bytes| decode(&bytes, store_id)))
+    // A read may be wrong once; without a checkpoint the whole log is replayed.
+    for _ in 0..READS_MAX {
+        let bytes = aside::read(disk, (folder, CHECKPOINT_FILE)).await?;
+        let found = bytes.and_then(|bytes| decode(&bytes, store_id));
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Makes sure there is no checkpoint any more: what it names is about to be removed.
+///
+/// # Errors
+/// As the device says.
+pub async fn forget<D: Disk>(disk: &D, folder: &str) -> Result<(), DiskError> {
+    match disk.remove(&format!("{folder}/{CHECKPOINT_FILE}")).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => disk.sync_dir(folder).await,
+    }
 }
 
 fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {

@@ -94,8 +94,8 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.staging.borrow().copy_to(at, buf.as_mut());
         let offset = segment.offset_of(at);
         at = at.plus(bytes);
-        // Under SYNC every earlier segment was synced with its own last group.
-        if sync && at >= group.end() {
+        // Under SYNC every write is synced by itself: the last one's sync covers no other.
+        if sync {
             segment.file.write_at_and_sync(buf, offset).await?;
         } else {
             segment.file.write_at(buf, offset).await?;

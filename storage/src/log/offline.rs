@@ -15,8 +15,8 @@ mod tests;
 use crate::disk::Disk;
 use crate::error::RecoverError;
 use crate::format::{
-    Entry, IdentityKind, RUN_HEADER_BYTES, RunHeader, SHARD_FILE, entries, segment_name,
-    shard_folder,
+    Entry, IdentityKind, RUN_HEADER_BYTES, RunHeader, SHARD_FILE, entries, record_is_intact,
+    segment_name, shard_folder,
 };
 use crate::identity;
 use crate::log::recovery::{DeviceScan, Scan};
@@ -58,6 +58,10 @@ pub struct Survey {
     pub runs: u64,
     /// Records in them.
     pub records: u64,
+    /// Records in sound runs that don't fit their own check: a reader passes over them.
+    pub unfit: u64,
+    /// Where the first of them starts.
+    pub first_unfit: Option<FilePosition>,
     /// Runs without records, which an earlier repair put in the place of lost ones.
     pub fillers: u64,
     /// What is damaged, in order.
@@ -125,6 +129,10 @@ impl<'a, D: Disk> Walk<'a, D> {
                     let before = self.found.records;
                     for entry in entries(run.payload, run.payload_start()) {
                         self.found.records += 1;
+                        if !record_is_intact(self.scan.store_id, entry.check, entry.record) {
+                            self.found.unfit += 1;
+                            self.found.first_unfit.get_or_insert(entry.position);
+                        }
                         visit(&entry);
                     }
                     self.found.fillers += u64::from(self.found.records == before);
@@ -146,7 +154,8 @@ impl<'a, D: Disk> Walk<'a, D> {
     /// A run that says so much was synced proves the damage before that.
     fn prove(&mut self, committed: FilePosition) {
         while let Some((damage, _)) = self.unproved.first() {
-            if damage.position >= committed {
+            // As recovery's: the log goes on at a block after a restart.
+            if damage.position.block_up() >= committed {
                 return;
             }
             let (damage, _) = self.unproved.remove(0);

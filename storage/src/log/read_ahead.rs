@@ -178,6 +178,20 @@ impl<D: Disk> ReadCache<D> {
         is_first.then(|| Loading { cache: self, start })
     }
 
+    /// Drops the chunks that touch `start..start + len`: what they hold was found damaged, and the
+    /// next reader asks the device again.
+    pub fn forget(&self, start: FilePosition, len: u64) {
+        let mut chunks = self.chunks.borrow_mut();
+        let end = start.plus(len);
+        chunks.retain(|at, chunk| {
+            let touched = *at < end && start < at.plus(chunk.bytes);
+            if touched {
+                self.bytes.set(self.bytes.get() - chunk.bytes);
+            }
+            !touched
+        });
+    }
+
     async fn load(
         &self,
         segments: &Segments<D>,

@@ -7,7 +7,7 @@
 //! **Limits** reads of `READ_BYTES`; a run longer than `PAYLOAD_BYTES_MAX` is none.
 //! **Not here** what is done with the entries (`shard_store`).
 
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile};
 use crate::format::{RUN_HEADER_BYTES, RunHeader};
 use crate::log::segments::Segments;
 use crate::log::staging::RUN_BYTES_MAX;
@@ -22,6 +22,9 @@ pub(crate) const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64
 /// Bytes behind the log's end that are searched for proof that the end is damage: a damaged run of
 /// usual size and its group lie within.
 const PROOF_BYTES: u64 = 4 << 20;
+
+/// Reads of a block that is to be written again, until two of them agree.
+const LEAD_READS_MAX: u32 = 5;
 
 /// Where the scan is and what may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +105,11 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             window: Vec::new(),
             window_start: FilePosition(0),
         }
+    }
+
+    /// Forgets what it has read: the device is asked again.
+    pub fn forget(&mut self) {
+        self.window.clear();
     }
 
     /// The segments it reads.
@@ -214,7 +222,9 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
                     sequence: Some(header.sequence),
                     ..*scan
                 };
-                if let Some(proof) = self.proof_from(behind, scan.position).await? {
+                // The log goes on at a block after a restart: what lies up to there is no run.
+                let end = scan.position.block_up();
+                if let Some(proof) = self.proof_from(behind, end).await? {
                     return Ok(Some(proof));
                 }
             }
@@ -254,15 +264,27 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         Ok(())
     }
 
-    /// The device's bytes from the last block boundary up to `position`.
+    /// The device's bytes from the last block boundary up to `position`, which are about to be
+    /// written again: read until two reads agree, so that one wrong read does not become lasting.
     ///
     /// # Errors
     /// As the device says.
     async fn block_before(&mut self, position: FilePosition) -> Result<Vec<u8>, DiskError> {
         let from = position.block_down();
         let len = position.since(from);
-        self.fill(from, len).await?;
-        Ok(self.bytes(from, len).to_vec())
+        let mut before = None;
+        for _ in 0..LEAD_READS_MAX {
+            self.forget();
+            self.fill(from, len).await?;
+            let read = self.bytes(from, len).to_vec();
+            if before.as_ref() == Some(&read) {
+                return Ok(read);
+            }
+            before = Some(read);
+        }
+        let name = crate::format::segment_name(self.segments.start_of(from));
+        let detail = format!("no two reads at position {from} agree");
+        Err(DiskError::new(DiskErrorKind::Io, "read", name, detail))
     }
 }
 

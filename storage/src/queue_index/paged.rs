@@ -31,6 +31,8 @@ pub struct PagedOptions {
     pub limits: IndexLimits,
     /// Length of a page file.
     pub file_bytes: u64,
+    /// Complete pages are written once they have so many bytes.
+    pub flush_bytes: usize,
 }
 
 impl Default for PagedOptions {
@@ -38,6 +40,7 @@ impl Default for PagedOptions {
         Self {
             limits: IndexLimits::default(),
             file_bytes: PAGE_FILE_BYTES_DEFAULT,
+            flush_bytes: UNWRITTEN_BYTES_FLUSH,
         }
     }
 }
@@ -67,6 +70,7 @@ pub struct PagedIndex<D: Disk> {
     disk: D,
     index: RefCell<QueueIndex>,
     files: PageFiles<D>,
+    flush_bytes: usize,
     flushing: Cell<bool>,
 }
 
@@ -103,6 +107,7 @@ impl<D: Disk> PagedIndex<D> {
             disk,
             index: RefCell::new(index),
             files,
+            flush_bytes: options.flush_bytes.clamp(1, UNWRITTEN_BYTES_FLUSH),
             flushing: Cell::new(false),
         })
     }
@@ -224,7 +229,7 @@ impl<D: Disk> PagedIndex<D> {
 
     /// Whether enough complete pages wait that `flush` should run.
     pub fn needs_flush(&self) -> bool {
-        self.index.borrow().unwritten_bytes() >= UNWRITTEN_BYTES_FLUSH && !self.flushing.get()
+        self.index.borrow().unwritten_bytes() >= self.flush_bytes && !self.flushing.get()
     }
 
     /// Writes complete pages to the device in batches until none waits. Nothing is lost when it

@@ -452,6 +452,7 @@ mod over_a_disk {
         PagedOptions {
             limits,
             file_bytes: PAGE_FILE_BYTES_MIN,
+            ..PagedOptions::default()
         }
     }
 

@@ -14,7 +14,7 @@ use super::{Appended, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::AppendError;
-use crate::format::{EntryHead, KEYS_COUNT_MAX};
+use crate::format::{EntryHead, KEYS_COUNT_MAX, record_check};
 use crate::key_index::key_hash;
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
@@ -56,7 +56,7 @@ impl<D: Disk> ShardStore<D> {
             tags_code: record.tags_code,
             keys_count: u16::try_from(hashes.len()).unwrap_or(0),
         };
-        put(&mut staging, &head, &hashes, &encoded);
+        put(&mut staging, self.store_id, (&head, &hashes), &encoded);
         drop(staging);
         let entry = IndexEntry {
             position,
@@ -114,12 +114,21 @@ impl<D: Disk> ShardStore<D> {
     }
 }
 
-fn put(staging: &mut Staging, head: &EntryHead, hashes: &[u64], record: &EncodedRecord<'_>) {
+fn put(
+    staging: &mut Staging,
+    store_id: u64,
+    (head, hashes): (&EntryHead, &[u64]),
+    record: &EncodedRecord<'_>,
+) {
     staging.put(&head.encode());
     for hash in hashes {
         staging.put(&hash.to_le_bytes());
     }
-    for piece in record.pieces() {
+    let pieces = record.pieces();
+    let [before, _body, after @ ..] = pieces;
+    let [a, b, c, d] = after;
+    staging.put(&record_check(store_id, &[before, a, b, c, d]));
+    for piece in pieces {
         staging.put(piece);
     }
     staging.entry_done();

@@ -185,13 +185,16 @@ async fn open_indexes<D: Disk>(
     };
     let paged = PagedOptions {
         limits,
+        flush_bytes: options.index_flush_bytes,
         ..PagedOptions::default()
     };
+    let key_entries = options.key_entries_max;
     let index_folder = format!("{folder}/{INDEX_FOLDER}");
     let keys_folder = format!("{folder}/{KEYS_FOLDER}");
     if let Some(found) = checkpoint {
         let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
-        let keys = KeyIndex::open(disk.clone(), &keys_folder, Some(&found.keys)).await;
+        let keys =
+            KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
         match (queues, keys) {
             (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, Some(found))),
             (Err(IndexOpenError::Files(error)), _) => return Err(damaged(folder, &error)),
@@ -202,10 +205,13 @@ async fn open_indexes<D: Disk>(
             }
         }
     }
+    // Opening them empty removes the files an old checkpoint names; a death in the middle must not
+    // leave one that can be read after all.
+    checkpoint::forget(disk, folder).await?;
     let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
         .await
         .map_err(|error| damaged(folder, &error))?;
-    let keys = KeyIndex::open(disk.clone(), &keys_folder, None)
+    let keys = KeyIndex::open_with(disk.clone(), &keys_folder, None, key_entries)
         .await
         .map_err(|error| damaged(folder, &error))?;
     Ok((Indexes { queues, keys }, None))
@@ -248,17 +254,24 @@ async fn replay<D: Disk>(
 ) -> Result<(), RecoverError> {
     let mut device = DeviceScan::new(segments);
     let mut progress = Progress::new(disk.now_mono_us());
-    while let Some(run) = device.next(scan).await? {
-        report.runs_from_disk += 1;
-        let start = run.payload_start();
-        indexes.replay_run(run.payload, start, report).await?;
-        if progress.is_due(disk.now_mono_us()) {
-            let replayed_mib = scan.position.since(report.scanned_from) >> 20;
-            let end = segments.end_after(scan.position);
-            let left_mib_max = end.since(scan.position) >> 20;
-            let records = report.records;
-            tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
+    let mut is_end = false;
+    while !is_end {
+        // Bytes that end the log are read twice: one wrong read must not cut it off.
+        is_end = true;
+        while let Some(run) = device.next(scan).await? {
+            is_end = false;
+            report.runs_from_disk += 1;
+            let start = run.payload_start();
+            indexes.replay_run(run.payload, start, report).await?;
+            if progress.is_due(disk.now_mono_us()) {
+                let replayed_mib = scan.position.since(report.scanned_from) >> 20;
+                let end = segments.end_after(scan.position);
+                let left_mib_max = end.since(scan.position) >> 20;
+                let records = report.records;
+                tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
+            }
         }
+        device.forget();
     }
     replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
     if let Some(proof) = device.proof_of_damage(scan).await? {

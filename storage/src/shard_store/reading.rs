@@ -8,13 +8,14 @@
 //! **Not here** index pages (`queue_index`), chunks of the device (`read_ahead`).
 
 use bytes::{Bytes, BytesMut};
-use gantry_protocol::message::{RecordView, body_crc};
 
 use super::{ReadLimits, ReadOutcome, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::format::{RECORD_PEEK_BYTES, record_peek, segment_name};
+use crate::format::{
+    RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek, segment_name,
+};
 use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndexError, KeyQuery};
 use crate::queue_index::{IndexEntry, Lookup};
@@ -133,21 +134,26 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn fetch_hot(&self, entry: &IndexEntry, out: &mut BytesMut) -> bool {
-        let (position, len, at) = (entry.position, u64::from(entry.length), out.len());
+        let (position, len, before) = (entry.position, u64::from(entry.length), out.len());
         if self.log.read_hot(position, len, out) {
             return true;
         }
         // What came from the device is looked at; the slow way says what is wrong with it.
-        let found = self.cache.read_hot(position, len, out);
+        let has_check = self
+            .cache
+            .read_hot(check_of(position), RECORD_CHECK_BYTES, out);
+        let check = take_check(out, before);
+        let found = has_check && self.cache.read_hot(position, len, out);
         self.cache.go_ahead(&self.log);
-        let is_whole = found && self.is_whole(out.get(at..), entry);
-        if !is_whole {
-            out.truncate(at);
+        let is_record = found && self.is_record(check, out.get(before..), entry);
+        if !is_record {
+            out.truncate(before);
         }
-        is_whole
+        is_record
     }
 
-    async fn fetch(
+    /// Adds `position..position + len` to `out`, whatever it is.
+    async fn fetch_bytes(
         &self,
         position: FilePosition,
         len: u64,
@@ -158,15 +164,39 @@ impl<D: Disk> ShardStore<D> {
             return Ok(());
         }
         let stable = self.log.marks.stable().0;
+        let segments = &self.log.segments;
         let read = self
             .cache
-            .read(&self.log.segments, stable, (position, len), out)
+            .read(segments, stable, (position, len), out)
             .await;
         self.cache.go_ahead(&self.log);
         if read.is_err() {
             out.truncate(before);
         }
         Ok(read?)
+    }
+
+    /// Adds the record of `entry` to `out` if it is what was stored. What is not is read once more:
+    /// the device may have been wrong only once.
+    async fn fetch(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
+        match self.fetch_once(entry, out).await {
+            Err(ReadError::Damaged { .. }) => self.fetch_once(entry, out).await,
+            read => read,
+        }
+    }
+
+    async fn fetch_once(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
+        let (position, len, before) = (entry.position, u64::from(entry.length), out.len());
+        let at = check_of(position);
+        self.fetch_bytes(at, RECORD_CHECK_BYTES, out).await?;
+        let check = take_check(out, before);
+        self.fetch_bytes(position, len, out).await?;
+        if self.is_record(check, out.get(before..), entry) {
+            return Ok(());
+        }
+        out.truncate(before);
+        self.cache.forget(at, len + RECORD_CHECK_BYTES);
+        Err(self.damaged(position))
     }
 
     /// Appends the records of `key` from `from` on whose tags code passes `filter` to `out`, byte
@@ -194,8 +224,9 @@ impl<D: Disk> ShardStore<D> {
                 Err(_) if next < self.min_of(key) => 0,
                 Err(error) => return progress.ended(error.into()),
             };
+            // The queue may have grown, or lost its beginning, while the device was read.
+            progress.outcome.bounds = self.bounds(key);
             if count == 0 {
-                progress.outcome.bounds = self.bounds(key);
                 return Ok(progress.outcome);
             }
             for (index, entry) in entries.iter().enumerate() {
@@ -204,19 +235,15 @@ impl<D: Disk> ShardStore<D> {
                     Step::Pass => progress.passed(),
                     Step::Take => {
                         progress.make_room(entries.get(index..), out);
-                        let at = out.len();
-                        let len = u64::from(entry.length);
-                        let fetched = self.fetch(entry.position, len, out).await;
-                        if fetched.is_ok() && self.is_whole(out.get(at..), entry) {
+                        let Err(error) = self.fetch(entry, out).await else {
                             progress.took(entry);
                             continue;
-                        }
-                        out.truncate(at);
+                        };
                         if self.is_gone(entry.position) {
                             progress.outcome.bounds = self.bounds(key);
                             return Ok(progress.outcome);
                         }
-                        if let Err(error) = fetched {
+                        if !matches!(error, ReadError::Damaged { .. }) {
                             return progress.ended(error);
                         }
                         self.report_damage(entry.position);
@@ -273,11 +300,12 @@ impl<D: Disk> ShardStore<D> {
         (!cold || progress.outcome.found > 0).then_some(progress.outcome)
     }
 
-    /// Whether these bytes are the record the index means, with a sound body.
-    fn is_whole(&self, bytes: Option<&[u8]>, entry: &IndexEntry) -> bool {
+    /// Whether these bytes are the record the index means, as it was stored behind `check`.
+    fn is_record(&self, check: [u8; 4], bytes: Option<&[u8]>, entry: &IndexEntry) -> bool {
         let physical = address::physical(self.log.options.shard, entry.position);
         bytes.is_some_and(|bytes| {
-            record_peek(bytes) == Some((entry.length, physical.0)) && has_sound_body(bytes)
+            record_peek(bytes) == Some((entry.length, physical.0))
+                && record_is_intact(self.store_id, &check, bytes)
         })
     }
 
@@ -315,28 +343,35 @@ impl<D: Disk> ShardStore<D> {
         if shard != self.log.options.shard || !exists || end.since(position) < RECORD_PEEK_BYTES {
             return Err(outside);
         }
-        let mut out = BytesMut::new();
-        if let Err(error) = self.fetch(position, RECORD_PEEK_BYTES, &mut out).await {
+        let mut peek = BytesMut::new();
+        let peeked = self.fetch_bytes(position, RECORD_PEEK_BYTES, &mut peek);
+        if let Err(error) = peeked.await {
             let is_gone = self.is_gone(position);
             return Err(if is_gone { outside } else { error });
         }
-        let Some((length, own)) = record_peek(&out) else {
+        let Some((length, own)) = record_peek(&peek) else {
             return Err(self.damaged(position));
         };
-        let length = u64::from(length);
-        // A record carries its own offset: nothing else can be taken for one by chance.
-        let fits = (RECORD_PEEK_BYTES..=RECORD_BYTES_MAX).contains(&length)
-            && position.plus(length) <= end;
+        let bytes = u64::from(length);
+        let fits = (RECORD_PEEK_BYTES..=RECORD_BYTES_MAX).contains(&bytes)
+            && position.plus(bytes) <= end
+            && position.0 >= RECORD_CHECK_BYTES;
         if own != physical.0 || !fits {
+            self.cache.forget(position, RECORD_PEEK_BYTES);
             return Err(self.damaged(position));
         }
-        self.fetch(
-            position.plus(RECORD_PEEK_BYTES),
-            length - RECORD_PEEK_BYTES,
-            &mut out,
-        )
-        .await?;
-        Ok(out.freeze())
+        let entry = IndexEntry {
+            position,
+            length,
+            tags_code: 0,
+            store_time: StoreTimestamp(0),
+        };
+        let mut out = BytesMut::new();
+        match self.fetch(&entry, &mut out).await {
+            Ok(()) => Ok(out.freeze()),
+            Err(_) if self.is_gone(position) => Err(outside),
+            Err(error) => Err(error),
+        }
     }
 
     /// The offset of the first record stored at or after `time` (`Lower`), or of the last of
@@ -428,9 +463,16 @@ impl<D: Disk> ShardStore<D> {
     }
 }
 
-/// Whether a record can be parsed and its body has its checksum.
-fn has_sound_body(record: &[u8]) -> bool {
-    RecordView::parse(record).is_ok_and(|view| view.body_crc == body_crc(view.body))
+/// Where the check of the record at `position` starts.
+fn check_of(position: FilePosition) -> FilePosition {
+    FilePosition(position.0.saturating_sub(RECORD_CHECK_BYTES))
+}
+
+/// Takes the check at `at` out of `out` again.
+fn take_check(out: &mut BytesMut, at: usize) -> [u8; 4] {
+    let check = out.get(at..).and_then(|bytes| bytes.first_chunk().copied());
+    out.truncate(at);
+    check.unwrap_or_default()
 }
 
 /// A reader of few messages does not want hundreds of entries copied.

@@ -8,6 +8,8 @@
 
 use std::net::SocketAddr;
 
+use crate::key_index::ACTIVE_ENTRIES_MAX;
+use crate::queue_index::UNWRITTEN_BYTES_FLUSH;
 use crate::units::{
     FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId, StoreTimestamp,
 };
@@ -44,6 +46,10 @@ pub struct StoreOptions {
     pub read_cache_bytes: u64,
     /// Bytes of the queue index kept in memory.
     pub index_cache_bytes: u64,
+    /// Complete index pages are written once they have so many bytes.
+    pub index_flush_bytes: usize,
+    /// Key index entries collected in memory before they are written.
+    pub key_entries_max: usize,
     /// Bytes before the log's head in which zeros are kept in quiet times, beyond the next segment;
     /// only under `FlushMode::Sync`.
     pub zeros_ahead_bytes: u64,
@@ -60,6 +66,8 @@ impl Default for StoreOptions {
             checkpoint_bytes: 32 << 20,
             read_cache_bytes: 16 << 20,
             index_cache_bytes: 32 << 20,
+            index_flush_bytes: UNWRITTEN_BYTES_FLUSH,
+            key_entries_max: ACTIVE_ENTRIES_MAX,
             zeros_ahead_bytes: 0,
         }
     }

@@ -4,7 +4,7 @@
 //! **Lives on** the test's thread.
 //! **Invariants** equal seeds and equal programs give equal schedules; time moves only when no task
 //! is ready.
-//! **Limits** `STEPS_MAX` polls per `block_on`, so that a livelock fails instead of hanging.
+//! **Limits** `STEPS_MAX` polls per `run`, so that a livelock fails instead of hanging.
 //! **Not here** files (`files`).
 
 use std::cell::{Cell, RefCell};
@@ -15,10 +15,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Polls one `block_on` may take.
-const STEPS_MAX: u64 = 200_000_000;
+/// Polls one `run` may take.
+const STEPS_MAX: u64 = 50_000_000;
 
-/// The task `block_on` itself runs.
+/// The task `run` itself runs.
 const MAIN_TASK: u64 = 0;
 
 /// Where the simulated wall clock starts: 2020-09-13, in milliseconds.
@@ -87,6 +87,10 @@ pub struct Executor {
     tasks: RefCell<BTreeMap<u64, Task>>,
     timers: RefCell<BTreeMap<(u64, u64), Waker>>,
     trace: Cell<u64>,
+    wall_offset_ms: Cell<i64>,
+    polls: Cell<u64>,
+    /// `run` ends before this poll.
+    stop_at_poll: Cell<u64>,
 }
 
 impl Executor {
@@ -99,6 +103,9 @@ impl Executor {
             tasks: RefCell::default(),
             timers: RefCell::default(),
             trace: Cell::new(seed),
+            wall_offset_ms: Cell::new(0),
+            polls: Cell::new(0),
+            stop_at_poll: Cell::new(u64::MAX),
         }
     }
 
@@ -107,7 +114,26 @@ impl Executor {
     }
 
     pub(super) fn wall_ms(&self) -> u64 {
-        WALL_START_MS + self.now_us.get() / 1000
+        let wall_ms = WALL_START_MS + self.now_us.get() / 1000;
+        wall_ms.saturating_add_signed(self.wall_offset_ms.get())
+    }
+
+    pub(super) fn set_wall_offset_ms(&self, ms: i64) {
+        self.wall_offset_ms.set(ms);
+    }
+
+    pub(super) fn polls(&self) -> u64 {
+        self.polls.get()
+    }
+
+    /// Lets `count` more polls happen before `run` ends.
+    pub(super) fn stop_after(&self, count: u64) {
+        self.stop_at_poll
+            .set(self.polls.get().saturating_add(count));
+    }
+
+    pub(super) fn never_stop(&self) {
+        self.stop_at_poll.set(u64::MAX);
     }
 
     pub(super) fn trace(&self) -> u64 {
@@ -175,14 +201,18 @@ impl Executor {
         true
     }
 
-    /// Runs `main` and the spawned tasks until `main` is done.
+    /// Runs `main` and the spawned tasks until `main` is done; `None` when the stop came first.
     ///
     /// # Panics
     /// When nothing can make progress any more, or after `STEPS_MAX` polls.
-    pub(super) fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
+    pub(super) fn run<T>(&self, main: impl Future<Output = T>) -> Option<T> {
         let mut main = pin!(main);
         self.make_ready(MAIN_TASK);
         for _ in 0..STEPS_MAX {
+            if self.polls.get() >= self.stop_at_poll.get() {
+                self.never_stop();
+                return None;
+            }
             let Some(id) = self.pick_ready() else {
                 assert!(
                     self.advance(),
@@ -190,6 +220,7 @@ impl Executor {
                 );
                 continue;
             };
+            self.polls.set(self.polls.get() + 1);
             let waker = Waker::from(Arc::new(TaskWaker {
                 id,
                 ready: Arc::clone(&self.ready),
@@ -197,7 +228,7 @@ impl Executor {
             let mut context = Context::from_waker(&waker);
             if id == MAIN_TASK {
                 if let Poll::Ready(value) = main.as_mut().poll(&mut context) {
-                    return value;
+                    return Some(value);
                 }
                 continue;
             }

@@ -3,8 +3,9 @@
 //! **Owns** what a kill or a power cut leaves of files and names.
 //! **Lives on** the test's thread.
 //! **Invariants** synced sectors never change in a power cut; un-synced ones hold, sector by
-//! sector, either the synced or the newest content; names come back as some prefix of what was
-//! done.
+//! sector, either the synced or the newest content; what a failed sync covered is not synced by a
+//! later one of the same process; un-synced changes of names come back as a prefix of what was
+//! done, or as any subset.
 //! **Limits** sparse blocks of 4 KiB; a block never written reads as zeros and costs nothing.
 //! **Not here** time and faults (`sim_disk`).
 
@@ -14,7 +15,7 @@ use super::executor::Random;
 use crate::disk::DirEntry;
 
 pub(super) const SIM_BLOCK: usize = 4096;
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 
 type Block = Box<[u8; SIM_BLOCK]>;
 
@@ -29,9 +30,16 @@ pub(super) struct Inode {
     newest: BTreeMap<u64, Block>,
     synced: BTreeMap<u64, Block>,
     dirty: BTreeSet<u64>,
+    /// Covered by a sync that failed: only a new write can bring them to the device.
+    doomed: BTreeSet<u64>,
 }
 
 impl Inode {
+    fn touch(&mut self, block: u64) {
+        self.doomed.remove(&block);
+        self.dirty.insert(block);
+    }
+
     pub(super) fn write(&mut self, position: u64, bytes: &[u8]) {
         let first = position / SIM_BLOCK as u64;
         for (block, chunk) in (first..).zip(bytes.chunks(SIM_BLOCK)) {
@@ -39,7 +47,7 @@ impl Inode {
             if let Some(into) = into.get_mut(..chunk.len()) {
                 into.copy_from_slice(chunk);
             }
-            self.dirty.insert(block);
+            self.touch(block);
         }
         self.len = self.len.max(position + bytes.len() as u64);
     }
@@ -49,15 +57,22 @@ impl Inode {
         let percent = random.one_of(&[0, 50, 100]);
         for (at, sector) in (0u64..).zip(bytes.chunks(SECTOR)) {
             if random.chance(percent) {
-                let position = position + at * SECTOR as u64;
-                let block = position / SIM_BLOCK as u64;
-                let within = usize::try_from(position % SIM_BLOCK as u64).unwrap_or(0);
-                let into = self.newest.entry(block).or_insert_with(zero_block);
-                if let Some(into) = into.get_mut(within..within + sector.len()) {
-                    into.copy_from_slice(sector);
-                }
-                self.dirty.insert(block);
+                self.write_sectors(position + at * SECTOR as u64, sector);
             }
+        }
+    }
+
+    /// Writes whole sectors, which may be less than blocks.
+    pub(super) fn write_sectors(&mut self, position: u64, bytes: &[u8]) {
+        for (at, sector) in (0u64..).zip(bytes.chunks(SECTOR)) {
+            let position = position + at * SECTOR as u64;
+            let block = position / SIM_BLOCK as u64;
+            let within = usize::try_from(position % SIM_BLOCK as u64).unwrap_or(0);
+            let into = self.newest.entry(block).or_insert_with(zero_block);
+            if let Some(into) = into.get_mut(within..within + sector.len()) {
+                into.copy_from_slice(sector);
+            }
+            self.touch(block);
         }
     }
 
@@ -88,43 +103,71 @@ impl Inode {
         self.dirty.clone()
     }
 
-    pub(super) fn sync(&mut self, blocks: &BTreeSet<u64>) {
+    /// Blocks that were ever written.
+    pub(super) fn written(&self) -> Vec<u64> {
+        self.newest.keys().copied().collect()
+    }
+
+    /// A sync of these blocks failed: the system forgets that they were to be written.
+    pub(super) fn fail_sync(&mut self, blocks: &BTreeSet<u64>) {
         for block in blocks {
-            if let Some(newest) = self.newest.get(block) {
-                self.synced.insert(*block, newest.clone());
+            if self.dirty.remove(block) {
+                self.doomed.insert(*block);
             }
-            self.dirty.remove(block);
         }
     }
 
-    fn cut_power(&mut self, random: &Random) {
+    pub(super) fn sync(&mut self, blocks: &BTreeSet<u64>) {
+        for block in blocks {
+            if !self.dirty.remove(block) {
+                continue;
+            }
+            if let Some(newest) = self.newest.get(block) {
+                self.synced.insert(*block, newest.clone());
+            }
+        }
+    }
+
+    /// Returns how many sectors were lost.
+    fn cut_power(&mut self, random: &Random) -> u64 {
         // Each cut has its own mood, so that "all lost" and "all kept" happen as well.
         let percent = random.one_of(&[0, 10, 50, 90, 100]);
-        for block in std::mem::take(&mut self.dirty) {
+        let mut lost = 0;
+        let mut blocks = std::mem::take(&mut self.dirty);
+        blocks.append(&mut self.doomed);
+        for block in blocks {
             let mut left = self.synced.get(&block).cloned().unwrap_or_else(zero_block);
             if let Some(newest) = self.newest.get(&block) {
                 for (into, from) in left.chunks_mut(SECTOR).zip(newest.chunks(SECTOR)) {
                     if random.chance(percent) {
                         into.copy_from_slice(from);
+                    } else {
+                        lost += 1;
                     }
                 }
             }
             self.newest.insert(block, left.clone());
             self.synced.insert(block, left);
         }
+        lost
     }
 }
 
 enum NameChange {
     Bind(String, u64),
     Unbind(String),
+    /// One step: whatever is lost, one of the two names is there.
+    Rename(String, String, u64),
     Folder(String),
 }
 
 impl NameChange {
     fn name(&self) -> &str {
         match self {
-            Self::Bind(name, _) | Self::Unbind(name) | Self::Folder(name) => name,
+            Self::Bind(name, _)
+            | Self::Unbind(name)
+            | Self::Rename(_, name, _)
+            | Self::Folder(name) => name,
         }
     }
 }
@@ -143,6 +186,10 @@ impl Names {
             }
             NameChange::Unbind(name) => {
                 self.files.remove(name);
+            }
+            NameChange::Rename(from, to, inode) => {
+                self.files.remove(from);
+                self.files.insert(to.clone(), *inode);
             }
             NameChange::Folder(name) => {
                 self.folders.insert(name.clone());
@@ -202,8 +249,8 @@ impl Files {
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str, inode: u64) {
-        self.change(NameChange::Bind(to.to_owned(), inode));
-        self.change(NameChange::Unbind(from.to_owned()));
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.change(NameChange::Rename(from, to, inode));
     }
 
     pub(super) fn make_dir(&mut self, name: &str) {
@@ -255,19 +302,51 @@ impl Files {
         self.newest.files.values().map(len).sum()
     }
 
-    pub(super) fn cut_power(&mut self, random: &Random) {
-        let kept = random.below(self.pending.len() as u64 + 1);
-        for change in std::mem::take(&mut self.pending)
-            .iter()
-            .take(usize::try_from(kept).unwrap_or(0))
-        {
-            self.synced.apply(change);
+    /// The process is gone: files without a name, now and after any power cut, lose their content.
+    /// What a failed sync covered is left to the next process, whose own sync may save it.
+    pub(super) fn forget_process(&mut self) {
+        let mut named: BTreeSet<u64> = self.newest.files.values().copied().collect();
+        named.extend(self.synced.files.values());
+        named.extend(self.pending.iter().filter_map(|change| match change {
+            NameChange::Bind(_, inode) | NameChange::Rename(_, _, inode) => Some(*inode),
+            _ => None,
+        }));
+        self.inodes.retain(|inode, _| named.contains(inode));
+        for inode in self.inodes.values_mut() {
+            inode.dirty.append(&mut inode.doomed);
+        }
+    }
+
+    /// Every file with its name.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, u64)> {
+        let files = self.newest.files.iter();
+        files.map(|(name, inode)| (name.as_str(), *inode))
+    }
+
+    /// Returns how many sectors and changes of names were lost.
+    pub(super) fn cut_power(&mut self, random: &Random, names_in_order: bool) -> u64 {
+        let pending = std::mem::take(&mut self.pending);
+        let kept = random.below(pending.len() as u64 + 1);
+        let percent = random.one_of(&[0, 50, 100]);
+        let mut lost = 0;
+        for (at, change) in (0..).zip(&pending) {
+            let keep = if names_in_order {
+                at < kept
+            } else {
+                random.chance(percent)
+            };
+            if keep {
+                self.synced.apply(change);
+            } else {
+                lost += 1;
+            }
         }
         self.newest = self.synced.clone();
-        for inode in self.inodes.values_mut() {
-            inode.cut_power(random);
-        }
         let named: BTreeSet<u64> = self.newest.files.values().copied().collect();
         self.inodes.retain(|inode, _| named.contains(inode));
+        for inode in self.inodes.values_mut() {
+            lost += inode.cut_power(random);
+        }
+        lost
     }
 }

@@ -123,6 +123,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     break;
                 }
                 Err(error) => {
+                    // The first elements of a batch are there to be sealed and seen all the same.
+                    actor.has_stored |= pending.is_partly_stored();
                     forget(inner, &pending);
                     self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
                 }

@@ -8,6 +8,7 @@
 
 pub mod fake_host;
 pub mod memory_store;
+mod simulation;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,6 +1,7 @@
 use bytes::BytesMut;
 
 use super::*;
+use crate::disk::DiskFile;
 use crate::shard_store::tests::{
     SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
 };
@@ -94,6 +95,35 @@ fn damage_is_found_with_file_and_position_and_the_rest_is_read() {
     assert_eq!(offsets.len(), 19);
 }
 
+/// A run whose checksum is right over a record whose own check is not: a faulty writer's.
+#[test]
+fn a_record_that_does_not_fit_its_check_is_counted() {
+    let disk = made(9, 3, 20_000, FlushMode::Sync);
+    disk.block_on(async {
+        let (segments, store_id) = open(&disk, ShardId(0)).await.unwrap();
+        let mut scan = Walk::new(&segments, store_id).scan;
+        let mut device = DeviceScan::new(&segments);
+        let run = device.next(&mut scan).await.unwrap().unwrap();
+        let (header, mut payload) = (run.header, run.payload.to_vec());
+        // Behind the head and the hash of one key.
+        payload[28] ^= 1;
+        let file = segments.open(header.position).await.unwrap().unwrap();
+        let bytes = header.end().block_up().since(header.position.block_down());
+        let bytes = usize::try_from(bytes).unwrap();
+        let mut block = vec![0; bytes];
+        block[..64].copy_from_slice(&header.encode(store_id, &[&payload]));
+        block[64..64 + payload.len()].copy_from_slice(&payload);
+        let offset = file.offset_of(header.position);
+        file.file.write_at(block, offset).await.unwrap();
+        file.file.sync().await.unwrap();
+    });
+    let (found, offsets) = look(&disk);
+    assert!(found.damages.is_empty(), "{found:?}");
+    assert_eq!((found.records, offsets.len(), found.unfit), (3, 3, 1));
+    assert_eq!(found.first_unfit, Some(FilePosition(64 + 32)));
+    assert_eq!(read_all(&disk).0, [1, 2], "a reader passes over it");
+}
+
 #[test]
 fn a_dry_repair_says_what_it_would_do_and_does_nothing() {
     let disk = made(3, 20, 20_000, FlushMode::Sync);
@@ -107,7 +137,7 @@ fn a_dry_repair_says_what_it_would_do_and_does_nothing() {
 
 /// Damages a store, checks that it would not open without its checkpoint, mends it, and reads what
 /// is left: all but `lost`.
-fn check_mended(disk: &SimDisk, damage: impl Fn(), count: u8, lost: &[u8]) {
+fn check_mended<T>(disk: &SimDisk, damage: impl Fn() -> T, count: u8, lost: &[u8]) {
     damage();
     disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
     let done = mend(disk);

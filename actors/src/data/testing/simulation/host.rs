@@ -1,0 +1,108 @@
+//! A data core on the simulated clock.
+//!
+//! **Owns** what the core has written for its connections and told the control plane.
+//! **Lives on** a test's thread.
+//! **Invariants** what a dead process still does in its last poll reaches nobody.
+//! **Limits** one core.
+//! **Not here** the clock and the tasks (`gantry_storage::sim_disk`).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use bytes::BytesMut;
+use gantry_protocol::command::Command;
+use gantry_protocol::frame::take_frame;
+use gantry_runtime::net::PeerRef;
+use gantry_storage::disk::Disk;
+use gantry_storage::sim_disk::SimDisk;
+
+use crate::data::host::Host;
+use crate::data::router::CoreWord;
+use crate::seam::{CoreNumber, OffsetRow, ToControl};
+
+/// The host of one life.
+pub struct SimHost {
+    disk: SimDisk,
+    outs: RefCell<BTreeMap<PeerSlot, BytesMut>>,
+    offsets: RefCell<Vec<OffsetRow>>,
+}
+
+type PeerSlot = u32;
+
+impl SimHost {
+    pub fn new(disk: &SimDisk) -> Self {
+        Self {
+            disk: disk.clone(),
+            outs: RefCell::default(),
+            offsets: RefCell::default(),
+        }
+    }
+
+    /// All replies written so far.
+    pub fn take_replies(&self) -> Vec<Command> {
+        let mut replies = Vec::new();
+        for (_, mut out) in self.outs.take() {
+            while let Some(frame) = take_frame(&mut out).unwrap() {
+                replies.push(Command::from_frame(&frame).unwrap());
+            }
+            assert!(out.is_empty(), "half a frame was written");
+        }
+        replies
+    }
+
+    /// Offsets handed to the control plane, which are durable there.
+    pub fn take_offsets(&self) -> Vec<OffsetRow> {
+        self.offsets.take()
+    }
+}
+
+impl Host for SimHost {
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        let mut out = self
+            .outs
+            .borrow_mut()
+            .remove(&peer.slot)
+            .unwrap_or_default();
+        let before = out.len();
+        write(&mut out);
+        if self.disk.is_dead() {
+            out.truncate(before);
+        }
+        self.outs.borrow_mut().insert(peer.slot, out);
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.disk.now_ms()
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.disk.now_mono_us()
+    }
+
+    fn send_core(&self, _core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
+        panic!("there is one core: {word:?}")
+    }
+
+    fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>> {
+        if let ToControl::OffsetsChanged(rows) = message
+            && !self.disk.is_dead()
+        {
+            self.offsets.borrow_mut().extend(rows);
+        }
+        Ok(())
+    }
+
+    fn close_peer(&self, peer: PeerRef) {
+        panic!("a connection was closed: {peer:?}")
+    }
+
+    fn sleep_ms(&self, ms: u64) -> impl Future<Output = ()> + 'static {
+        let disk = self.disk.clone();
+        async move { disk.sleep_ms(ms).await }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.disk.spawn(task);
+    }
+}
