@@ -4,12 +4,11 @@
 //! pass.
 
 pub mod catalog;
-pub mod control_words;
 pub mod core;
-pub mod errands;
 pub mod filter;
 pub mod gather;
 pub mod host;
+pub mod orders;
 pub mod queue;
 pub mod requests;
 pub mod retention;

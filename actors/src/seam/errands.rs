@@ -7,7 +7,7 @@
 //! durability contract of the flush mode is met.
 //! **Limits** [`SUPPLY_RECORDS_MAX`] records of [`SUPPLY_BYTES_MAX`], [`FETCH_RECORDS_MAX`]
 //! positions, [`SCAN_ROWS_MAX`] rows an errand; `control::cores::errands` cuts to fit.
-//! **Not here** who sends them (`control`), how they are done (`data::errands`).
+//! **Not here** who sends them (`control`), how they are done (`data::orders::errands`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! **Invariants** every record of a batch gets one outcome; the batch is answered once, when the
 //! last one has its own.
 //! **Limits** a batch is one errand (`seam::errands`).
-//! **Not here** sending the answer (`data::errands`).
+//! **Not here** sending the answer (`data::orders::errands`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -4,7 +4,7 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** a queue that was never used answers 0..0; asking wakes no actor.
 //! **Limits** none of its own: questions name their queues.
-//! **Not here** the mailboxes (`data::control_words`), gathering over cores (`data::gather`).
+//! **Not here** the mailboxes (`data::orders`), gathering over cores (`data::gather`).
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -7,7 +7,7 @@
 //! in one message. A supervisor's record is never "late": it is answered when it is committed, or
 //! when it never will be.
 //! **Limits** `OWED_WAITING_MAX` rows (see `Shard::admit_owed`), `OWED_ROWS_MAX` a message.
-//! **Not here** errands (`data::errands`), what is done about a row (`control`).
+//! **Not here** errands (`data::orders::errands`), what is done about a row (`control`).
 
 use std::collections::VecDeque;
 

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the way from a batch of due entries to records in their real queues.
 //! **Lives on** the control plane's thread; two errands a batch, no hop a message.
-//! **Invariants** an entry is finished only when its record's copy is acknowledged as the flush mode
-//! promises; whatever else happens it is tried again. The copy carries the parked record's
+//! **Invariants** an entry is finished only when its record's copy is acknowledged as the flush
+//! mode promises; whatever else happens it is tried again. The copy carries the parked record's
 //! properties and isn't delayed again (trap 50).
 //! **Limits** the caller's batches; a refused record waits [`BUSY_MS`] or [`FAULT_MS`].
 //! **Not here** what is due (`board`).

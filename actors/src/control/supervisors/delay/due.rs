@@ -76,8 +76,8 @@ impl DueTable {
         now.into_iter().chain(fine).chain(coarse).min()
     }
 
-    /// Moves entries that are due at `now_ms` to `out`, in order, until it holds `count_max` of them
-    /// or the last one has reached `bytes_max`.
+    /// Moves entries that are due at `now_ms` to `out`, in order, until it holds `count_max` of
+    /// them or the last one has reached `bytes_max`.
     pub fn take_due(
         &mut self,
         now_ms: u64,
@@ -187,7 +187,10 @@ mod tests {
         #[test]
         fn comes_out_as_from_a_sorted_list(
             dues in proptest::collection::vec(0_u64..5_000_000, 1..300),
-            steps in proptest::collection::vec((0_u64..800_000, 0_usize..40, 0_u64..5_000_000), 1..40),
+            steps in proptest::collection::vec(
+                (0_u64..800_000, 0_usize..40, 0_u64..5_000_000),
+                1..40,
+            ),
         ) {
             let (mut table, mut model) = (DueTable::default(), std::collections::BTreeSet::new());
             for (n, due) in dues.iter().enumerate() {

@@ -4,7 +4,8 @@
 //! **Lives on** the control plane's thread; called by whoever cleans the log.
 //! **Invariants** the new record is acknowledged before the old one is done with, and the tables
 //! know that the old one isn't to be delivered before this returns, so a restart delivers once.
-//! **Limits** [`MOVE_ENTRIES_MAX`] records of [`MOVE_BYTES_MAX`] a call: call again while it says so.
+//! **Limits** [`MOVE_ENTRIES_MAX`] records of [`MOVE_BYTES_MAX`] a call: call again while it says
+//! so.
 //! **Not here** cutting the log.
 
 use std::rc::Rc;

@@ -3,9 +3,9 @@
 //! **Owns** the answers to the registry of owed records.
 //! **Lives on** the control plane's thread.
 //! **Invariants** what the floor no longer names is on the device: delivered, or parked again. A
-//! batch that is moving isn't torn by the registry's patience: it runs as a task of its own, so that
-//! none of its records stays in between.
-//! **Limits** those of a batch (`forward`), [`PAUSE_MS`] between two, the registry's for all of them.
+//! batch that is moving isn't torn by the registry's patience: it runs as a task of its own, so
+//! that none of its records stays in between.
+//! **Limits** those of a batch (`forward`), [`PAUSE_MS`] between two, the registry's for them all.
 //! **Not here** moving (`forward`), the drop (`control::cleaning`).
 
 use std::rc::{Rc, Weak};

@@ -2,8 +2,8 @@
 //!
 //! **Owns** the loop: learn what was parked, wait until something is due, have it delivered.
 //! **Lives on** the control plane's thread.
-//! **Invariants** nothing is delivered early, nothing is done with before its record is stored where
-//! it belongs. What is pending is always rebuildable from the log: a restart or a panic reads the
+//! **Invariants** nothing is delivered early, nothing is done with before its record is stored
+//! where it belongs. What is pending is always rebuildable from the log: a restart or a panic reads the
 //! queues of parked records from their marks on. A crash may deliver again what was delivered in
 //! the last seconds, and loses nothing.
 //! **Limits** [`BATCH_ENTRIES_MAX`] records of [`BATCH_BYTES_MAX`] a batch; with nothing due it

@@ -76,6 +76,10 @@ impl Host for SimHost {
         self.disk.now_ms()
     }
 
+    fn wall_ms_now(&self) -> u64 {
+        self.disk.now_ms()
+    }
+
     fn mono_us(&self) -> u64 {
         self.disk.now_mono_us()
     }

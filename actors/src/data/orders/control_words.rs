@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
-use super::core::DataCore;
-use super::host::Host;
-use super::queue::store::QueueStore;
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
 use crate::seam::{Answer, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData};
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {

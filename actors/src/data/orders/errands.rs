@@ -17,12 +17,12 @@ use gantry_storage::address;
 use gantry_storage::error::ReadError;
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 
-use super::core::DataCore;
-use super::host::Host;
-use super::queue::asker::{Asker, SupplyBatch};
-use super::queue::store::QueueStore;
-use super::requests::send::marks;
-use super::words::Append;
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::asker::{Asker, SupplyBatch};
+use crate::data::queue::store::QueueStore;
+use crate::data::requests::send::marks;
+use crate::data::words::Append;
 use crate::refusal::Refusal;
 use crate::seam::errands::{
     Errand, ErrandDone, FetchFault, SCAN_ROWS_MAX, Scan, Scanned, SupplyRecord,
@@ -204,7 +204,7 @@ fn append_of(record: SupplyRecord) -> Append {
         prepared_offset: record.prepared_offset,
         body: record.body,
         properties: record.properties,
-        marks: super::words::Marks {
+        marks: crate::data::words::Marks {
             no_wait: false,
             ..marks
         },

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 
-use super::super::testing::{TestBroker, long_pull, pull_frame, records, topic};
+use crate::data::testing::{TestBroker, long_pull, pull_frame, records, topic};
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scan, Scanned, SupplyRecord};
 use crate::seam::owed::{Owed, OwedKind, OwedRow, OwedTime};
 use crate::seam::{Ticket, ToControl, ToData};
