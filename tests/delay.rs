@@ -58,6 +58,10 @@ fn levels_and_timers_come_when_due_and_one_recalled_never() {
     );
     assert_eq!(recalled.expect(reply::SUCCESS).ext["msgId"], "gone");
     assert!(client.drain(&topic, 0, 0).is_empty());
+    common::until(1, "the backlog in the runtime report", || {
+        let report = client.call(code::GET_BROKER_RUNTIME, &[], b"").text();
+        report.contains("delay: running, 3 to do").then_some(())
+    });
     let all = await_all(&mut client, &topic, 3);
     let order: Vec<String> = all.iter().map(body).collect();
     assert_eq!(order, ["timer", "level 2", "level 9 is 3"]);

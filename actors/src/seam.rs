@@ -119,7 +119,7 @@ pub enum ToControl {
     Counted(Box<Counted>),
     /// Half messages whose producers are to be asked (39), counted as checked.
     CheckHalves(Vec<HalfCheck>),
-    /// Records were stored that something is owed for (at most `OWED_ROWS_MAX`, one message a pass).
+    /// Records were stored that something is owed for (at most `OWED_ROWS_MAX`, a message a pass).
     Owed(Vec<OwedRow>),
     /// The outcome of a `ToData::Errand`.
     ErrandDone {

@@ -18,6 +18,8 @@ use crate::seam::{ControlRequest, CoreNumber, ToControl};
 
 use super::plane::Plane;
 use super::reply::ReplyTo;
+#[cfg(test)]
+use super::supervisors::retry;
 use super::supervisors::{delay, transactions};
 use super::{admin, groups, offsets, topics};
 
@@ -186,6 +188,8 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
             Some("topics") => book.topics.inject_panic(),
             Some("groups") => book.groups.inject_panic(),
             Some("offsets") => book.offsets.inject_panic(),
+            Some("delay") => plane.tree.inject_panic(delay::NAME),
+            Some("retry") => plane.tree.inject_panic(retry::NAME),
             _ => book.admin.inject_panic(),
         }
         return;

@@ -27,7 +27,7 @@ use super::cleaning::Cleaning;
 use super::cores::ask::Asker;
 use super::cores::errands::Errands;
 use super::cores::outbox::Outbox;
-use super::cores::owed::OwedInboxes;
+use super::cores::owed::OwedInbox;
 use super::groups::Groups;
 use super::groups::calls::Calls;
 use super::groups::members::Members;
@@ -72,8 +72,8 @@ pub struct Plane {
     pub asker: Asker,
     /// What the cores do for supervisors.
     pub errands: Errands,
-    /// What the cores have stored for supervisors.
-    pub owed: OwedInboxes,
+    /// Rows of parked messages that the cores have stored.
+    pub owed: OwedInbox,
     /// All topics.
     pub topics: RefCell<TopicTable>,
     /// All group configurations.
@@ -116,7 +116,7 @@ impl Plane {
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
             errands: Errands::new(Rc::clone(&outbox), settings.shard_count),
-            owed: OwedInboxes::default(),
+            owed: OwedInbox::default(),
             outbox,
             ledger,
             topics: RefCell::default(),

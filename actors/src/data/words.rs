@@ -19,7 +19,7 @@ use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
 
 use crate::seam::TopicEntry;
-use crate::seam::owed::Owed;
+use crate::seam::owed::OwedTime;
 
 /// Whom to answer, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub struct Append {
     /// What its being stored means for a transaction.
     pub step: Option<TransactionStep>,
     /// Something is owed for it.
-    pub owed: Option<Owed>,
+    pub owed: Option<OwedTime>,
     /// The queue that the reply names, where another one really holds the record.
     pub shown_queue: Option<u16>,
     /// The half record's physical offset in a committed transaction, else 0.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use gantry_storage::units::{PhysicalOffset, QueueBounds, QueueKey, QueueOffset};
 
 use super::TopicEntry;
-use super::owed::{Owed, OwedKind, OwedRow};
+use super::owed::{OwedRow, OwedTime};
 use crate::refusal::Refusal;
 
 /// Most records stored by one errand.
@@ -65,7 +65,7 @@ pub struct SupplyRecord {
     /// The properties as they are stored; tag and keys are found in them.
     pub properties: Bytes,
     /// Something is owed for it: it is marked, and its row comes back like a producer's.
-    pub owed: Option<Owed>,
+    pub owed: Option<OwedTime>,
 }
 
 impl SupplyRecord {
@@ -87,8 +87,6 @@ pub struct Placed {
 /// Which part of a queue to look through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scan {
-    /// What its rows are.
-    pub kind: OwedKind,
     /// The queue.
     pub queue: QueueKey,
     /// From here on, or from the queue's first record if that is later.

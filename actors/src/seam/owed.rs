@@ -1,13 +1,14 @@
-//! Records that the broker still owes something for: delayed messages and half messages.
+//! Records that the broker still owes the delivery of.
 //!
-//! **Owns** how such a record is marked when it is stored, and the row that tells the control plane.
+//! **Owns** how such a record is marked when it is stored, and the row that tells the control
+//! plane.
 //! **Lives on** both planes; plain data.
 //! **Invariants** the mark's time is the tags code of the queue index's entry (as RocketMQ's
 //! schedule queues keep theirs), so rows can be made from the index alone: what the control plane
 //! knows is always rebuildable from the log. Rows of one queue come in the order of its offsets,
 //! each once it could be acknowledged; a row that comes twice or a gap shows by its offset.
-//! **Limits** [`OWED_ROWS_MAX`] rows a message; [`OWED_WAITING_MAX`] rows wait for the control plane
-//! on a shard, then further marked messages are refused with `SYSTEM_BUSY`.
+//! **Limits** [`OWED_ROWS_MAX`] rows a message; [`OWED_WAITING_MAX`] rows wait for the control
+//! plane on a shard, then further marked messages are refused with `SYSTEM_BUSY`.
 //! **Not here** what is done about them (`control`).
 
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
@@ -19,16 +20,7 @@ pub const OWED_WAITING_MAX: usize = 64 * 1024;
 
 const _: () = assert!(OWED_ROWS_MAX < OWED_WAITING_MAX);
 
-/// What is owed for a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OwedKind {
-    /// Its delivery, when it is due.
-    Delivery,
-    /// A decision: a half message. Its time is the first moment to ask the producer.
-    Decision,
-}
-
-/// When.
+/// The mark of a message about to be stored: its delivery is owed then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwedTime {
     /// At this time, ms since 1970.
@@ -37,31 +29,20 @@ pub enum OwedTime {
     AfterStore(u64),
 }
 
-/// The mark of a message about to be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owed {
-    /// What.
-    pub kind: OwedKind,
-    /// When.
-    pub time: OwedTime,
-}
-
-impl Owed {
+impl OwedTime {
     /// The time, for a record stored at `now_ms`, the clock read at that moment. A ms is begun, so
     /// "after" counts from its end: never early.
     pub fn time_ms(self, now_ms: u64) -> u64 {
-        match self.time {
-            OwedTime::At(ms) => ms,
-            OwedTime::AfterStore(ms) => now_ms.saturating_add(1).saturating_add(ms),
+        match self {
+            Self::At(ms) => ms,
+            Self::AfterStore(ms) => now_ms.saturating_add(1).saturating_add(ms),
         }
     }
 }
 
-/// A stored record that something is owed for.
+/// A stored record whose delivery is owed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwedRow {
-    /// What.
-    pub kind: OwedKind,
     /// The (system) queue that holds it.
     pub queue: QueueKey,
     /// Where in the queue.

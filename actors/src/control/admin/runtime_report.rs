@@ -16,6 +16,7 @@ use gantry_runtime::probe::disk_space;
 use crate::control::admin::stats::rates::Triple;
 use crate::control::plane::Plane;
 use crate::control::reply::Reply;
+use crate::control::supervision::tree::PartReport;
 use crate::seam::StoreReport;
 
 /// The release whose wire this broker speaks.
@@ -97,6 +98,7 @@ fn table(plane: &Plane, report: &StoreReport) -> BTreeMap<String, String> {
         plane.members.borrow().peers_count().to_string(),
     );
     set("controlPlaneRestarts", restarts(plane));
+    set("controlPlaneParts", parts(plane));
     set("commitLogMaxOffset", report.staged_bytes.to_string());
     set("commitLogMinOffset", "0".to_owned());
     counters(plane, report, now_ms, &mut table);
@@ -168,6 +170,21 @@ fn runtime_text(up_ms: i64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
     let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
     format!("[ {days} days, {hours} hours, {minutes} minutes, {seconds} seconds ]")
+}
+
+/// What each part is doing, and why it was last made anew.
+fn parts(plane: &Plane) -> String {
+    let part = |part: &PartReport| {
+        let (name, state) = (part.name, part.state.word());
+        let mut text = format!("{name}: {state}, {} to do", part.backlog);
+        if let Some(cause) = &part.last_failure {
+            text.push_str(", last failed by ");
+            text.push_str(cause);
+        }
+        text
+    };
+    let parts: Vec<String> = plane.tree.report().iter().map(part).collect();
+    parts.join("; ")
 }
 
 fn restarts(plane: &Plane) -> String {

@@ -5,6 +5,7 @@ mod groups;
 mod offsets;
 mod registration;
 mod rig;
+mod supervisors;
 mod topics;
 
 use rig::{Rig, peer, request, settings};

@@ -123,6 +123,8 @@ pub struct Rig {
     next: i32,
     /// Answers the plane's questions.
     pub answer: Box<dyn Fn(&Question) -> Answer>,
+    /// Does the supervisors' errands.
+    pub errand: Box<dyn Fn(&Errand) -> ErrandDone>,
     /// What the plane said, except replies, in order.
     pub seen: Vec<ToData>,
 }
@@ -143,6 +145,7 @@ impl Rig {
             shutdown,
             next: 100,
             answer: Box::new(|_| Answer::Done),
+            errand: Box::new(nothing_parked),
             seen: Vec::new(),
         }
     }
@@ -165,11 +168,10 @@ impl Rig {
                     });
                 }
                 if let ToData::Errand { ticket, errand } = &message {
-                    // The log holds nothing that is parked.
-                    assert!(matches!(errand, Errand::Scan(_)), "{errand:?}");
+                    let done = (self.errand)(errand);
                     self.tell(ToControl::ErrandDone {
                         ticket: *ticket,
-                        done: ErrandDone::Scanned(Ok(Scanned::default())),
+                        done,
                     });
                 }
                 return message;
@@ -280,6 +282,12 @@ impl Rig {
         self.tell(ToControl::CoreStopped(0));
         self.control.take().unwrap().finish(WAIT).unwrap();
     }
+}
+
+/// The log holds nothing that is parked.
+fn nothing_parked(errand: &Errand) -> ErrandDone {
+    assert!(matches!(errand, Errand::Scan(_)), "{errand:?}");
+    ErrandDone::Scanned(Ok(Scanned::default()))
 }
 
 pub fn frame_of(message: &ToData) -> Option<Command> {

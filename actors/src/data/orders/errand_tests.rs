@@ -7,7 +7,7 @@ use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 
 use crate::data::testing::{TestBroker, long_pull, pull_frame, records, topic};
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scan, Scanned, SupplyRecord};
-use crate::seam::owed::{Owed, OwedKind, OwedRow, OwedTime};
+use crate::seam::owed::{OwedRow, OwedTime};
 use crate::seam::{Ticket, ToControl, ToData};
 use crate::settings::FlushDiskType;
 
@@ -23,10 +23,7 @@ fn supply(queue: u16, body: &str, owed: Option<OwedTime>) -> SupplyRecord {
         prepared_offset: 0,
         body: Bytes::copy_from_slice(body.as_bytes()),
         properties: Bytes::from_static(b"TAGS\x01TagA\x02KEYS\x01k\x02"),
-        owed: owed.map(|time| Owed {
-            kind: OwedKind::Delivery,
-            time,
-        }),
+        owed: owed,
     }
 }
 
@@ -113,7 +110,6 @@ fn owed_rows_come_in_one_message_a_pass_and_the_index_says_the_same() {
     let times: Vec<u64> = rows.iter().map(|row| row.time_ms).collect();
     assert_eq!(times, [7, now_ms + 101]);
     let mut scan = Scan {
-        kind: OwedKind::Delivery,
         queue: QueueKey::new(1, 0),
         from: QueueOffset(0),
         done_below: QueueOffset(0),

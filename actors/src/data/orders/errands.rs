@@ -144,7 +144,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             for entry in entries {
                 let row = OwedRow {
-                    kind: scan.kind,
                     queue: scan.queue,
                     offset: next,
                     physical: address::physical(shard.id(), entry.position),

@@ -22,7 +22,6 @@ use smallvec::SmallVec;
 use super::asker::Asker;
 use super::store::QueueStore;
 use crate::data::words::{Append, Marks, TransactionStep};
-use crate::seam::owed::OwedKind;
 
 /// Most keys of one message that are indexed, its unique key included.
 pub const INDEXED_KEYS_MAX: usize = 64;
@@ -111,11 +110,11 @@ impl Pending {
     }
 
     /// If something is owed for it, fixes when, and puts that time in the tags code's place.
-    pub fn mark_owed(&mut self, now_ms: impl Fn() -> u64) -> Option<(OwedKind, u64)> {
+    pub fn mark_owed(&mut self, now_ms: impl Fn() -> u64) -> Option<u64> {
         let owed = self.append.owed?;
         let time_ms = owed.time_ms(now_ms());
         self.append.marks.tags_code = i64::try_from(time_ms).unwrap_or(i64::MAX);
-        Some((owed.kind, time_ms))
+        Some(time_ms)
     }
 
     /// Stores it, or the rest of it.

@@ -25,7 +25,7 @@ use crate::data::queue::store::QueueStore;
 use crate::refusal::Refusal;
 use crate::seam::ToControl;
 use crate::seam::errands::Placed;
-use crate::seam::owed::{OWED_ROWS_MAX, OWED_WAITING_MAX, OwedKind, OwedRow};
+use crate::seam::owed::{OWED_ROWS_MAX, OWED_WAITING_MAX, OwedRow};
 
 /// Rows on their way.
 #[derive(Debug, Default)]
@@ -38,10 +38,9 @@ pub struct OwedRows {
 
 impl OwedRows {
     /// A record was stored.
-    pub fn note(&mut self, kind: OwedKind, key: QueueKey, appended: &Appended, time_ms: u64) {
+    pub fn note(&mut self, key: QueueKey, appended: &Appended, time_ms: u64) {
         let start = address::locate(appended.physical).map_or(appended.end, |(_, at)| at);
         let row = OwedRow {
-            kind,
             queue: key,
             offset: appended.queue_offset,
             physical: appended.physical,

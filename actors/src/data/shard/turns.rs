@@ -108,9 +108,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     inner.totals.put_bytes += bytes;
                     actor.tally.put(count, bytes);
                     inner.note_tallied(actor);
-                    if let Some((kind, time_ms)) = owed {
+                    if let Some(time_ms) = owed {
                         let appended = ack.appended(stamp.now);
-                        inner.owed.note(kind, actor.key, &appended, time_ms);
+                        inner.owed.note(actor.key, &appended, time_ms);
                     }
                     actor.has_stored = true;
                     forget(inner, &pending);

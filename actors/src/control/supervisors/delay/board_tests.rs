@@ -1,11 +1,9 @@
 use gantry_storage::units::PhysicalOffset;
 
 use super::*;
-use crate::seam::owed::OwedKind;
 
 fn row(queue: u16, offset: u64, physical: u64, time_ms: u64) -> OwedRow {
     OwedRow {
-        kind: OwedKind::Delivery,
         queue: QueueKey::new(3, queue),
         offset: QueueOffset(offset),
         physical: PhysicalOffset(physical),

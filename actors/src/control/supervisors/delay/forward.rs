@@ -20,7 +20,7 @@ use super::{Delay, Entry};
 use crate::control::plane::Plane;
 use crate::refusal::Refusal;
 use crate::seam::errands::SupplyRecord;
-use crate::seam::owed::{Owed, OwedKind, OwedTime};
+use crate::seam::owed::OwedTime;
 
 /// Records moved by one call.
 const MOVE_ENTRIES_MAX: usize = 512;
@@ -106,10 +106,7 @@ impl Delay {
             prepared_offset: view.prepared_transaction_offset,
             body: record.slice_ref(view.body),
             properties: record.slice_ref(view.properties.as_bytes()),
-            owed: Some(Owed {
-                kind: OwedKind::Delivery,
-                time: OwedTime::At(entry.due_ms),
-            }),
+            owed: Some(OwedTime::At(entry.due_ms)),
         })
     }
 

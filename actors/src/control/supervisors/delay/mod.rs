@@ -3,9 +3,9 @@
 //! **Owns** the loop: learn what was parked, wait until something is due, have it delivered.
 //! **Lives on** the control plane's thread.
 //! **Invariants** nothing is delivered early, nothing is done with before its record is stored
-//! where it belongs. What is pending is always rebuildable from the log: a restart or a panic reads the
-//! queues of parked records from their marks on. A crash may deliver again what was delivered in
-//! the last seconds, and loses nothing.
+//! where it belongs. What is pending is always rebuildable from the log: a restart or a panic reads
+//! the queues of parked records from their marks on. A crash may deliver again what was delivered
+//! in the last seconds, and loses nothing.
 //! **Limits** [`BATCH_ENTRIES_MAX`] records of [`BATCH_BYTES_MAX`] a batch; with nothing due it
 //! sleeps until something is, at most [`SLEEP_MS_MAX`] (the wall clock may be set).
 //! **Not here** who is parked and until when (`data::requests::send::delay`, `retry`).
@@ -107,7 +107,7 @@ async fn run(plane: Rc<Plane>) {
 
 /// Takes in the rows that have come.
 async fn learn(plane: &Rc<Plane>) {
-    let (rows, has_lost) = plane.owed.deliveries.take();
+    let (rows, has_lost) = plane.owed.take();
     let mut gaps: Vec<QueueKey> = Vec::new();
     {
         let mut board = plane.delay.board_mut();
@@ -135,7 +135,7 @@ async fn wait(plane: &Rc<Plane>) {
         return tokio::task::yield_now().await;
     }
     let until_marks = plane.delay.keeper.wait_ms(plane);
-    let news = plane.owed.deliveries.wait();
+    let news = plane.owed.wait();
     match until_due.into_iter().chain(until_marks).min() {
         None => news.await,
         Some(ms) => {

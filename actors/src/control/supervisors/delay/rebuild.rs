@@ -19,7 +19,6 @@ use crate::control::plane::Plane;
 use crate::control::supervision::tree::PartState;
 use crate::refusal::Refusal;
 use crate::seam::errands::Scan;
-use crate::seam::owed::OwedKind;
 
 /// Between two tries.
 const RETRY_MS: u64 = 1000;
@@ -48,7 +47,7 @@ async fn load(plane: &Rc<Plane>) -> Stored {
         match marks::load(plane.ledger.tables()) {
             Ok(stored) => return stored,
             Err(error) => {
-                tracing::error!(%error, "the marks of delayed messages can't be read; trying again");
+                tracing::error!(%error, "the marks of delayed messages can't be read now");
                 pause(plane).await;
             }
         }
@@ -72,7 +71,6 @@ async fn read_queue(plane: &Rc<Plane>, key: QueueKey, marks: &Marks, mark: Optio
         }
     };
     let scan = Scan {
-        kind: OwedKind::Delivery,
         queue: key,
         from,
         done_below: mark.map_or(QueueOffset(0), |mark| mark.next),
@@ -102,7 +100,6 @@ async fn start_of(
 pub async fn catch_up(plane: &Rc<Plane>, key: QueueKey) {
     let from = plane.delay.board().next_of(key);
     let scan = Scan {
-        kind: OwedKind::Delivery,
         queue: key,
         from,
         done_below: QueueOffset(0),

@@ -3,8 +3,8 @@
 //! **Owns** the request's checks, the choice between another try and a dead letter, and the next
 //! record's fields (`AbstractSendMessageProcessor.consumerSendMsgBack`, 5.5.0).
 //! **Lives on** the control plane's thread; pure but for the tables it looks into.
-//! **Invariants** the request's `maxReconsumeTimes` wins over the group's (trap 79); the unique key,
-//! body, born time and host stay those of the message.
+//! **Invariants** the request's `maxReconsumeTimes` wins over the group's (trap 79); the unique
+//! key, body, born time and host stay those of the message.
 //! **Limits** none of its own.
 //! **Not here** reading and storing (`super`).
 
@@ -25,7 +25,7 @@ use crate::control::reply::{number, number_or, optional, text};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::seam::errands::SupplyRecord;
-use crate::seam::owed::{Owed, OwedKind, OwedTime};
+use crate::seam::owed::OwedTime;
 
 /// The level of a first retry; each further one is a level later.
 const FIRST_LEVEL: i32 = 3;
@@ -149,10 +149,7 @@ pub fn next_try(
         prepared_offset: 0,
         body: record.slice_ref(view.body),
         properties: out.into(),
-        owed: delay.map(|(_, ms)| Owed {
-            kind: OwedKind::Delivery,
-            time: OwedTime::AfterStore(ms),
-        }),
+        owed: delay.map(|(_, ms)| OwedTime::AfterStore(ms)),
     })
 }
 

@@ -34,7 +34,6 @@ use crate::data::transactions::rebuild::queue_on;
 use crate::data::words::{Append, Element, Marks, TransactionStep};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
-use crate::seam::owed::{Owed, OwedKind};
 use crate::settings::BrokerSettings;
 use crate::transaction::{append_half_properties, first_check_ms};
 
@@ -304,10 +303,7 @@ impl SendDesk {
             marks,
             elements,
             step,
-            owed: delay.time(&self.settings).map(|time| Owed {
-                kind: OwedKind::Delivery,
-                time,
-            }),
+            owed: delay.time(&self.settings),
             shown_queue,
             prepared_offset: 0,
             recall,

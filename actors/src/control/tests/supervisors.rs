@@ -1,0 +1,286 @@
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use gantry_protocol::code::request as code;
+use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_storage::address;
+use gantry_storage::retention::{SegmentAge, ShardAges};
+use gantry_storage::units::{
+    FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId, StoreTimestamp,
+};
+
+use super::rig::{Rig, peer, request, settings};
+use crate::control::desk::INJECT_PANIC;
+use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
+use crate::seam::owed::{OwedRow, OwedTime};
+use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
+
+/// A parked record for queue 2 of topic T.
+fn parked(body: &[u8]) -> Bytes {
+    let host = "127.0.0.1:9".parse().unwrap();
+    let parts = RecordParts {
+        topic: "SCHEDULE_TOPIC_XXXX",
+        queue_id: 1,
+        flag: 7,
+        queue_offset: 0,
+        physical_offset: 0,
+        sys_flag: 0,
+        born_timestamp: 5,
+        born_host: host,
+        store_timestamp: 6,
+        store_host: host,
+        reconsume_times: 3,
+        prepared_transaction_offset: 0,
+        body,
+        body_crc: body_crc(body),
+        properties: b"REAL_TOPIC\x01T\x02REAL_QID\x012\x02KEYS\x01k\x02",
+    };
+    let mut out = BytesMut::new();
+    EncodedRecord::new(&parts).unwrap().write(&mut out);
+    out.freeze()
+}
+
+fn row(queue: QueueKey, offset: u64, time_ms: u64) -> OwedRow {
+    OwedRow {
+        queue,
+        offset: QueueOffset(offset),
+        physical: PhysicalOffset(1000 + offset),
+        bytes: 200,
+        time_ms,
+        store_ms: 6,
+    }
+}
+
+/// Cores whose level 2 holds one row that is due, and whose records are these.
+fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
+    move |errand| match errand {
+        Errand::Scan(scan) => {
+            let mut scanned = Scanned::default();
+            if scan.queue.queue.0 == 1 {
+                scanned.next = QueueOffset(1);
+                scanned.bounds = QueueBounds {
+                    min: QueueOffset(0),
+                    max: QueueOffset(1),
+                };
+                if scan.from.0 == 0 {
+                    scanned.rows.push(row(scan.queue, 0, 1));
+                }
+            }
+            ErrandDone::Scanned(Ok(scanned))
+        }
+        Errand::Fetch(places) => {
+            let read = |place: &PhysicalOffset| records.get(&place.0).cloned();
+            let read = places
+                .iter()
+                .map(|place| read(place).ok_or(FetchFault::Gone));
+            ErrandDone::Fetched(read.collect())
+        }
+        Errand::Supply(supplied) => {
+            let placed = Placed {
+                offset: QueueOffset(0),
+                physical: PhysicalOffset(5000),
+            };
+            ErrandDone::Supplied(supplied.iter().map(|_| Ok(placed)).collect())
+        }
+        Errand::Locate(..) => ErrandDone::Located(Ok(QueueOffset(0))),
+    }
+}
+
+fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
+    let message = rig.until(|message| {
+        matches!(
+            message,
+            ToData::Errand {
+                errand: Errand::Supply(_),
+                ..
+            }
+        )
+    });
+    match message {
+        ToData::Errand {
+            errand: Errand::Supply(records),
+            ..
+        } => records,
+        _ => unreachable!(),
+    }
+}
+
+fn inject(rig: &Rig, part: &str) {
+    rig.tell(ToControl::Request(ControlRequest {
+        peer: peer(1),
+        peer_addr: "127.0.0.1:1".parse().unwrap(),
+        command: request(INJECT_PANIC, &[("part", part)], ""),
+    }));
+}
+
+/// A broker with topic T, restarted so that what its log holds is read with T known.
+fn with_topic(folder: &std::path::Path, records: HashMap<u64, Bytes>) -> Rig {
+    let mut rig = Rig::start(folder, settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    rig.stop();
+    let mut rig = Rig::start(folder, settings());
+    rig.errand = Box::new(cores(records));
+    rig
+}
+
+#[test]
+fn what_the_log_holds_is_delivered_and_a_panic_of_the_supervisor_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one")), (1001, parked(b"two"))]);
+    let mut rig = with_topic(folder.path(), records);
+    let [one] = &supplied(&mut rig)[..] else {
+        panic!("one record is due")
+    };
+    assert_eq!(one.key.topic, rig.topics()["T"].id);
+    assert_eq!((one.key.queue.0, &one.body[..]), (2, &b"one"[..]));
+    assert_eq!((one.flag, one.born_ms, one.reconsume_times), (7, 5, 3));
+    assert!(one.owed.is_none(), "it isn't parked again");
+    let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+    let level_2 = QueueKey::new(schedule.0, 1);
+    inject(&rig, "delay");
+    rig.tell(ToControl::Owed(vec![row(level_2, 1, 2)]));
+    // The delivery of the first one isn't marked yet: it is repeated, the second isn't forgotten.
+    let mut bodies = Vec::new();
+    while !bodies.contains(&Bytes::from_static(b"two")) {
+        bodies.extend(supplied(&mut rig).into_iter().map(|record| record.body));
+    }
+    assert_eq!(bodies, [&b"one"[..], &b"two"[..]]);
+    rig.stop();
+}
+
+#[test]
+fn a_row_out_of_order_makes_the_supervisor_read_what_is_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one"))]);
+    let mut rig = with_topic(folder.path(), records);
+    assert_eq!(supplied(&mut rig).len(), 1);
+    let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+    let level_2 = QueueKey::new(schedule.0, 1);
+    rig.tell(ToControl::Owed(vec![row(level_2, 4, 2)]));
+    let scan = rig.until(|message| {
+        matches!(
+            message,
+            ToData::Errand {
+                errand: Errand::Scan(_),
+                ..
+            }
+        )
+    });
+    let ToData::Errand {
+        errand: Errand::Scan(scan),
+        ..
+    } = scan
+    else {
+        unreachable!()
+    };
+    assert_eq!((scan.queue, scan.from), (level_2, QueueOffset(1)));
+    rig.stop();
+}
+
+#[test]
+fn a_message_sent_back_is_refused_by_a_panic_and_parked_by_the_next_try() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one")), (77, parked(b"back"))]);
+    let mut rig = with_topic(folder.path(), records);
+    assert_eq!(supplied(&mut rig).len(), 1);
+    let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+    let back = || request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+    inject(&rig, "retry");
+    let refused = rig.ask(peer(1), back());
+    assert_eq!(refused.code, 1, "{:?}", refused.remark);
+    assert_eq!(rig.ask(peer(1), back()).code, 0);
+    let parked: Vec<SupplyRecord> = rig
+        .seen
+        .iter()
+        .filter_map(|message| match message {
+            ToData::Errand {
+                errand: Errand::Supply(records),
+                ..
+            } => Some(records.clone()),
+            _ => None,
+        })
+        .next_back()
+        .unwrap();
+    // Its fourth try: level 3 + 3.
+    assert_eq!(parked[0].key.queue.0, 5);
+    assert_eq!(parked[0].reconsume_times, 4);
+    let text = std::str::from_utf8(&parked[0].properties).unwrap();
+    assert!(text.starts_with("REAL_TOPIC\u{1}%RETRY%g\u{2}"), "{text}");
+    assert!(text.contains("RETRY_TOPIC\u{1}SCHEDULE_TOPIC_XXXX\u{2}"));
+    assert!(rig.topics().contains_key("%RETRY%g"));
+    let gone = [("group", "g"), ("offset", "78"), ("delayLevel", "0")];
+    let gone = request(code::CONSUMER_SEND_MSG_BACK, &gone, "");
+    assert_eq!(rig.ask(peer(1), gone).code, 1);
+    rig.stop();
+}
+
+#[test]
+fn pending_messages_are_parked_again_before_their_segments_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = address::physical(ShardId(3), FilePosition(40));
+    let due_ms = u64::MAX >> 20;
+    let mut settings = settings();
+    settings.retention.rules.delete_hours = Vec::new();
+    settings.retention.interval_ms = 3_600_000;
+    let mut rig = Rig::start(folder.path(), settings);
+    let log = cores(HashMap::from([(at.0, parked(b"later"))]));
+    rig.errand = Box::new(move |errand| match log(errand) {
+        ErrandDone::Scanned(Ok(mut scanned)) => {
+            for row in &mut scanned.rows {
+                (row.physical, row.time_ms) = (at, due_ms);
+            }
+            ErrandDone::Scanned(Ok(scanned))
+        }
+        done => done,
+    });
+    rig.answer = Box::new(|question| match question {
+        Question::Ages(_) => Answer::Ages(vec![ShardAges {
+            shard: ShardId(3),
+            segments: vec![SegmentAge {
+                start: FilePosition(0),
+                bytes: 100,
+                newest: Some(StoreTimestamp(1)),
+            }],
+            reserved_from: None,
+        }]),
+        Question::OpenHalves { .. } => Answer::OpenHalves(Ok(None)),
+        _ => Answer::Done,
+    });
+    // All queues are read when the last one, of timers, is.
+    for _ in 0..=18 {
+        rig.until(|message| matches!(message, ToData::Errand { .. }));
+    }
+    let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
+    assert_eq!(rig.ask(peer(1), asked).code, 0);
+    let again = supplied(&mut rig);
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].owed, Some(OwedTime::At(due_ms)));
+    assert_eq!(&again[0].topic.config.name, "SCHEDULE_TOPIC_XXXX");
+    assert_eq!(
+        (again[0].key.queue.0, &again[0].body[..]),
+        (1, &b"later"[..])
+    );
+    let order = rig.until(|message| {
+        matches!(
+            message,
+            ToData::Ask {
+                question: Question::DropSegments(_),
+                ..
+            }
+        )
+    });
+    let ToData::Ask {
+        question: Question::DropSegments(plan),
+        ..
+    } = order
+    else {
+        unreachable!()
+    };
+    let drops: Vec<_> = plan
+        .drops
+        .iter()
+        .map(|drop| (drop.shard, drop.before))
+        .collect();
+    assert_eq!(drops, [(ShardId(3), FilePosition(100))]);
+    rig.stop();
+}
