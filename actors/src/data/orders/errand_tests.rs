@@ -23,7 +23,7 @@ fn supply(queue: u16, body: &str, owed: Option<OwedTime>) -> SupplyRecord {
         prepared_offset: 0,
         body: Bytes::copy_from_slice(body.as_bytes()),
         properties: Bytes::from_static(b"TAGS\x01TagA\x02KEYS\x01k\x02"),
-        owed: owed,
+        owed,
     }
 }
 
