@@ -101,6 +101,33 @@ fn an_orderly_restart_delivers_once() {
     assert_eq!(seen.len(), 100);
 }
 
+#[test]
+fn what_was_delivered_some_seconds_before_a_kill_is_not_repeated() {
+    let mut gantry = Gantry::up(&[LEVELS]);
+    let topic = fresh("delay");
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    for n in 0..100 {
+        // A few stay pending and hold the marks of their queue low.
+        let ms = if n % 10 == 0 { "60000" } else { "300" };
+        let sent = client.send(&topic, 0, b"once", &[("TIMER_DELAY_MS", ms)]);
+        sent.expect(reply::SUCCESS);
+    }
+    await_all(&mut client, &topic, 90);
+    // Marks are taken, wait for the log's flush (1 s), and are stored.
+    std::thread::sleep(Duration::from_secs(4));
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    let mut client = gantry.client();
+    common::until(10, "the log read again", || {
+        let report = client.call(code::GET_BROKER_RUNTIME, &[], b"").text();
+        report.contains("delay: running, 10 to do").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(client.drain(&topic, 0, 0).len(), 90);
+}
+
 /// Sends delayed messages until the broker dies; body → the least time of its delivery, ms.
 fn produce_until_broken(addr: SocketAddr, topic: &str, round: u64) -> HashMap<String, i64> {
     let mut client = Client::connect(addr);
