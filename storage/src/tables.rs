@@ -31,6 +31,7 @@ const LAYOUT_KEY: &[u8] = b"layout-version";
 const FILE_NAME: &str = "tables.redb";
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Readable = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// A set of keys of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -274,17 +275,41 @@ impl Tables {
         }
     }
 
+    /// Does it, and once more with the file opened anew if an earlier write had failed (a full
+    /// disk): until then the store neither takes nor gives anything.
+    fn again<T>(&self, once: impl Fn() -> Result<T, TablesError>) -> Result<T, TablesError> {
+        match once() {
+            Err(error) if error.wants_reopening() => {
+                self.held().take();
+                once()
+            }
+            done => done,
+        }
+    }
+
+    fn read<T>(
+        &self,
+        namespace: Namespace,
+        read: impl Fn(&Readable) -> Result<T, redb::StorageError>,
+    ) -> Result<T, TablesError> {
+        self.again(|| {
+            let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
+            let table = transaction
+                .open_table(namespace.definition())
+                .map_err(self.failed("reading"))?;
+            read(&table).map_err(self.failed("reading"))
+        })
+    }
+
     /// The value of `key`.
     ///
     /// # Errors
     /// `Store`.
     pub fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Vec<u8>>, TablesError> {
-        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
-        let table = transaction
-            .open_table(namespace.definition())
-            .map_err(self.failed("reading"))?;
-        let value = table.get(key).map_err(self.failed("reading"))?;
-        Ok(value.map(|value| value.value().to_vec()))
+        self.read(namespace, |table| {
+            let value = table.get(key)?;
+            Ok(value.map(|value| value.value().to_vec()))
+        })
     }
 
     /// Up to `count_max` pairs with keys from `from` (inclusive) to `to` (exclusive; none = no
@@ -299,26 +324,21 @@ impl Tables {
         to: Option<&[u8]>,
         count_max: usize,
     ) -> Result<Vec<Pair>, TablesError> {
-        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
-        let table = transaction
-            .open_table(namespace.definition())
-            .map_err(self.failed("reading"))?;
+        if to.is_some_and(|to| to <= from) {
+            return Ok(Vec::new());
+        }
         let bounds = (
             Bound::Included(from),
             to.map_or(Bound::Unbounded, Bound::Excluded),
         );
-        if to.is_some_and(|to| to <= from) {
-            return Ok(Vec::new());
-        }
-        let mut out = Vec::new();
-        let found = table
-            .range::<&[u8]>(bounds)
-            .map_err(self.failed("reading"))?;
-        for pair in found.take(count_max) {
-            let (key, value) = pair.map_err(self.failed("reading"))?;
-            out.push((key.value().to_vec(), value.value().to_vec()));
-        }
-        Ok(out)
+        self.read(namespace, |table| {
+            let mut out = Vec::new();
+            for pair in table.range::<&[u8]>(bounds)?.take(count_max) {
+                let (key, value) = pair?;
+                out.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(out)
+        })
     }
 
     /// Every pair of a namespace, in the order of the keys; for loading small ones at start.
@@ -335,11 +355,7 @@ impl Tables {
     /// `Store`.
     pub fn count(&self, namespace: Namespace) -> Result<u64, TablesError> {
         use redb::ReadableTableMetadata;
-        let transaction = self.begin("reading", ReadableDatabase::begin_read)?;
-        let table = transaction
-            .open_table(namespace.definition())
-            .map_err(self.failed("reading"))?;
-        table.len().map_err(self.failed("reading"))
+        self.read(namespace, ReadableTableMetadata::len)
     }
 
     /// Sets one key.
@@ -379,14 +395,7 @@ impl Tables {
     /// `TooLong` before anything is changed; `Store`.
     pub fn commit(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {
         check_lengths(batch)?;
-        match self.commit_once(batch, durable) {
-            // After a failed write (a full disk) the store takes nothing until it is opened anew.
-            Err(error) if error.wants_reopening() => {
-                self.held().take();
-                self.commit_once(batch, durable)
-            }
-            done => done,
-        }
+        self.again(|| self.commit_once(batch, durable))
     }
 
     fn commit_once(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {

@@ -11,6 +11,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_protocol::code::response;
 use gantry_runtime::clock::wall_now_ms;
@@ -207,6 +208,15 @@ impl Plane {
         let budget = RestartBudget::new(name, &self.shutdown);
         self.tree.enter(name, budget.clone());
         budget
+    }
+
+    /// Tells a part something after a pause.
+    pub fn tell_later(self: &Rc<Self>, pause: Duration, tell: impl FnOnce(&Book) + 'static) {
+        let plane = Rc::clone(self);
+        actix::spawn(async move {
+            actix::clock::sleep(pause).await;
+            tell(plane.book());
+        });
     }
 
     /// A part can't go on: the process ends, and recovery is fast.

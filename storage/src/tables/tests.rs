@@ -175,3 +175,59 @@ fn killed_in_the_middle_of_commits() {
         assert_eq!(last.len(), 1, "keys are dense");
     }
 }
+
+/// A file system of its own in memory; none where this process may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mounted(size: &str) -> Option<Self> {
+        let folder = folder();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|out| out.status.success()) {
+            return Some(Self(folder));
+        }
+        eprintln!("SKIPPED: no file system can be mounted here (root)");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn what_was_stored_is_read_after_a_write_found_the_disk_full() {
+    let Some(disk) = SmallDisk::mounted("40m") else {
+        return;
+    };
+    let tables = Tables::open(disk.0.path()).unwrap();
+    // More than the pages kept in memory: reading it goes to the file.
+    let value = vec![7; 64 << 10];
+    let stored = 2 * CACHE_BYTES / value.len();
+    for n in 0..stored {
+        let key = n.to_be_bytes();
+        tables
+            .put(Namespace::Topics, &key, &value, Durable::Now)
+            .unwrap();
+    }
+    let mut refused = 0;
+    for n in 0..2000_u32 {
+        let key = n.to_be_bytes();
+        let put = tables.put(Namespace::Halves, &key, &value, Durable::Now);
+        if put.is_err() {
+            refused += 1;
+            let found = tables.all(Namespace::Topics).unwrap();
+            assert_eq!(found.len(), stored);
+            if refused == 3 {
+                return;
+            }
+        }
+    }
+    panic!("the disk was never full");
+}

@@ -60,6 +60,9 @@ pub enum Msg {
     Scan,
 }
 
+/// Pause before the table is tried to be read again.
+const RELOAD_AFTER: Duration = Duration::from_secs(1);
+
 /// The groups actor; see the room's head.
 pub struct Groups {
     put: Vec<Arc<SubscriptionGroupConfig>>,
@@ -69,6 +72,8 @@ pub struct Groups {
     /// Answers that wait for the next commit.
     waiters: Vec<(ReplyTo, Reply)>,
     is_commit_due: bool,
+    /// Why the table in memory is not the stored one, and changes must not be stored from it.
+    astray: Option<Refusal>,
 }
 
 impl Part for Groups {
@@ -83,6 +88,7 @@ impl Part for Groups {
             changed: Vec::new(),
             waiters: Vec::new(),
             is_commit_due: false,
+            astray: None,
         })
     }
 
@@ -258,27 +264,37 @@ impl Groups {
         }
     }
 
+    /// What is stored is the truth: the table is read again, sooner or later. A disk that can't
+    /// even be read is no reason to end the process: messages may still be served from memory.
+    fn take_back(&mut self, plane: &Rc<Plane>) {
+        if let Err(refusal) = load(plane) {
+            self.astray = Some(refusal);
+            plane.tell_later(RELOAD_AFTER, |book| book.groups.tell(Msg::Commit));
+            return;
+        }
+        publish_all(plane);
+    }
+
     fn commit(&mut self, plane: &Rc<Plane>) {
         self.is_commit_due = false;
         let nothing = self.put.is_empty() && self.gone.is_empty() && self.changed.is_empty();
         let put = std::mem::take(&mut self.put);
         let gone = std::mem::take(&mut self.gone);
         let waiters = std::mem::take(&mut self.waiters);
-        let stored = if nothing {
-            Ok(())
-        } else {
-            let table = plane.groups.borrow();
-            plane.ledger.store_groups(&put, &gone, &table)
+        let stored = match self.astray.take() {
+            Some(refusal) => Err(refusal),
+            None if nothing => Ok(()),
+            None => {
+                let table = plane.groups.borrow();
+                plane.ledger.store_groups(&put, &gone, &table)
+            }
         };
         if let Err(refusal) = stored {
             tracing::error!(%refusal, "group changes can't be stored and are taken back");
             for (to, _) in waiters {
                 plane.refuse(&to, &refusal);
             }
-            if let Err(refusal) = load(plane) {
-                plane.give_up(Self::NAME, &refusal.remark);
-            }
-            publish_all(plane);
+            self.take_back(plane);
             return;
         }
         for group in std::mem::take(&mut self.changed) {

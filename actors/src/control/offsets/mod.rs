@@ -171,11 +171,7 @@ impl Offsets {
             return;
         }
         self.is_commit_due = true;
-        let plane = Rc::clone(plane);
-        actix::spawn(async move {
-            actix::clock::sleep(wait).await;
-            plane.book().offsets.tell(Msg::Commit);
-        });
+        plane.tell_later(wait, |book| book.offsets.tell(Msg::Commit));
     }
 
     fn commit(&mut self, plane: &Rc<Plane>) {

@@ -90,6 +90,8 @@ pub struct Topics {
     /// On their way to the name servers: the topics' names and who waits.
     travelling: HashMap<u64, (Vec<String>, Vec<Waiter>)>,
     next_wave: u64,
+    /// Why the table in memory is not the stored one, and changes must not be stored from it.
+    astray: Option<Refusal>,
 }
 
 impl Part for Topics {
@@ -103,6 +105,7 @@ impl Part for Topics {
             is_commit_due: false,
             travelling: HashMap::new(),
             next_wave: 1,
+            astray: None,
         })
     }
 

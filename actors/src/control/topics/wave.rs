@@ -17,7 +17,6 @@ use crate::control::admin;
 use crate::control::offsets;
 use crate::control::plane::Plane;
 use crate::control::reply::{Reply, ReplyTo};
-use crate::control::supervision::shell::Part;
 use crate::refusal::Refusal;
 use crate::seam::{CatalogChange, CoreNumber, Question, Ticket, ToData, TopicEntry};
 
@@ -26,6 +25,8 @@ use super::{Msg, Topics, load};
 /// How long a created topic's answer waits for the name servers. Clients read the route right
 /// after; a name server that takes longer than this is one the client can't use now anyway.
 const ANNOUNCE_MAX: Duration = Duration::from_secs(1);
+/// Pause before the table is tried to be read again.
+const RELOAD_AFTER: Duration = Duration::from_secs(1);
 /// Most answers waiting for a commit or a name server.
 const WAVE_WAITERS_MAX: usize = 100_000;
 
@@ -96,6 +97,10 @@ impl Topics {
     pub(super) fn commit(&mut self, plane: &Rc<Plane>) {
         self.is_commit_due = false;
         let wave = std::mem::take(&mut self.open);
+        if let Some(refusal) = self.astray.take() {
+            self.undo(wave, &refusal, plane);
+            return;
+        }
         if wave.is_empty() {
             return;
         }
@@ -106,7 +111,7 @@ impl Topics {
             let stored = plane.ledger.store_topics(&wave.put, &wave.gone, &table);
             drop(table);
             if let Err(refusal) = stored {
-                undo(wave, &refusal, plane);
+                self.undo(wave, &refusal, plane);
                 return;
             }
         }
@@ -147,16 +152,18 @@ impl Topics {
             plane.book().topics.tell(Msg::Announced(number));
         });
     }
-}
 
-/// The commit failed: the tables are the truth, so the table is read from them again.
-fn undo(wave: Wave, why: &Refusal, plane: &Rc<Plane>) {
-    tracing::error!(%why, "topic changes can't be stored and are taken back");
-    for waiter in wave.waiters {
-        refuse(waiter, why, plane);
-    }
-    if let Err(refusal) = load(plane) {
-        plane.give_up(Topics::NAME, &refusal.remark);
+    /// The commit failed. What is stored is the truth: the table is read again, sooner or later. A
+    /// disk that can't even be read is no reason to end the process: queues can still be served.
+    fn undo(&mut self, wave: Wave, why: &Refusal, plane: &Rc<Plane>) {
+        tracing::error!(%why, "topic changes can't be stored and are taken back");
+        for waiter in wave.waiters {
+            refuse(waiter, why, plane);
+        }
+        if let Err(refusal) = load(plane) {
+            self.astray = Some(refusal);
+            plane.tell_later(RELOAD_AFTER, |book| book.topics.tell(Msg::Commit));
+        }
     }
 }
 
