@@ -2,9 +2,9 @@
 # CLIENTS (not empty: the real clients are run).
 
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
-JAVA_CASES=(send consume order offset litepull filter.by_tag filter.tags_with filter.offset_passes query tx
+JAVA_CASES=(send consume order offset litepull filter query tx
   delay retry timer)
-GO_CASES=(send. filter.by_tag consume.broadcasting order.by_key tx delay retry)
+GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry)
 # The stock mqadmin, each command in a process of its own, three at a time.
 MQADMIN_CASES=(mqadmin)
 # What a Java client does in a cluster of which one half is Apache's.
@@ -192,7 +192,7 @@ interop_tests() {
   wait "$PREFETCH" || echo "fetching clients ahead failed, see $PREFETCH_LOG"
   ns=$(free_port); port=$(free_port)
   gantry_start gantry-interop "$port" up --data "$WORK/interop" --listen 127.0.0.1 --port "$port" --namesrv-port "$ns" \
-    --set transactionCheckInterval=5000 --set recallMessageEnable=true || return
+    --set transactionCheckInterval=5000 --set recallMessageEnable=true --set enablePropertyFilter=true || return
   pid=$GANTRY_PID
   # A first check-back comes after 6 s.
   export INTEROP_TX_WAIT=40

@@ -13,4 +13,5 @@ pub mod namesrv;
 pub mod refusal;
 pub mod seam;
 pub mod settings;
+pub mod sql92;
 pub mod transaction;

@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use gantry_protocol::code::response;
+
 /// Longest foreign value quoted in a remark.
 pub const REMARK_VALUE_CHARS_MAX: usize = 256;
 
@@ -42,4 +44,11 @@ impl std::error::Error for Refusal {}
 /// Cuts a foreign value for a remark.
 pub fn quoted(value: &str) -> String {
     value.chars().take(REMARK_VALUE_CHARS_MAX).collect()
+}
+
+/// Filtering by anything but tags is off, as it is by default.
+pub fn no_property_filter(kind: &str) -> Refusal {
+    let kind = quoted(kind);
+    let remark = format!("The broker does not support consumer to filter message by {kind}");
+    Refusal::new(response::SYSTEM_ERROR, remark)
 }

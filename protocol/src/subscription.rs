@@ -5,7 +5,7 @@
 //! **Invariants** the set is always rebuilt from the expression: clients leave it out (trap 24) or
 //! compute it over other bytes (trap 100).
 //! **Limits** [`TAGS_MAX`] per expression.
-//! **Not here** SQL92 (`actors::filter`), the heartbeat's form (`body::heartbeat`).
+//! **Not here** SQL92 (`actors::sql92`), the heartbeat's form (`body::heartbeat`).
 
 use smallvec::SmallVec;
 

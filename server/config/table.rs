@@ -232,7 +232,7 @@ pub const BROKER: &[Key] = &[
         "enablePropertyFilter",
         "false",
         Bool,
-        Live("enable_property_filter; SQL92 itself is not built yet"),
+        Live("enable_property_filter"),
     ),
     key(
         "longPollingEnable",

@@ -309,19 +309,19 @@ pub const COMMON: &[Key] = &[
         "enableCalcFilterBitMap",
         "false",
         Bool,
-        Nothing("SQL92 filters are not built yet"),
+        Nothing("expressions are evaluated when a pull comes"),
     ),
     key(
         "expectConsumerNumUseFilter",
         "32",
         ANY,
-        Nothing("SQL92 filters are not built yet"),
+        Nothing("expressions are evaluated when a pull comes"),
     ),
     key(
         "filterSupportRetry",
         "false",
         Bool,
-        Nothing("SQL92 filters are not built yet"),
+        Nothing("a retry topic is filtered by its own subscription"),
     ),
     key("slotNumber", "0", ANY, Nothing(NO_SLAVES)),
 ];

@@ -22,8 +22,8 @@ use smallvec::SmallVec;
 
 pub use retaining::{Dropped, RetainError};
 pub use types::{
-    Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecoveryReport,
-    StoreOptions,
+    Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecordFilter,
+    RecoveryReport, StoreOptions,
 };
 
 use crate::disk::Disk;

@@ -46,6 +46,7 @@ pub mod code {
     pub const UNREGISTER_CLIENT: i32 = 35;
     pub const CONSUMER_LIST: i32 = 38;
     pub const NOTIFY_CONSUMER_IDS: i32 = 40;
+    pub const CHECK_CLIENT_CONFIG: i32 = 46;
     pub const LOCK_BATCH: i32 = 41;
     pub const UNLOCK_BATCH: i32 = 42;
     pub const PUT_KV: i32 = 100;

@@ -2,11 +2,12 @@
 //!
 //! **Owns** this core's copy of the catalog.
 //! **Lives on** each data core; fed by `CatalogChange`s from the control plane, in order.
-//! **Invariants** a change is visible to the next request of this core; tag filters are made when a
+//! **Invariants** a change is visible to the next request of this core; filters are made when a
 //! subscription changes, not when a pull comes.
 //! **Limits** as large as the control plane allows topics and groups to be.
 //! **Not here** who may create what (`control::topics`), persistence, other cores' copies.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use gantry_protocol::body::{MessageModel, SubscriptionData};
 use gantry_storage::units::TopicId;
 use hashbrown::HashMap;
 
-use super::filter::tag::Filter;
+use super::filter::expressions::Expressions;
+use super::filter::subscription::Filter;
 use crate::seam::{CatalogChange, GroupEntry, TopicEntry};
 
 /// Permission bit: readable.
@@ -27,6 +29,8 @@ pub const PERM_WRITE: i32 = 2;
 pub struct Subscription {
     /// The client's version of it, ms of its clock.
     pub version: i64,
+    /// Its expression type.
+    pub kind: String,
     /// What it wants.
     pub filter: Filter,
 }
@@ -41,7 +45,7 @@ pub struct Group {
 }
 
 impl Group {
-    fn new(entry: Arc<GroupEntry>) -> Self {
+    fn new(entry: Arc<GroupEntry>, known: &mut Expressions) -> Self {
         let subscriptions = entry.live.as_ref().map(|live| {
             let one = |(topic, data): (&String, &Arc<SubscriptionData>)| {
                 let version = data.sub_version;
@@ -49,7 +53,8 @@ impl Group {
                     topic.clone(),
                     Subscription {
                         version,
-                        filter: Filter::of_subscription(data),
+                        kind: data.expression_type.clone(),
+                        filter: Filter::of_subscription(data, known),
                     },
                 )
             };
@@ -75,6 +80,7 @@ pub struct Catalog {
     names: HashMap<TopicId, Arc<TopicEntry>>,
     groups: HashMap<Arc<str>, Rc<Group>>,
     broker_permission: i32,
+    expressions: RefCell<Expressions>,
 }
 
 impl Catalog {
@@ -85,6 +91,7 @@ impl Catalog {
             names: HashMap::new(),
             groups: HashMap::new(),
             broker_permission,
+            expressions: RefCell::default(),
         }
     }
 
@@ -99,7 +106,8 @@ impl Catalog {
             }
             CatalogChange::GroupPut(entry) => {
                 let name = Arc::clone(&entry.name);
-                self.groups.insert(name, Rc::new(Group::new(entry)));
+                let group = Group::new(entry, self.expressions.get_mut());
+                self.groups.insert(name, Rc::new(group));
             }
             CatalogChange::GroupGone(name) => {
                 self.groups.remove(&name);
@@ -131,6 +139,11 @@ impl Catalog {
     /// A group by name.
     pub fn group(&self, name: &str) -> Option<&Rc<Group>> {
         self.groups.get(name)
+    }
+
+    /// The filter of an expression that a pull carries.
+    pub fn filter(&self, kind: Option<&str>, expression: &str) -> Filter {
+        Filter::of_expression(kind, expression, &mut self.expressions.borrow_mut())
     }
 
     /// The broker's permission bits.

@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_protocol::frame::HeaderEncoding;
-use gantry_protocol::subscription::TagFilter;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
 
+use crate::data::filter::subscription::Wanted;
 use crate::seam::TopicEntry;
 use crate::seam::owed::OwedTime;
 
@@ -206,7 +206,7 @@ pub struct Pull {
     /// Most bytes of records.
     pub bytes_max: u64,
     /// What it wants.
-    pub filter: TagFilter,
+    pub filter: Wanted,
     /// The group's position, when the request carries one.
     pub commit: Option<i64>,
     /// How long it may wait, ms; none: not at all.

@@ -9,7 +9,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ReadLimits, ReadOutcome, ShardStore};
+use super::{ReadLimits, ReadOutcome, RecordFilter, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::ReadError;
@@ -63,15 +63,21 @@ struct Progress {
     limits: ReadLimits,
     outcome: ReadOutcome,
     examined: u32,
+    /// Bytes of records that were fetched and not wanted.
+    unwanted_bytes: u64,
 }
 
 impl Progress {
-    fn step(&self, entry: &IndexEntry, filter: &dyn Fn(i64) -> bool) -> Step {
+    fn step(&self, entry: &IndexEntry, wanted: &dyn RecordFilter) -> Step {
         if self.examined >= self.limits.entries_examined {
             return Step::Stop;
         }
-        if entry.is_lost() || !filter(entry.tags_code) {
+        if entry.is_lost() || !wanted.wants_code(entry.tags_code) {
             return Step::Pass;
+        }
+        let looked_at = self.outcome.bytes + self.unwanted_bytes;
+        if wanted.scan_bytes_max().is_some_and(|max| looked_at >= max) {
+            return Step::Stop;
         }
         let bytes = self.outcome.bytes + u64::from(entry.length);
         let full = self.outcome.found >= self.limits.messages.max(1)
@@ -84,7 +90,20 @@ impl Progress {
         self.outcome.next_offset = self.outcome.next_offset.next();
     }
 
-    fn took(&mut self, entry: &IndexEntry) {
+    /// The record of `entry` was added to `out` at `before`: it stays there if it is wanted.
+    fn fetched(
+        &mut self,
+        entry: &IndexEntry,
+        wanted: &dyn RecordFilter,
+        out: &mut BytesMut,
+        before: usize,
+    ) {
+        let record = out.get(before..).unwrap_or_default();
+        if !wanted.wants_record(record) {
+            out.truncate(before);
+            self.unwanted_bytes += u64::from(entry.length);
+            return self.passed();
+        }
         self.outcome.found += 1;
         self.outcome.bytes += u64::from(entry.length);
         self.outcome.first_position.get_or_insert(entry.position);
@@ -112,7 +131,7 @@ impl Progress {
     }
 
     /// Entries worth looking up next.
-    fn wanted(&self) -> usize {
+    fn next_step(&self) -> usize {
         let left = self.limits.entries_examined.saturating_sub(self.examined);
         ENTRIES_STEP.min(usize::try_from(left).unwrap_or(ENTRIES_STEP))
     }
@@ -130,6 +149,7 @@ impl<D: Disk> ShardStore<D> {
             limits,
             outcome,
             examined: 0,
+            unwanted_bytes: 0,
         }
     }
 
@@ -199,8 +219,8 @@ impl<D: Disk> ShardStore<D> {
         Err(self.damaged(position))
     }
 
-    /// Appends the records of `key` from `from` on whose tags code passes `filter` to `out`, byte
-    /// for byte as stored, reading the device where needed. A damaged record is reported and passed
+    /// Appends the records of `key` from `from` on that are `wanted` to `out`, byte for byte as
+    /// stored, reading the device where needed. A damaged record is reported and passed
     /// over; when retention overtakes the reader, `bounds` says where the queue begins now.
     ///
     /// # Errors
@@ -210,7 +230,7 @@ impl<D: Disk> ShardStore<D> {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        wanted: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError> {
         let mut progress = self.progress(key, from, limits);
@@ -218,8 +238,8 @@ impl<D: Disk> ShardStore<D> {
         loop {
             entries.clear();
             let next = progress.outcome.next_offset;
-            let wanted = progress.wanted();
-            let count = match self.index.lookup(key, next, wanted, &mut entries).await {
+            let step = progress.next_step();
+            let count = match self.index.lookup(key, next, step, &mut entries).await {
                 Ok(count) => count,
                 Err(_) if next < self.min_of(key) => 0,
                 Err(error) => return progress.ended(error.into()),
@@ -230,13 +250,14 @@ impl<D: Disk> ShardStore<D> {
                 return Ok(progress.outcome);
             }
             for (index, entry) in entries.iter().enumerate() {
-                match progress.step(entry, filter) {
+                match progress.step(entry, wanted) {
                     Step::Stop => return Ok(progress.outcome),
                     Step::Pass => progress.passed(),
                     Step::Take => {
                         progress.make_room(entries.get(index..), out);
+                        let before = out.len();
                         let Err(error) = self.fetch(entry, out).await else {
-                            progress.took(entry);
+                            progress.fetched(entry, wanted, out, before);
                             continue;
                         };
                         if self.is_gone(entry.position) {
@@ -261,7 +282,7 @@ impl<D: Disk> ShardStore<D> {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        wanted: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Option<ReadOutcome> {
         let mut progress = self.progress(key, from, limits);
@@ -270,27 +291,24 @@ impl<D: Disk> ShardStore<D> {
         'read: while !cold {
             entries.clear();
             let next = progress.outcome.next_offset;
-            let wanted = progress.wanted().min(step_for(limits));
-            match self
-                .index
-                .index()
-                .lookup_hot(key, next, wanted, &mut entries)
-            {
+            let step = progress.next_step().min(step_for(limits));
+            match self.index.index().lookup_hot(key, next, step, &mut entries) {
                 Lookup::Entries(0) => break,
                 Lookup::Entries(_) => {}
                 Lookup::NeedsPages(_) => cold = true,
             }
             for (index, entry) in entries.iter().enumerate() {
-                match progress.step(entry, filter) {
+                match progress.step(entry, wanted) {
                     Step::Stop => break 'read,
                     Step::Pass => progress.passed(),
                     Step::Take => {
                         progress.make_room(entries.get(index..), out);
+                        let before = out.len();
                         if !self.fetch_hot(entry, out) {
                             cold = true;
                             break;
                         }
-                        progress.took(entry);
+                        progress.fetched(entry, wanted, out, before);
                     }
                 }
             }
@@ -479,3 +497,7 @@ fn take_check(out: &mut BytesMut, at: usize) -> [u8; 4] {
 fn step_for(limits: ReadLimits) -> usize {
     usize::try_from(limits.messages.max(8)).unwrap_or(ENTRIES_STEP)
 }
+
+#[cfg(test)]
+#[path = "reading_tests.rs"]
+mod tests;

@@ -130,6 +130,29 @@ pub struct ReadLimits {
     pub entries_examined: u32,
 }
 
+/// Which records of a queue a read gives.
+pub trait RecordFilter {
+    /// Whether a record with this tags code may be wanted.
+    fn wants_code(&self, tags_code: i64) -> bool;
+
+    /// Whether this record, whose code is wanted, is.
+    fn wants_record(&self, _record: &[u8]) -> bool {
+        true
+    }
+
+    /// Bytes of records that one read looks at, wanted or not; the first is looked at whatever its
+    /// size. Nothing: records are not looked at.
+    fn scan_bytes_max(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl<F: Fn(i64) -> bool> RecordFilter for F {
+    fn wants_code(&self, tags_code: i64) -> bool {
+        self(tags_code)
+    }
+}
+
 /// What a read found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOutcome {

@@ -16,12 +16,13 @@ use gantry_protocol::body::{
 use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{self, Value};
-use gantry_protocol::subscription::is_tag_type;
+use gantry_protocol::subscription::{TYPE_SQL92, is_tag_type};
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
-use crate::refusal::{Refusal, quoted};
+use crate::refusal::{Refusal, no_property_filter, quoted};
 use crate::seam::ControlRequest;
+use crate::sql92::Expression;
 
 use super::{Groups, forget_offsets, table};
 
@@ -235,16 +236,12 @@ fn check_client(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> 
         return Ok(Reply::ok());
     }
     if !plane.settings.enable_property_filter.get() {
-        return Err(Refusal::new(
-            response::SYSTEM_ERROR,
-            format!(
-                "The broker does not support consumer to filter message by {}",
-                quoted(kind)
-            ),
-        ));
+        return Err(no_property_filter(kind));
     }
-    Err(Refusal::new(
-        response::SUBSCRIPTION_PARSE_FAILED,
-        format!("filtering by {} is not built yet; TAG works", quoted(kind)),
-    ))
+    let failed = |why: String| Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, why);
+    if kind != TYPE_SQL92 {
+        return Err(failed(format!("nothing filters by {}", quoted(kind))));
+    }
+    Expression::parse(&data.sub_string).map_err(|error| failed(error.to_string()))?;
+    Ok(Reply::ok())
 }

@@ -286,11 +286,10 @@ fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
 }
 
 #[test]
-fn check_client_config_takes_tags_and_says_that_sql_is_not_built() {
+fn trap_66_check_client_config_says_what_is_no_expression() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start(folder.path(), settings());
-    let check = |kind: &str| {
-        let mut data = SubscriptionData::tag("T", "a > 1", 1);
+    let check = |kind: &str, expression: &str| {
+        let mut data = SubscriptionData::tag("T", expression, 1);
         data.expression_type = kind.into();
         let body = Value::object([
             ("clientId", "c".into()),
@@ -299,18 +298,19 @@ fn check_client_config_takes_tags_and_says_that_sql_is_not_built() {
         ]);
         request(code::CHECK_CLIENT_CONFIG, &[], json(&body))
     };
-    assert_eq!(rig.ask(peer(1), check("TAG")).code, 0);
-    assert_eq!(
-        rig.ask(peer(1), check("SQL92")).code,
-        response::SYSTEM_ERROR
-    );
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ask(peer(1), check("TAG", "a > 1")).code, 0);
+    let off = rig.ask(peer(1), check("SQL92", "a > 1"));
+    assert_eq!(off.code, response::SYSTEM_ERROR);
     rig.stop();
     let mut with_filter = settings();
     with_filter.enable_property_filter = true.into();
     let mut rig = Rig::start(folder.path(), with_filter);
-    assert_eq!(
-        rig.ask(peer(1), check("SQL92")).code,
-        response::SUBSCRIPTION_PARSE_FAILED
-    );
+    assert_eq!(rig.ask(peer(1), check("SQL92", "a > 1")).code, 0);
+    for (kind, expression) in [("SQL92", "a > > 1"), ("SQL92", ""), ("OTHER", "a > 1")] {
+        let refused = rig.ask(peer(1), check(kind, expression));
+        assert_eq!(refused.code, response::SUBSCRIPTION_PARSE_FAILED);
+        assert!(refused.remark.is_some_and(|why| !why.is_empty()));
+    }
     rig.stop();
 }

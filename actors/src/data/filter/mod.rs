@@ -1,3 +1,4 @@
 //! Which records a consumer wants.
 
-pub mod tag;
+pub mod expressions;
+pub mod subscription;

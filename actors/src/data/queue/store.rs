@@ -18,7 +18,7 @@ use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::retention::SegmentAge;
 use gantry_storage::shard_store::{
-    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RetainError, ShardStore,
+    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RecordFilter, RetainError, ShardStore,
 };
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, StoreTimestamp,
@@ -46,7 +46,7 @@ pub trait QueueStore: 'static {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Option<ReadOutcome>;
     async fn read(
@@ -54,7 +54,7 @@ pub trait QueueStore: 'static {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError>;
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError>;
@@ -135,7 +135,7 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Option<ReadOutcome> {
         Self::read_hot(self, key, from, limits, filter, out)
@@ -145,7 +145,7 @@ impl<D: Disk> QueueStore for ShardStore<D> {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError> {
         Self::read(self, key, from, limits, filter, out).await

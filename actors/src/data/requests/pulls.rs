@@ -7,7 +7,7 @@
 //! subscription is newer than the catalog's gets 25, so it is never filtered by an old one (trap
 //! 62).
 //! **Limits** [`SUSPEND_MS_MAX`]; sizes as the settings say.
-//! **Not here** offsets, records, waiting (`shard::pulls`), SQL92 (not built yet).
+//! **Not here** offsets, records, waiting (`shard::pulls`), what a filter is (`filter`).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,18 +16,17 @@ use gantry_protocol::code::{request, response};
 use gantry_protocol::command::HeaderView;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::pull::{self, PullHeader};
-use gantry_protocol::subscription::TagFilter;
 use gantry_storage::units::{QueueId, QueueKey};
 
 use super::dispatch::{Parking, no_topic};
 use super::parked::Caller;
 use crate::data::catalog::{Catalog, Group, PERM_READ};
 use crate::data::core::DataCore;
-use crate::data::filter::tag::Filter;
+use crate::data::filter::subscription::{Filter, Wanted};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::words::{Pull, QueueRequest, ReplyTo};
-use crate::refusal::{Refusal, quoted};
+use crate::refusal::{Refusal, no_property_filter, quoted};
 use crate::seam::TopicEntry;
 
 /// Longest suspension a client may ask for; Java's clients ask for 15 s and wait 30 s.
@@ -52,7 +51,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 return self.no_group(header.consumer_group, caller, frame, parking);
             };
             let topic = Self::check_names(&catalog, &header, group)?;
-            let filter = self.filter_of(group, &header)?;
+            let filter = self.filter_of(&catalog, group, &header)?;
             self.prepare(&header, topic, group, filter)?
         };
         self.route_ask(key, to, QueueRequest::Pull(Box::new(pull)))
@@ -118,15 +117,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         Ok(topic)
     }
 
-    fn filter_of(&self, group: &Group, header: &PullHeader<'_>) -> Result<TagFilter, Refusal> {
+    fn filter_of(
+        &self,
+        catalog: &Catalog,
+        group: &Group,
+        header: &PullHeader<'_>,
+    ) -> Result<Wanted, Refusal> {
         if header.has(pull::FLAG_CLASS_FILTER) {
             let remark = "class filters are not supported";
             return Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark));
         }
         if header.has(pull::FLAG_SUBSCRIPTION) {
-            let expression = header.subscription.unwrap_or_default();
-            let filter = Filter::of_expression(header.expression_type, expression);
-            return self.usable(&filter);
+            let kind = header.expression_type;
+            let filter = catalog.filter(kind, header.subscription.unwrap_or_default());
+            return self.usable(filter, kind);
         }
         let missing = || {
             let remark = format!(
@@ -157,24 +161,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let remark = "the consumer's subscription not latest";
             return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, remark));
         }
-        self.usable(&subscription.filter)
+        self.usable(subscription.filter.clone(), Some(&subscription.kind))
     }
 
-    fn usable(&self, filter: &Filter) -> Result<TagFilter, Refusal> {
+    fn usable(&self, filter: Filter, kind: Option<&str>) -> Result<Wanted, Refusal> {
+        let is_enabled = self.settings.enable_property_filter.get();
         match filter {
-            Filter::Tag(tags) => Ok(tags.clone()),
-            Filter::Invalid(why) => {
+            Filter::Wanted(Wanted::Sql(_)) | Filter::Refused { by_tag: false, .. }
+                if !is_enabled =>
+            {
+                Err(no_property_filter(kind.unwrap_or_default()))
+            }
+            Filter::Wanted(wanted) => Ok(wanted),
+            Filter::Refused { why, .. } => {
                 let remark = format!("parse the consumer's subscription failed: {why}");
                 Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
-            }
-            Filter::Unsupported(kind) if self.settings.enable_property_filter.get() => {
-                let remark = format!("this broker does not filter by {kind} yet");
-                Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark))
-            }
-            Filter::Unsupported(kind) => {
-                let remark =
-                    format!("The broker does not support consumer to filter message by {kind}");
-                Err(Refusal::new(response::SYSTEM_ERROR, remark))
             }
         }
     }
@@ -184,7 +185,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         header: &PullHeader<'_>,
         topic: &TopicEntry,
         group: &Group,
-        filter: TagFilter,
+        filter: Wanted,
     ) -> Result<(QueueKey, Pull), Refusal> {
         let queue = u16::try_from(header.queue_id)
             .map_err(|_| Refusal::new(response::INVALID_PARAMETER, "queueId exceeds 65535"))?;

@@ -378,4 +378,6 @@ fn make_ready(actor: &mut QueueActor, slot: u32, ready: &mut Vec<u32>) {
 }
 
 #[cfg(test)]
+mod sql_tests;
+#[cfg(test)]
 mod tests;

@@ -127,13 +127,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// matched.
     fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
-        let filter = |code: i64| pull.filter.matches(code);
         let mut reading = Reading::Answered(Got::default());
         self.host.write(to.peer, |out| {
             let frame = writer::start_late_reply(out, to.encoding);
             let read = self
                 .store
-                .read_hot(waiter.key, from, limits_of(pull), &filter, out);
+                .read_hot(waiter.key, from, limits_of(pull), &pull.filter, out);
             match read {
                 None => {
                     frame.abandon(out);
@@ -195,10 +194,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let mut out = BytesMut::new();
         let frame = writer::start_late_reply(&mut out, to.encoding);
-        let filter = |code: i64| pull.filter.matches(code);
         let read = self
             .store
-            .read(waiter.key, from, limits_of(pull), &filter, &mut out)
+            .read(waiter.key, from, limits_of(pull), &pull.filter, &mut out)
             .await;
         match read {
             Ok(read) => {
@@ -251,6 +249,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                         inner.note_got(None, &waiter, got);
                     }
                 }
+                Reading::Unmatched(next) if next < bounds.max => {
+                    // The scan met its limit; what is wanted may lie behind, and nothing may come
+                    // any more that would wake this pull again.
+                    if let Some(waiter) = inner.waiters.take(id) {
+                        self.tell(&waiter, unmatched(next), bounds);
+                    }
+                }
                 Reading::Unmatched(next) => waiter.scanned = next,
                 Reading::Cold => {
                     let from = waiter.scanned;
@@ -275,19 +280,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             Ok(from) => self.read_now(inner, None, waiter, from),
             // Everything that came was looked at and nothing matched (trap 54).
             Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
-                let (status, code) = (
-                    PullStatus::NoMatchedMessage,
-                    response::PULL_RETRY_IMMEDIATELY,
-                );
-                self.tell(
-                    &waiter,
-                    Verdict {
-                        status,
-                        code,
-                        next: verdict.next,
-                    },
-                    bounds,
-                );
+                self.tell(&waiter, unmatched(verdict.next), bounds);
             }
             Err(verdict) => self.tell(&waiter, verdict, bounds),
         }
@@ -324,6 +317,15 @@ impl Inner {
         if let (Some(false), Some(slot)) = (tallied, self.by_key.get(&key)) {
             self.tallied.push(*slot);
         }
+    }
+}
+
+/// Everything up to `next` was looked at, and nothing is wanted.
+fn unmatched(next: QueueOffset) -> Verdict {
+    Verdict {
+        status: PullStatus::NoMatchedMessage,
+        code: response::PULL_RETRY_IMMEDIATELY,
+        next,
     }
 }
 

@@ -17,7 +17,7 @@ use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::retention::SegmentAge;
 use gantry_storage::shard_store::{
-    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RetainError,
+    Appended, Dropped, NewRecord, ReadLimits, ReadOutcome, RecordFilter, RetainError,
 };
 use gantry_storage::units::{
     Boundary, FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId,
@@ -252,7 +252,7 @@ impl QueueStore for MemoryStore {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Option<ReadOutcome> {
         if self.is_cold.get() {
@@ -268,14 +268,19 @@ impl QueueStore for MemoryStore {
         let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
         let readable = usize::try_from(bounds.max.0).unwrap();
         let start = usize::try_from(from.0).unwrap();
+        let (scan_bytes_max, mut scanned_bytes) = (filter.scan_bytes_max(), 0);
         for row in rows.iter().take(readable).skip(start) {
             let full = outcome.found >= limits.messages
                 || outcome.found > 0 && outcome.bytes + row.bytes.len() as u64 > limits.bytes;
             if full || outcome.next_offset.0 - from.0 >= u64::from(limits.entries_examined) {
                 break;
             }
+            if scan_bytes_max.is_some_and(|max| scanned_bytes >= max) {
+                break;
+            }
+            scanned_bytes += row.bytes.len() as u64;
             outcome.next_offset = outcome.next_offset.next();
-            if filter(row.tags_code) {
+            if filter.wants_code(row.tags_code) && filter.wants_record(&row.bytes) {
                 outcome.found += 1;
                 outcome.bytes += row.bytes.len() as u64;
                 outcome.first_position.get_or_insert(row.end);
@@ -290,7 +295,7 @@ impl QueueStore for MemoryStore {
         key: QueueKey,
         from: QueueOffset,
         limits: ReadLimits,
-        filter: &dyn Fn(i64) -> bool,
+        filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError> {
         let cold = self.is_cold.replace(false);
