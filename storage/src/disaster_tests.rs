@@ -304,3 +304,48 @@ fn disaster_newer_format() {
     disk.flip_bit("shard-0/shard.meta", 4, 1);
     check_after_kill(&disk, &tail, FlushMode::Async, &[b"a".to_vec()]);
 }
+
+#[test]
+fn disaster_killed_on_a_full_disk_with_the_segment_full_to_its_last_block() {
+    for mode in BOTH {
+        let disk = SimDisk::new(21);
+        let tail = SharedTail::new(4 << 20);
+        // One segment and what is kept beside the log; no room for a second one.
+        disk.set_capacity(SEGMENT + (1 << 20));
+        // With its headers a block, so that the last one reaches the segment's end.
+        let body = [7; 3_500];
+        let taken = disk.block_on(async {
+            let store = open(&disk, &tail, mode).await.unwrap();
+            let mut taken = 0;
+            while put(&store, &body).await.is_ok() {
+                taken += 1;
+            }
+            taken
+        });
+        assert_eq!(taken, SEGMENT / 4096, "{mode:?}: not to the last block");
+        for _ in 0..2 {
+            disk.kill();
+            disk.block_on(async {
+                let store = open(&disk, &tail, mode).await.unwrap();
+                assert_eq!(store.bounds(key()).max, QueueOffset(taken));
+                assert!(!read_from(&store, taken - 5).await.unwrap().is_empty());
+                let refused = store.append(&record(key(), b"more", &[]));
+                let is_full = matches!(refused, Err(AppendError::StoreFull { .. }));
+                assert!(is_full, "{refused:?}");
+            });
+        }
+        disk.kill();
+        disk.set_capacity(u64::MAX);
+        disk.block_on(async {
+            let store = open(&disk, &tail, mode).await.unwrap();
+            let at = put(&store, b"after").await.unwrap();
+            assert_eq!(at, QueueOffset(taken));
+            assert_eq!(read_from(&store, taken).await.unwrap(), [b"after"]);
+        });
+        disk.cut_power();
+        disk.block_on(async {
+            let store = open(&disk, &SharedTail::new(4 << 20), mode).await.unwrap();
+            assert_eq!(store.bounds(key()).max, QueueOffset(taken + 1));
+        });
+    }
+}

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::error::RecoverError;
 use crate::format::{
     Entry, INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
@@ -110,11 +110,9 @@ impl<D: Disk> ShardStore<D> {
             segment_bytes: identity.segment_bytes,
         };
         report.end = start.position;
-        if !segments.exists(start.position) {
-            segments.create(segments.start_of(start.position)).await?;
-        }
-        segments.open(start.position).await?;
+        let full = open_head(&segments, start.position).await?;
         let store = assemble(disk, options, segments, tail, start, (folder, indexes));
+        *store.log.full.borrow_mut() = full;
         // The new epoch must be durable before any run carries it.
         store
             .write_checkpoint(start.position, start.sequence)
@@ -148,6 +146,25 @@ fn check(options: &StoreOptions) -> Result<(), RecoverError> {
         });
     }
     Ok(())
+}
+
+/// Opens the segment that is written next. A log that ends with its segment on a full device goes
+/// on without: the reason is returned, and the segment is made once there is room.
+async fn open_head<D: Disk>(
+    segments: &Segments<D>,
+    head: FilePosition,
+) -> Result<Option<Rc<str>>, DiskError> {
+    if !segments.exists(head) {
+        match segments.create(segments.start_of(head)).await {
+            Err(error) if error.is_no_space() && head == segments.start_of(head) => {
+                tracing::error!(%error, "the store is full: new records are refused");
+                return Ok(Some(Rc::from(error.to_string())));
+            }
+            made => made?,
+        }
+    }
+    segments.open(head).await?;
+    Ok(None)
 }
 
 fn first_scan<D: Disk>(
