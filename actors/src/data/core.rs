@@ -108,11 +108,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             index_keys: settings.message_index_enable,
             cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
-            marks: SendReplyMarks {
-                region: settings.region_id.clone(),
-                trace_on: settings.trace_on,
-                advertised: settings.advertised,
-            },
+            marks: SendReplyMarks::new(&settings.region_id, settings.trace_on, settings.advertised),
         };
         let shard = Shard::new(
             id,

@@ -49,7 +49,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         frame: &Frame,
         parking: Parking,
     ) -> Result<(), HeaderError> {
-        let view = HeaderView::parse(frame.encoding, &frame.header)?;
+        let mut view = HeaderView::empty(frame.encoding);
+        view.read(&frame.header)?;
         if view.is_reply() {
             // A client's answer to a question of ours; a full mailbox loses it, and the asker's
             // time runs out.
