@@ -11,6 +11,7 @@
 //! **Not here** which keys a record has (the actors), comparing the keys themselves (the clients
 //! do: hash collisions give additional answers, as `RocketMQ`'s own index does).
 
+mod merging;
 mod partition;
 mod snapshot;
 mod sorting;
@@ -27,7 +28,7 @@ pub use snapshot::{KeySnapshot, KeySnapshotError};
 
 use crate::disk::{Disk, DiskError};
 use crate::units::{FilePosition, StoreTimestamp, TopicId};
-use partition::{Partition, PartitionWriter, SourceReader};
+use partition::{Partition, PartitionWriter};
 
 /// Entries collected in memory before they become a partition: 1.5 MiB, 32,000 records with a
 /// unique key and one more. One linear scan of them in a query takes about 50 µs.
@@ -41,22 +42,15 @@ pub const MERGE_COUNT: usize = 16;
 const RETIRED_MAX: usize = 12 * MERGE_COUNT;
 /// A merged partition is not merged again; it holds about a million entries.
 const LEVEL_MERGED: u32 = 1;
-/// Entries merged between two yields: about 0.1 ms.
-const MERGE_SLICE: usize = 2048;
+/// Entries sorted and written between two yields: about 0.1 ms.
+const WRITE_SLICE: usize = 2048;
 
 /// One key of one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyEntry {
     pub(crate) hash: u64,
     pub(crate) position: FilePosition,
     pub(crate) time: StoreTimestamp,
-}
-
-impl KeyEntry {
-    /// The order of a partition: by hash, newest first.
-    fn order(&self) -> (u64, std::cmp::Reverse<u64>) {
-        (self.hash, std::cmp::Reverse(self.position.0))
-    }
 }
 
 /// Why the key index could not be read or written.
@@ -375,24 +369,24 @@ impl<D: Disk> KeyIndex<D> {
         frozen: &Buffer,
         number: u64,
     ) -> Result<Partition, KeyIndexError> {
-        let mut entries = frozen.entries.clone();
-        let runs = sorting::sort_in_slices(&self.disk, &mut entries).await;
-        let count = entries.len() as u64;
+        let mut buckets = sorting::distribute(&self.disk, &frozen.entries).await;
+        let count = frozen.entries.len() as u64;
         let mut writer =
             PartitionWriter::create(&self.disk, &self.folder, number, 0, count).await?;
-        let mut merged = sorting::Merge::new(&entries, runs);
-        let mut slice = 0;
-        while let Some(entry) = merged.next() {
-            writer.push(entry).await?;
-            slice += 1;
-            if slice % MERGE_SLICE == 0 {
+        let mut since_yield = 0;
+        for bucket in buckets.sorted() {
+            writer.push(bucket).await?;
+            since_yield += bucket.len();
+            if since_yield >= WRITE_SLICE {
+                since_yield = 0;
                 self.disk.yield_now().await;
             }
         }
         writer.finish().await
     }
 
-    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files can be given up.
+    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files can be given
+    /// up.
     fn mergeable(&self) -> Option<Vec<Rc<Partition>>> {
         let state = self.state.borrow();
         if state.retired.len() + MERGE_COUNT > RETIRED_MAX {
@@ -409,25 +403,7 @@ impl<D: Disk> KeyIndex<D> {
         let count = small.iter().map(|partition| partition.count).sum();
         let (disk, folder) = (&self.disk, &self.folder);
         let mut writer = PartitionWriter::create(disk, folder, number, LEVEL_MERGED, count).await?;
-        let mut sources = Vec::with_capacity(small.len());
-        for partition in small {
-            sources.push(SourceReader::open(disk, folder, Rc::clone(partition)).await?);
-        }
-        let mut slice = 0;
-        loop {
-            let first = sources
-                .iter_mut()
-                .filter(|source| source.head().is_some())
-                .min_by_key(|source| source.head().map(KeyEntry::order));
-            let Some(source) = first else { break };
-            if let Some(entry) = source.next().await? {
-                writer.push(entry).await?;
-            }
-            slice += 1;
-            if slice % MERGE_SLICE == 0 {
-                disk.yield_now().await;
-            }
-        }
+        merging::merge(disk, folder, small, &mut writer).await?;
         let merged = Rc::new(writer.finish().await?);
         let mut state = self.state.borrow_mut();
         let is_old = |partition: &Rc<Partition>| small.iter().any(|old| Rc::ptr_eq(old, partition));
