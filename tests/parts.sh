@@ -4,7 +4,7 @@
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
 JAVA_CASES=(send consume order offset litepull filter query tx
   delay retry timer rpc)
-GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry)
+GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry rpc)
 # The stock mqadmin, each command in a process of its own, three at a time.
 MQADMIN_CASES=(mqadmin)
 # What a Java client does in a cluster of which one half is Apache's.

@@ -91,6 +91,7 @@ fn a_reply_arrives_and_is_stored() {
     assert_eq!(kept.len(), 4);
     assert_eq!(kept[0].body, b"the answer");
     assert_eq!(kept[0].properties["REPLY_TO_CLIENT"], "127.0.0.1@0");
+    assert_eq!(kept[0].properties["MSG_REGION"], "DefaultRegion");
     assert!(!kept[0].properties.contains_key("PUSH_REPLY_TIME"));
 }
 
@@ -189,4 +190,6 @@ fn one_way_replies_long_names_and_replies_that_are_not_stored() {
     fields[4].1 = "77".to_owned();
     let refused = replier.call(REPLY_V2, &fields, b"x");
     refused.expect(reply::INVALID_PARAMETER);
+    let empty = replier.call(REPLY_V2, &answer_ext("asker@2"), b"");
+    assert_eq!(empty.code, reply::SYSTEM_ERROR, "trap 104: {empty:?}");
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use gantry_protocol::code::{request, response};
 use gantry_protocol::command::{HeaderView, writer};
 use gantry_protocol::frame::{Frame, HeaderEncoding};
-use gantry_protocol::properties::{self, name};
+use gantry_protocol::properties::{append, get, items, name};
 use gantry_protocol::request::push_reply::PushReply;
 use gantry_protocol::request::send::SendHeader;
 use gantry_runtime::net::PeerRef;
@@ -22,7 +22,7 @@ use gantry_storage::units::QueueKey;
 
 use super::dispatch::{Parking, no_topic};
 use super::parked::Caller;
-use super::send::reply::CheckedReply;
+use super::send::reply::{CheckedPush, CheckedReply};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
@@ -62,16 +62,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let checked = self
             .desk
             .check_reply(&catalog, &header, frame, caller.addr, now_ms)?;
-        let CheckedReply::Ready(key, append) = checked else {
+        let CheckedReply::Ready(checked) = checked else {
             drop(catalog);
             return match parking {
                 Parking::Allowed => self.park_send(&header, caller, frame),
                 Parking::Over => Err(no_topic(header.topic)),
             };
         };
+        let CheckedPush {
+            key,
+            properties,
+            append,
+        } = checked;
         let store = append.map(|append| (key, append));
         let queue_id = key.queue.0;
-        let client = properties::get(header.properties, name::REPLY_TO_CLIENT);
+        let client = get(header.properties, name::REPLY_TO_CLIENT);
         let Some(client) = client else {
             let why = format!(
                 "reply message properties[{}] is null",
@@ -95,13 +100,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             queue_id,
             store,
         };
-        self.push(push, &header, caller, frame)
+        self.push(push, &header, &properties, caller, frame)
     }
 
     fn push(
         &self,
         push: Push,
         header: &SendHeader<'_>,
+        properties: &[u8],
         caller: Caller,
         frame: &Frame,
     ) -> Result<(), Refusal> {
@@ -119,12 +125,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         })?;
         self.timed.set();
         let wall_ms = i64::try_from(self.host.wall_ms()).unwrap_or(i64::MAX);
-        let mut seen = Vec::with_capacity(header.properties.len() + 32);
-        let sent = properties::items(header.properties);
-        for (key, value) in sent.filter(|(key, _)| *key != name::PUSH_REPLY_TIME) {
-            properties::append(&mut seen, key, value);
+        let sent = std::str::from_utf8(properties).unwrap_or_default();
+        let mut seen = Vec::with_capacity(sent.len() + 32);
+        for (key, value) in items(sent).filter(|(key, _)| *key != name::PUSH_REPLY_TIME) {
+            append(&mut seen, key, value);
         }
-        properties::append(&mut seen, name::PUSH_REPLY_TIME, &wall_ms.to_string());
+        append(&mut seen, name::PUSH_REPLY_TIME, &wall_ms.to_string());
         let (born, host) = (
             caller.addr.to_string(),
             self.settings.advertised.to_string(),

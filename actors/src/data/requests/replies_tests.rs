@@ -72,6 +72,8 @@ fn a_reply_crosses_cores_to_who_asked_and_is_stored() {
     let sent = ext(&push, "properties");
     assert_eq!(properties::get(sent, "CORRELATION_ID"), Some("c1"));
     assert!(properties::get(sent, "PUSH_REPLY_TIME").is_some());
+    assert_eq!(properties::get(sent, "MSG_REGION"), Some("DefaultRegion"));
+    assert_eq!(properties::get(sent, "TRACE_ON"), Some("true"));
     assert_eq!(push.ext("batch"), None);
     assert!(
         broker.replies().is_empty(),

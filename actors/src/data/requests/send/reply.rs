@@ -2,17 +2,18 @@
 //!
 //! **Owns** the checks of 324 and 325 in RocketMQ's order (`ReplyMessageProcessor`, 5.5.0).
 //! **Lives on** the session's data core; pure.
-//! **Invariants** its properties are stored as they were sent. Where nothing may be stored, it is
-//! still pushed.
+//! **Invariants** its properties are pushed and stored as they were sent, but for region and trace
+//! switch, which the broker sets. Where nothing may be stored, it is still pushed.
 //! **Limits** as for any send.
 //! **Not here** the push (`requests::replies`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_protocol::frame::Frame;
-use gantry_protocol::properties::SendProperties;
+use gantry_protocol::properties::{self, SendProperties, name};
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::sys_flag;
 use gantry_storage::units::QueueKey;
@@ -29,10 +30,21 @@ use crate::refusal::Refusal;
     reason = "boxing would allocate for each message"
 )]
 pub enum CheckedReply {
-    /// It is pushed, and stored in this queue if there is something to store.
-    Ready(QueueKey, Option<Append>),
+    /// It can be pushed.
+    Ready(CheckedPush),
     /// Its topic must be made first.
     NoTopic,
+}
+
+/// A reply that can be pushed.
+#[derive(Debug)]
+pub struct CheckedPush {
+    /// The queue of the reply topic.
+    pub key: QueueKey,
+    /// Its properties.
+    pub properties: Bytes,
+    /// What is to be stored.
+    pub append: Option<Append>,
 }
 
 impl SendDesk {
@@ -60,12 +72,18 @@ impl SendDesk {
         self.check_broker(catalog, topic)?;
         let key = self.choose_queue(topic, header.queue_id)?;
         self.check_body(&frame.body)?;
-        check_properties_len(header.properties.len())?;
+        let properties = self.reply_properties(header.properties)?;
         let is_kept = self.settings.store_reply_message_enable && self.refusing.borrow().is_none();
         if !is_kept {
-            return Ok(CheckedReply::Ready(key, None));
+            let append = None;
+            return Ok(CheckedReply::Ready(CheckedPush {
+                key,
+                properties,
+                append,
+            }));
         }
-        let stored = header.properties;
+        let stored = std::str::from_utf8(&properties).unwrap_or_default();
+        let marks = marks::of_kept(&SendProperties::scan(stored), stored);
         let append = Append {
             topic: Arc::clone(topic),
             flag: header.flag,
@@ -75,8 +93,8 @@ impl SendDesk {
             born_host: peer,
             reconsume_times: header.reconsume_times,
             body: frame.body.clone(),
-            properties: self.kept(stored),
-            marks: marks::of_kept(&SendProperties::scan(stored), stored),
+            properties: properties.clone(),
+            marks,
             elements: Vec::new(),
             step: None,
             owed: None,
@@ -86,6 +104,27 @@ impl SendDesk {
             pushed: None,
             arrived_us: 0,
         };
-        Ok(CheckedReply::Ready(key, Some(append)))
+        let append = Some(append);
+        Ok(CheckedReply::Ready(CheckedPush {
+            key,
+            properties,
+            append,
+        }))
+    }
+
+    fn reply_properties(&self, sent: &str) -> Result<Bytes, Refusal> {
+        check_properties_len(sent.len())?;
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        for (key, value) in properties::items(sent) {
+            if !matches!(key, name::MSG_REGION | name::TRACE_ON) {
+                properties::append(&mut scratch, key, value);
+            }
+        }
+        let trace_on = self.settings.trace_on.to_string();
+        properties::append(&mut scratch, name::MSG_REGION, &self.settings.region_id);
+        properties::append(&mut scratch, name::TRACE_ON, &trace_on);
+        check_properties_len(scratch.len())?;
+        Ok(self.kept(std::str::from_utf8(&scratch).unwrap_or_default()))
     }
 }
