@@ -50,7 +50,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         frame: &Frame,
         parking: Parking,
     ) -> Result<(), HeaderError> {
-        let view = HeaderView::parse(frame.encoding, &frame.header)?;
+        let mut view = HeaderView::empty(frame.encoding);
+        view.read(&frame.header)?;
         if view.is_reply() {
             if let Some(core) = core_of_push(view.opaque) {
                 self.pass_push_answer(core, caller.peer, view.opaque, view.code);

@@ -14,7 +14,9 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use gantry_protocol::code::response;
+use gantry_protocol::command::send_reply::{SendReplyForm, Stored};
 use gantry_protocol::command::{ExtValue, writer};
+use gantry_protocol::frame::HeaderEncoding;
 use gantry_protocol::message_id::{HexId, offset_id};
 use gantry_storage::units::{FilePosition, PhysicalOffset};
 
@@ -30,26 +32,35 @@ const NO_MESSAGE_ID: &str = "0";
 #[derive(Debug, Clone)]
 pub struct SendReplyMarks {
     /// `regionId`.
-    pub region: String,
+    region: String,
     /// `traceOn`.
-    pub trace_on: bool,
+    trace_on: bool,
     /// The advertised address, in message ids.
-    pub advertised: SocketAddr,
+    advertised: SocketAddr,
+    /// The usual reply with all of it filled in.
+    form: Option<SendReplyForm>,
 }
 
 impl SendReplyMarks {
     /// As these settings say.
     pub fn of(settings: &BrokerSettings) -> Self {
+        let (region, trace_on) = (settings.region_id.as_str(), settings.trace_on);
+        Self::new(region, trace_on, settings.advertised)
+    }
+
+    /// Marks of a broker with this `regionId`, `traceOn` and address.
+    pub fn new(region: &str, trace_on: bool, advertised: SocketAddr) -> Self {
         Self {
-            region: settings.region_id.clone(),
-            trace_on: settings.trace_on,
-            advertised: settings.advertised,
+            region: region.to_owned(),
+            trace_on,
+            advertised,
+            form: SendReplyForm::new(region, trace_on, advertised),
         }
     }
 
     /// Writes the answer to a send.
     pub fn write(&self, host: &impl Host, to: ReplyTo, ack: &Ack, code: i32, remark: Option<&str>) {
-        if to.one_way {
+        if to.one_way || (code == response::SUCCESS && self.write_usual(host, to, ack)) {
             return;
         }
         let single = self.message_id(ack.physical);
@@ -120,6 +131,27 @@ impl SendReplyMarks {
             None => response::SUCCESS,
         };
         host.reply(to, code, pushed.failed.as_deref(), Some(ext), &[]);
+    }
+
+    /// The way of nearly every answer; false when it isn't one of those.
+    #[inline]
+    fn write_usual(&self, host: &impl Host, to: ReplyTo, ack: &Ack) -> bool {
+        let (Some(form), Some(unique_key)) = (&self.form, &ack.unique_key) else {
+            return false;
+        };
+        if to.encoding != HeaderEncoding::Json || ack.recall.is_some() || !ack.further.is_empty() {
+            return false;
+        }
+        let stored = Stored {
+            opaque: to.opaque,
+            physical_offset: ack.physical.0.cast_signed(),
+            queue_id: ack.queue_id,
+            queue_offset: i64::try_from(ack.offset.0).unwrap_or(i64::MAX),
+            unique_key,
+        };
+        let mut done = true;
+        host.write(to.peer, |out| done = form.write(out, &stored));
+        done
     }
 
     /// Ids of the further messages of a batch, after the first one's (trap 40).

@@ -47,6 +47,7 @@ pub const BATCH_ELEMENTS_MAX: usize = 65_536;
 /// What one core needs to check sends.
 pub struct SendDesk {
     settings: Arc<BrokerSettings>,
+    broker: BrokerProperties,
     keys: RefCell<UniqueIdMaker>,
     arena: RefCell<BytesMut>,
     scratch: RefCell<Vec<u8>>,
@@ -98,8 +99,14 @@ impl SendDesk {
             std::process::id(),
             u32::from_le_bytes([a, b, c, d]),
         );
+        let broker = BrokerProperties::new(
+            &settings.region_id,
+            settings.trace_on,
+            &settings.cluster_name,
+        );
         Self {
             settings,
+            broker,
             keys: RefCell::new(maker),
             arena: RefCell::default(),
             scratch: RefCell::default(),
@@ -344,15 +351,10 @@ impl SendDesk {
         now_ms: u64,
     ) -> Result<Rewritten, Refusal> {
         check_properties_len(header.properties.len())?;
-        let broker = BrokerProperties {
-            region: &self.settings.region_id,
-            trace_on: self.settings.trace_on,
-            cluster: &self.settings.cluster_name,
-        };
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
-        let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
+        let mut found = rewrite_for_send(header.properties, &self.broker, make, &mut scratch);
         check_what_is_built(&found, header.sys_flag, &self.settings)?;
         let (real, real_queue) = (target.topic.config.name.as_str(), target.key.queue.0);
         let mut half_due_ms = None;
@@ -371,11 +373,11 @@ impl SendDesk {
             let stored = std::mem::take(&mut *scratch);
             let text = std::str::from_utf8(&stored).unwrap_or_default();
             delay.rewrite(text, real, real_queue, &mut scratch);
+            found.is_kept = false;
         }
         check_properties_len(scratch.len())?;
-        let stored = std::str::from_utf8(&scratch).unwrap_or_default();
-        let marks = marks::of_rewritten(&found, header.properties, stored);
-        let properties = self.kept(stored);
+        let marks = marks::of_rewritten(&found, header.properties, &scratch);
+        let properties = self.kept(&scratch);
         let goes_back = system_topic::group_of_retry_topic(real).is_some();
         let recall = match (delay, found.unique_key()) {
             (Delay::Until(ms), Some(unique)) if !goes_back => {
@@ -395,12 +397,13 @@ impl SendDesk {
     }
 
     /// Properties in a block that many messages share.
-    fn kept(&self, properties: &str) -> Bytes {
+    #[inline]
+    fn kept(&self, properties: &[u8]) -> Bytes {
         let mut arena = self.arena.borrow_mut();
         if arena.capacity() < properties.len() {
             arena.reserve(ARENA_BYTES.max(properties.len()));
         }
-        arena.extend_from_slice(properties.as_bytes());
+        arena.extend_from_slice(properties);
         arena.split().freeze()
     }
 

@@ -125,6 +125,6 @@ impl SendDesk {
         properties::append(&mut scratch, name::MSG_REGION, &self.settings.region_id);
         properties::append(&mut scratch, name::TRACE_ON, &trace_on);
         check_properties_len(scratch.len())?;
-        Ok(self.kept(std::str::from_utf8(&scratch).unwrap_or_default()))
+        Ok(self.kept(&scratch))
     }
 }
