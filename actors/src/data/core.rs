@@ -20,6 +20,7 @@ use super::gather::Gathers;
 use super::host::Host;
 use super::queue::store::QueueStore;
 use super::requests::parked::Parked;
+use super::requests::pushes::Pushes;
 use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
@@ -48,6 +49,8 @@ pub struct DataCore<S, H> {
     pub(super) desk: SendDesk,
     pub(super) parked: RefCell<Parked>,
     pub(super) gathers: RefCell<Gathers>,
+    pub(super) pushes: RefCell<Pushes>,
+    pub(super) marks: SendReplyMarks,
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
@@ -84,11 +87,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             cores: place.cores.max(1),
             shards_count: place.shards_count.max(1),
             catalog: RefCell::new(Catalog::new(settings.broker_permission)),
+            marks: SendReplyMarks::of(&settings),
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,
             parked: RefCell::default(),
             gathers: RefCell::default(),
+            pushes: RefCell::default(),
             timed: Signal::default(),
             ready: Rc::default(),
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
@@ -108,7 +113,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             index_keys: settings.message_index_enable,
             cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
-            marks: SendReplyMarks::new(&settings.region_id, settings.trace_on, settings.advertised),
+            marks: self.marks.clone(),
         };
         let shard = Shard::new(
             id,
@@ -179,7 +184,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn has_deadlines(&self) -> bool {
-        let own = !self.parked.borrow().is_empty() || !self.gathers.borrow().is_empty();
+        let own = !self.parked.borrow().is_empty()
+            || !self.gathers.borrow().is_empty()
+            || !self.pushes.borrow().is_empty();
         own || self.shards().any(|shard| shard.has_deadlines())
     }
 
@@ -190,6 +197,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
         self.end_late_parked();
         self.end_late_gathers();
+        self.end_late_pushes();
     }
 
     /// The loop that hands changed offsets to the control plane.
@@ -249,6 +257,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// handed over. The caller then shuts the stores and says `CoreStopped`.
     pub async fn stop(self: &Rc<Self>) {
         self.is_stopping.set(true);
+        self.end_all_pushes();
         for shard in self.shards() {
             shard.close_inboxes();
             shard.answer_waiting();

@@ -28,16 +28,20 @@ use crate::control::ControlPlane;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// Settings as a stock broker.conf gives them.
+/// Where the broker of a test would listen.
+fn any() -> SocketAddr {
+    "127.0.0.1:10911".parse().unwrap()
+}
+
 pub fn settings() -> BrokerSettings {
-    let any: SocketAddr = "127.0.0.1:10911".parse().unwrap();
     BrokerSettings {
         cluster_name: "DefaultCluster".into(),
         broker_name: "b0".into(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: any,
+        advertised: any(),
         ha_advertised: "127.0.0.1:10912".parse().unwrap(),
-        listen: any,
+        listen: any(),
         listen_vip: "127.0.0.1:10909".parse().unwrap(),
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".into(),
@@ -85,6 +89,7 @@ pub fn settings() -> BrokerSettings {
         timer_wheel_enable: true,
         timer_max_delay_sec: 259_200,
         recall_message_enable: true,
+        store_reply_message_enable: true,
         data_dir: "/nowhere".into(),
         tail_dir: None,
         retention: RetentionSettings::stock(256 << 20),

@@ -6,5 +6,7 @@ pub mod offsets;
 pub mod orderly;
 pub mod parked;
 pub mod pulls;
+pub mod pushes;
 pub mod query;
+pub mod replies;
 pub mod send;

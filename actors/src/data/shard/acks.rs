@@ -22,7 +22,11 @@ use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 use crate::data::host::Host;
 use crate::data::queue::append::Ack;
-use crate::data::words::ReplyTo;
+use crate::data::words::{Pushed, ReplyTo};
+use crate::settings::BrokerSettings;
+
+/// Message id of a reply that was pushed and is nowhere stored.
+const NO_MESSAGE_ID: &str = "0";
 
 /// What every send reply carries.
 #[derive(Debug, Clone)]
@@ -38,6 +42,12 @@ pub struct SendReplyMarks {
 }
 
 impl SendReplyMarks {
+    /// As these settings say.
+    pub fn of(settings: &BrokerSettings) -> Self {
+        let (region, trace_on) = (settings.region_id.as_str(), settings.trace_on);
+        Self::new(region, trace_on, settings.advertised)
+    }
+
     /// Marks of a broker with this `regionId`, `traceOn` and address.
     pub fn new(region: &str, trace_on: bool, advertised: SocketAddr) -> Self {
         Self {
@@ -90,6 +100,37 @@ impl SendReplyMarks {
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);
             debug_assert!(written.is_ok(), "a send reply is short");
         });
+    }
+
+    /// Writes the answer to a reply that was pushed, or not, and then stored, or not: the push
+    /// decides the code, the record fills the fields (`ReplyMessageProcessor`, 5.5.0).
+    pub fn write_pushed(
+        &self,
+        host: &impl Host,
+        to: ReplyTo,
+        pushed: &Pushed,
+        stored: Option<&Ack>,
+    ) {
+        let id = stored.map(|ack| self.message_id(ack.physical));
+        let offset = stored.map_or(0, |ack| i64::try_from(ack.offset.0).unwrap_or(i64::MAX));
+        let all = [
+            ("MSG_REGION", ExtValue::Str(&self.region)),
+            ("TRACE_ON", ExtValue::from(self.trace_on)),
+            (
+                "msgId",
+                ExtValue::Str(id.as_ref().map_or(NO_MESSAGE_ID, HexId::as_str)),
+            ),
+            ("queueId", ExtValue::from(i64::from(pushed.queue_id))),
+            ("queueOffset", ExtValue::from(offset)),
+        ];
+        let has_place = stored.is_some() || pushed.failed.is_none();
+        let count = if has_place { all.len() } else { 2 };
+        let ext = all.get(..count).unwrap_or(&all);
+        let code = match pushed.failed {
+            Some(_) => response::SYSTEM_ERROR,
+            None => response::SUCCESS,
+        };
+        host.reply(to, code, pushed.failed.as_deref(), Some(ext), &[]);
     }
 
     /// The way of nearly every answer; false when it isn't one of those.

@@ -295,17 +295,21 @@ pub fn records(body: &Bytes) -> Vec<(i64, String)> {
         .collect()
 }
 
+/// Where the broker of a test would listen.
+fn addr() -> SocketAddr {
+    "127.0.0.1:10911".parse().unwrap()
+}
+
 pub fn settings() -> BrokerSettings {
-    let addr: SocketAddr = "127.0.0.1:10911".parse().unwrap();
     BrokerSettings {
         cluster_name: "DefaultCluster".to_owned(),
         broker_name: "b".to_owned(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: addr,
-        ha_advertised: addr,
-        listen: addr,
-        listen_vip: addr,
+        advertised: addr(),
+        ha_advertised: addr(),
+        listen: addr(),
+        listen_vip: addr(),
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".to_owned(),
         trace_on: true,
@@ -352,6 +356,7 @@ pub fn settings() -> BrokerSettings {
         timer_wheel_enable: true,
         timer_max_delay_sec: 259_200,
         recall_message_enable: true,
+        store_reply_message_enable: true,
         data_dir: PathBuf::new(),
         tail_dir: None,
         retention: RetentionSettings::stock(256 << 20),
