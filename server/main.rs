@@ -17,6 +17,7 @@ mod doctor;
 mod log;
 mod namesrv;
 mod print;
+mod profile;
 mod signals;
 mod up;
 
@@ -46,6 +47,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Send(args) => client::send::run(args),
         Command::Receive(args) => client::receive::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {

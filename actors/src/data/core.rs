@@ -20,6 +20,7 @@ use super::gather::Gathers;
 use super::host::Host;
 use super::queue::store::QueueStore;
 use super::requests::parked::Parked;
+use super::requests::reading::Reading;
 use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
@@ -48,6 +49,7 @@ pub struct DataCore<S, H> {
     pub(super) desk: SendDesk,
     pub(super) parked: RefCell<Parked>,
     pub(super) gathers: RefCell<Gathers>,
+    pub(super) reading: Reading,
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
@@ -89,6 +91,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             host,
             parked: RefCell::default(),
             gathers: RefCell::default(),
+            reading: Reading::default(),
             timed: Signal::default(),
             ready: Rc::default(),
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
@@ -99,7 +102,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// Adds an opened shard; returns what the store must call on progress.
-    pub fn add_shard(&self, id: gantry_storage::units::ShardId, store: Rc<S>) -> Rc<Signal> {
+    pub fn add_shard(
+        &self,
+        id: gantry_storage::units::ShardId,
+        store: Rc<S>,
+    ) -> Box<dyn Fn() + 'static> {
         let settings = &self.settings;
         let rules = ShardRules {
             sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
@@ -122,10 +129,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Rc::clone(&self.ready),
             Rc::clone(&self.on_bug),
         );
+        let hook = shard.progress_hook();
         if let Some(place) = self.shards.borrow_mut().get_mut(usize::from(id.0)) {
             *place = Some(shard);
         }
-        Rc::clone(&self.ready)
+        hook
     }
 
     /// The shard of a queue, if this core holds it.

@@ -10,8 +10,9 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
+use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
 
@@ -38,8 +39,17 @@ pub enum CoreWord {
     End(ShardId, ReplyTo, End),
     /// The message of a half of this shard is stored on another one.
     HalfEnded(ShardId, QueueOffset),
-    /// Frames for a connection of the receiver.
-    Frames(PeerRef, Bytes),
+    /// Frames for a connection of the receiver; timed if they answer one request.
+    Frames(PeerRef, Bytes, Option<Timing>),
+    /// A read of another core, some of whose requests came before this word, is decoded.
+    Decoded {
+        /// That core.
+        core: CoreNumber,
+        /// When the read was done, µs.
+        read_us: u64,
+        /// When its frames were handled, µs.
+        decoded_us: u64,
+    },
     /// A connection is gone.
     PeerClosed(PeerRef),
     /// A question to every core; the answer goes back under the ticket.
@@ -105,6 +115,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn route_away(&self, key: QueueKey, word: CoreWord) -> Result<(), Refusal> {
         let core = self.core_of(key);
+        self.reading.went_to(core);
         self.host.send_core(core, word).map_err(|_| {
             let remark = format!(
                 "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
@@ -155,8 +166,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                         shard.half_ended(half);
                     }
                 }
-                CoreWord::Frames(peer, frames) => {
+                CoreWord::Frames(peer, frames, None) => {
                     self.host.write(peer, |out| out.extend_from_slice(&frames));
+                }
+                CoreWord::Frames(peer, frames, Some(timing)) => {
+                    let write = |out: &mut BytesMut| out.extend_from_slice(&frames);
+                    self.host.write_timed(peer, &timing, write);
+                }
+                CoreWord::Decoded {
+                    core,
+                    read_us,
+                    decoded_us,
+                } => {
+                    let now_us = self.host.mono_us();
+                    let profile = self.host.profile();
+                    profile.decoded(core, read_us, decoded_us, now_us);
                 }
                 CoreWord::PeerClosed(peer) => self.forget_peer(peer),
                 CoreWord::Gather { core, ticket, ask } => self.answer_gather(core, ticket, ask),

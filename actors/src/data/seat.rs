@@ -24,6 +24,7 @@ use gantry_runtime::error::ListenError;
 use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
 };
@@ -97,7 +98,12 @@ pub struct GlommioHost {
 }
 
 impl GlommioHost {
-    fn send_frames(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+    fn send_frames(
+        &self,
+        peer: PeerRef,
+        timing: Option<Timing>,
+        write: impl FnOnce(&mut BytesMut),
+    ) {
         let frames = {
             let mut scratch = self.scratch.borrow_mut();
             write(&mut scratch);
@@ -106,7 +112,8 @@ impl GlommioHost {
         if frames.is_empty() {
             return;
         }
-        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames)) else {
+        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
+        else {
             return;
         };
         let Some(mesh) = self.mesh.get().cloned() else {
@@ -120,12 +127,10 @@ impl GlommioHost {
             }
         });
     }
-}
 
-impl Host for GlommioHost {
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+    fn write_any(&self, peer: PeerRef, timing: Option<&Timing>, write: impl FnOnce(&mut BytesMut)) {
         if peer.core != self.context.index {
-            return self.send_frames(peer, write);
+            return self.send_frames(peer, timing.copied(), write);
         }
         let Some(session) = self.peers.get(peer) else {
             return;
@@ -137,8 +142,30 @@ impl Host for GlommioHost {
             out.len() > before
         };
         if grown {
+            if let Some(timing) = timing {
+                session.note_answer(timing);
+            }
             session.flush_soon();
         }
+    }
+}
+
+impl Host for GlommioHost {
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        self.write_any(peer, None, write);
+    }
+
+    fn write_timed(&self, peer: PeerRef, timing: &Timing, write: impl FnOnce(&mut BytesMut)) {
+        let timing = self.profile().is_on().then_some(timing);
+        self.write_any(peer, timing, write);
+    }
+
+    fn mono_us_now(&self) -> u64 {
+        self.context.clock.mono_us_now()
+    }
+
+    fn profile(&self) -> &Profile {
+        self.context.metrics.profile()
     }
 
     fn wall_ms(&self) -> u64 {
@@ -215,6 +242,10 @@ impl FrameHandler for Front {
         }
     }
 
+    fn on_frames_done(self: &Rc<Self>, first_us: u64, read_us: u64, now_us: u64) {
+        self.core.frames_done(first_us, read_us, now_us);
+    }
+
     fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
         let peer = session.id();
         self.core.peer_closed(peer);
@@ -249,6 +280,7 @@ impl RunningCore {
         settings: Arc<BrokerSettings>,
         identity: StoreIdentity,
     ) -> Result<(Self, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+        begin_profile(&context, &settings);
         let (stores, reports) = open_shards(&context, &settings, identity).await?;
         let peers = PeerTable::new(context.index);
         let host = Rc::new(GlommioHost {
@@ -271,8 +303,7 @@ impl RunningCore {
         });
         let core = DataCore::new(place, Arc::clone(&settings), Rc::clone(&host), on_bug);
         for (id, store) in &stores {
-            let signal = core.add_shard(*id, Rc::clone(store));
-            store.on_progress(Box::new(move || signal.set()));
+            store.on_progress(core.add_shard(*id, Rc::clone(store)));
         }
         let words = Rc::clone(&core);
         let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
@@ -362,6 +393,13 @@ impl RunningCore {
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "the tail could not be removed");
         }
+    }
+}
+
+fn begin_profile(context: &CoreContext, settings: &BrokerSettings) {
+    if settings.latency_profile_enable {
+        let now_us = context.clock.mono_us_now();
+        context.metrics.profile().begin(now_us);
     }
 }
 

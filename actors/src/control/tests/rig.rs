@@ -1,7 +1,7 @@
 //! A whole control plane on its own thread, with the test as its only data core.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,17 +27,18 @@ use crate::control::ControlPlane;
 /// How long a test waits for anything.
 const WAIT: Duration = Duration::from_secs(10);
 
+const ADDR: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10911));
+
 /// Settings as a stock broker.conf gives them.
 pub fn settings() -> BrokerSettings {
-    let any: SocketAddr = "127.0.0.1:10911".parse().unwrap();
     BrokerSettings {
         cluster_name: "DefaultCluster".into(),
         broker_name: "b0".into(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: any,
+        advertised: ADDR,
         ha_advertised: "127.0.0.1:10912".parse().unwrap(),
-        listen: any,
+        listen: ADDR,
         listen_vip: "127.0.0.1:10909".parse().unwrap(),
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".into(),
@@ -58,6 +59,7 @@ pub fn settings() -> BrokerSettings {
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
         message_index_enable: true,
+        latency_profile_enable: true,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: 262_144_u64.into(),
         transfer_count_max_in_memory: 32_u64.into(),

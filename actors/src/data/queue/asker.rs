@@ -36,6 +36,14 @@ impl Asker {
             Some(step) => Self::Transaction(reply, step),
         }
     }
+
+    /// Whom the answer to a send goes to, if it was sent by a client.
+    pub fn sender(&self) -> Option<ReplyTo> {
+        match self {
+            Self::Client(to) | Self::Transaction(to, TransactionStep::Half { .. }) => Some(*to),
+            Self::Transaction(..) | Self::Supervisor(_) => None,
+        }
+    }
 }
 
 /// A record's place in its batch.

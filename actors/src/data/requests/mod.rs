@@ -7,4 +7,5 @@ pub mod orderly;
 pub mod parked;
 pub mod pulls;
 pub mod query;
+pub mod reading;
 pub mod send;

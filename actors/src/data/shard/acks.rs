@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, writer};
 use gantry_protocol::message_id::{HexId, offset_id};
+use gantry_runtime::metrics::Timing;
 use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 use crate::data::host::Host;
@@ -35,7 +36,14 @@ pub struct SendReplyMarks {
 
 impl SendReplyMarks {
     /// Writes the answer to a send.
-    pub fn write(&self, host: &impl Host, to: ReplyTo, ack: &Ack, code: i32, remark: Option<&str>) {
+    pub fn write(
+        &self,
+        host: &impl Host,
+        (to, timing): (ReplyTo, &Timing),
+        ack: &Ack,
+        code: i32,
+        remark: Option<&str>,
+    ) {
         if to.one_way {
             return;
         }
@@ -71,7 +79,7 @@ impl SendReplyMarks {
             (Some(_), Some(_)) => all.len(),
         };
         let ext = all.get(..count).unwrap_or(&all);
-        host.write(to.peer, |out: &mut BytesMut| {
+        host.write_timed(to.peer, timing, |out: &mut BytesMut| {
             let written =
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);
             debug_assert!(written.is_ok(), "a send reply is short");

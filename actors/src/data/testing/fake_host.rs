@@ -16,6 +16,7 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
+use gantry_runtime::metrics::Profile;
 use gantry_runtime::net::PeerRef;
 
 use crate::data::host::Host;
@@ -38,6 +39,7 @@ pub struct FakeWorld {
 pub struct FakeHost {
     world: Rc<FakeWorld>,
     core: CoreNumber,
+    profile: Profile,
 }
 
 impl FakeWorld {
@@ -56,6 +58,7 @@ impl FakeWorld {
         Rc::new(FakeHost {
             world: Rc::clone(self),
             core,
+            profile: Profile::off(),
         })
     }
 
@@ -119,7 +122,7 @@ impl Host for FakeHost {
         write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames))
+            self.send_core(peer.core, CoreWord::Frames(peer, frames, None))
                 .unwrap();
         }
     }
@@ -134,6 +137,14 @@ impl Host for FakeHost {
 
     fn mono_us(&self) -> u64 {
         self.world.now_us.get()
+    }
+
+    fn mono_us_now(&self) -> u64 {
+        self.mono_us()
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {

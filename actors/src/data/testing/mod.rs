@@ -11,7 +11,7 @@ pub mod memory_store;
 mod simulation;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -93,8 +93,7 @@ impl TestBroker {
             );
             for shard in (0..shards).filter(|shard| u16::from(*shard) % cores == number) {
                 let store = Rc::clone(&stores[usize::from(shard)]);
-                let signal = core.add_shard(ShardId(shard), Rc::clone(&store));
-                store.on_progress(Box::new(move || signal.set()));
+                store.on_progress(core.add_shard(ShardId(shard), Rc::clone(&store)));
             }
             broker.cores.push(core);
         }
@@ -282,6 +281,8 @@ pub fn request_frame(code: i32, opaque: i32, ext: &[(&str, ExtValue<'_>)], body:
     take_frame(&mut out).unwrap().unwrap()
 }
 
+const ADDR: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10911));
+
 /// A record's queue offset and body, for every record of a pull reply.
 pub fn records(body: &Bytes) -> Vec<(i64, String)> {
     gantry_protocol::message::RecordIter::new(body)
@@ -296,16 +297,15 @@ pub fn records(body: &Bytes) -> Vec<(i64, String)> {
 }
 
 pub fn settings() -> BrokerSettings {
-    let addr: SocketAddr = "127.0.0.1:10911".parse().unwrap();
     BrokerSettings {
         cluster_name: "DefaultCluster".to_owned(),
         broker_name: "b".to_owned(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: addr,
-        ha_advertised: addr,
-        listen: addr,
-        listen_vip: addr,
+        advertised: ADDR,
+        ha_advertised: ADDR,
+        listen: ADDR,
+        listen_vip: ADDR,
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".to_owned(),
         trace_on: true,
@@ -325,6 +325,7 @@ pub fn settings() -> BrokerSettings {
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
         message_index_enable: true,
+        latency_profile_enable: true,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: (256_u64 << 10).into(),
         transfer_count_max_in_memory: 32_u64.into(),
