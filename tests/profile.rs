@@ -113,6 +113,31 @@ fn under_sync_flush_the_device_is_part_of_the_total() {
 }
 
 #[test]
+fn pulls_are_told_apart_from_their_waits() {
+    const SUSPEND_MS: u64 = 400;
+    let gantry = Gantry::up(&[]);
+    let mut client = gantry.client();
+    let topic = fresh("profile-pull");
+    client.create_topic(&topic, 1);
+    client.send(&topic, 0, b"there", &[]).expect(0);
+    for _ in 0..10 {
+        client.pull(&Pull::new(&topic, 0, 0)).expect(0);
+    }
+    client.pull(&Pull::new(&topic, 0, 1).waiting(SUSPEND_MS));
+    let report = json(&gantry);
+    for name in ["decode", "mailbox", "lookup", "reply", "total"] {
+        let (count, _) = stage(&report, "window", "pull", name);
+        assert!(count >= 11, "{name}: {report}");
+    }
+    let (waited, longest) = stage(&report, "window", "pull", "wait");
+    assert_eq!(waited, 1, "{report}");
+    assert!(longest >= SUSPEND_MS * 1000, "{longest}");
+    let total = stage(&report, "window", "pull", "total").1;
+    assert!(total < SUSPEND_MS * 1000, "{total}");
+    assert_eq!(stage(&report, "window", "pull", "disk-read").0, 0);
+}
+
+#[test]
 fn switched_off_nothing_is_recorded() {
     let gantry = Gantry::up(&["latencyProfileEnable=false"]);
     let mut client = gantry.client();

@@ -35,6 +35,11 @@ pub const DRAIN_MS: u64 = 10_000;
 /// Changed offsets are handed over at least this often.
 pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
 
+/// What stalls of these tasks are called in the profile.
+const PASS: &str = "shard (pass)";
+/// As [`PASS`].
+const DEADLINES: &str = "shard (deadlines)";
+
 /// By shard number; none where another core holds it.
 type Shards<S, H> = Vec<Option<Rc<Shard<S, H>>>>;
 
@@ -173,7 +178,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub async fn run_passes(self: Rc<Self>) {
         loop {
             self.ready.wait().await;
-            while self.pass() {
+            while self.watched(PASS, || self.pass()) {
                 futures_lite::future::yield_now().await;
             }
         }
@@ -185,9 +190,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.timed.wait().await;
             while self.has_deadlines() {
                 self.host.sleep_ms(TICK_MS).await;
-                self.tick();
+                self.watched(DEADLINES, || self.tick());
             }
         }
+    }
+
+    /// Runs a task of this core, and notes it if it took too long.
+    pub(super) fn watched<R>(&self, room: &'static str, task: impl FnOnce() -> R) -> R {
+        let profile = self.host.profile();
+        if !profile.is_on() {
+            return task();
+        }
+        let began_us = self.host.mono_us_now();
+        let done = task();
+        profile.ran(room, began_us, self.host.mono_us_now());
+        done
     }
 
     fn has_deadlines(&self) -> bool {

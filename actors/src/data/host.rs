@@ -25,20 +25,11 @@ pub trait Host: 'static {
     /// Lets `write` append whole frames for `peer`; what it appended leaves with this tick.
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut));
 
-    /// As [`Host::write`], for the answer to a request that is timed until it has left.
-    fn write_timed(&self, peer: PeerRef, timing: &Timing, write: impl FnOnce(&mut BytesMut)) {
-        let _ = timing;
-        self.write(peer, write);
-    }
-
-    /// Hands whole frames for `peer` over; not copied when nothing else waits to be written to it.
-    fn write_whole(&self, peer: PeerRef, frames: BytesMut) {
+    /// As [`Host::write`], for the answer to a request that is timed until it has left; `write`
+    /// says so far how, unless it has appended nothing.
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         self.write(peer, |out| {
-            if out.is_empty() {
-                *out = frames;
-            } else {
-                out.extend_from_slice(&frames);
-            }
+            write(out);
         });
     }
 

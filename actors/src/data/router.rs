@@ -10,7 +10,7 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
@@ -166,12 +166,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                         shard.half_ended(half);
                     }
                 }
-                CoreWord::Frames(peer, frames, None) => {
-                    self.host.write(peer, |out| out.extend_from_slice(&frames));
-                }
-                CoreWord::Frames(peer, frames, Some(timing)) => {
-                    let write = |out: &mut BytesMut| out.extend_from_slice(&frames);
-                    self.host.write_timed(peer, &timing, write);
+                CoreWord::Frames(peer, frames, timing) => {
+                    self.host.write_timed(peer, |out| {
+                        out.extend_from_slice(&frames);
+                        timing
+                    });
                 }
                 CoreWord::Decoded {
                     core,

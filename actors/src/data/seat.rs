@@ -50,6 +50,11 @@ const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
 /// Longest wait for connections to take their last bytes.
 pub const STOP_MS: u64 = 2_000;
 
+/// What stalls of these tasks are called in the profile.
+const WORDS: &str = "router (words of other cores)";
+/// As [`WORDS`].
+const CONTROL: &str = "orders (words of the control plane)";
+
 type Store = ShardStore<GlommioDisk>;
 type Core = DataCore<Store, GlommioHost>;
 
@@ -98,16 +103,11 @@ pub struct GlommioHost {
 }
 
 impl GlommioHost {
-    fn send_frames(
-        &self,
-        peer: PeerRef,
-        timing: Option<Timing>,
-        write: impl FnOnce(&mut BytesMut),
-    ) {
-        let frames = {
+    fn send_frames(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
+        let (frames, timing) = {
             let mut scratch = self.scratch.borrow_mut();
-            write(&mut scratch);
-            scratch.split().freeze()
+            let timing = write(&mut scratch);
+            (scratch.split().freeze(), timing)
         };
         if frames.is_empty() {
             return;
@@ -128,22 +128,22 @@ impl GlommioHost {
         });
     }
 
-    fn write_any(&self, peer: PeerRef, timing: Option<&Timing>, write: impl FnOnce(&mut BytesMut)) {
+    fn write_any(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core != self.context.index {
-            return self.send_frames(peer, timing.copied(), write);
+            return self.send_frames(peer, write);
         }
         let Some(session) = self.peers.get(peer) else {
             return;
         };
-        let grown = {
+        let (grown, timing) = {
             let mut out = session.out();
             let before = out.len();
-            write(&mut out);
-            out.len() > before
+            let timing = write(&mut out);
+            (out.len() > before, timing)
         };
         if grown {
-            if let Some(timing) = timing {
-                session.note_answer(timing);
+            if let Some(timing) = timing.filter(|_| self.profile().is_on()) {
+                session.note_answer(&timing);
             }
             session.flush_soon();
         }
@@ -152,12 +152,14 @@ impl GlommioHost {
 
 impl Host for GlommioHost {
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
-        self.write_any(peer, None, write);
+        self.write_any(peer, |out| {
+            write(out);
+            None
+        });
     }
 
-    fn write_timed(&self, peer: PeerRef, timing: &Timing, write: impl FnOnce(&mut BytesMut)) {
-        let timing = self.profile().is_on().then_some(timing);
-        self.write_any(peer, timing, write);
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
+        self.write_any(peer, write);
     }
 
     fn mono_us_now(&self) -> u64 {
@@ -305,8 +307,7 @@ impl RunningCore {
         for (id, store) in &stores {
             store.on_progress(core.add_shard(*id, Rc::clone(store)));
         }
-        let words = Rc::clone(&core);
-        let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
+        let mesh = join_mesh(&context, seat.mesh, &core);
         drop(host.mesh.set(mesh));
         take_in(&core, &seat.from_control);
         let rebuilt = core.rebuild_transactions().await;
@@ -329,7 +330,7 @@ impl RunningCore {
             let mut batch = Vec::new();
             while mail.recv_batch(&mut batch).await {
                 clock.refresh();
-                control.on_control(&mut batch);
+                control.watched(CONTROL, || control.on_control(&mut batch));
             }
         });
         Ok((
@@ -401,6 +402,17 @@ fn begin_profile(context: &CoreContext, settings: &BrokerSettings) {
         let now_us = context.clock.mono_us_now();
         context.metrics.profile().begin(now_us);
     }
+}
+
+fn join_mesh(
+    context: &CoreContext,
+    seat: MeshSeat<CoreWord>,
+    core: &Rc<Core>,
+) -> Rc<Mesh<CoreWord>> {
+    let core = Rc::clone(core);
+    Mesh::join(context, seat, move |_, batch| {
+        core.watched(WORDS, || core.on_words(batch));
+    })
 }
 
 /// Takes in what waits in the mailbox.

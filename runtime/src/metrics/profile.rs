@@ -165,6 +165,24 @@ impl Profile {
         front
     }
 
+    /// A pull's answer is decided. `was_parked`: it has waited for something to read.
+    pub fn pulled(&self, timing: &Timing, was_parked: bool) {
+        self.with(|to| {
+            let mut record = |stage, us| to.windows.record(Kind::Pull, stage, us, 1);
+            if timing.front.mesh_us > 0 {
+                record(Stage::Mesh, u64::from(timing.front.mesh_us));
+            }
+            record(Stage::Mailbox, u64::from(timing.front.mailbox_us));
+            if was_parked {
+                record(Stage::Wait, timing.wait_us);
+            }
+            record(Stage::Lookup, u64::from(timing.work_us));
+            if timing.device_us > 0 {
+                record(Stage::DiskRead, u64::from(timing.device_us));
+            }
+        });
+    }
+
     /// As [`Profile::front`] for a send that the pass at work stores; it is recorded with the pass.
     pub fn taken(&self, core: u16, read_us: u64, posted_us: u64, turn_us: u64) -> Front {
         let mut front = Front::default();

@@ -79,10 +79,11 @@ impl SendReplyMarks {
             (Some(_), Some(_)) => all.len(),
         };
         let ext = all.get(..count).unwrap_or(&all);
-        host.write_timed(to.peer, timing, |out: &mut BytesMut| {
+        host.write_timed(to.peer, |out: &mut BytesMut| {
             let written =
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);
             debug_assert!(written.is_ok(), "a send reply is short");
+            Some(*timing)
         });
     }
 
