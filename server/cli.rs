@@ -6,10 +6,17 @@
 //! **Limits** none of its own.
 //! **Not here** what the commands do (one file each).
 
+pub mod admin;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use self::admin::{
+    AdminBroker, AdminCluster, AdminConnection, AdminGroup, AdminMessage, AdminOffset, AdminStats,
+    AdminTopic, At,
+};
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
@@ -36,7 +43,9 @@ pub enum Command {
     Send(Send),
     /// Receive messages.
     Receive(Receive),
-    /// Look after a data folder.
+    /// Take topics, groups and positions of an existing RocketMQ over into a running broker.
+    Import(Import),
+    /// Look after clusters, brokers, topics, groups and messages, or a data folder.
     #[command(subcommand)]
     Admin(Admin),
     /// Show where the time of a running broker's requests goes.
@@ -127,7 +136,7 @@ pub struct Broker {
 }
 
 /// Where a client command finds its brokers.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Where {
     /// Name servers, `;` between them.
     #[arg(
@@ -193,6 +202,30 @@ pub struct Receive {
 /// The commands of `admin`.
 #[derive(Debug, Subcommand)]
 pub enum Admin {
+    /// Topics.
+    #[command(subcommand)]
+    Topic(AdminTopic),
+    /// Consumer groups.
+    #[command(subcommand)]
+    Group(AdminGroup),
+    /// Where consumer groups are.
+    #[command(subcommand)]
+    Offset(AdminOffset),
+    /// Brokers.
+    #[command(subcommand)]
+    Broker(AdminBroker),
+    /// Clusters.
+    #[command(subcommand)]
+    Cluster(AdminCluster),
+    /// Messages.
+    #[command(subcommand)]
+    Message(AdminMessage),
+    /// Connected clients.
+    #[command(subcommand)]
+    Connection(AdminConnection),
+    /// Counters.
+    #[command(subcommand)]
+    Stats(AdminStats),
     /// Look into the logs of a stopped broker, or mend them.
     #[command(subcommand)]
     Log(AdminLog),
@@ -260,6 +293,24 @@ pub struct Profile {
     /// The broker's own answer: one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The folder `config` of the store (storePathRootDir); of a stopped broker, else it may be a
+    /// few seconds old.
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Replace what the broker has otherwise.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Change nothing; only report.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Into which broker.
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// Options of `doctor`.

@@ -14,6 +14,7 @@ mod cli;
 mod client;
 mod config;
 mod doctor;
+mod import;
 mod log;
 mod namesrv;
 mod print;
@@ -48,6 +49,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Receive(args) => client::receive::run(args),
         Command::Admin(args) => admin::run(args),
         Command::Profile(args) => profile::run(args),
+        Command::Import(args) => import::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {

@@ -3,8 +3,8 @@
 
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
 JAVA_CASES=(send consume order offset litepull filter query tx
-  delay retry timer)
-GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry)
+  delay retry timer rpc)
+GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry rpc)
 # The stock mqadmin, each command in a process of its own, three at a time.
 MQADMIN_CASES=(mqadmin)
 # What a Java client does in a cluster of which one half is Apache's.
@@ -206,6 +206,23 @@ interop_tests() {
   gantry_stop "$pid"
 }
 
+# gantry admin speaks the public codes only, so another broker must answer them as well.
+admin_at_apache() ( # namesrv
+  local out
+  exec >"$REPORT/admin-at-apache.log" 2>&1
+  "$GANTRY_BIN" admin topic create admin-mix --queues 2 -n "$1" \
+    && "$GANTRY_BIN" admin group create admin-mix-g --retry-max 5 -n "$1" \
+    && "$GANTRY_BIN" send admin-mix "a message" --key k1 -n "$1" \
+    && "$GANTRY_BIN" receive admin-mix --group admin-mix-g --from first -n "$1" \
+    && "$GANTRY_BIN" admin offset reset -g admin-mix-g -t admin-mix --to first -n "$1" || exit 1
+  for out in "topic list" "topic show admin-mix" "group list" "group show admin-mix-g" "broker list" "broker show" \
+    "broker config get maxMessageSize" "cluster list" "message query -t admin-mix --key k1" "connection list" "stats show" \
+    "offset show -g admin-mix-g" "topic delete admin-mix" "group delete admin-mix-g"; do
+    # shellcheck disable=SC2086
+    "$GANTRY_BIN" admin $out -n "$1" || exit 1
+  done
+)
+
 # Either half of a cluster may be Apache's: its name server with our broker, and our name server with its broker.
 apache_mix() {
   local ns port pid
@@ -229,6 +246,7 @@ apache_mix() {
     pid=$GANTRY_PID
     if tests/peer/run.sh broker "$WORK/peer-broker" "$port" "127.0.0.1:$ns" 2>&1; then
       interop apache-broker-at-gantry-namesrv "127.0.0.1:$ns" java "${MIX_CASES[@]}"
+      step "gantry admin at an Apache broker" admin_at_apache "127.0.0.1:$ns"
     else
       fail "apache_mix: the Apache broker did not start"
     fi

@@ -35,6 +35,10 @@ use crate::refusal::Refusal;
 /// Most offset rows one message carries.
 pub const OFFSET_ROWS_MAX: usize = 4096;
 
+/// Requests of the broker to its clients that are numbered by a data core carry this bit, those of
+/// the control plane don't, so that an answer finds whoever asked.
+pub const CORE_OPAQUE_BIT: i32 = 1 << 30;
+
 /// Names a question or a parked request, chosen by the asker, unique within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
@@ -463,6 +467,15 @@ pub struct LiveGroup {
     pub subscriptions: HashMap<String, Arc<SubscriptionData>>,
 }
 
+/// To which connection the replies for a client go from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequesterChange {
+    /// The client, by the id of its heartbeats.
+    pub id: Arc<str>,
+    /// Its connection; none when it has left.
+    pub peer: Option<PeerRef>,
+}
+
 /// A change of the catalog, sent to every core.
 #[derive(Debug, Clone)]
 pub enum CatalogChange {
@@ -476,4 +489,6 @@ pub enum CatalogChange {
     GroupGone(Arc<str>),
     /// `brokerPermission` changed.
     BrokerPermission(i32),
+    /// Replies for a client go to another connection, or nowhere any more.
+    Requester(RequesterChange),
 }

@@ -157,6 +157,8 @@ pub struct BrokerSettings {
     pub timer_max_delay_sec: u64,
     /// `recallMessageEnable`.
     pub recall_message_enable: bool,
+    /// `storeReplyMessageEnable`: replies to requests are stored as well as pushed.
+    pub store_reply_message_enable: bool,
     /// `storePathRootDir`: the data folder.
     pub data_dir: PathBuf,
     /// `tailDir`: where the shared-memory tail lies (None: probe decides).

@@ -15,6 +15,27 @@ const DIGITS_MAX: usize = 56;
 const DIGITS_V4: usize = 32;
 
 const HEX: [u8; 16] = *b"0123456789ABCDEF";
+/// Both digits of every byte.
+static PAIRS: [[u8; 2]; 256] = pairs();
+
+#[allow(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler: a wrong index would not build"
+)]
+const fn pairs() -> [[u8; 2]; 256] {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [HEX[byte >> 4], HEX[byte & 15]];
+        byte += 1;
+    }
+    pairs
+}
+
+#[inline]
+fn digits_of(byte: u8) -> [u8; 2] {
+    PAIRS.get(usize::from(byte)).copied().unwrap_or([b'0'; 2])
+}
 
 /// An id in its hex form, without an allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,13 +57,10 @@ impl HexId {
 
     fn put(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            for nibble in [byte >> 4, byte & 15] {
-                if let (Some(slot), Some(digit)) =
-                    (self.digits.get_mut(self.len), HEX.get(usize::from(nibble)))
-                {
-                    *slot = *digit;
-                    self.len += 1;
-                }
+            let rest = self.digits.get_mut(self.len..).unwrap_or_default();
+            if let Some(slot) = rest.first_chunk_mut::<2>() {
+                *slot = digits_of(*byte);
+                self.len += 2;
             }
         }
     }
@@ -72,11 +90,27 @@ impl std::fmt::Display for HexId {
 
 /// The id that says where a record lies: store host and physical offset.
 pub fn offset_id(store_host: SocketAddr, physical_offset: i64) -> HexId {
+    let mut id = offset_id_host(store_host);
+    id.put(&physical_offset.to_be_bytes());
+    id
+}
+
+/// The first part of every offset id of one broker; [`hex_digits`] of the offset follows.
+pub(crate) fn offset_id_host(store_host: SocketAddr) -> HexId {
     let mut id = HexId::empty();
     id.put_ip(store_host.ip());
     id.put(&u32::from(store_host.port()).to_be_bytes());
-    id.put(&physical_offset.to_be_bytes());
     id
+}
+
+/// The sixteen digits of a number, highest first.
+pub(crate) fn hex_digits(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    let (pairs, _) = digits.as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(number.to_be_bytes()) {
+        *pair = digits_of(byte);
+    }
+    digits
 }
 
 /// Store host and physical offset of an offset id; `None` if it is none.

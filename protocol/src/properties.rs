@@ -149,15 +149,23 @@ pub fn append(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(PROPERTY_BYTE);
 }
 
-/// What the broker's own configuration puts on every single send.
-#[derive(Debug, Clone, Copy)]
-pub struct BrokerProperties<'a> {
-    /// `MSG_REGION`.
-    pub region: &'a str,
-    /// `TRACE_ON`.
-    pub trace_on: bool,
-    /// `CLUSTER`.
-    pub cluster: &'a str,
+/// What the broker's own configuration puts on every single send: `MSG_REGION`, `TRACE_ON` and
+/// `CLUSTER`, as they are stored.
+#[derive(Debug, Clone)]
+pub struct BrokerProperties {
+    stored: Vec<u8>,
+}
+
+impl BrokerProperties {
+    /// The properties of one broker.
+    pub fn new(region: &str, trace_on: bool, cluster: &str) -> Self {
+        let mut stored = Vec::new();
+        append(&mut stored, name::MSG_REGION, region);
+        let trace_on = if trace_on { "true" } else { "false" };
+        append(&mut stored, name::TRACE_ON, trace_on);
+        append(&mut stored, name::CLUSTER, cluster);
+        Self { stored }
+    }
 }
 
 /// What a property string holds that decides what happens to its message.
@@ -195,6 +203,8 @@ pub struct SendProperties<'a> {
     pub sharding_key: Option<&'a str>,
     /// `INNER_MULTI_DISPATCH`.
     pub multi_dispatch: Option<&'a str>,
+    /// Rewritten, they begin with what was sent, whole.
+    pub is_kept: bool,
 }
 
 impl<'a> SendProperties<'a> {
@@ -253,34 +263,45 @@ impl<'a> SendProperties<'a> {
 /// `UNIQ_KEY` from `make_unique_key` when the client sent none (trap 47).
 pub fn rewrite_for_send<'a>(
     properties: &'a str,
-    broker: &BrokerProperties<'_>,
+    broker: &BrokerProperties,
     make_unique_key: impl FnOnce() -> UniqueId,
     out: &mut Vec<u8>,
 ) -> SendProperties<'a> {
     let mut found = SendProperties::default();
+    let (mut kept_bytes, mut has_ours) = (0, false);
     for (name, value) in items(properties) {
         found.note(name, value);
-        if matches!(
-            name,
-            name::POP_CK | name::MSG_REGION | name::TRACE_ON | name::CLUSTER
-        ) {
-            continue;
-        }
-        append(out, name, value);
+        kept_bytes += name.len() + value.len() + 2;
+        has_ours |= is_ours(name);
     }
-    append(out, name::MSG_REGION, broker.region);
-    append(
-        out,
-        name::TRACE_ON,
-        if broker.trace_on { "true" } else { "false" },
-    );
-    append(out, name::CLUSTER, broker.cluster);
+    // The last separator may be missing; every item that was dropped takes at least a byte.
+    let unended = !properties.is_empty() && !properties.as_bytes().ends_with(&[PROPERTY_BYTE]);
+    found.is_kept = !has_ours && kept_bytes == properties.len() + usize::from(unended);
+    if found.is_kept {
+        out.extend_from_slice(properties.as_bytes());
+        if unended {
+            out.push(PROPERTY_BYTE);
+        }
+    } else {
+        for (name, value) in items(properties).filter(|(name, _)| !is_ours(name)) {
+            append(out, name, value);
+        }
+    }
+    out.extend_from_slice(&broker.stored);
     if found.unique_key.is_none() {
         let made = make_unique_key();
         append(out, name::UNIQ_KEY, made.as_str());
         found.made_unique_key = Some(made);
     }
     found
+}
+
+/// A property that no client sets.
+fn is_ours(name: &str) -> bool {
+    matches!(
+        name,
+        name::POP_CK | name::MSG_REGION | name::TRACE_ON | name::CLUSTER
+    )
 }
 
 #[cfg(test)]

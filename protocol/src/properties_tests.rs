@@ -5,11 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::message_id::UniqueIdMaker;
 
-const BROKER: BrokerProperties<'_> = BrokerProperties {
-    region: "DefaultRegion",
-    trace_on: true,
-    cluster: "c0",
-};
+fn broker() -> BrokerProperties {
+    BrokerProperties::new("DefaultRegion", true, "c0")
+}
 
 fn made() -> UniqueId {
     UniqueIdMaker::new([127, 0, 0, 1].into(), 1, 1).next(1)
@@ -17,7 +15,7 @@ fn made() -> UniqueId {
 
 fn rewritten(properties: &str) -> (BTreeMap<String, String>, SendProperties<'_>) {
     let mut out = Vec::new();
-    let found = rewrite_for_send(properties, &BROKER, made, &mut out);
+    let found = rewrite_for_send(properties, &broker(), made, &mut out);
     let text = String::from_utf8(out).unwrap();
     let map = items(&text)
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
@@ -107,6 +105,7 @@ fn what_one_pass_finds() {
     assert_eq!(
         SendProperties {
             made_unique_key: None,
+            is_kept: false,
             ..found
         },
         SendProperties::scan(&sent)
@@ -146,9 +145,18 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_scanned(string in "[ab\u{1}\u{2}é]{0,40}") {
+    fn any_text_is_rewritten(string in "([ab\u{1}\u{2}é]|CLUSTER\u{1}){0,40}") {
         let mut out = Vec::new();
-        rewrite_for_send(&string, &BROKER, made, &mut out);
-        prop_assert!(std::str::from_utf8(&out).is_ok());
+        let found = rewrite_for_send(&string, &broker(), made, &mut out);
+        // One property after the other, as Java does it.
+        let mut slowly = Vec::new();
+        for (name, value) in items(&string).filter(|(name, _)| !is_ours(name)) {
+            append(&mut slowly, name, value);
+        }
+        let is_kept = slowly.starts_with(string.as_bytes());
+        prop_assert_eq!(found.is_kept, is_kept);
+        slowly.extend_from_slice(&broker().stored);
+        append(&mut slowly, name::UNIQ_KEY, made().as_str());
+        prop_assert_eq!(out, slowly);
     }
 }

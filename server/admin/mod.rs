@@ -1,14 +1,26 @@
-//! `gantry admin`: tools on a data folder.
+//! `gantry admin`: what operators do with brokers of the protocol, and tools on a data folder.
 //!
 //! **Owns** nothing but the choice of the command.
 //! **Lives on** the main thread.
-//! **Invariants** a folder that a running process holds is refused.
+//! **Invariants** operator commands know nothing of Gantry: they speak the codes that mqadmin
+//! speaks, to brokers that the name servers name. A folder that a running process holds is refused.
 //! **Limits** none.
 //! **Not here** what the commands do (one file each).
 
+mod broker;
+mod cluster;
+mod connection;
+mod group;
 mod log;
+mod message;
+mod offset;
+pub mod session;
+mod stats;
+pub mod table;
+mod topic;
 
 use crate::cli::Admin;
+use crate::client::block_on;
 
 /// Runs the command.
 ///
@@ -16,6 +28,14 @@ use crate::cli::Admin;
 /// One line for the operator.
 pub fn run(command: &Admin) -> Result<(), String> {
     match command {
+        Admin::Topic(command) => block_on(topic::run(command)),
+        Admin::Group(command) => block_on(group::run(command)),
+        Admin::Offset(command) => block_on(offset::run(command)),
+        Admin::Broker(command) => block_on(broker::run(command)),
+        Admin::Cluster(command) => block_on(cluster::run(command)),
+        Admin::Message(command) => block_on(message::run(command)),
+        Admin::Connection(command) => block_on(connection::run(command)),
+        Admin::Stats(command) => block_on(stats::run(command)),
         Admin::Log(command) => log::run(command),
     }
 }

@@ -30,17 +30,17 @@ pub fn line(broker: &str, record: &RecordView<'_>) -> String {
         let _ = write!(out, " retries={}", record.reconsume_times);
     }
     out.push_str("] ");
-    match body(record) {
-        Ok(body) => out.push_str(&String::from_utf8_lossy(&body)),
-        Err(why) => {
-            let _ = write!(out, "({why})");
-        }
-    }
+    out.push_str(&text(record));
     out
 }
 
-/// One JSON object. A body that isn't UTF-8 comes as `bodyHex`.
+/// One JSON object in one line. A body that isn't UTF-8 comes as `bodyHex`.
 pub fn to_json(broker: &str, record: &RecordView<'_>) -> String {
+    Value::Object(members(broker, record)).to_string()
+}
+
+/// The members of that object.
+pub fn members(broker: &str, record: &RecordView<'_>) -> Map<String, Value> {
     let mut members = Map::new();
     let mut put = |key: &str, value: Value| {
         members.insert(key.to_owned(), value);
@@ -78,7 +78,15 @@ pub fn to_json(broker: &str, record: &RecordView<'_>) -> String {
             put("problem", json!(why));
         }
     }
-    Value::Object(members).to_string()
+    members
+}
+
+/// The body as text, or why there is none.
+pub fn text(record: &RecordView<'_>) -> String {
+    match body(record) {
+        Ok(body) => String::from_utf8_lossy(&body).into_owned(),
+        Err(why) => format!("({why})"),
+    }
 }
 
 fn body(record: &RecordView<'_>) -> Result<Vec<u8>, String> {

@@ -92,6 +92,11 @@ impl Cluster {
         })
     }
 
+    /// The addresses of the name servers.
+    pub fn name_servers(&self) -> &[String] {
+        &self.name_servers
+    }
+
     /// The connection to an address, made if need be.
     ///
     /// # Errors

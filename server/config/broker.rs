@@ -225,6 +225,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         timer_wheel_enable: values.bool("timerWheelEnable"),
         timer_max_delay_sec: values.unsigned("timerMaxDelaySec"),
         recall_message_enable: values.bool("recallMessageEnable"),
+        store_reply_message_enable: values.bool("storeReplyMessageEnable"),
         data_dir: values.path("storePathRootDir"),
         retention: retention(values),
         tail_dir: path_or_auto(values, "tailDir"),

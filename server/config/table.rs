@@ -416,6 +416,12 @@ pub const BROKER: &[Key] = &[
         Start("recall_message_enable"),
     ),
     key(
+        "storeReplyMessageEnable",
+        "true",
+        Bool,
+        Start("store_reply_message_enable"),
+    ),
+    key(
         "messageDelayLevel",
         "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
         Delays,

@@ -264,12 +264,6 @@ pub const COMMON: &[Key] = &[
         Nothing("timed messages are due to the millisecond"),
     ),
     key(
-        "storeReplyMessageEnable",
-        "true",
-        Bool,
-        Nothing("request and reply are not built yet"),
-    ),
-    key(
         "validateSystemTopicWhenUpdateTopic",
         "true",
         Bool,

@@ -3,12 +3,15 @@
 //! **Owns** entries not yet on the device, the list of partitions, and what a checkpoint must know.
 //! **Lives on** one data core; `add` is synchronous, the rest waits on the device.
 //! **Invariants** derived from the log: a crash loses nothing that replay does not bring back;
-//! every entry is in exactly one of active, frozen, partition; sources are ordered by log position.
+//! every entry is in exactly one of active, frozen, partition; sources are ordered by log position;
+//! a file is removed only when no checkpoint names it and no query or merge holds its partition.
 //! **Limits** `ACTIVE_ENTRIES_MAX`, `FROZEN_MAX` (beyond it entries are skipped and counted, the
-//! device has then taken nothing for `FROZEN_MAX × ACTIVE_ENTRIES_MAX` keys), `MERGE_COUNT`.
+//! device has then taken nothing for `FROZEN_MAX × ACTIVE_ENTRIES_MAX` keys), `MERGE_COUNT`,
+//! `RETIRED_MAX` (beyond it nothing is merged).
 //! **Not here** which keys a record has (the actors), comparing the keys themselves (the clients
 //! do: hash collisions give additional answers, as `RocketMQ`'s own index does).
 
+mod merging;
 mod partition;
 mod snapshot;
 mod sorting;
@@ -25,7 +28,7 @@ pub use snapshot::{KeySnapshot, KeySnapshotError};
 
 use crate::disk::{Disk, DiskError};
 use crate::units::{FilePosition, StoreTimestamp, TopicId};
-use partition::{Partition, PartitionWriter, SourceReader};
+use partition::{Partition, PartitionWriter};
 
 /// Entries collected in memory before they become a partition: 1.5 MiB, 32,000 records with a
 /// unique key and one more. One linear scan of them in a query takes about 50 µs.
@@ -34,24 +37,20 @@ pub const ACTIVE_ENTRIES_MAX: usize = 64 << 10;
 pub const FROZEN_MAX: usize = 8;
 /// So many neighbouring small partitions become one: a query reads each partition about twice.
 pub const MERGE_COUNT: usize = 16;
+/// So many partitions may wait for the next checkpoint, and for the queries that hold them, to be
+/// removed: twelve merges.
+const RETIRED_MAX: usize = 12 * MERGE_COUNT;
 /// A merged partition is not merged again; it holds about a million entries.
 const LEVEL_MERGED: u32 = 1;
-/// Entries merged between two yields: about 0.1 ms.
-const MERGE_SLICE: usize = 2048;
+/// Entries sorted and written between two yields: about 0.1 ms.
+const WRITE_SLICE: usize = 2048;
 
 /// One key of one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyEntry {
     pub(crate) hash: u64,
     pub(crate) position: FilePosition,
     pub(crate) time: StoreTimestamp,
-}
-
-impl KeyEntry {
-    /// The order of a partition: by hash, newest first.
-    fn order(&self) -> (u64, std::cmp::Reverse<u64>) {
-        (self.hash, std::cmp::Reverse(self.position.0))
-    }
 }
 
 /// Why the key index could not be read or written.
@@ -162,7 +161,10 @@ struct State {
     covered: FilePosition,
     last_position: Option<FilePosition>,
     position_min: FilePosition,
-    retired: Vec<u64>,
+    /// No longer part of the index, but a query that began before may still read them.
+    retired: Vec<Rc<Partition>>,
+    /// Files of partitions that were not finished: nobody knows them.
+    discarded: Vec<u64>,
     skipped: u64,
 }
 
@@ -205,7 +207,7 @@ impl<D: Disk> KeyIndex<D> {
         snapshot: Option<&[u8]>,
         entries_max: usize,
     ) -> Result<Self, KeyIndexError> {
-        let mut state = match snapshot {
+        let state = match snapshot {
             Some(bytes) => snapshot::restore(bytes)?,
             None => State::default(),
         };
@@ -223,12 +225,14 @@ impl<D: Disk> KeyIndex<D> {
                 disk.remove(&format!("{folder}/{}", entry.name)).await?;
             }
         }
-        // Retention may have removed files after the checkpoint; their records are gone as well.
-        state.partitions.retain(|partition| {
-            found
-                .iter()
-                .any(|entry| partition::number_of(&entry.name) == Some(partition.number))
-        });
+        let is_there = |partition: &&Rc<Partition>| {
+            let mut numbers = found.iter().map(|entry| partition::number_of(&entry.name));
+            numbers.any(|number| number == Some(partition.number))
+        };
+        // Files are removed only when no checkpoint names them any more: this is damage.
+        if let Some(missing) = state.partitions.iter().find(|one| !is_there(one)) {
+            return Err(KeySnapshotError::Missing(missing.number).into());
+        }
         let (state, writing) = (RefCell::new(state), Cell::new(false));
         Ok(Self {
             disk,
@@ -351,7 +355,7 @@ impl<D: Disk> KeyIndex<D> {
 
     /// A partition that was not finished: its file goes with the next checkpoint.
     fn discard(&self, number: u64) {
-        self.state.borrow_mut().retired.push(number);
+        self.state.borrow_mut().discarded.push(number);
     }
 
     fn take_number(&self) -> u64 {
@@ -365,26 +369,29 @@ impl<D: Disk> KeyIndex<D> {
         frozen: &Buffer,
         number: u64,
     ) -> Result<Partition, KeyIndexError> {
-        let mut entries = frozen.entries.clone();
-        let runs = sorting::sort_in_slices(&self.disk, &mut entries).await;
-        let count = entries.len() as u64;
+        let mut buckets = sorting::distribute(&self.disk, &frozen.entries).await;
+        let count = frozen.entries.len() as u64;
         let mut writer =
             PartitionWriter::create(&self.disk, &self.folder, number, 0, count).await?;
-        let mut merged = sorting::Merge::new(&entries, runs);
-        let mut slice = 0;
-        while let Some(entry) = merged.next() {
-            writer.push(entry).await?;
-            slice += 1;
-            if slice % MERGE_SLICE == 0 {
+        let mut since_yield = 0;
+        for bucket in buckets.sorted() {
+            writer.push(bucket).await?;
+            since_yield += bucket.len();
+            if since_yield >= WRITE_SLICE {
+                since_yield = 0;
                 self.disk.yield_now().await;
             }
         }
         writer.finish().await
     }
 
-    /// The last `MERGE_COUNT` partitions, if none of them was merged.
+    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files can be given
+    /// up.
     fn mergeable(&self) -> Option<Vec<Rc<Partition>>> {
         let state = self.state.borrow();
+        if state.retired.len() + MERGE_COUNT > RETIRED_MAX {
+            return None;
+        }
         let from = state.partitions.len().checked_sub(MERGE_COUNT)?;
         let last = state.partitions.get(from..)?;
         last.iter()
@@ -396,40 +403,20 @@ impl<D: Disk> KeyIndex<D> {
         let count = small.iter().map(|partition| partition.count).sum();
         let (disk, folder) = (&self.disk, &self.folder);
         let mut writer = PartitionWriter::create(disk, folder, number, LEVEL_MERGED, count).await?;
-        let mut sources = Vec::with_capacity(small.len());
-        for partition in small {
-            sources.push(SourceReader::open(disk, folder, Rc::clone(partition)).await?);
-        }
-        let mut slice = 0;
-        loop {
-            let first = sources
-                .iter_mut()
-                .filter(|source| source.head().is_some())
-                .min_by_key(|source| source.head().map(KeyEntry::order));
-            let Some(source) = first else { break };
-            if let Some(entry) = source.next().await? {
-                writer.push(entry).await?;
-            }
-            slice += 1;
-            if slice % MERGE_SLICE == 0 {
-                disk.yield_now().await;
-            }
-        }
+        merging::merge(disk, folder, small, &mut writer).await?;
         let merged = Rc::new(writer.finish().await?);
         let mut state = self.state.borrow_mut();
-        let old: Vec<u64> = small.iter().map(|partition| partition.number).collect();
+        let is_old = |partition: &Rc<Partition>| small.iter().any(|old| Rc::ptr_eq(old, partition));
         // Retention may have dropped some meanwhile: the merged one takes the place of the rest.
-        let at = state
-            .partitions
-            .iter()
-            .position(|partition| old.contains(&partition.number));
-        state
-            .partitions
-            .retain(|partition| !old.contains(&partition.number));
+        let at = state.partitions.iter().position(is_old);
+        let (old, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.partitions)
+            .into_iter()
+            .partition(is_old);
         match at {
-            Some(at) => state.partitions.insert(at, merged),
-            None => state.retired.push(number),
+            Some(at) => kept.insert(at, merged),
+            None => state.discarded.push(number),
         }
+        state.partitions = kept;
         state.retired.extend(old);
         Ok(())
     }
@@ -442,18 +429,20 @@ impl<D: Disk> KeyIndex<D> {
             .into_iter()
             .partition(|partition| partition.last_position >= position);
         state.partitions = kept;
-        state.retired.extend(
-            dropped
-                .iter()
-                .map(|partition: &Rc<Partition>| partition.number),
-        );
+        state.retired.extend::<Vec<_>>(dropped);
     }
 
     /// The index's part of a checkpoint. It may become the checkpoint only when every record added
     /// before this call is committed.
     pub fn snapshot(&self) -> KeySnapshot {
         let mut state = self.state.borrow_mut();
-        let unneeded = std::mem::take(&mut state.retired);
+        // Nobody can take up a retired partition any more, so what is free now stays free.
+        let (held, free): (Vec<_>, Vec<_>) = std::mem::take(&mut state.retired)
+            .into_iter()
+            .partition(|partition| Rc::strong_count(partition) > 1);
+        state.retired = held;
+        let mut unneeded = std::mem::take(&mut state.discarded);
+        unneeded.extend(free.iter().map(|partition| partition.number));
         KeySnapshot {
             bytes: snapshot::take(&state),
             unneeded,

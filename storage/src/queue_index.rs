@@ -415,6 +415,7 @@ impl QueueIndex {
     /// Queues whose hot pages are to be completed although they are short: those without an append
     /// since `before`, so that an idle queue keeps only its table row, and, when all of them hold
     /// too much, those of at least half the average size: the others hold less than half of it all.
+    /// Sorted: their pages are written in this order, and equal histories write equal files.
     pub fn tired(&self, before: StoreTimestamp) -> Vec<QueueKey> {
         let hot = || self.queues.iter().filter(|(_, queue)| queue.hot.is_some());
         let large = if self.is_hot_full() {
@@ -422,10 +423,12 @@ impl QueueIndex {
         } else {
             usize::MAX
         };
-        hot()
+        let mut keys: Vec<QueueKey> = hot()
             .filter(|(_, queue)| queue.last_time < before.0 || queue.hot_bytes() >= large)
             .map(|(key, _)| *key)
-            .collect()
+            .collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Completes the hot pages of these queues.

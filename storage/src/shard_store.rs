@@ -60,6 +60,8 @@ pub struct ShardStore<D: Disk> {
     store_id: u64,
     pending: RefCell<VecDeque<Pending>>,
     scratch: RefCell<Vec<IndexEntry>>,
+    /// The small pieces of the entry being put.
+    entry_scratch: RefCell<Vec<u8>>,
     /// Something for the upkeep task to look at.
     upkeep: Signal,
     upkeep_runs: Cell<bool>,

@@ -19,6 +19,7 @@ use gantry_runtime::control::{RestartBudget, caught};
 use gantry_runtime::shutdown::Shutdown;
 
 use crate::refusal::Refusal;
+use crate::seam::CORE_OPAQUE_BIT;
 use crate::settings::BrokerSettings;
 
 use super::admin::Admin;
@@ -164,7 +165,8 @@ impl Plane {
     /// Numbers the broker's own requests to clients; their replies are matched per connection.
     pub fn take_opaque(&self) -> i32 {
         let opaque = self.next_opaque.get();
-        self.next_opaque.set(opaque.wrapping_add(1));
+        self.next_opaque
+            .set(opaque.wrapping_add(1) & (CORE_OPAQUE_BIT - 1));
         opaque
     }
 

@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::body::{MessageModel, SubscriptionData};
+use gantry_runtime::net::PeerRef;
 use gantry_storage::units::TopicId;
 use hashbrown::HashMap;
 
 use super::filter::expressions::Expressions;
 use super::filter::subscription::Filter;
-use crate::seam::{CatalogChange, GroupEntry, TopicEntry};
+use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
 
 /// Permission bit: readable.
 pub const PERM_READ: i32 = 4;
@@ -79,6 +80,8 @@ pub struct Catalog {
     topics: HashMap<String, Arc<TopicEntry>>,
     names: HashMap<TopicId, Arc<TopicEntry>>,
     groups: HashMap<Arc<str>, Rc<Group>>,
+    requesters: HashMap<Arc<str>, PeerRef>,
+    requesters_by_peer: HashMap<PeerRef, Arc<str>>,
     broker_permission: i32,
     expressions: RefCell<Expressions>,
 }
@@ -90,6 +93,8 @@ impl Catalog {
             topics: HashMap::new(),
             names: HashMap::new(),
             groups: HashMap::new(),
+            requesters: HashMap::new(),
+            requesters_by_peer: HashMap::new(),
             broker_permission,
             expressions: RefCell::default(),
         }
@@ -113,6 +118,7 @@ impl Catalog {
                 self.groups.remove(&name);
             }
             CatalogChange::BrokerPermission(permission) => self.broker_permission = permission,
+            CatalogChange::Requester(change) => self.put_requester(change),
         }
     }
 
@@ -123,6 +129,29 @@ impl Catalog {
             && old.id != entry.id
         {
             self.names.remove(&old.id);
+        }
+    }
+
+    fn put_requester(&mut self, change: RequesterChange) {
+        let RequesterChange { id, peer } = change;
+        if let Some(old) = self.requesters.remove(&id) {
+            self.requesters_by_peer.remove(&old);
+        }
+        if let Some(peer) = peer {
+            self.requesters.insert(Arc::clone(&id), peer);
+            self.requesters_by_peer.insert(peer, id);
+        }
+    }
+
+    /// The connection to which replies for a client go.
+    pub fn requester(&self, id: &str) -> Option<PeerRef> {
+        self.requesters.get(id).copied()
+    }
+
+    /// A connection is gone; known here before the control plane says so.
+    pub fn forget_requester(&mut self, peer: PeerRef) {
+        if let Some(id) = self.requesters_by_peer.remove(&peer) {
+            self.requesters.remove(&id);
         }
     }
 

@@ -20,6 +20,7 @@ use super::gather::Gathers;
 use super::host::Host;
 use super::queue::store::QueueStore;
 use super::requests::parked::Parked;
+use super::requests::pushes::Pushes;
 use super::requests::reading::Reading;
 use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
@@ -55,6 +56,8 @@ pub struct DataCore<S, H> {
     pub(super) parked: RefCell<Parked>,
     pub(super) gathers: RefCell<Gathers>,
     pub(super) reading: Reading,
+    pub(super) pushes: RefCell<Pushes>,
+    pub(super) marks: SendReplyMarks,
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
@@ -91,12 +94,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             cores: place.cores.max(1),
             shards_count: place.shards_count.max(1),
             catalog: RefCell::new(Catalog::new(settings.broker_permission)),
+            marks: SendReplyMarks::of(&settings),
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,
             parked: RefCell::default(),
             gathers: RefCell::default(),
             reading: Reading::default(),
+            pushes: RefCell::default(),
             timed: Signal::default(),
             ready: Rc::default(),
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
@@ -120,11 +125,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             index_keys: settings.message_index_enable,
             cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
-            marks: SendReplyMarks {
-                region: settings.region_id.clone(),
-                trace_on: settings.trace_on,
-                advertised: settings.advertised,
-            },
+            marks: self.marks.clone(),
         };
         let shard = Shard::new(
             id,
@@ -208,7 +209,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn has_deadlines(&self) -> bool {
-        let own = !self.parked.borrow().is_empty() || !self.gathers.borrow().is_empty();
+        let own = !self.parked.borrow().is_empty()
+            || !self.gathers.borrow().is_empty()
+            || !self.pushes.borrow().is_empty();
         own || self.shards().any(|shard| shard.has_deadlines())
     }
 
@@ -219,6 +222,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
         self.end_late_parked();
         self.end_late_gathers();
+        self.end_late_pushes();
     }
 
     /// The loop that hands changed offsets to the control plane.
@@ -278,6 +282,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// handed over. The caller then shuts the stores and says `CoreStopped`.
     pub async fn stop(self: &Rc<Self>) {
         self.is_stopping.set(true);
+        self.end_all_pushes();
         for shard in self.shards() {
             shard.close_inboxes();
             shard.answer_waiting();

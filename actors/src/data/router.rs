@@ -52,6 +52,15 @@ pub enum CoreWord {
     },
     /// A connection is gone.
     PeerClosed(PeerRef),
+    /// A client answered a push of the receiver.
+    PushAnswered {
+        /// Who answered.
+        peer: PeerRef,
+        /// The push's number.
+        opaque: i32,
+        /// The answer.
+        code: i32,
+    },
     /// A question to every core; the answer goes back under the ticket.
     Gather {
         /// The asking core.
@@ -147,8 +156,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         for word in words.drain(..) {
             match word {
                 CoreWord::Append(key, reply, append) => {
+                    let pushed = append.pushed.clone();
                     if let Err(refusal) = self.route_append(key, reply, append) {
-                        self.host.refuse(reply, &refusal);
+                        self.refuse_append(reply, pushed.as_deref(), &refusal);
                     }
                 }
                 CoreWord::Ask(key, reply, request) => {
@@ -182,6 +192,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     profile.decoded(core, read_us, decoded_us, now_us);
                 }
                 CoreWord::PeerClosed(peer) => self.forget_peer(peer),
+                CoreWord::PushAnswered { peer, opaque, code } => {
+                    self.push_answered(peer, opaque, code);
+                }
                 CoreWord::Gather { core, ticket, ask } => self.answer_gather(core, ticket, ask),
                 CoreWord::Gathered { ticket, answer } => self.on_gathered(ticket, answer),
             }
@@ -201,6 +214,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         for shard in self.shards() {
             shard.peer_closed(peer);
         }
+        self.requester_closed(peer);
     }
 }
 

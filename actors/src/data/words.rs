@@ -104,6 +104,8 @@ pub struct Append {
     pub prepared_offset: i64,
     /// `recallHandle` of the reply.
     pub recall: Option<Box<str>>,
+    /// It is the reply to a request, which was pushed with this outcome: what its sender is told.
+    pub pushed: Option<Arc<Pushed>>,
     /// When its shard took it, µs.
     pub arrived_us: u64,
 }
@@ -114,6 +116,15 @@ impl Append {
         let elements = self.elements.len() * size_of::<Element>();
         size_of::<Self>() + self.body.len() + self.properties.len() + elements
     }
+}
+
+/// What became of a reply that was to be pushed to whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Why it did not arrive; none when it did.
+    pub failed: Option<String>,
+    /// The queue of the reply topic that it was sent to.
+    pub queue_id: u16,
 }
 
 /// What storing needs to know of a message's properties.

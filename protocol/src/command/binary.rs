@@ -13,15 +13,13 @@ use bytes::{BufMut, BytesMut};
 
 use super::{EXT_FIELDS_MAX, ExtValue, HeaderParts, HeaderView, Language, widen_binary_code};
 use crate::error::HeaderError;
-use crate::frame::HeaderEncoding;
 
-/// Decodes a binary header.
+/// Decodes a binary header into an empty view.
 ///
 /// # Errors
 /// A length runs over the end of the bytes, or there are too many fields.
-pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> Result<(), HeaderError> {
     let mut rest = header;
-    let mut view = HeaderView::empty(HeaderEncoding::Binary);
     view.code = widen_binary_code(u16::from_be_bytes(take(&mut rest, "the code")?));
     let [language] = take(&mut rest, "the language")?;
     view.language = Language::from_number(language);
@@ -46,7 +44,7 @@ pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
         }
         view.ext.push((text(key), text(value)));
     }
-    Ok(view)
+    Ok(())
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {

@@ -1,6 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::HeaderEncoding;
+
+fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+    HeaderView::parse(HeaderEncoding::Binary, header)
+}
 
 #[test]
 fn the_layout() {

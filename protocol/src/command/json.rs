@@ -30,19 +30,18 @@ const fn bytes_equal(word: u64, wanted: u8) -> u64 {
     difference.wrapping_sub(ONES) & !difference & (ONES << 7)
 }
 
-/// Decodes a JSON header.
+/// Decodes a JSON header into an empty view.
 ///
 /// # Errors
 /// Not an object, an unfinished value, a numeric field that is none, or no code.
-pub fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
-    let mut view = HeaderView::empty(HeaderEncoding::Json);
-    if json_usual::read(header, &mut view) {
-        return Ok(view);
+pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> Result<(), HeaderError> {
+    if !json_usual::read(header, view) {
+        *view = parse_any(header)?;
     }
-    parse_any(header)
+    Ok(())
 }
 
-/// [`parse`] by the whole grammar.
+/// [`read`] by the whole grammar.
 pub(super) fn parse_any(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
     let mut scanner = Scanner {
         bytes: header,
@@ -511,8 +510,12 @@ impl Stage<'_> {
     }
 }
 
+#[allow(
+    clippy::needless_bitwise_bool,
+    reason = "no branches, so that a loop over it runs in lanes"
+)]
 const fn needs_escape(byte: u8) -> bool {
-    byte < b' ' || byte == b'"' || byte == b'\\'
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 pub(crate) fn put_int(out: &mut BytesMut, number: i64) {

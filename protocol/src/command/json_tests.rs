@@ -3,6 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::command::FLAG_REPLY;
 
+fn parse(header: &[u8]) -> Result<HeaderView<'_>, HeaderError> {
+    HeaderView::parse(HeaderEncoding::Json, header)
+}
+
 fn parsed(header: &[u8]) -> HeaderView<'_> {
     parse(header).unwrap()
 }

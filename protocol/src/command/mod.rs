@@ -11,6 +11,7 @@ pub mod binary;
 pub mod json;
 mod json_usual;
 mod owned;
+pub mod send_reply;
 mod view;
 pub mod writer;
 

@@ -48,13 +48,27 @@ impl<'a> HeaderView<'a> {
     /// # Errors
     /// The bytes are no header of that encoding, or break one of its bounds.
     pub fn parse(encoding: HeaderEncoding, header: &'a [u8]) -> Result<Self, HeaderError> {
-        match encoding {
-            HeaderEncoding::Json => json::parse(header),
-            HeaderEncoding::Binary => binary::parse(header),
+        let mut view = Self::empty(encoding);
+        view.read(header)?;
+        Ok(view)
+    }
+
+    /// Decodes a frame's header into an empty view of its encoding. What is a kilobyte with its
+    /// fields is then made where it stays; the hot path wants that.
+    ///
+    /// # Errors
+    /// As [`HeaderView::parse`]; the view is unusable then.
+    #[inline]
+    pub fn read(&mut self, header: &'a [u8]) -> Result<(), HeaderError> {
+        match self.encoding {
+            HeaderEncoding::Json => json::read(header, self),
+            HeaderEncoding::Binary => binary::read(header, self),
         }
     }
 
-    pub(super) fn empty(encoding: HeaderEncoding) -> Self {
+    /// A view to be filled by [`HeaderView::read`].
+    #[inline]
+    pub fn empty(encoding: HeaderEncoding) -> Self {
         Self {
             encoding,
             code: 0,

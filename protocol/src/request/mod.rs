@@ -12,6 +12,7 @@ pub mod group;
 pub mod namesrv;
 pub mod offset;
 pub mod pull;
+pub mod push_reply;
 pub mod send;
 pub mod topic;
 pub mod transaction;

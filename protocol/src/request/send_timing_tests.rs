@@ -15,12 +15,6 @@ use crate::properties::{BrokerProperties, rewrite_for_send};
 const ROUNDS: u32 = 50_000;
 const BATCHES: u32 = 40;
 
-const BROKER: BrokerProperties<'_> = BrokerProperties {
-    region: "DefaultRegion",
-    trace_on: true,
-    cluster: "DefaultCluster",
-};
-
 fn properties() -> String {
     let pairs = [
         ("KEYS", "order-4711"),
@@ -78,6 +72,7 @@ fn timing_of_a_send() {
         header.len()
     );
 
+    let broker = BrokerProperties::new("DefaultRegion", true, "DefaultCluster");
     let sent = properties();
     let mut scratch = Vec::with_capacity(4096);
     let mut maker = UniqueIdMaker::new([127, 0, 0, 1].into(), 1, 1);
@@ -85,7 +80,7 @@ fn timing_of_a_send() {
         scratch.clear();
         black_box(rewrite_for_send(
             black_box(&sent),
-            &BROKER,
+            &broker,
             || maker.next(1),
             &mut scratch,
         ));

@@ -160,10 +160,18 @@ async fn read_page<F: DiskFile>(
     let read = file
         .read_at((page + 1) * PAGE_BYTES_U64, PAGE_BYTES)
         .await?;
-    decode_page(read.as_ref(), name, page)
+    let mut entries = Vec::with_capacity(PAGE_ENTRIES);
+    decode_page(read.as_ref(), name, page, &mut entries)?;
+    Ok(entries)
 }
 
-fn decode_page(bytes: &[u8], name: &str, page: u64) -> Result<Vec<KeyEntry>, KeyIndexError> {
+/// Appends the entries of a page to `out`.
+fn decode_page(
+    bytes: &[u8],
+    name: &str,
+    page: u64,
+    out: &mut Vec<KeyEntry>,
+) -> Result<(), KeyIndexError> {
     let Some((mut head, body)) = bytes.split_at_checked(PAGE_HEAD_BYTES) else {
         return Err(damaged(name, page, "too short"));
     };
@@ -187,24 +195,33 @@ fn decode_page(bytes: &[u8], name: &str, page: u64) -> Result<Vec<KeyEntry>, Key
                 time: StoreTimestamp(time),
             }
         });
-    Ok(entries.collect())
+    out.extend(entries);
+    Ok(())
 }
 
 fn encode_page(entries: &[KeyEntry], out: &mut Vec<u8>) {
-    let mut page = Vec::with_capacity(PAGE_BYTES);
+    let start = out.len();
+    out.put_u32_le(0);
     let first_time = entries.iter().map(|entry| entry.time.0).min().unwrap_or(0);
-    page.put_u16_le(u16::try_from(entries.len()).unwrap_or(0));
-    page.put_u16_le(0);
-    page.put_u64_le(first_time);
+    out.put_u16_le(u16::try_from(entries.len()).unwrap_or(0));
+    out.put_u16_le(0);
+    out.put_u64_le(first_time);
     for entry in entries {
         let delta = (entry.time.0 - first_time).min((1 << 40) - 1);
-        page.put_u64_le(entry.hash);
-        page.put_u64_le((entry.position.0 << 8) | (delta >> 32));
-        page.put_u32_le(u32::try_from(delta & u64::from(u32::MAX)).unwrap_or(0));
+        let mut packed = [0; ENTRY_BYTES];
+        let mut fields = packed.as_mut_slice();
+        fields.put_u64_le(entry.hash);
+        fields.put_u64_le((entry.position.0 << 8) | (delta >> 32));
+        fields.put_u32_le(u32::try_from(delta & u64::from(u32::MAX)).unwrap_or(0));
+        out.extend_from_slice(&packed);
     }
-    page.resize(PAGE_BYTES - 4, 0);
-    out.put_u32_le(crc32fast::hash(&page));
-    out.extend_from_slice(&page);
+    out.resize(start + PAGE_BYTES, 0);
+    if let Some((sum, page)) = out
+        .get_mut(start..)
+        .and_then(|page| page.split_first_chunk_mut::<4>())
+    {
+        *sum = crc32fast::hash(page).to_le_bytes();
+    }
 }
 
 /// Writes a partition from entries given in order.
@@ -256,20 +273,32 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
         })
     }
 
-    pub(super) async fn push(&mut self, entry: KeyEntry) -> Result<(), KeyIndexError> {
-        let partition = &mut self.partition;
-        partition.count += 1;
-        partition.time_min = partition.time_min.min(entry.time);
-        partition.time_max = partition.time_max.max(entry.time);
-        partition.last_position = partition.last_position.max(entry.position);
-        self.page.push(entry);
-        if self.page.len() == PAGE_ENTRIES {
-            self.end_page();
-            if self.bytes.len() >= WRITE_BYTES {
-                self.write().await?;
+    /// Adds entries that follow those before.
+    pub(super) async fn push(&mut self, mut entries: &[KeyEntry]) -> Result<(), KeyIndexError> {
+        while !entries.is_empty() {
+            let room = PAGE_ENTRIES - self.page.len();
+            let (now, later) = entries.split_at(room.min(entries.len()));
+            entries = later;
+            self.note(now);
+            self.page.extend_from_slice(now);
+            if self.page.len() == PAGE_ENTRIES {
+                self.end_page();
+                if self.bytes.len() >= WRITE_BYTES {
+                    self.write().await?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn note(&mut self, entries: &[KeyEntry]) {
+        let partition = &mut self.partition;
+        partition.count += entries.len() as u64;
+        for entry in entries {
+            partition.time_min = partition.time_min.min(entry.time);
+            partition.time_max = partition.time_max.max(entry.time);
+            partition.last_position = partition.last_position.max(entry.position);
+        }
     }
 
     fn end_page(&mut self) {
@@ -323,8 +352,10 @@ pub(super) struct SourceReader<D: Disk> {
     name: String,
     pages: u64,
     next_page: u64,
-    /// Read ahead, in reverse.
+    /// Read ahead.
     entries: Vec<KeyEntry>,
+    /// How many of those are taken.
+    taken: usize,
 }
 
 impl<D: Disk> SourceReader<D> {
@@ -342,6 +373,7 @@ impl<D: Disk> SourceReader<D> {
             pages,
             next_page: 0,
             entries: Vec::new(),
+            taken: 0,
         };
         reader.fill().await?;
         Ok(reader)
@@ -357,27 +389,31 @@ impl<D: Disk> SourceReader<D> {
             .file
             .read_at((self.next_page + 1) * PAGE_BYTES_U64, length)
             .await?;
-        let mut entries = Vec::with_capacity(length / ENTRY_BYTES);
+        self.entries.clear();
+        self.taken = 0;
         for (page, bytes) in (self.next_page..).zip(read.as_ref().chunks(PAGE_BYTES)) {
-            entries.extend(decode_page(bytes, &self.name, page)?);
+            decode_page(bytes, &self.name, page, &mut self.entries)?;
         }
-        entries.reverse();
         self.next_page += pages;
-        self.entries = entries;
         Ok(())
     }
 
-    /// The next entry, still to be taken.
-    pub(super) fn head(&self) -> Option<&KeyEntry> {
-        self.entries.last()
+    /// The next entries; none only at the end.
+    pub(super) fn loaded(&self) -> &[KeyEntry] {
+        self.entries.get(self.taken..).unwrap_or_default()
     }
 
-    /// Takes the next entry.
-    pub(super) async fn next(&mut self) -> Result<Option<KeyEntry>, KeyIndexError> {
-        let entry = self.entries.pop();
-        if self.entries.is_empty() {
+    /// Whether more comes after those loaded.
+    pub(super) fn has_more(&self) -> bool {
+        self.next_page < self.pages
+    }
+
+    /// Takes `count` of the loaded ones.
+    pub(super) async fn advance(&mut self, count: usize) -> Result<(), KeyIndexError> {
+        self.taken += count;
+        if self.taken >= self.entries.len() && self.has_more() {
             self.fill().await?;
         }
-        Ok(entry)
+        Ok(())
     }
 }

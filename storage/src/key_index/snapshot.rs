@@ -33,6 +33,9 @@ pub enum KeySnapshotError {
     /// The checksum differs.
     #[error("key index snapshot checksum differs")]
     Checksum,
+    /// It names a partition that is not there.
+    #[error("key index partition {0} is missing")]
+    Missing(u64),
 }
 
 impl From<TryGetError> for KeySnapshotError {

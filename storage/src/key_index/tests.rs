@@ -279,3 +279,74 @@ fn a_partition_survives_a_power_cut() {
         });
     }
 }
+
+fn files(disk: &SimDisk) -> usize {
+    disk.file_names().len()
+}
+
+/// A query that began before a merge reads the old partitions to its end, whatever checkpoint comes
+/// in between; then they go.
+#[test]
+fn a_merge_takes_nothing_away_from_a_query_under_way() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        disk.block_on(async {
+            let open = KeyIndex::open_with(disk.clone(), "keys", None, 100);
+            let index = Rc::new(open.await.unwrap());
+            let model: Vec<Record> = (0..1_601).map(|n| (n % 100, n, n)).collect();
+            let (before, last) = model.split_at(1_501);
+            for part in before.chunks(200) {
+                add(&index, part);
+                index.write_frozen().await.unwrap();
+            }
+            add(&index, last);
+            let wanted = (7, 0, u64::MAX, 64);
+            let answer = Rc::new(RefCell::new(None));
+            let (asked, told) = (Rc::clone(&index), Rc::clone(&answer));
+            disk.spawn(async move {
+                told.replace(Some(ask(&asked, wanted).await));
+            });
+            // It opens the newest of fifteen partitions, which takes long.
+            disk.set_latency_us(1_000_000, 1_000_000);
+            while disk.count(SimOp::Open) == 0 {
+                disk.yield_now().await;
+            }
+            disk.set_latency_us(1, 2);
+            index.write_frozen().await.unwrap();
+            assert_eq!(index.partitions_count(), 1, "merged");
+            let KeySnapshot { bytes, unneeded } = index.snapshot();
+            index.checkpoint_durable(&unneeded).await.unwrap();
+            assert!(answer.borrow().is_none(), "the query is under way");
+            disk.sleep_ms(2_000).await;
+            assert_eq!(answer.take().unwrap(), expected(&model, wanted, 0));
+            // A death now leaves them to the next start, else the next checkpoint takes them.
+            assert!(files(&disk) > 10);
+            if seed % 2 == 0 {
+                let open = KeyIndex::open_with(disk.clone(), "keys", Some(&bytes), 100);
+                let index = open.await.unwrap();
+                assert_eq!(ask(&index, wanted).await, expected(&model, wanted, 0));
+            } else {
+                let unneeded = index.snapshot().unneeded;
+                index.checkpoint_durable(&unneeded).await.unwrap();
+            }
+            assert_eq!(files(&disk), 1);
+        });
+    }
+}
+
+/// A partition the checkpoint names is there, or the index is filled again from the log.
+#[test]
+fn a_partition_that_is_missing_is_told() {
+    run(10, async |disk| {
+        let open = KeyIndex::open_with(disk.clone(), "keys", None, 100);
+        let index = open.await.unwrap();
+        add(&index, &(0..101).map(|at| (at, at, at)).collect::<Vec<_>>());
+        index.write_frozen().await.unwrap();
+        let saved = index.snapshot().bytes;
+        disk.remove(&partition::file_name("keys", 1)).await.unwrap();
+        let again = KeyIndex::open_with(disk.clone(), "keys", Some(&saved), 100).await;
+        let why = again.err().map(|error| error.to_string());
+        let said = "key index partition 1 is missing";
+        assert_eq!(why.as_deref(), Some(said));
+    });
+}

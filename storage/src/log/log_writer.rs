@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::log::segment::Segment;
-use crate::log::shard_log::{ShardLog, WRITE_BYTES_MIN};
+use crate::log::shard_log::ShardLog;
 use crate::log::staging::Group;
 use crate::log::watermark::{Committed, Stable, Staged};
 use crate::shard_store::FlushMode;
@@ -57,7 +57,7 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
         }
         if log.options.flush_mode == FlushMode::Async {
             let enough = || {
-                log.staging.borrow().sealed_bytes() >= WRITE_BYTES_MIN
+                log.staging.borrow().sealed_bytes() >= log.write_bytes_min.get()
                     || log.closing.get()
                     || log.urgent.get() > log.marks.stable().0
             };

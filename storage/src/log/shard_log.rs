@@ -22,8 +22,9 @@ use crate::log::watermark::{Staged, Watermarks};
 use crate::shard_store::{FlushMode, StoreOptions};
 use crate::units::FilePosition;
 
-/// Staged bytes that end the wait for more under `FlushMode::Async`.
-pub const WRITE_BYTES_MIN: u64 = 64 << 10;
+/// Staged bytes that end the wait for more under `FlushMode::Async`: each write costs the kernel
+/// about 10 µs whatever its size. Of a small ring a quarter is enough.
+pub const WRITE_BYTES_MIN: u64 = 512 << 10;
 
 /// What the tasks of one log share.
 pub struct ShardLog<D: Disk> {
@@ -45,6 +46,8 @@ pub struct ShardLog<D: Disk> {
     hooks: RefCell<Vec<Box<dyn Fn()>>>,
     /// Bytes the largest entry may have.
     pub(crate) entry_bytes_max: Cell<u64>,
+    /// `WRITE_BYTES_MIN`, or less.
+    pub(crate) write_bytes_min: Cell<u64>,
     pub(crate) segments_end: Cell<FilePosition>,
     /// Why the next segment could not be made.
     pub(crate) full: RefCell<Option<Rc<str>>>,
@@ -78,6 +81,7 @@ impl<D: Disk> ShardLog<D> {
             progress: Signal::default(),
             hooks: RefCell::default(),
             entry_bytes_max: Cell::new(0),
+            write_bytes_min: Cell::new(WRITE_BYTES_MIN),
             segments_end,
             full: RefCell::default(),
             unsynced: RefCell::default(),
@@ -96,6 +100,8 @@ impl<D: Disk> ShardLog<D> {
         let segment_bytes = self.segments.segment_bytes();
         self.entry_bytes_max
             .set(Staging::entry_bytes_max(ring_bytes, segment_bytes));
+        self.write_bytes_min
+            .set(WRITE_BYTES_MIN.min(ring_bytes / 4));
     }
 
     /// Whether new bytes are refused for good.
@@ -156,7 +162,7 @@ impl<D: Disk> ShardLog<D> {
         if staged == before && staged <= self.marks.staged().0 {
             return staged;
         }
-        let wake = was_idle || staging.sealed_bytes() >= WRITE_BYTES_MIN;
+        let wake = was_idle || staging.sealed_bytes() >= self.write_bytes_min.get();
         drop(staging);
         self.marks.stage(Staged(staged));
         if wake {

@@ -47,3 +47,19 @@ fn hot_pages_beyond_their_bound_are_completed_largest_first() {
     assert!(!index.is_hot_full() && index.hot_bytes < before / 2);
     assert!(index.tired(StoreTimestamp(0)).is_empty());
 }
+
+/// Whatever a hash table's order is: the same history gives the same pages in the same order.
+#[test]
+fn pages_completed_early_are_written_in_the_order_of_their_queues() {
+    let mut index = QueueIndex::default();
+    for queue in (0..200_u16).rev() {
+        let key = QueueKey::new(u32::from(queue % 3), queue);
+        index.append(key, QueueOffset(0), entry(0)).unwrap();
+    }
+    let keys = index.tired(StoreTimestamp(u64::MAX));
+    assert_eq!(keys.len(), 200);
+    index.complete_pages(&keys);
+    let batch = index.unwritten_batch(usize::MAX);
+    assert_eq!(batch.len(), 200);
+    assert!(batch.is_sorted_by_key(|(id, _)| id.key));
+}

@@ -56,8 +56,10 @@ impl<D: Disk> ShardStore<D> {
             tags_code: record.tags_code,
             keys_count: u16::try_from(hashes.len()).unwrap_or(0),
         };
-        put(&mut staging, self.store_id, (&head, &hashes), &encoded);
-        drop(staging);
+        let mut scratch = self.entry_scratch.borrow_mut();
+        let into = (&mut *staging, &mut *scratch);
+        put(into, self.store_id, (&head, &hashes), &encoded);
+        drop((staging, scratch));
         let entry = IndexEntry {
             position,
             length,
@@ -114,23 +116,36 @@ impl<D: Disk> ShardStore<D> {
     }
 }
 
+/// Puts the entry: what is small is collected in `scratch` first, so that the ring and the checksum
+/// are touched once before the body and once behind it.
 fn put(
-    staging: &mut Staging,
+    (staging, scratch): (&mut Staging, &mut Vec<u8>),
     store_id: u64,
     (head, hashes): (&EntryHead, &[u64]),
     record: &EncodedRecord<'_>,
 ) {
-    staging.put(&head.encode());
+    let [before, body, after @ ..] = record.pieces();
+    scratch.clear();
+    scratch.extend_from_slice(&head.encode());
     for hash in hashes {
-        staging.put(&hash.to_le_bytes());
+        scratch.extend_from_slice(&hash.to_le_bytes());
     }
-    let pieces = record.pieces();
-    let [before, _body, after @ ..] = pieces;
-    let [a, b, c, d] = after;
-    staging.put(&record_check(store_id, &[before, a, b, c, d]));
-    for piece in pieces {
-        staging.put(piece);
+    let check_at = scratch.len();
+    scratch.extend_from_slice(&[0; 4]);
+    scratch.extend_from_slice(before);
+    let body_at = scratch.len();
+    for piece in after {
+        scratch.extend_from_slice(piece);
     }
+    let summed = scratch.get(check_at + 4..).unwrap_or_default();
+    let check = record_check(store_id, &[summed]);
+    if let Some(slot) = scratch.get_mut(check_at..check_at + 4) {
+        slot.copy_from_slice(&check);
+    }
+    let (before, after) = scratch.split_at(body_at);
+    staging.put(before);
+    staging.put(body);
+    staging.put(after);
     staging.entry_done();
 }
 

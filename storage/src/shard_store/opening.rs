@@ -430,6 +430,7 @@ fn assemble<D: Disk>(
         store_id: start.store_id,
         pending: RefCell::new(VecDeque::new()),
         scratch: RefCell::new(Vec::new()),
+        entry_scratch: RefCell::default(),
         upkeep: Signal::default(),
         upkeep_runs: Cell::new(false),
         checkpoint_position: Cell::new(start.position),

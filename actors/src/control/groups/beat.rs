@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::seam::ControlRequest;
 
 use super::members::{Client, ConsumerBeat};
-use super::{Groups, departed, may_notify, notify, publish};
+use super::{Groups, departed, may_notify, notify, publish, requesters_changed};
 
 /// `topicSysFlag` of a unit's retry topic (`TopicSysFlag.buildSysFlag(false, true)`).
 const UNIT_SUBSCRIPTION: i32 = 2;
@@ -51,10 +51,11 @@ impl Groups {
             wants_full |= self.consumer(request, &client, &beat, data, plane);
         }
         for group in &beat.producer_groups {
-            plane
+            let changes = plane
                 .members
                 .borrow_mut()
                 .beat_producer(request.peer, &client, group);
+            requesters_changed(changes, plane);
         }
         Ok(Reply::ok()
             .with(SUPPORTS_V2, true)
@@ -110,10 +111,11 @@ pub(super) fn unregister(request: &ControlRequest, plane: &Rc<Plane>) -> Result<
     let command = &request.command;
     reply::text(command, "clientID")?;
     if let Some(group) = reply::optional(command, "producerGroup") {
-        plane
+        let change = plane
             .members
             .borrow_mut()
             .leave_producer(request.peer, group);
+        requesters_changed(change, plane);
     }
     if let Some(group) = reply::optional(command, "consumerGroup") {
         let departure = plane

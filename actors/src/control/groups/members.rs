@@ -17,7 +17,9 @@ use gantry_protocol::Language;
 use gantry_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
 use gantry_runtime::net::PeerRef;
 
-use crate::seam::LiveGroup;
+use crate::seam::{LiveGroup, RequesterChange};
+
+use super::requesters::Requesters;
 
 /// Most groups (of both kinds) that one connection joins. A Java process seldom has over a hundred.
 pub const GROUPS_PER_PEER_MAX: usize = 4096;
@@ -202,12 +204,22 @@ pub struct Departure {
     pub is_last: bool,
 }
 
+/// What a closed connection leaves.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    /// Consumer groups that lost a member.
+    pub departures: Vec<Departure>,
+    /// What the cores must hear of its replies.
+    pub requester: Option<RequesterChange>,
+}
+
 /// The producer and consumer tables; see the room's head.
 #[derive(Debug, Default)]
 pub struct Members {
     consumers: HashMap<Arc<str>, ConsumerGroup>,
     producers: HashMap<Arc<str>, HashMap<PeerRef, Client>>,
     by_peer: HashMap<PeerRef, Seats>,
+    requesters: Requesters,
     next_seat: u64,
 }
 
@@ -290,8 +302,13 @@ impl Members {
         outcome
     }
 
-    /// A heartbeat's word on one producer group.
-    pub fn beat_producer(&mut self, peer: PeerRef, client: &Client, group: &str) {
+    /// A heartbeat's word on one producer group. Returns what the cores must hear of requesters.
+    pub fn beat_producer(
+        &mut self,
+        peer: PeerRef,
+        client: &Client,
+        group: &str,
+    ) -> Vec<RequesterChange> {
         let known = self
             .producers
             .get_key_value(group)
@@ -302,7 +319,7 @@ impl Members {
                 .is_some_and(|seats| seats.producers.contains(name))
         });
         if !is_member && !self.has_room(peer) {
-            return;
+            return Vec::new();
         }
         let name = known.unwrap_or_else(|| Arc::from(group));
         self.producers
@@ -310,6 +327,7 @@ impl Members {
             .or_default()
             .insert(peer, client.clone());
         self.by_peer.entry(peer).or_default().producers.insert(name);
+        self.requesters.beat(peer, &client.id)
     }
 
     /// Takes a peer out of one consumer group (`UNREGISTER_CLIENT`).
@@ -336,7 +354,7 @@ impl Members {
     }
 
     /// Takes a peer out of one producer group (`UNREGISTER_CLIENT`).
-    pub fn leave_producer(&mut self, peer: PeerRef, name: &str) {
+    pub fn leave_producer(&mut self, peer: PeerRef, name: &str) -> Option<RequesterChange> {
         if let Some(group) = self.producers.get_mut(name) {
             group.remove(&peer);
             if group.is_empty() {
@@ -344,6 +362,9 @@ impl Members {
             }
         }
         self.forget(peer, |seats| seats.producers.remove(name));
+        let seats = self.by_peer.get(&peer);
+        let is_last = seats.is_none_or(|seats| seats.producers.is_empty());
+        is_last.then(|| self.requesters.left(peer)).flatten()
     }
 
     fn forget(&mut self, peer: PeerRef, unseat: impl FnOnce(&mut Seats) -> bool) {
@@ -356,18 +377,23 @@ impl Members {
     }
 
     /// The connection is gone: it leaves everything at once (trap 76).
-    pub fn closed(&mut self, peer: PeerRef) -> Vec<Departure> {
+    pub fn closed(&mut self, peer: PeerRef) -> Leaving {
         let Some(seats) = self.by_peer.remove(&peer) else {
-            return Vec::new();
+            return Leaving::default();
         };
+        let mut requester = None;
         for name in &seats.producers {
-            self.leave_producer(peer, name);
+            requester = self.leave_producer(peer, name).or(requester);
         }
-        seats
+        let departures = seats
             .consumers
             .iter()
             .filter_map(|name| self.leave_consumer(peer, name))
-            .collect()
+            .collect();
+        Leaving {
+            departures,
+            requester,
+        }
     }
 
     /// Peers whose newest heartbeat in any group is older than `idle_ms`.

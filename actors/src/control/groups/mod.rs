@@ -13,6 +13,7 @@ pub mod calls;
 mod clients;
 pub mod members;
 mod queries;
+mod requesters;
 mod requests;
 pub mod table;
 
@@ -27,13 +28,14 @@ use gantry_runtime::net::PeerRef;
 
 use crate::refusal::Refusal;
 use crate::seam::{
-    CatalogChange, ControlRequest, CoreNumber, GroupEntry, Question, Ticket, ToData,
+    CatalogChange, ControlRequest, CoreNumber, GroupEntry, Question, RequesterChange, Ticket,
+    ToData,
 };
 
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo, encoded};
 use super::supervision::shell::Part;
-use members::Departure;
+use members::{Departure, Leaving};
 use table::GroupTable;
 
 /// How often silent clients are looked for.
@@ -108,8 +110,8 @@ impl Part for Groups {
             }
             Msg::PeerClosed(peer) => {
                 plane.calls.closed(peer);
-                let departures = plane.members.borrow_mut().closed(peer);
-                departed(departures, plane);
+                let leaving = plane.members.borrow_mut().closed(peer);
+                left(leaving, plane);
             }
             Msg::Commit => self.commit(plane),
             Msg::Scan => scan(plane),
@@ -158,9 +160,22 @@ fn scan(plane: &Rc<Plane>) {
             idle_ms,
             "a client sent no heartbeat and is disconnected"
         );
-        let departures = plane.members.borrow_mut().closed(peer);
-        departed(departures, plane);
+        let leaving = plane.members.borrow_mut().closed(peer);
+        left(leaving, plane);
         plane.outbox.send(peer.core, ToData::Close(peer));
+    }
+}
+
+/// Tells whoever must know that a connection is gone.
+fn left(leaving: Leaving, plane: &Rc<Plane>) {
+    requesters_changed(leaving.requester, plane);
+    departed(leaving.departures, plane);
+}
+
+/// Tells the cores where replies go.
+fn requesters_changed(changes: impl IntoIterator<Item = RequesterChange>, plane: &Plane) {
+    for change in changes {
+        plane.outbox.change(CatalogChange::Requester(change));
     }
 }
 

@@ -314,3 +314,29 @@ fn trap_66_check_client_config_says_what_is_no_expression() {
     }
     rig.stop();
 }
+
+/// Trap 89: the cores know where replies go before the heartbeat is answered, and forget it when
+/// the client leaves.
+#[test]
+fn trap_89_the_cores_hear_who_may_be_pushed_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let heard = |rig: &Rig| -> Vec<(String, Option<PeerRef>)> {
+        let words = rig.seen.iter().filter_map(|word| match word {
+            ToData::Catalog(CatalogChange::Requester(change)) => {
+                Some((change.id.to_string(), change.peer))
+            }
+            _ => None,
+        });
+        words.collect()
+    };
+    heartbeat(&mut rig, peer(1), &beat("c1", "g", &["T"]));
+    assert_eq!(heard(&rig), [("c1".to_owned(), Some(peer(1)))]);
+    rig.tell(ToControl::PeerClosed(peer(1)));
+    rig.until(|word| match word {
+        ToData::Catalog(CatalogChange::Requester(change)) => change.peer.is_none(),
+        _ => false,
+    });
+    assert_eq!(heard(&rig).last().unwrap(), &("c1".to_owned(), None));
+    rig.stop();
+}

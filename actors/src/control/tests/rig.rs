@@ -1,7 +1,7 @@
 //! A whole control plane on its own thread, with the test as its only data core.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,18 +27,21 @@ use crate::control::ControlPlane;
 /// How long a test waits for anything.
 const WAIT: Duration = Duration::from_secs(10);
 
-const ADDR: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10911));
-
 /// Settings as a stock broker.conf gives them.
+/// Where the broker of a test would listen.
+fn any() -> SocketAddr {
+    "127.0.0.1:10911".parse().unwrap()
+}
+
 pub fn settings() -> BrokerSettings {
     BrokerSettings {
         cluster_name: "DefaultCluster".into(),
         broker_name: "b0".into(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: ADDR,
+        advertised: any(),
         ha_advertised: "127.0.0.1:10912".parse().unwrap(),
-        listen: ADDR,
+        listen: any(),
         listen_vip: "127.0.0.1:10909".parse().unwrap(),
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".into(),
@@ -87,6 +90,7 @@ pub fn settings() -> BrokerSettings {
         timer_wheel_enable: true,
         timer_max_delay_sec: 259_200,
         recall_message_enable: true,
+        store_reply_message_enable: true,
         data_dir: "/nowhere".into(),
         tail_dir: None,
         retention: RetentionSettings::stock(256 << 20),

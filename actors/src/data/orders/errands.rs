@@ -212,6 +212,7 @@ fn append_of(record: SupplyRecord) -> Append {
         owed: record.owed,
         shown_queue: None,
         recall: None,
+        pushed: None,
         arrived_us: 0,
     }
 }

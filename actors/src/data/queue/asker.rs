@@ -1,6 +1,7 @@
-//! Who hears what became of a message: a client, a supervisor of the control plane, a transaction.
+//! Who hears what became of a message: a client, a supervisor of the control plane, a transaction,
+//! the sender of a reply.
 //!
-//! **Owns** the three kinds, and a supervisor's batch while its records are being stored.
+//! **Owns** the four kinds, and a supervisor's batch while its records are being stored.
 //! **Lives on** the queue's data core.
 //! **Invariants** every record of a batch gets one outcome; the batch is answered once, when the
 //! last one has its own.
@@ -9,11 +10,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gantry_protocol::code::response;
 
 use crate::data::shard::signal::Signal;
-use crate::data::words::{Append, ReplyTo, TransactionStep};
+use crate::data::words::{Append, Pushed, ReplyTo, TransactionStep};
 use crate::refusal::Refusal;
 use crate::seam::errands::Placed;
 
@@ -26,14 +28,17 @@ pub enum Asker {
     Supervisor(SupplySlot),
     /// A transaction that goes on with this record, and perhaps its producer.
     Transaction(ReplyTo, TransactionStep),
+    /// The sender of a reply that was pushed, or not: that outcome is what it is told.
+    Replier(ReplyTo, Arc<Pushed>),
 }
 
 impl Asker {
     /// Who waits for a message that came from a core.
     pub fn of(reply: ReplyTo, append: &Append) -> Self {
-        match append.step {
-            None => Self::Client(reply),
-            Some(step) => Self::Transaction(reply, step),
+        match (append.step, &append.pushed) {
+            (Some(step), _) => Self::Transaction(reply, step),
+            (None, Some(pushed)) => Self::Replier(reply, Arc::clone(pushed)),
+            (None, None) => Self::Client(reply),
         }
     }
 
@@ -41,7 +46,7 @@ impl Asker {
     pub fn sender(&self) -> Option<ReplyTo> {
         match self {
             Self::Client(to) | Self::Transaction(to, TransactionStep::Half { .. }) => Some(*to),
-            Self::Transaction(..) | Self::Supervisor(_) => None,
+            Self::Transaction(..) | Self::Supervisor(_) | Self::Replier(..) => None,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::send::Checked;
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
+use crate::data::requests::pushes::core_of_push;
 use crate::data::words::ReplyTo;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::{ControlRequest, Ticket, ToControl};
@@ -52,8 +53,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         parking: Parking,
         read_us: u64,
     ) -> Result<(), HeaderError> {
-        let view = HeaderView::parse(frame.encoding, &frame.header)?;
+        let mut view = HeaderView::empty(frame.encoding);
+        view.read(&frame.header)?;
         if view.is_reply() {
+            if let Some(core) = core_of_push(view.opaque) {
+                self.pass_push_answer(core, caller.peer, view.opaque, view.code);
+                return Ok(());
+            }
             // A client's answer to a question of ours; a full mailbox loses it, and the asker's
             // time runs out.
             let command = Command::from_view(&view, frame.body.clone());
@@ -73,6 +79,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let handled = match view.code {
             request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
                 self.send(&view, caller, frame, to, parking);
+                Ok(())
+            }
+            request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => {
+                self.reply_to_request(&view, caller, frame, to, parking);
                 Ok(())
             }
             request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => {
@@ -109,14 +119,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     ) {
         let sent = self.try_send(view, caller, frame, to, parking);
         if let Err(refusal) = sent {
-            // Error replies of a send carry these two as well (remoting §6).
-            let ext = [
-                ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
-                ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
-            ];
-            self.host
-                .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+            self.refuse_send(to, &refusal);
         }
+    }
+
+    /// Error replies of a send carry these two as well (remoting §6).
+    pub(super) fn refuse_send(&self, to: ReplyTo, refusal: &Refusal) {
+        let ext = [
+            ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
+            ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
+        ];
+        self.host
+            .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
     }
 
     fn try_send(
@@ -151,7 +165,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    fn park_send(
+    pub(super) fn park_send(
         self: &Rc<Self>,
         header: &SendHeader<'_>,
         caller: Caller,
@@ -277,12 +291,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             one_way: view.is_oneway(),
             read_us: 0,
         };
-        let ext = [
-            ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
-            ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
-        ];
-        self.host
-            .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+        self.refuse_send(to, refusal);
     }
 
     fn hand_to_control(

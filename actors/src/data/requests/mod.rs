@@ -6,6 +6,8 @@ pub mod offsets;
 pub mod orderly;
 pub mod parked;
 pub mod pulls;
+pub mod pushes;
 pub mod query;
 pub mod reading;
+pub mod replies;
 pub mod send;

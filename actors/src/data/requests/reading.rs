@@ -125,3 +125,81 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gantry_runtime::metrics::{Figures, Front};
+    use gantry_storage::units::{QueueId, QueueKey, TopicId};
+
+    use super::*;
+    use crate::data::testing::{TestBroker, TestCore, send_frame, send_header};
+
+    fn figures(core: &TestCore, stage: Stage) -> Figures {
+        let snapshot = core.host.profile().snapshot(2_000_000).unwrap();
+        let figures = snapshot.since_start.figures(Kind::Send, stage);
+        figures.unwrap_or_default()
+    }
+
+    /// Two sends of one read to a queue of the other core.
+    #[test]
+    fn the_way_to_another_core_and_back_is_timed() {
+        let broker = TestBroker::new(2, 2, |_| {});
+        let (here, there) = (&broker.cores[0], &broker.cores[1]);
+        for core in &broker.cores {
+            core.host.profile().begin(0);
+        }
+        let far = (0..4).find(|queue| {
+            let (topic, queue) = (TopicId(1), QueueId(*queue));
+            here.core_of(QueueKey { topic, queue }) == 1
+        });
+        let mut header = send_header("T");
+        header.queue_id = i32::from(far.unwrap());
+        let read_us = broker.world.now_us.get();
+        let pass_us = |us| broker.world.now_us.set(broker.world.now_us.get() + us);
+        broker.request(&send_frame(1, &header, b"one"));
+        broker.request(&send_frame(2, &header, b"two"));
+        pass_us(30);
+        here.frames_done(read_us - 7, read_us, read_us + 30);
+        pass_us(20);
+        there.on_words(&mut broker.world.take_words(1));
+        pass_us(40);
+        there.pass();
+        let told = |core, stage| {
+            let figures = figures(core, stage);
+            (figures.count, figures.max_us)
+        };
+        assert_eq!(told(here, Stage::Read), (2, 7));
+        assert_eq!(told(here, Stage::Decode), (2, 30));
+        assert_eq!(told(there, Stage::Mesh), (2, 20));
+        assert_eq!(told(there, Stage::Mailbox), (2, 40));
+        assert_eq!(told(there, Stage::Append), (2, 0));
+        let words = broker.world.take_words(0);
+        let back = words.iter().filter_map(|word| match word {
+            CoreWord::Frames(_, _, Some(timing)) => Some(timing),
+            _ => None,
+        });
+        let front = Front {
+            decode_us: 30,
+            mesh_us: 20,
+            mailbox_us: 40,
+        };
+        let back: Vec<_> = back.collect();
+        assert_eq!(back.len(), 2, "{words:?}");
+        for timing in back {
+            assert_eq!((timing.front, timing.read_us), (front, read_us));
+            assert_eq!(timing.answered_us, read_us + 90);
+        }
+    }
+
+    /// What waits for its topic is decoded when it goes on, and counted once.
+    #[test]
+    fn a_parked_send_is_counted_when_it_goes_on() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        let core = &broker.cores[0];
+        core.host.profile().begin(0);
+        let read_us = broker.world.now_us.get();
+        broker.request(&send_frame(1, &send_header("unknown"), b"x"));
+        core.frames_done(read_us, read_us, read_us + 5);
+        assert_eq!(figures(core, Stage::Decode).count, 0);
+    }
+}

@@ -14,27 +14,51 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use gantry_protocol::code::response;
+use gantry_protocol::command::send_reply::{SendReplyForm, Stored};
 use gantry_protocol::command::{ExtValue, writer};
+use gantry_protocol::frame::HeaderEncoding;
 use gantry_protocol::message_id::{HexId, offset_id};
 use gantry_runtime::metrics::Timing;
 use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 use crate::data::host::Host;
 use crate::data::queue::append::Ack;
-use crate::data::words::ReplyTo;
+use crate::data::words::{Pushed, ReplyTo};
+use crate::settings::BrokerSettings;
+
+/// Message id of a reply that was pushed and is nowhere stored.
+const NO_MESSAGE_ID: &str = "0";
 
 /// What every send reply carries.
 #[derive(Debug, Clone)]
 pub struct SendReplyMarks {
     /// `regionId`.
-    pub region: String,
+    region: String,
     /// `traceOn`.
-    pub trace_on: bool,
+    trace_on: bool,
     /// The advertised address, in message ids.
-    pub advertised: SocketAddr,
+    advertised: SocketAddr,
+    /// The usual reply with all of it filled in.
+    form: Option<SendReplyForm>,
 }
 
 impl SendReplyMarks {
+    /// As these settings say.
+    pub fn of(settings: &BrokerSettings) -> Self {
+        let (region, trace_on) = (settings.region_id.as_str(), settings.trace_on);
+        Self::new(region, trace_on, settings.advertised)
+    }
+
+    /// Marks of a broker with this `regionId`, `traceOn` and address.
+    pub fn new(region: &str, trace_on: bool, advertised: SocketAddr) -> Self {
+        Self {
+            region: region.to_owned(),
+            trace_on,
+            advertised,
+            form: SendReplyForm::new(region, trace_on, advertised),
+        }
+    }
+
     /// Writes the answer to a send.
     pub fn write(
         &self,
@@ -44,7 +68,8 @@ impl SendReplyMarks {
         code: i32,
         remark: Option<&str>,
     ) {
-        if to.one_way {
+        let is_usual = code == response::SUCCESS;
+        if to.one_way || (is_usual && self.write_usual(host, (to, timing), ack)) {
             return;
         }
         let single = self.message_id(ack.physical);
@@ -85,6 +110,61 @@ impl SendReplyMarks {
             debug_assert!(written.is_ok(), "a send reply is short");
             Some(*timing)
         });
+    }
+
+    /// Writes the answer to a reply that was pushed, or not, and then stored, or not: the push
+    /// decides the code, the record fills the fields (`ReplyMessageProcessor`, 5.5.0).
+    pub fn write_pushed(
+        &self,
+        host: &impl Host,
+        to: ReplyTo,
+        pushed: &Pushed,
+        stored: Option<&Ack>,
+    ) {
+        let id = stored.map(|ack| self.message_id(ack.physical));
+        let offset = stored.map_or(0, |ack| i64::try_from(ack.offset.0).unwrap_or(i64::MAX));
+        let all = [
+            ("MSG_REGION", ExtValue::Str(&self.region)),
+            ("TRACE_ON", ExtValue::from(self.trace_on)),
+            (
+                "msgId",
+                ExtValue::Str(id.as_ref().map_or(NO_MESSAGE_ID, HexId::as_str)),
+            ),
+            ("queueId", ExtValue::from(i64::from(pushed.queue_id))),
+            ("queueOffset", ExtValue::from(offset)),
+        ];
+        let has_place = stored.is_some() || pushed.failed.is_none();
+        let count = if has_place { all.len() } else { 2 };
+        let ext = all.get(..count).unwrap_or(&all);
+        let code = match pushed.failed {
+            Some(_) => response::SYSTEM_ERROR,
+            None => response::SUCCESS,
+        };
+        host.reply(to, code, pushed.failed.as_deref(), Some(ext), &[]);
+    }
+
+    /// The way of nearly every answer; false when it isn't one of those.
+    #[inline]
+    fn write_usual(&self, host: &impl Host, (to, timing): (ReplyTo, &Timing), ack: &Ack) -> bool {
+        let (Some(form), Some(unique_key)) = (&self.form, &ack.unique_key) else {
+            return false;
+        };
+        if to.encoding != HeaderEncoding::Json || ack.recall.is_some() || !ack.further.is_empty() {
+            return false;
+        }
+        let stored = Stored {
+            opaque: to.opaque,
+            physical_offset: ack.physical.0.cast_signed(),
+            queue_id: ack.queue_id,
+            queue_offset: i64::try_from(ack.offset.0).unwrap_or(i64::MAX),
+            unique_key,
+        };
+        let mut done = true;
+        host.write_timed(to.peer, |out| {
+            done = form.write(out, &stored);
+            done.then_some(*timing)
+        });
+        done
     }
 
     /// Ids of the further messages of a batch, after the first one's (trap 40).

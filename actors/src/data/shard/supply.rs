@@ -82,6 +82,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn refuse_asker(&self, inner: &mut Inner, asker: &Asker, refusal: &Refusal) {
         match asker {
             Asker::Client(to) => self.host.refuse(*to, refusal),
+            Asker::Replier(to, pushed) => {
+                tracing::debug!(%refusal, "a reply is not stored");
+                self.rules
+                    .marks
+                    .write_pushed(&*self.host, *to, pushed, None);
+            }
             Asker::Transaction(to, step) => {
                 self.step_failed(inner, *step);
                 self.host.refuse(*to, refusal);
@@ -101,6 +107,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             }
             Asker::Transaction(to, step) => {
                 self.answer_step(ack, (*to, *step), response::SUCCESS, None, now_us);
+            }
+            Asker::Replier(to, pushed) => {
+                let marks = &self.rules.marks;
+                marks.write_pushed(&*self.host, *to, pushed, Some(ack));
             }
             Asker::Supervisor(slot) => slot.tell(Ok(Placed {
                 offset: ack.offset,
@@ -125,6 +135,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 self.rules
                     .marks
                     .write(&*self.host, (*to, &timing), &ack, LATE, Some(remark));
+                None
+            }
+            Asker::Replier(to, pushed) => {
+                let marks = &self.rules.marks;
+                marks.write_pushed(&*self.host, *to, pushed, Some(&ack));
                 None
             }
             Asker::Supervisor(slot) => {

@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
-use gantry_runtime::metrics::Profile;
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::PeerRef;
 
 use crate::data::host::Host;
@@ -107,6 +107,13 @@ impl FakeWorld {
 
 impl Host for FakeHost {
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        self.write_timed(peer, |out| {
+            write(out);
+            None
+        });
+    }
+
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self
                 .world
@@ -119,10 +126,10 @@ impl Host for FakeHost {
             return;
         }
         let mut out = BytesMut::new();
-        write(&mut out);
+        let timing = write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames, None))
+            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
                 .unwrap();
         }
     }

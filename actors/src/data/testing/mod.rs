@@ -11,7 +11,7 @@ pub mod memory_store;
 mod simulation;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -281,8 +281,6 @@ pub fn request_frame(code: i32, opaque: i32, ext: &[(&str, ExtValue<'_>)], body:
     take_frame(&mut out).unwrap().unwrap()
 }
 
-const ADDR: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10911));
-
 /// A record's queue offset and body, for every record of a pull reply.
 pub fn records(body: &Bytes) -> Vec<(i64, String)> {
     gantry_protocol::message::RecordIter::new(body)
@@ -296,16 +294,21 @@ pub fn records(body: &Bytes) -> Vec<(i64, String)> {
         .collect()
 }
 
+/// Where the broker of a test would listen.
+fn addr() -> SocketAddr {
+    "127.0.0.1:10911".parse().unwrap()
+}
+
 pub fn settings() -> BrokerSettings {
     BrokerSettings {
         cluster_name: "DefaultCluster".to_owned(),
         broker_name: "b".to_owned(),
         broker_id: 0,
         role: BrokerRole::AsyncMaster,
-        advertised: ADDR,
-        ha_advertised: ADDR,
-        listen: ADDR,
-        listen_vip: ADDR,
+        advertised: addr(),
+        ha_advertised: addr(),
+        listen: addr(),
+        listen_vip: addr(),
         namesrv_addrs: Vec::new(),
         region_id: "DefaultRegion".to_owned(),
         trace_on: true,
@@ -353,6 +356,7 @@ pub fn settings() -> BrokerSettings {
         timer_wheel_enable: true,
         timer_max_delay_sec: 259_200,
         recall_message_enable: true,
+        store_reply_message_enable: true,
         data_dir: PathBuf::new(),
         tail_dir: None,
         retention: RetentionSettings::stock(256 << 20),

@@ -230,5 +230,6 @@ pub(super) fn copied(
         shown_queue: None,
         prepared_offset: 0,
         recall: None,
+        pushed: None,
     }
 }

@@ -16,9 +16,13 @@ use gantry_protocol::properties::{self, SendProperties};
 use crate::data::words::Marks;
 
 /// The marks of a message whose properties were `sent` and are now `stored`.
-pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &str) -> Marks {
+pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &[u8]) -> Marks {
     let range = |value: Option<&str>, name| {
         let value = value?;
+        if found.is_kept {
+            return range_in(value, sent);
+        }
+        let stored = std::str::from_utf8(stored).ok()?;
         kept_range(value, sent, stored).or_else(|| search(stored, name))
     };
     let unique_key = match &found.made_unique_key {
@@ -53,10 +57,15 @@ fn code_of(found: &SendProperties<'_>) -> i64 {
     found.tags.map_or(0, tags_code)
 }
 
+/// Where `value`, a part of `sent`, lies in it.
+fn range_in(value: &str, sent: &str) -> Option<Range<usize>> {
+    let start = value.as_ptr().addr().checked_sub(sent.as_ptr().addr())?;
+    Some(start..start + value.len())
+}
+
 /// Where `value`, a part of `sent`, lies in `stored`, if nothing before it was dropped.
 fn kept_range(value: &str, sent: &str, stored: &str) -> Option<Range<usize>> {
-    let start = value.as_ptr().addr().checked_sub(sent.as_ptr().addr())?;
-    let range = start..start + value.len();
+    let range = range_in(value, sent)?;
     (stored.get(range.clone()) == Some(value)).then_some(range)
 }
 
@@ -73,17 +82,12 @@ mod tests {
     use super::*;
 
     fn marks(sent: &str) -> (String, Marks) {
-        let broker = BrokerProperties {
-            region: "r",
-            trace_on: true,
-            cluster: "c",
-        };
+        let broker = BrokerProperties::new("r", true, "c");
         let mut maker = UniqueIdMaker::new("10.0.0.1".parse().unwrap(), 1, 2);
         let mut stored = Vec::new();
         let found = rewrite_for_send(sent, &broker, || maker.next(3), &mut stored);
-        let stored = String::from_utf8(stored).unwrap();
         let marks = of_rewritten(&found, sent, &stored);
-        (stored, marks)
+        (String::from_utf8(stored).unwrap(), marks)
     }
 
     #[test]

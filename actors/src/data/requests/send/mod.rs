@@ -11,6 +11,7 @@
 
 pub mod delay;
 pub mod marks;
+pub mod reply;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub const BATCH_ELEMENTS_MAX: usize = 65_536;
 /// What one core needs to check sends.
 pub struct SendDesk {
     settings: Arc<BrokerSettings>,
+    broker: BrokerProperties,
     keys: RefCell<UniqueIdMaker>,
     arena: RefCell<BytesMut>,
     scratch: RefCell<Vec<u8>>,
@@ -97,8 +99,14 @@ impl SendDesk {
             std::process::id(),
             u32::from_le_bytes([a, b, c, d]),
         );
+        let broker = BrokerProperties::new(
+            &settings.region_id,
+            settings.trace_on,
+            &settings.cluster_name,
+        );
         Self {
             settings,
+            broker,
             keys: RefCell::new(maker),
             arena: RefCell::default(),
             scratch: RefCell::default(),
@@ -131,33 +139,10 @@ impl SendDesk {
         let Some(topic) = catalog.topic(header.topic) else {
             return Ok(Checked::NoTopic);
         };
-        let config = &topic.config;
-        if !catalog.writable() && config.order {
-            let remark = format!(
-                "the broker[{}] sending message is forbidden: brokerPermission {}",
-                self.settings.advertised.ip(),
-                catalog.broker_permission()
-            );
-            return Err(Refusal::new(response::NO_PERMISSION, remark));
-        }
+        self.check_broker(catalog, topic)?;
         let key = self.choose_queue(topic, header.queue_id)?;
         let dead = self.dead_letters(catalog, header, now_ms)?;
-        if frame.body.is_empty() {
-            // Trap 104: Java fails on the missing body with its own error text and code 1.
-            return Err(Refusal::new(
-                response::SYSTEM_ERROR,
-                "the message has no body",
-            ));
-        }
-        let bytes_max = self.settings.message_bytes_max.count();
-        if frame.body.len() > bytes_max {
-            let remark = format!(
-                "the message body is {} bytes, maxMessageSize is {}",
-                frame.body.len(),
-                bytes_max
-            );
-            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-        }
+        self.check_body(&frame.body)?;
         let dead_letters = match &dead {
             None => None,
             Some(name) => match catalog.topic(name) {
@@ -199,6 +184,38 @@ impl SendDesk {
         let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
         let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, now_ms);
         Ok(dead.then(|| system_topic::dlq_topic(group)))
+    }
+
+    fn check_broker(&self, catalog: &Catalog, topic: &TopicEntry) -> Result<(), Refusal> {
+        if catalog.writable() || !topic.config.order {
+            return Ok(());
+        }
+        let remark = format!(
+            "the broker[{}] sending message is forbidden: brokerPermission {}",
+            self.settings.advertised.ip(),
+            catalog.broker_permission()
+        );
+        Err(Refusal::new(response::NO_PERMISSION, remark))
+    }
+
+    fn check_body(&self, body: &[u8]) -> Result<(), Refusal> {
+        if body.is_empty() {
+            // Trap 104: Java fails on the missing body with its own error text and code 1.
+            return Err(Refusal::new(
+                response::SYSTEM_ERROR,
+                "the message has no body",
+            ));
+        }
+        let bytes_max = self.settings.message_bytes_max.count();
+        if body.len() > bytes_max {
+            let remark = format!(
+                "the message body is {} bytes, maxMessageSize is {}",
+                body.len(),
+                bytes_max
+            );
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+        }
+        Ok(())
     }
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
@@ -307,6 +324,7 @@ impl SendDesk {
             shown_queue,
             prepared_offset: 0,
             recall,
+            pushed: None,
             arrived_us: 0,
         };
         Ok((key, append))
@@ -333,15 +351,10 @@ impl SendDesk {
         now_ms: u64,
     ) -> Result<Rewritten, Refusal> {
         check_properties_len(header.properties.len())?;
-        let broker = BrokerProperties {
-            region: &self.settings.region_id,
-            trace_on: self.settings.trace_on,
-            cluster: &self.settings.cluster_name,
-        };
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
-        let found = rewrite_for_send(header.properties, &broker, make, &mut scratch);
+        let mut found = rewrite_for_send(header.properties, &self.broker, make, &mut scratch);
         check_what_is_built(&found, header.sys_flag, &self.settings)?;
         let (real, real_queue) = (target.topic.config.name.as_str(), target.key.queue.0);
         let mut half_due_ms = None;
@@ -360,16 +373,11 @@ impl SendDesk {
             let stored = std::mem::take(&mut *scratch);
             let text = std::str::from_utf8(&stored).unwrap_or_default();
             delay.rewrite(text, real, real_queue, &mut scratch);
+            found.is_kept = false;
         }
         check_properties_len(scratch.len())?;
-        let stored = std::str::from_utf8(&scratch).unwrap_or_default();
-        let marks = marks::of_rewritten(&found, header.properties, stored);
-        let mut arena = self.arena.borrow_mut();
-        if arena.capacity() < scratch.len() {
-            arena.reserve(ARENA_BYTES.max(scratch.len()));
-        }
-        arena.extend_from_slice(&scratch);
-        let properties = arena.split().freeze();
+        let marks = marks::of_rewritten(&found, header.properties, &scratch);
+        let properties = self.kept(&scratch);
         let goes_back = system_topic::group_of_retry_topic(real).is_some();
         let recall = match (delay, found.unique_key()) {
             (Delay::Until(ms), Some(unique)) if !goes_back => {
@@ -386,6 +394,17 @@ impl SendDesk {
             delay,
             recall,
         })
+    }
+
+    /// Properties in a block that many messages share.
+    #[inline]
+    fn kept(&self, properties: &[u8]) -> Bytes {
+        let mut arena = self.arena.borrow_mut();
+        if arena.capacity() < properties.len() {
+            arena.reserve(ARENA_BYTES.max(properties.len()));
+        }
+        arena.extend_from_slice(properties);
+        arena.split().freeze()
     }
 
     fn half_due_ms(&self, header: &SendHeader<'_>, now_ms: u64) -> u64 {

@@ -338,5 +338,5 @@ fn a_death_in_every_store_to_the_tail() {
         crashes += die_in_each_store(flush, STRIDE);
     }
     println!("{crashes} deaths");
-    assert!(crashes * STRIDE > 1_000, "{crashes}");
+    assert!(crashes * STRIDE > 300, "{crashes}");
 }
