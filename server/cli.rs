@@ -48,6 +48,8 @@ pub enum Command {
     /// Look after clusters, brokers, topics, groups and messages, or a data folder.
     #[command(subcommand)]
     Admin(Admin),
+    /// Show where the time of a running broker's requests goes.
+    Profile(Profile),
     /// Say what this machine offers and what to do about the rest.
     Doctor(Doctor),
     /// Measure; see `gantry bench --help`.
@@ -277,6 +279,20 @@ pub struct LogRepair {
     /// Go on although a killed broker left a tail, from which a start may mend the log by itself.
     #[arg(long)]
     pub without_tail: bool,
+}
+
+/// Options of `profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// The broker's address; port 10911 if none is given.
+    #[arg(value_name = "HOST[:PORT]", default_value = "127.0.0.1:10911")]
+    pub broker: String,
+    /// Show it again every two seconds, until interrupted.
+    #[arg(long, short = 'w')]
+    pub watch: bool,
+    /// The broker's own answer: one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `import`.

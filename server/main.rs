@@ -18,6 +18,7 @@ mod import;
 mod log;
 mod namesrv;
 mod print;
+mod profile;
 mod signals;
 mod up;
 
@@ -47,6 +48,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Send(args) => client::send::run(args),
         Command::Receive(args) => client::receive::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Import(args) => import::run(args),
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),

@@ -21,6 +21,7 @@ use gantry_protocol::body::{
     ConsumeType, MessageModel, SubscriptionData, SubscriptionGroupConfig, TopicConfig,
 };
 use gantry_protocol::command::Command;
+use gantry_runtime::metrics::Snapshot;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{
@@ -210,6 +211,8 @@ pub enum Question {
     PutOffsets(Vec<OffsetRow>),
     /// Totals for the runtime-info table.
     StoreReport,
+    /// Where the time of the core's requests goes.
+    Profile,
     /// Forget a topic's queues and offsets.
     DropTopic(TopicId),
     /// Forget a group's offsets.
@@ -280,6 +283,8 @@ pub enum Answer {
     ResetOffsets(Vec<(QueueKey, QueueOffset)>),
     /// To `StoreReport`.
     Store(StoreReport),
+    /// To `Profile`.
+    Profile(Box<CoreProfile>),
     /// To `Ages`: one a shard.
     Ages(Vec<ShardAges>),
     /// To `OpenHalves`: the lowest one, none when none is open. What the answer no longer names is
@@ -293,6 +298,17 @@ pub enum Answer {
     IndexRows(Option<Vec<IndexRow>>),
     /// To the rest.
     Done,
+}
+
+/// One core's latency profile.
+#[derive(Debug, Clone)]
+pub struct CoreProfile {
+    /// Which core.
+    pub core: CoreNumber,
+    /// When it was taken, µs of the process's clock.
+    pub now_us: u64,
+    /// None when `latencyProfileEnable` is off.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// One queue's bounds.

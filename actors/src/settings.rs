@@ -101,6 +101,8 @@ pub struct BrokerSettings {
     pub reject_pull_consumer_enable: bool,
     /// `messageIndexEnable`.
     pub message_index_enable: bool,
+    /// `latencyProfileEnable`.
+    pub latency_profile_enable: bool,
     /// `useServerSideResetOffset`.
     pub use_server_side_reset_offset: LiveSwitch,
     /// `maxTransferBytesOnMessageInMemory`.

@@ -48,6 +48,12 @@ macro_rules! request_codes {
     };
 }
 
+/// Gantry's own request codes: far above RocketMQ's, which end below 3100.
+pub mod private {
+    /// The latency profile of a broker, as JSON.
+    pub const GET_LATENCY_PROFILE: i32 = 47_001;
+}
+
 request_codes! {
     10 SEND_MESSAGE Broker
     11 PULL_MESSAGE Broker

@@ -2,16 +2,22 @@
 //!
 //! **Owns** the cached wall and monotonic time of one core.
 //! **Lives on** each data core; not `Send`.
-//! **Invariants** the monotonic time never goes back. The wall time may, when the host's does.
+//! **Invariants** the monotonic time never goes back, and all cores of a process count it from the
+//! same moment: a stamp of one can be compared on another. The wall time may go back, when the
+//! host's does.
 //! **Limits** the cached values are as old as the last `refresh`; sockets, mesh and mailboxes
 //! refresh whenever they wake, so within a tick they differ from the truth by that tick's length.
 //! **Not here** simulated time, which lives with the simulated disk of `storage`.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Datelike as _, Local};
+
+/// Where the monotonic time of this process begins.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One core's clock. Cheap to clone by `Rc`.
 #[derive(Debug)]
@@ -25,7 +31,7 @@ impl Clock {
     /// A clock that has been read once.
     pub fn new() -> Rc<Self> {
         let clock = Self {
-            origin: Instant::now(),
+            origin: *ORIGIN,
             wall_ms: Cell::new(0),
             mono_us: Cell::new(0),
         };
@@ -44,17 +50,17 @@ impl Clock {
         self.wall_ms.get()
     }
 
-    /// Microseconds since this clock was made, as of the last refresh.
+    /// Microseconds since the process's first clock was made, as of the last refresh.
     pub fn mono_us(&self) -> u64 {
         self.mono_us.get()
     }
 
-    /// Milliseconds since this clock was made, as of the last refresh.
+    /// Milliseconds since the process's first clock was made, as of the last refresh.
     pub fn mono_ms(&self) -> u64 {
         self.mono_us.get() / 1000
     }
 
-    /// Microseconds since this clock was made, read now.
+    /// Microseconds since the process's first clock was made, read now.
     pub fn mono_us_now(&self) -> u64 {
         as_u64(self.origin.elapsed().as_micros())
     }

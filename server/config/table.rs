@@ -271,6 +271,12 @@ pub const BROKER: &[Key] = &[
         Start("message_index_enable"),
     ),
     key(
+        "latencyProfileEnable",
+        "true",
+        Bool,
+        Start("latency_profile_enable"),
+    ),
+    key(
         "useServerSideResetOffset",
         "true",
         Bool,

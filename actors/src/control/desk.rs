@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use gantry_protocol::code::{self, request, response};
+use gantry_protocol::code::{self, private, request, response};
 use gantry_runtime::control::guard_task;
 use gantry_runtime::mailbox::MailReceiver;
 
@@ -85,7 +85,8 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_BROKER_CONFIG
         | request::GET_BROKER_RUNTIME_INFO
         | request::VIEW_BROKER_STATS_DATA
-        | request::DELETE_EXPIRED_COMMITLOG => Counter::Admin,
+        | request::DELETE_EXPIRED_COMMITLOG
+        | private::GET_LATENCY_PROFILE => Counter::Admin,
         request::RECALL_MESSAGE | request::GET_ALL_DELAY_OFFSET | request::GET_TIMER_METRICS => {
             Counter::Delay
         }

@@ -21,6 +21,7 @@ use super::host::Host;
 use super::queue::store::QueueStore;
 use super::requests::parked::Parked;
 use super::requests::pushes::Pushes;
+use super::requests::reading::Reading;
 use super::requests::send::SendDesk;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
@@ -34,6 +35,11 @@ pub const TICK_MS: u64 = 10;
 pub const DRAIN_MS: u64 = 10_000;
 /// Changed offsets are handed over at least this often.
 pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
+
+/// What stalls of these tasks are called in the profile.
+const PASS: &str = "shard (pass)";
+/// As [`PASS`].
+const DEADLINES: &str = "shard (deadlines)";
 
 /// By shard number; none where another core holds it.
 type Shards<S, H> = Vec<Option<Rc<Shard<S, H>>>>;
@@ -49,6 +55,7 @@ pub struct DataCore<S, H> {
     pub(super) desk: SendDesk,
     pub(super) parked: RefCell<Parked>,
     pub(super) gathers: RefCell<Gathers>,
+    pub(super) reading: Reading,
     pub(super) pushes: RefCell<Pushes>,
     pub(super) marks: SendReplyMarks,
     /// Something waits for time to pass.
@@ -93,6 +100,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             host,
             parked: RefCell::default(),
             gathers: RefCell::default(),
+            reading: Reading::default(),
             pushes: RefCell::default(),
             timed: Signal::default(),
             ready: Rc::default(),
@@ -104,7 +112,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     /// Adds an opened shard; returns what the store must call on progress.
-    pub fn add_shard(&self, id: gantry_storage::units::ShardId, store: Rc<S>) -> Rc<Signal> {
+    pub fn add_shard(
+        &self,
+        id: gantry_storage::units::ShardId,
+        store: Rc<S>,
+    ) -> Box<dyn Fn() + 'static> {
         let settings = &self.settings;
         let rules = ShardRules {
             sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
@@ -123,10 +135,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Rc::clone(&self.ready),
             Rc::clone(&self.on_bug),
         );
+        let hook = shard.progress_hook();
         if let Some(place) = self.shards.borrow_mut().get_mut(usize::from(id.0)) {
             *place = Some(shard);
         }
-        Rc::clone(&self.ready)
+        hook
     }
 
     /// The shard of a queue, if this core holds it.
@@ -166,7 +179,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub async fn run_passes(self: Rc<Self>) {
         loop {
             self.ready.wait().await;
-            while self.pass() {
+            while self.watched(PASS, || self.pass()) {
                 futures_lite::future::yield_now().await;
             }
         }
@@ -178,9 +191,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.timed.wait().await;
             while self.has_deadlines() {
                 self.host.sleep_ms(TICK_MS).await;
-                self.tick();
+                self.watched(DEADLINES, || self.tick());
             }
         }
+    }
+
+    /// Runs a task of this core, and notes it if it took too long.
+    pub(super) fn watched<R>(&self, room: &'static str, task: impl FnOnce() -> R) -> R {
+        let profile = self.host.profile();
+        if !profile.is_on() {
+            return task();
+        }
+        let began_us = self.host.mono_us_now();
+        let done = task();
+        profile.ran(room, began_us, self.host.mono_us_now());
+        done
     }
 
     fn has_deadlines(&self) -> bool {

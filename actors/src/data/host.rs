@@ -12,6 +12,7 @@ use std::future::Future;
 use bytes::BytesMut;
 use gantry_protocol::command::ExtValue;
 use gantry_protocol::command::writer;
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::PeerRef;
 
 use super::router::CoreWord;
@@ -24,14 +25,11 @@ pub trait Host: 'static {
     /// Lets `write` append whole frames for `peer`; what it appended leaves with this tick.
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut));
 
-    /// Hands whole frames for `peer` over; not copied when nothing else waits to be written to it.
-    fn write_whole(&self, peer: PeerRef, frames: BytesMut) {
+    /// As [`Host::write`], for the answer to a request that is timed until it has left; `write`
+    /// says so far how, unless it has appended nothing.
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         self.write(peer, |out| {
-            if out.is_empty() {
-                *out = frames;
-            } else {
-                out.extend_from_slice(&frames);
-            }
+            write(out);
         });
     }
 
@@ -43,6 +41,12 @@ pub trait Host: 'static {
 
     /// µs of a clock that never goes back, as of this tick.
     fn mono_us(&self) -> u64;
+
+    /// The same, read now.
+    fn mono_us_now(&self) -> u64;
+
+    /// Where the time of this core's requests goes.
+    fn profile(&self) -> &Profile;
 
     /// Hands a word to another core (or, by the same road, to this one).
     ///

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use gantry_protocol::code::response;
+use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
 
@@ -38,8 +39,17 @@ pub enum CoreWord {
     End(ShardId, ReplyTo, End),
     /// The message of a half of this shard is stored on another one.
     HalfEnded(ShardId, QueueOffset),
-    /// Frames for a connection of the receiver.
-    Frames(PeerRef, Bytes),
+    /// Frames for a connection of the receiver; timed if they answer one request.
+    Frames(PeerRef, Bytes, Option<Timing>),
+    /// A read of another core, some of whose requests came before this word, is decoded.
+    Decoded {
+        /// That core.
+        core: CoreNumber,
+        /// When the read was done, µs.
+        read_us: u64,
+        /// When its frames were handled, µs.
+        decoded_us: u64,
+    },
     /// A connection is gone.
     PeerClosed(PeerRef),
     /// A client answered a push of the receiver.
@@ -114,6 +124,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn route_away(&self, key: QueueKey, word: CoreWord) -> Result<(), Refusal> {
         let core = self.core_of(key);
+        self.reading.went_to(core);
         self.host.send_core(core, word).map_err(|_| {
             let remark = format!(
                 "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
@@ -165,8 +176,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                         shard.half_ended(half);
                     }
                 }
-                CoreWord::Frames(peer, frames) => {
-                    self.host.write(peer, |out| out.extend_from_slice(&frames));
+                CoreWord::Frames(peer, frames, timing) => {
+                    self.host.write_timed(peer, |out| {
+                        out.extend_from_slice(&frames);
+                        timing
+                    });
+                }
+                CoreWord::Decoded {
+                    core,
+                    read_us,
+                    decoded_us,
+                } => {
+                    let now_us = self.host.mono_us();
+                    let profile = self.host.profile();
+                    profile.decoded(core, read_us, decoded_us, now_us);
                 }
                 CoreWord::PeerClosed(peer) => self.forget_peer(peer),
                 CoreWord::PushAnswered { peer, opaque, code } => {

@@ -24,6 +24,7 @@ use gantry_runtime::error::ListenError;
 use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
 };
@@ -48,6 +49,11 @@ const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
 
 /// Longest wait for connections to take their last bytes.
 pub const STOP_MS: u64 = 2_000;
+
+/// What stalls of these tasks are called in the profile.
+const WORDS: &str = "router (words of other cores)";
+/// As [`WORDS`].
+const CONTROL: &str = "orders (words of the control plane)";
 
 type Store = ShardStore<GlommioDisk>;
 type Core = DataCore<Store, GlommioHost>;
@@ -97,16 +103,17 @@ pub struct GlommioHost {
 }
 
 impl GlommioHost {
-    fn send_frames(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
-        let frames = {
+    fn send_frames(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
+        let (frames, timing) = {
             let mut scratch = self.scratch.borrow_mut();
-            write(&mut scratch);
-            scratch.split().freeze()
+            let timing = write(&mut scratch);
+            (scratch.split().freeze(), timing)
         };
         if frames.is_empty() {
             return;
         }
-        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames)) else {
+        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
+        else {
             return;
         };
         let Some(mesh) = self.mesh.get().cloned() else {
@@ -120,25 +127,47 @@ impl GlommioHost {
             }
         });
     }
-}
 
-impl Host for GlommioHost {
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+    fn write_any(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core != self.context.index {
             return self.send_frames(peer, write);
         }
         let Some(session) = self.peers.get(peer) else {
             return;
         };
-        let grown = {
+        let (grown, timing) = {
             let mut out = session.out();
             let before = out.len();
-            write(&mut out);
-            out.len() > before
+            let timing = write(&mut out);
+            (out.len() > before, timing)
         };
         if grown {
+            if let Some(timing) = timing.filter(|_| self.profile().is_on()) {
+                session.note_answer(&timing);
+            }
             session.flush_soon();
         }
+    }
+}
+
+impl Host for GlommioHost {
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        self.write_any(peer, |out| {
+            write(out);
+            None
+        });
+    }
+
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
+        self.write_any(peer, write);
+    }
+
+    fn mono_us_now(&self) -> u64 {
+        self.context.clock.mono_us_now()
+    }
+
+    fn profile(&self) -> &Profile {
+        self.context.metrics.profile()
     }
 
     fn wall_ms(&self) -> u64 {
@@ -215,6 +244,10 @@ impl FrameHandler for Front {
         }
     }
 
+    fn on_frames_done(self: &Rc<Self>, first_us: u64, read_us: u64, now_us: u64) {
+        self.core.frames_done(first_us, read_us, now_us);
+    }
+
     fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
         let peer = session.id();
         self.core.peer_closed(peer);
@@ -249,6 +282,7 @@ impl RunningCore {
         settings: Arc<BrokerSettings>,
         identity: StoreIdentity,
     ) -> Result<(Self, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+        begin_profile(&context, &settings);
         let (stores, reports) = open_shards(&context, &settings, identity).await?;
         let peers = PeerTable::new(context.index);
         let host = Rc::new(GlommioHost {
@@ -271,11 +305,9 @@ impl RunningCore {
         });
         let core = DataCore::new(place, Arc::clone(&settings), Rc::clone(&host), on_bug);
         for (id, store) in &stores {
-            let signal = core.add_shard(*id, Rc::clone(store));
-            store.on_progress(Box::new(move || signal.set()));
+            store.on_progress(core.add_shard(*id, Rc::clone(store)));
         }
-        let words = Rc::clone(&core);
-        let mesh = Mesh::join(&context, seat.mesh, move |_, batch| words.on_words(batch));
+        let mesh = join_mesh(&context, seat.mesh, &core);
         drop(host.mesh.set(mesh));
         take_in(&core, &seat.from_control);
         let rebuilt = core.rebuild_transactions().await;
@@ -298,7 +330,7 @@ impl RunningCore {
             let mut batch = Vec::new();
             while mail.recv_batch(&mut batch).await {
                 clock.refresh();
-                control.on_control(&mut batch);
+                control.watched(CONTROL, || control.on_control(&mut batch));
             }
         });
         Ok((
@@ -363,6 +395,24 @@ impl RunningCore {
             tracing::warn!(path = %path.display(), %error, "the tail could not be removed");
         }
     }
+}
+
+fn begin_profile(context: &CoreContext, settings: &BrokerSettings) {
+    if settings.latency_profile_enable {
+        let now_us = context.clock.mono_us_now();
+        context.metrics.profile().begin(now_us);
+    }
+}
+
+fn join_mesh(
+    context: &CoreContext,
+    seat: MeshSeat<CoreWord>,
+    core: &Rc<Core>,
+) -> Rc<Mesh<CoreWord>> {
+    let core = Rc::clone(core);
+    Mesh::join(context, seat, move |_, batch| {
+        core.watched(WORDS, || core.on_words(batch));
+    })
 }
 
 /// Takes in what waits in the mailbox.

@@ -32,6 +32,9 @@ pub struct ReplyTo {
     pub encoding: HeaderEncoding,
     /// Nobody waits: nothing is written (trap 5).
     pub one_way: bool,
+    /// When the read that completed the request was done, µs; with the peer's core it names that
+    /// read.
+    pub read_us: u64,
 }
 
 /// What can be asked of a queue actor besides storing a message.
@@ -103,7 +106,7 @@ pub struct Append {
     pub recall: Option<Box<str>>,
     /// It is the reply to a request, which was pushed with this outcome: what its sender is told.
     pub pushed: Option<Arc<Pushed>>,
-    /// When its shard took it, µs of that core's monotonic clock.
+    /// When its shard took it, µs.
     pub arrived_us: u64,
 }
 

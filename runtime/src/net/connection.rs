@@ -20,7 +20,6 @@ use gantry_protocol::frame::{self, Frame};
 use super::session::{CloseReason, Session};
 use super::{FrameHandler, Net};
 use crate::budget::Charge;
-use crate::metrics::Stage;
 use crate::shard::breathe;
 
 /// The start of a frame whose end has not arrived.
@@ -49,10 +48,13 @@ pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) 
 
 async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>) -> CloseReason {
     let mut partial = None;
+    // When the first byte of a frame came whose end has not.
+    let mut partial_us = 0;
     loop {
         if session.is_clogged() {
             session.until_unclogged().await;
         }
+        let had_partial = partial.is_some();
         let step = poll_fn(|cx| poll_step(net, session, &mut partial, cx)).await;
         let (mut frames, full) = match step {
             Ok(step) => step,
@@ -61,12 +63,17 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
         if !session.is_open() {
             return CloseReason::Peer;
         }
+        let read_us = net.clock.mono_us();
+        let first_us = if had_partial { partial_us } else { read_us };
+        if partial.is_some() && (!had_partial || !frames.is_empty()) {
+            partial_us = read_us;
+        }
         if session.is_listening() && !frames.is_empty() {
-            let count = frames.len() as u64;
-            let begin = net.clock.mono_us();
             net.handler.on_frames(session, &mut frames);
-            let took = net.clock.mono_us_now().saturating_sub(begin);
-            net.metrics.record_many(Stage::Handle, took, count);
+            if net.metrics.profile().is_on() {
+                let now_us = net.clock.mono_us_now();
+                net.handler.on_frames_done(first_us, read_us, now_us);
+            }
         }
         frames.clear();
         net.frames.set(frames);

@@ -90,6 +90,12 @@ pub trait FrameHandler: 'static {
     /// it leaves is dropped.
     fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>);
 
+    /// All frames of a read are handled, at `now_us`. `first_us`: when the first byte of the first
+    /// one of them came.
+    fn on_frames_done(self: &Rc<Self>, first_us: u64, read_us: u64, now_us: u64) {
+        let _ = (first_us, read_us, now_us);
+    }
+
     /// The connection is gone; called once. [`PeerTable::get`] no longer finds it.
     fn on_close(self: &Rc<Self>, session: &Rc<Session>);
 }
@@ -126,7 +132,11 @@ impl<H: FrameHandler> Net<H> {
             queues: core.queues,
             clock: Rc::clone(&core.clock),
             metrics: Rc::clone(&core.metrics),
-            lane: WriteLane::new(core.queues.serve, Rc::clone(&core.metrics)),
+            lane: WriteLane::new(
+                core.queues.serve,
+                Rc::clone(&core.clock),
+                Rc::clone(&core.metrics),
+            ),
             options,
             handler,
             peers,

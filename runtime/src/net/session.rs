@@ -21,9 +21,16 @@ use glommio::net::TcpStream;
 
 use super::peers::PeerRef;
 use super::writer::WriteLane;
+use crate::metrics::{Run, Timing};
 
 /// An out buffer keeps this much capacity after it has been written.
 const OUT_KEEP_BYTES: usize = 64 * 1024;
+/// Kinds of timed answers that may wait in one out buffer; further ones are not timed.
+const RUNS_MAX: usize = 256;
+/// Latest ones that another answer is compared with: answers of a pass come queue by queue.
+const RUNS_COMPARED: usize = 8;
+/// Memory for them that a connection keeps.
+const RUNS_KEEP: usize = 16;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +59,8 @@ pub struct Session {
     stream: RefCell<Option<TcpStream>>,
     lane: Rc<WriteLane>,
     out: RefCell<BytesMut>,
+    /// The timed answers in it.
+    runs: RefCell<Vec<Run>>,
     out_soft: usize,
     out_max: usize,
     /// In the lane's list, or the drain task is at work.
@@ -84,6 +93,7 @@ impl Session {
             stream: RefCell::new(Some(new.stream)),
             lane: new.lane,
             out: RefCell::new(BytesMut::new()),
+            runs: RefCell::default(),
             out_soft: new.out_soft,
             out_max: new.out_max,
             queued: Cell::new(false),
@@ -132,6 +142,30 @@ impl Session {
         }
     }
 
+    /// An answer was appended that is to be timed.
+    pub fn note_answer(&self, timing: &Timing) {
+        let mut runs = self.runs.borrow_mut();
+        let mut latest = runs.iter_mut().rev().take(RUNS_COMPARED);
+        if let Some(run) = latest.find(|run| run.takes(timing)) {
+            run.count += 1;
+        } else if runs.len() < RUNS_MAX {
+            runs.push(Run {
+                timing: *timing,
+                count: 1,
+            });
+        }
+    }
+
+    /// Gives `told` the timed answers of an out buffer that has been written.
+    pub(super) fn take_answers(&self, told: impl FnOnce(&[Run])) {
+        let mut runs = self.runs.borrow_mut();
+        if !runs.is_empty() {
+            told(&runs);
+            runs.clear();
+            runs.shrink_to(RUNS_KEEP);
+        }
+    }
+
     /// Appends one encoded frame and schedules its write.
     pub fn send(self: &Rc<Self>, frame: &[u8]) {
         if self.is_open() {
@@ -152,6 +186,7 @@ impl Session {
         }
         self.reason.set(Some(reason));
         *self.out.borrow_mut() = BytesMut::new();
+        *self.runs.borrow_mut() = Vec::new();
         if let Some(stream) = self.stream.borrow().as_ref() {
             // Completes at once; it also completes the reader's pending poll.
             let done = poll_once(stream.shutdown(Shutdown::Both));
@@ -225,6 +260,11 @@ impl Session {
             && out.capacity() > 0
         {
             *out = BytesMut::new();
+        }
+        if let Ok(mut runs) = self.runs.try_borrow_mut()
+            && runs.is_empty()
+        {
+            *runs = Vec::new();
         }
     }
 

@@ -16,21 +16,31 @@ use std::task::{Context, Poll, Waker};
 use glommio::TaskQueueHandle;
 
 use super::session::{CloseReason, Session};
+use crate::clock::Clock;
 use crate::metrics::CoreMetrics;
 use crate::shard::spawn_into;
+
+/// This room's name in the profile.
+const ROOM: &str = "net/writer";
 
 /// The sessions of a core that have something to write.
 pub(super) struct WriteLane {
     queue: TaskQueueHandle,
+    clock: Rc<Clock>,
     metrics: Rc<CoreMetrics>,
     dirty: RefCell<Vec<Rc<Session>>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl WriteLane {
-    pub(super) fn new(queue: TaskQueueHandle, metrics: Rc<CoreMetrics>) -> Rc<Self> {
+    pub(super) fn new(
+        queue: TaskQueueHandle,
+        clock: Rc<Clock>,
+        metrics: Rc<CoreMetrics>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             queue,
+            clock,
             metrics,
             dirty: RefCell::default(),
             waker: RefCell::default(),
@@ -52,6 +62,17 @@ impl WriteLane {
         }
         std::mem::swap(&mut *dirty, batch);
         Poll::Ready(())
+    }
+
+    fn write_all(self: &Rc<Self>, batch: &mut Vec<Rc<Session>>) {
+        let profile = self.metrics.profile();
+        if !profile.is_on() {
+            batch.drain(..).for_each(|session| self.write(&session));
+            return;
+        }
+        let began_us = self.clock.mono_us_now();
+        batch.drain(..).for_each(|session| self.write(&session));
+        profile.ran(ROOM, began_us, self.clock.mono_us_now());
     }
 
     fn write(self: &Rc<Self>, session: &Rc<Session>) {
@@ -77,6 +98,10 @@ impl WriteLane {
         if flushed.failed {
             session.close(CloseReason::Peer);
         }
+        session.take_answers(|runs| {
+            let now_us = self.clock.mono_us_now();
+            self.metrics.profile().replied(runs, now_us);
+        });
         session.after_flush();
         false
     }
@@ -102,9 +127,7 @@ pub(super) async fn run(lane: Weak<WriteLane>) {
             return;
         }
         let Some(lane) = lane.upgrade() else { return };
-        for session in batch.drain(..) {
-            lane.write(&session);
-        }
+        lane.write_all(&mut batch);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The admin actor: what the broker says of itself, and the settings that change while it runs.
 //!
-//! **Owns** codes 25, 26, 28, 315 and 329, and feeding the counters.
+//! **Owns** codes 25, 26, 28, 315, 329 and the private 47001, and feeding the counters.
 //! **Lives on** the control plane's thread.
 //! **Invariants** a 28 has every key the tools parse, numbers and "a b c" triples included (trap
 //! 94): a missing one is a `NullPointerException` in mqadmin.
@@ -8,13 +8,14 @@
 //! **Not here** topics and groups (their own actors).
 
 pub mod config;
+mod profile;
 mod runtime_report;
 pub mod stats;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::code::{request, response};
+use gantry_protocol::code::{private, request, response};
 use gantry_protocol::command::Command;
 
 use crate::refusal::{Refusal, quoted};
@@ -75,6 +76,11 @@ fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
         request::UPDATE_BROKER_CONFIG => config::update(&asked.command, to, plane),
         request::GET_BROKER_RUNTIME_INFO => {
             runtime(to, plane);
+            return;
+        }
+        private::GET_LATENCY_PROFILE => {
+            let asking = Rc::clone(plane);
+            plane.reply_later(to, async move { profile::reply(&asking).await });
             return;
         }
         request::DELETE_EXPIRED_COMMITLOG => {

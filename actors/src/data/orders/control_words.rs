@@ -15,7 +15,9 @@ use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
-use crate::seam::{Answer, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData};
+use crate::seam::{
+    Answer, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
+};
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Handles a batch from the control plane.
@@ -89,6 +91,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Answer::Done
             }
             Question::StoreReport => Answer::Store(self.store_report().await),
+            Question::Profile => {
+                let now_us = self.host.mono_us_now();
+                Answer::Profile(Box::new(CoreProfile {
+                    core: self.number,
+                    now_us,
+                    snapshot: self.host.profile().snapshot(now_us),
+                }))
+            }
             Question::DropTopic(topic) => {
                 self.shards().for_each(|shard| shard.drop_topic(topic));
                 Answer::Done

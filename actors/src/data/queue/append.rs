@@ -13,6 +13,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use gantry_runtime::metrics::Front;
 use gantry_storage::address;
 use gantry_storage::error::AppendError;
 use gantry_storage::shard_store::{Appended, NewRecord};
@@ -70,6 +71,21 @@ pub struct Ack {
     pub no_wait: bool,
     /// `recallHandle` of the reply.
     pub recall: Option<Box<str>>,
+    /// Where it is.
+    pub key: QueueKey,
+    /// How long it took so far, if that is recorded.
+    pub times: SendTimes,
+}
+
+/// The stages of a send until its record is sealed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SendTimes {
+    /// Until its turn.
+    pub front: Front,
+    /// `Stage::Append`, µs.
+    pub append_us: u32,
+    /// When its record was sealed, µs.
+    pub stored_us: u64,
 }
 
 impl Ack {
@@ -183,6 +199,8 @@ impl Pending {
             end: first.end,
             no_wait: append.marks.no_wait,
             recall: append.recall.clone(),
+            key,
+            times: SendTimes::default(),
         }
     }
 }

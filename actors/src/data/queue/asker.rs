@@ -41,6 +41,14 @@ impl Asker {
             (None, None) => Self::Client(reply),
         }
     }
+
+    /// Whom the answer to a send goes to, if it was sent by a client.
+    pub fn sender(&self) -> Option<ReplyTo> {
+        match self {
+            Self::Client(to) | Self::Transaction(to, TransactionStep::Half { .. }) => Some(*to),
+            Self::Transaction(..) | Self::Supervisor(_) | Self::Replier(..) => None,
+        }
+    }
 }
 
 /// A record's place in its batch.

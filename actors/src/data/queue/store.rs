@@ -35,6 +35,7 @@ pub trait QueueStore: 'static {
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError>;
     fn seal(&self) -> FilePosition;
     fn staged(&self) -> FilePosition;
+    fn stable(&self) -> FilePosition;
     fn committed(&self) -> FilePosition;
     fn acknowledged(&self) -> FilePosition;
     fn poisoned(&self) -> Option<Rc<str>>;
@@ -111,6 +112,9 @@ impl<D: Disk> QueueStore for ShardStore<D> {
     }
     fn staged(&self) -> FilePosition {
         Self::staged(self)
+    }
+    fn stable(&self) -> FilePosition {
+        Self::stable(self)
     }
     fn committed(&self) -> FilePosition {
         Self::committed(self)

@@ -15,6 +15,7 @@ use gantry_protocol::command::{Command, ExtValue, HeaderView};
 use gantry_protocol::error::HeaderError;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::send::SendHeader;
+use gantry_runtime::metrics::Kind;
 
 use super::parked::{Caller, Park, ParkedRequest, Subject};
 use super::send::Checked;
@@ -41,7 +42,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// # Errors
     /// The header is none: the connection has lost its place.
     pub fn handle(self: &Rc<Self>, caller: Caller, frame: &Frame) -> Result<(), HeaderError> {
-        self.handle_with(caller, frame, Parking::Allowed)
+        let read_us = self.host.mono_us();
+        self.handle_with(caller, frame, Parking::Allowed, read_us)
     }
 
     fn handle_with(
@@ -49,6 +51,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         parking: Parking,
+        read_us: u64,
     ) -> Result<(), HeaderError> {
         let mut view = HeaderView::empty(frame.encoding);
         view.read(&frame.header)?;
@@ -70,7 +73,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             opaque: view.opaque,
             encoding: frame.encoding,
             one_way: view.is_oneway(),
+            read_us,
         };
+        self.reading.note(kind_of(view.code));
         let handled = match view.code {
             request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
                 self.send(&view, caller, frame, to, parking);
@@ -222,7 +227,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let request = ParkedRequest {
             caller,
             frame: frame.clone(),
+            read_us: self.host.mono_us(),
         };
+        self.reading.put_off();
         let parked = self
             .parked
             .borrow_mut()
@@ -246,10 +253,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// The control plane has made (or refused) what parked requests wait for.
     pub(in crate::data) fn resume(self: &Rc<Self>, ticket: Ticket, outcome: &Result<(), Refusal>) {
         let requests = self.parked.borrow_mut().take(ticket);
-        for ParkedRequest { caller, frame } in requests {
+        for request in requests {
+            let ParkedRequest {
+                caller,
+                frame,
+                read_us,
+            } = request;
             match outcome {
                 // The header was parsed before the request was parked.
-                Ok(()) => drop(self.handle_with(caller, &frame, Parking::Over)),
+                Ok(()) => {
+                    drop(self.handle_with(caller, &frame, Parking::Over, read_us));
+                    self.resumed(read_us);
+                }
                 Err(refusal) => self.refuse_parked(caller, &frame, refusal),
             }
         }
@@ -260,7 +275,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let remark = "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while: stage \
                       parked, the topic or group was not made within 3 s";
         let refusal = Refusal::new(response::SYSTEM_BUSY, remark);
-        for ParkedRequest { caller, frame } in late {
+        for ParkedRequest { caller, frame, .. } in late {
             self.refuse_parked(caller, &frame, &refusal);
         }
     }
@@ -274,6 +289,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             opaque: view.opaque,
             encoding: frame.encoding,
             one_way: view.is_oneway(),
+            read_us: 0,
         };
         self.refuse_send(to, refusal);
     }
@@ -303,6 +319,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.number
         );
         Refusal::new(response::SYSTEM_BUSY, remark)
+    }
+}
+
+/// Whether requests of this code are timed.
+fn kind_of(code: i32) -> Option<Kind> {
+    match code {
+        request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+            Some(Kind::Send)
+        }
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => Some(Kind::Pull),
+        _ => None,
     }
 }
 

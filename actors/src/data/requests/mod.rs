@@ -8,5 +8,6 @@ pub mod parked;
 pub mod pulls;
 pub mod pushes;
 pub mod query;
+pub mod reading;
 pub mod replies;
 pub mod send;

@@ -48,6 +48,8 @@ pub struct ParkedRequest {
     pub caller: Caller,
     /// The request as it came.
     pub frame: Frame,
+    /// When the read that completed it was done, µs.
+    pub read_us: u64,
 }
 
 #[derive(Debug)]
@@ -173,6 +175,7 @@ mod tests {
                 addr: "127.0.0.1:1".parse().unwrap(),
             },
             frame,
+            read_us: 0,
         }
     }
 

@@ -146,6 +146,7 @@ mod tests {
                 opaque: 1,
                 encoding: HeaderEncoding::Json,
                 one_way: false,
+                read_us: 0,
             },
             client: "c".to_owned(),
             queue_id: 0,

@@ -18,6 +18,7 @@ use gantry_protocol::command::send_reply::{SendReplyForm, Stored};
 use gantry_protocol::command::{ExtValue, writer};
 use gantry_protocol::frame::HeaderEncoding;
 use gantry_protocol::message_id::{HexId, offset_id};
+use gantry_runtime::metrics::Timing;
 use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 use crate::data::host::Host;
@@ -59,8 +60,16 @@ impl SendReplyMarks {
     }
 
     /// Writes the answer to a send.
-    pub fn write(&self, host: &impl Host, to: ReplyTo, ack: &Ack, code: i32, remark: Option<&str>) {
-        if to.one_way || (code == response::SUCCESS && self.write_usual(host, to, ack)) {
+    pub fn write(
+        &self,
+        host: &impl Host,
+        (to, timing): (ReplyTo, &Timing),
+        ack: &Ack,
+        code: i32,
+        remark: Option<&str>,
+    ) {
+        let is_usual = code == response::SUCCESS;
+        if to.one_way || (is_usual && self.write_usual(host, (to, timing), ack)) {
             return;
         }
         let single = self.message_id(ack.physical);
@@ -95,10 +104,11 @@ impl SendReplyMarks {
             (Some(_), Some(_)) => all.len(),
         };
         let ext = all.get(..count).unwrap_or(&all);
-        host.write(to.peer, |out: &mut BytesMut| {
+        host.write_timed(to.peer, |out: &mut BytesMut| {
             let written =
                 writer::write_reply(out, to.encoding, to.opaque, code, remark, Some(ext), &[]);
             debug_assert!(written.is_ok(), "a send reply is short");
+            Some(*timing)
         });
     }
 
@@ -135,7 +145,7 @@ impl SendReplyMarks {
 
     /// The way of nearly every answer; false when it isn't one of those.
     #[inline]
-    fn write_usual(&self, host: &impl Host, to: ReplyTo, ack: &Ack) -> bool {
+    fn write_usual(&self, host: &impl Host, (to, timing): (ReplyTo, &Timing), ack: &Ack) -> bool {
         let (Some(form), Some(unique_key)) = (&self.form, &ack.unique_key) else {
             return false;
         };
@@ -150,7 +160,10 @@ impl SendReplyMarks {
             unique_key,
         };
         let mut done = true;
-        host.write(to.peer, |out| done = form.write(out, &stored));
+        host.write_timed(to.peer, |out| {
+            done = form.write(out, &stored);
+            done.then_some(*timing)
+        });
         done
     }
 

@@ -14,11 +14,13 @@
 
 pub mod acks;
 pub mod asks;
+pub mod log_times;
 pub mod pulls;
 pub mod questions;
 pub mod signal;
 pub mod supply;
 pub mod ticks;
+pub mod timing;
 pub mod transactions;
 pub mod turns;
 
@@ -34,9 +36,11 @@ use gantry_storage::units::{FilePosition, QueueKey, ShardId};
 use hashbrown::HashMap;
 
 use self::acks::{FlushQueue, SendReplyMarks};
+use self::log_times::LogTimes;
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
 use self::supply::OwedRows;
+use self::timing::PassTimes;
 use self::transactions::Transacting;
 use super::host::Host;
 use super::queue::actor::{Lanes, QueueActor};
@@ -95,6 +99,7 @@ pub struct Shard<S, H> {
     on_bug: OnBug,
     in_store: Cell<bool>,
     inner: RefCell<Inner>,
+    log_times: Rc<LogTimes>,
     #[cfg(test)]
     panic_on: Cell<Option<QueueKey>>,
 }
@@ -115,6 +120,7 @@ struct Inner {
     inbox_bytes: usize,
     /// The tail is full since this time, µs.
     stalled_us: Option<u64>,
+    pass_times: PassTimes,
     acks: Vec<Ack>,
     flushing: FlushQueue,
     /// Queues that stored something in this pass.
@@ -154,6 +160,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             on_bug,
             in_store,
             inner,
+            log_times: Rc::default(),
             #[cfg(test)]
             panic_on: Cell::new(None),
         })
@@ -192,7 +199,6 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         asker: Asker,
         mut append: Append,
     ) -> Result<(), Refusal> {
-        // Set here, not where the request was read: cores' clocks have different origins.
         append.arrived_us = self.host.mono_us();
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();

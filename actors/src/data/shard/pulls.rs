@@ -19,6 +19,7 @@ use gantry_protocol::command::{ExtValue, writer};
 use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
+use super::timing::PullTimes;
 use super::{COLD_READS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
@@ -40,6 +41,8 @@ pub struct Waiter {
     pub pull: Box<Pull>,
     /// The first offset not yet examined for it.
     pub scanned: QueueOffset,
+    /// Its stamps.
+    pub times: PullTimes,
 }
 
 /// A pull that needs the device.
@@ -71,6 +74,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         pull: Box<Pull>,
     ) {
         let key = actor.key;
+        let times = self.begin_pull(reply);
         let opening = actor.state.open_pull(&pull.group, pull.commit);
         if opening.commit == Some(Commit::FirstDirty) {
             inner.note_dirty(actor);
@@ -83,6 +87,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             reply,
             pull,
             scanned: QueueOffset(offset),
+            times,
         };
         match pull::start(bounds, waiter.pull.wanted, opening.reset) {
             Ok(from) => self.read_now(inner, Some(actor), waiter, from),
@@ -112,12 +117,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    fn suspend(&self, inner: &mut Inner, waiter: Waiter, bounds: QueueBounds, verdict: Verdict) {
+    fn suspend(
+        &self,
+        inner: &mut Inner,
+        mut waiter: Waiter,
+        bounds: QueueBounds,
+        verdict: Verdict,
+    ) {
         let Some(suspend_ms) = waiter.pull.suspend_ms else {
             return self.tell(&waiter, verdict, bounds);
         };
         let deadline_ms = self.host.mono_ms() + suspend_ms;
         let (key, peer) = (waiter.key, waiter.reply.peer);
+        waiter.times.park(self.stamp_us());
         if let Err(waiter) = inner.waiters.park(key, peer, deadline_ms, waiter) {
             self.tell(&waiter, verdict, bounds);
         }
@@ -128,7 +140,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let mut reading = Reading::Answered(Got::default());
-        self.host.write(to.peer, |out| {
+        self.host.write_timed(to.peer, |out| {
             let frame = writer::start_late_reply(out, to.encoding);
             let read = self
                 .store
@@ -137,10 +149,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 None => {
                     frame.abandon(out);
                     reading = Reading::Cold;
+                    None
                 }
                 Some(read) if read.found == 0 && !always => {
                     frame.abandon(out);
                     reading = Reading::Unmatched(read.next_offset);
+                    None
                 }
                 Some(read) => {
                     let verdict = verdict_of(&read, from);
@@ -150,13 +164,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                         frame.finish(out, to.opaque, verdict.code, Some(status), Some(&ext));
                     debug_assert!(written.is_ok(), "a read is bounded below a frame");
                     reading = Reading::Answered(got_of(&read, 0));
+                    self.time_pull(waiter, read.bytes)
                 }
             }
         });
         reading
     }
 
-    fn read_cold(&self, inner: &mut Inner, waiter: Waiter, from: QueueOffset) {
+    fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
+        waiter.times.ask_device(self.stamp_us());
         if inner.cold_under_way + inner.cold.len() < COLD_READS_MAX {
             inner.cold.push(ColdPull {
                 waiter,
@@ -187,17 +203,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     async fn finish_cold(&self, cold: ColdPull) {
         let ColdPull {
-            waiter,
+            mut waiter,
             from,
             since_us,
         } = cold;
-        let (pull, to) = (&waiter.pull, waiter.reply);
+        let to = waiter.reply;
         let mut out = BytesMut::new();
         let frame = writer::start_late_reply(&mut out, to.encoding);
+        let pull = &waiter.pull;
         let read = self
             .store
             .read(waiter.key, from, limits_of(pull), &pull.filter, &mut out)
             .await;
+        waiter.times.device_gave(self.stamp_us());
+        let pull = &waiter.pull;
         match read {
             Ok(read) => {
                 let verdict = verdict_of(&read, from);
@@ -205,7 +224,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 let status = Some(verdict.status.remark());
                 let written = frame.finish(&mut out, to.opaque, verdict.code, status, Some(&ext));
                 debug_assert!(written.is_ok(), "a read is bounded below a frame");
-                self.host.write_whole(to.peer, out);
+                let timing = self.time_pull(&waiter, read.bytes);
+                self.host.write_timed(to.peer, |buffer| {
+                    if buffer.is_empty() {
+                        *buffer = out;
+                    } else {
+                        buffer.extend_from_slice(&out);
+                    }
+                    timing
+                });
                 let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
                 let got = got_of(&read, read_ms);
                 self.inner.borrow_mut().note_got(None, &waiter, got);
@@ -243,6 +270,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             if waiter.scanned >= bounds.max {
                 continue;
             }
+            waiter.times.wake(self.stamp_us());
             match self.read_hot(waiter, waiter.scanned, false) {
                 Reading::Answered(got) => {
                     if let Some(waiter) = inner.waiters.take(id) {
@@ -268,7 +296,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Answers a pull that has waited long enough: the same rules, without suspension.
-    pub(super) fn give_up(&self, inner: &mut Inner, waiter: Waiter) {
+    pub(super) fn give_up(&self, inner: &mut Inner, mut waiter: Waiter) {
+        waiter.times.wake(self.stamp_us());
         let key = waiter.key;
         let group = &waiter.pull.group;
         let reset = inner
@@ -288,9 +317,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
         let ext = ext_of(&waiter.pull, verdict.next, bounds);
-        let status = verdict.status.remark();
-        self.host
-            .reply(waiter.reply, verdict.code, Some(status), Some(&ext), &[]);
+        let (to, status) = (waiter.reply, Some(verdict.status.remark()));
+        if to.one_way {
+            return;
+        }
+        self.host.write_timed(to.peer, |out| {
+            let ext = Some(ext.as_slice());
+            let written =
+                writer::write_reply(out, to.encoding, to.opaque, verdict.code, status, ext, &[]);
+            debug_assert!(written.is_ok(), "an empty pull reply is short");
+            self.time_pull(waiter, 0)
+        });
     }
 }
 

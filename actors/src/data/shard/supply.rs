@@ -17,6 +17,7 @@ use gantry_storage::shard_store::Appended;
 use gantry_storage::units::{FilePosition, QueueKey};
 
 use super::acks::LATE;
+use super::timing::timing_of;
 use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::append::Ack;
@@ -95,16 +96,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Says that a message is stored as the flush mode promises.
-    pub(super) fn acknowledge(&self, ack: &Ack) {
+    /// Says that a message is stored as the flush mode promises, since `now_us`.
+    pub(super) fn acknowledge(&self, ack: &Ack, now_us: u64) {
         match &ack.asker {
             Asker::Client(to) => {
+                let timing = timing_of(*to, ack, now_us);
                 self.rules
                     .marks
-                    .write(&*self.host, *to, ack, response::SUCCESS, None);
+                    .write(&*self.host, (*to, &timing), ack, response::SUCCESS, None);
             }
             Asker::Transaction(to, step) => {
-                self.answer_step(ack, (*to, *step), response::SUCCESS, None);
+                self.answer_step(ack, (*to, *step), response::SUCCESS, None, now_us);
             }
             Asker::Replier(to, pushed) => {
                 let marks = &self.rules.marks;
@@ -122,15 +124,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn acknowledge_late(&self, ack: Ack, never: Option<&str>) -> Option<Ack> {
         let late = "the flush took longer than syncFlushTimeout; the message is stored";
         let remark = never.unwrap_or(late);
+        let now_us = self.host.mono_us();
         match &ack.asker {
             Asker::Transaction(to, step) => {
-                self.answer_step(&ack, (*to, *step), LATE, Some(remark));
+                self.answer_step(&ack, (*to, *step), LATE, Some(remark), now_us);
                 None
             }
             Asker::Client(to) => {
+                let timing = timing_of(*to, &ack, now_us);
                 self.rules
                     .marks
-                    .write(&*self.host, *to, &ack, LATE, Some(remark));
+                    .write(&*self.host, (*to, &timing), &ack, LATE, Some(remark));
                 None
             }
             Asker::Replier(to, pushed) => {

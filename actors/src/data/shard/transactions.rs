@@ -20,6 +20,7 @@ use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::shard_store::{NewRecord, ReadLimits};
 use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp};
 
+use super::timing::timing_of;
 use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::append::{Ack, Pending};
@@ -440,9 +441,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         (to, step): (ReplyTo, TransactionStep),
         code: i32,
         remark: Option<&str>,
+        now_us: u64,
     ) {
         match step {
             TransactionStep::Half { .. } => {
+                let timing = timing_of(to, ack, now_us);
+                let to = (to, &timing);
                 self.rules.marks.write(&*self.host, to, ack, code, remark);
             }
             TransactionStep::Moved { .. } => {}

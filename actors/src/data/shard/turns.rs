@@ -35,6 +35,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let inner = &mut *inner;
         // The device may have taken something meanwhile: try again, one failed append tells.
         let was_stalled = inner.stalled_us.take();
+        self.begin_times(inner);
         let mut turns = std::mem::replace(&mut inner.ready, std::mem::take(&mut inner.spare));
         for slot in turns.drain(..) {
             self.turn_of(inner, slot, was_stalled);
@@ -102,7 +103,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let stored = pending.store(&*self.store, actor.key, &stamp);
             self.in_store.set(false);
             match stored {
-                Ok(ack) => {
+                Ok(mut ack) => {
+                    self.time_front(inner, &mut ack, pending.append.arrived_us);
                     let (count, bytes) = (1 + ack.further.len() as u64, ack.stored_bytes());
                     inner.totals.put_count += count;
                     inner.totals.put_bytes += bytes;
@@ -146,6 +148,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             self.in_store.set(false);
             let fresh = inner.fresh.drain(..).map(|key| (sealed, key));
             inner.unread.extend(fresh);
+            self.time_stored(inner, sealed);
         }
         self.answer_sends(inner);
         self.wake_pulls(inner);
@@ -156,17 +159,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn answer_sends(&self, inner: &mut Inner) {
         let deadline_ms = self.host.mono_ms() + self.rules.settings.sync_flush_timeout_ms.get();
         let mut acks = std::mem::take(&mut inner.acks);
-        for ack in acks.drain(..) {
+        for mut ack in acks.drain(..) {
+            inner.pass_times.mark(&mut ack);
             if self.rules.sync_flush && !ack.no_wait {
                 inner.flushing.push(ack, deadline_ms);
             } else {
-                self.acknowledge(&ack);
+                self.acknowledge(&ack, ack.times.stored_us);
             }
         }
         inner.acks = acks;
         let committed = self.store.committed();
         while let Some(ack) = inner.flushing.pop_committed(committed) {
-            self.acknowledge(&ack);
+            self.acknowledge(&ack, self.log_times.committed_us());
         }
     }
 

@@ -16,6 +16,7 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::PeerRef;
 
 use crate::data::host::Host;
@@ -38,6 +39,7 @@ pub struct FakeWorld {
 pub struct FakeHost {
     world: Rc<FakeWorld>,
     core: CoreNumber,
+    profile: Profile,
 }
 
 impl FakeWorld {
@@ -56,6 +58,7 @@ impl FakeWorld {
         Rc::new(FakeHost {
             world: Rc::clone(self),
             core,
+            profile: Profile::off(),
         })
     }
 
@@ -104,6 +107,13 @@ impl FakeWorld {
 
 impl Host for FakeHost {
     fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        self.write_timed(peer, |out| {
+            write(out);
+            None
+        });
+    }
+
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self
                 .world
@@ -116,10 +126,10 @@ impl Host for FakeHost {
             return;
         }
         let mut out = BytesMut::new();
-        write(&mut out);
+        let timing = write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames))
+            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
                 .unwrap();
         }
     }
@@ -134,6 +144,14 @@ impl Host for FakeHost {
 
     fn mono_us(&self) -> u64 {
         self.world.now_us.get()
+    }
+
+    fn mono_us_now(&self) -> u64 {
+        self.mono_us()
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {

@@ -211,6 +211,9 @@ impl QueueStore for MemoryStore {
         FilePosition(self.staged.get())
     }
 
+    fn stable(&self) -> FilePosition {
+        self.committed()
+    }
     fn committed(&self) -> FilePosition {
         FilePosition(self.committed.get())
     }

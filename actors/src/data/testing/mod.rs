@@ -93,8 +93,7 @@ impl TestBroker {
             );
             for shard in (0..shards).filter(|shard| u16::from(*shard) % cores == number) {
                 let store = Rc::clone(&stores[usize::from(shard)]);
-                let signal = core.add_shard(ShardId(shard), Rc::clone(&store));
-                store.on_progress(Box::new(move || signal.set()));
+                store.on_progress(core.add_shard(ShardId(shard), Rc::clone(&store)));
             }
             broker.cores.push(core);
         }
@@ -329,6 +328,7 @@ pub fn settings() -> BrokerSettings {
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
         message_index_enable: true,
+        latency_profile_enable: true,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: (256_u64 << 10).into(),
         transfer_count_max_in_memory: 32_u64.into(),

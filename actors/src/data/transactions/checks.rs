@@ -38,6 +38,7 @@ pub(in crate::data) fn nobody() -> ReplyTo {
         opaque: 0,
         encoding: gantry_protocol::frame::HeaderEncoding::Json,
         one_way: true,
+        read_us: 0,
     }
 }
 

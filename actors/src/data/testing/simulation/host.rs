@@ -13,6 +13,7 @@ use std::future::Future;
 use bytes::BytesMut;
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
+use gantry_runtime::metrics::Profile;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::disk::Disk;
 use gantry_storage::sim_disk::SimDisk;
@@ -26,6 +27,7 @@ pub struct SimHost {
     disk: SimDisk,
     outs: RefCell<BTreeMap<PeerSlot, BytesMut>>,
     offsets: RefCell<Vec<OffsetRow>>,
+    profile: Profile,
 }
 
 type PeerSlot = u32;
@@ -36,6 +38,7 @@ impl SimHost {
             disk: disk.clone(),
             outs: RefCell::default(),
             offsets: RefCell::default(),
+            profile: Profile::off(),
         }
     }
 
@@ -82,6 +85,14 @@ impl Host for SimHost {
 
     fn mono_us(&self) -> u64 {
         self.disk.now_mono_us()
+    }
+
+    fn mono_us_now(&self) -> u64 {
+        self.mono_us()
+    }
+
+    fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     fn send_core(&self, _core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {

@@ -249,8 +249,7 @@ impl World {
                 report.damage.is_empty() || self.is_damaged(),
                 "recovery found damage that nobody made: {report:?}"
             );
-            let signal = core.add_shard(ShardId(shard), Rc::clone(&store));
-            store.on_progress(Box::new(move || signal.set()));
+            store.on_progress(core.add_shard(ShardId(shard), Rc::clone(&store)));
             cold_until.push(report.end.0);
             stores.push(store);
         }

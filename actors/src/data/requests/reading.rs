@@ -1,0 +1,205 @@
+//! What the read at work has brought, for the latency profile.
+//!
+//! **Owns** the count of a read's sends and pulls, and the cores they went to.
+//! **Lives on** the session's data core.
+//! **Invariants** counted while the read's frames are handled, told once behind them: one look at
+//! the clock a read. Requests that wait for a topic or group to be made are told when they go on.
+//! **Limits** none.
+//! **Not here** the recorder (`gantry_runtime::metrics`).
+
+use std::cell::Cell;
+
+use gantry_runtime::metrics::{Kind, Stage};
+
+use crate::data::core::DataCore;
+use crate::data::host::Host;
+use crate::data::queue::store::QueueStore;
+use crate::data::router::CoreWord;
+use crate::seam::CoreNumber;
+
+/// This room's name in the profile: what a stall of it is called.
+const FRAMES: &str = "requests (frames of one read)";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Reading {
+    now: Cell<Brought>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Brought {
+    frames: u64,
+    sends: u64,
+    pulls: u64,
+    /// What the first frame was: the only one that may have come in pieces.
+    first: Option<Kind>,
+    /// What the last frame was.
+    last: Option<Kind>,
+    /// Bit by bit, the other cores that got some of it.
+    cores: u64,
+}
+
+impl Brought {
+    fn of(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Send => &mut self.sends,
+            Kind::Pull => &mut self.pulls,
+        }
+    }
+}
+
+impl Reading {
+    fn change(&self, change: impl FnOnce(&mut Brought)) {
+        let mut now = self.now.get();
+        change(&mut now);
+        self.now.set(now);
+    }
+
+    /// A frame is being handled; `kind` if it is of one that is timed.
+    pub fn note(&self, kind: Option<Kind>) {
+        self.change(|now| {
+            now.frames += 1;
+            now.last = kind;
+            if now.frames == 1 {
+                now.first = kind;
+            }
+            if let Some(kind) = kind {
+                *now.of(kind) += 1;
+            }
+        });
+    }
+
+    /// The frame being handled waits: its time comes later.
+    pub fn put_off(&self) {
+        self.change(|now| {
+            if let Some(kind) = now.last.take() {
+                let count = now.of(kind);
+                *count = count.saturating_sub(1);
+            }
+        });
+    }
+
+    /// Some of it went to another core.
+    pub fn went_to(&self, core: CoreNumber) {
+        self.change(|now| now.cores |= 1_u64.checked_shl(u32::from(core)).unwrap_or(0));
+    }
+}
+
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// All frames of a read are handled. `first_us`: when the first byte of the first one came.
+    pub fn frames_done(&self, first_us: u64, read_us: u64, now_us: u64) {
+        let profile = self.host.profile();
+        profile.ran(FRAMES, read_us, now_us);
+        let mut brought = self.reading.now.take();
+        if brought.sends + brought.pulls == 0 {
+            return;
+        }
+        for kind in [Kind::Send, Kind::Pull] {
+            let count = *brought.of(kind);
+            profile.record(kind, Stage::Decode, now_us.saturating_sub(read_us), count);
+            let in_pieces = u64::from(count > 0 && brought.first == Some(kind));
+            let took_us = read_us.saturating_sub(first_us);
+            profile.record(kind, Stage::Read, took_us, in_pieces);
+            profile.record(kind, Stage::Read, 0, count - in_pieces);
+        }
+        profile.decoded(self.number, read_us, now_us, now_us);
+        for core in (0..self.cores).filter(|core| brought.cores >> core & 1 == 1) {
+            let word = CoreWord::Decoded {
+                core: self.number,
+                read_us,
+                decoded_us: now_us,
+            };
+            // A full road: the other core counts this batch's way as waiting.
+            drop(self.host.send_core(core, word));
+        }
+    }
+
+    /// A request that had to wait for its topic or group goes on.
+    pub(in crate::data) fn resumed(&self, read_us: u64) {
+        let mut brought = self.reading.now.take();
+        let took_us = self.host.mono_us().saturating_sub(read_us);
+        for kind in [Kind::Send, Kind::Pull] {
+            let count = *brought.of(kind);
+            let profile = self.host.profile();
+            profile.record(kind, Stage::Decode, took_us, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_runtime::metrics::{Figures, Front};
+    use gantry_storage::units::{QueueId, QueueKey, TopicId};
+
+    use super::*;
+    use crate::data::testing::{TestBroker, TestCore, send_frame, send_header};
+
+    fn figures(core: &TestCore, stage: Stage) -> Figures {
+        let snapshot = core.host.profile().snapshot(2_000_000).unwrap();
+        let figures = snapshot.since_start.figures(Kind::Send, stage);
+        figures.unwrap_or_default()
+    }
+
+    /// Two sends of one read to a queue of the other core.
+    #[test]
+    fn the_way_to_another_core_and_back_is_timed() {
+        let broker = TestBroker::new(2, 2, |_| {});
+        let (here, there) = (&broker.cores[0], &broker.cores[1]);
+        for core in &broker.cores {
+            core.host.profile().begin(0);
+        }
+        let far = (0..4).find(|queue| {
+            let (topic, queue) = (TopicId(1), QueueId(*queue));
+            here.core_of(QueueKey { topic, queue }) == 1
+        });
+        let mut header = send_header("T");
+        header.queue_id = i32::from(far.unwrap());
+        let read_us = broker.world.now_us.get();
+        let pass_us = |us| broker.world.now_us.set(broker.world.now_us.get() + us);
+        broker.request(&send_frame(1, &header, b"one"));
+        broker.request(&send_frame(2, &header, b"two"));
+        pass_us(30);
+        here.frames_done(read_us - 7, read_us, read_us + 30);
+        pass_us(20);
+        there.on_words(&mut broker.world.take_words(1));
+        pass_us(40);
+        there.pass();
+        let told = |core, stage| {
+            let figures = figures(core, stage);
+            (figures.count, figures.max_us)
+        };
+        assert_eq!(told(here, Stage::Read), (2, 7));
+        assert_eq!(told(here, Stage::Decode), (2, 30));
+        assert_eq!(told(there, Stage::Mesh), (2, 20));
+        assert_eq!(told(there, Stage::Mailbox), (2, 40));
+        assert_eq!(told(there, Stage::Append), (2, 0));
+        let words = broker.world.take_words(0);
+        let back = words.iter().filter_map(|word| match word {
+            CoreWord::Frames(_, _, Some(timing)) => Some(timing),
+            _ => None,
+        });
+        let front = Front {
+            decode_us: 30,
+            mesh_us: 20,
+            mailbox_us: 40,
+        };
+        let back: Vec<_> = back.collect();
+        assert_eq!(back.len(), 2, "{words:?}");
+        for timing in back {
+            assert_eq!((timing.front, timing.read_us), (front, read_us));
+            assert_eq!(timing.answered_us, read_us + 90);
+        }
+    }
+
+    /// What waits for its topic is decoded when it goes on, and counted once.
+    #[test]
+    fn a_parked_send_is_counted_when_it_goes_on() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        let core = &broker.cores[0];
+        core.host.profile().begin(0);
+        let read_us = broker.world.now_us.get();
+        broker.request(&send_frame(1, &send_header("unknown"), b"x"));
+        core.frames_done(read_us, read_us, read_us + 5);
+        assert_eq!(figures(core, Stage::Decode).count, 0);
+    }
+}

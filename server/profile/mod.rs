@@ -1,0 +1,90 @@
+//! `gantry profile`: where the time of a running broker's requests goes.
+//!
+//! **Owns** asking a broker, once or again and again.
+//! **Lives on** a tokio runtime of one thread.
+//! **Invariants** `--json` prints the broker's answer as it came.
+//! **Limits** one call at a time, of at most `CALL_MAX`.
+//! **Not here** the tables (`table`), what is measured (docs/adr/0010).
+
+mod table;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use gantry_protocol::code::{private, response};
+use serde_json::Value;
+
+use crate::cli;
+use crate::client::{Cluster, ask, block_on, refused};
+
+/// The broker's port where none is named.
+const PORT: u16 = 10911;
+/// Pause between two looks with `--watch`.
+const WATCH: Duration = Duration::from_secs(2);
+/// Clears a terminal.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+/// Runs the command.
+///
+/// # Errors
+/// One line for the operator.
+pub fn run(args: &cli::Profile) -> Result<(), String> {
+    block_on(watch(args))
+}
+
+async fn watch(args: &cli::Profile) -> Result<(), String> {
+    let address = with_port(&args.broker);
+    let mut cluster = Cluster::new(&address)?;
+    loop {
+        let body = fetch(&mut cluster, &address).await?;
+        if args.json {
+            println!("{}", String::from_utf8_lossy(&body).trim_end());
+        } else {
+            let report: Value = serde_json::from_slice(&body)
+                .map_err(|error| format!("{address}: not a profile: {error}"))?;
+            if args.watch && std::io::stdout().is_terminal() {
+                print!("{CLEAR}");
+            }
+            print!("{}", table::print(&report));
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+async fn fetch(cluster: &mut Cluster, address: &str) -> Result<bytes::Bytes, String> {
+    let reply = cluster
+        .call(address, ask(private::GET_LATENCY_PROFILE, []))
+        .await?;
+    match reply.code {
+        response::SUCCESS => Ok(reply.body),
+        response::REQUEST_CODE_NOT_SUPPORTED => Err(format!(
+            "{address} has no latency profile: it is no Gantry broker, or an older one"
+        )),
+        _ => Err(refused(&format!("broker {address}"), &reply)),
+    }
+}
+
+fn with_port(broker: &str) -> String {
+    let has_port = broker
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port {
+        broker.to_owned()
+    } else {
+        format!("{broker}:{PORT}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_alone_means_the_usual_port() {
+        assert_eq!(with_port("10.0.0.1"), "10.0.0.1:10911");
+        assert_eq!(with_port("broker-a:20911"), "broker-a:20911");
+    }
+}
