@@ -8,6 +8,7 @@
 //! **Not here** `RocketMQ`'s rules (actors), the wire (protocol), the real disk (runtime).
 
 mod appending;
+mod known;
 mod opening;
 mod reading;
 mod retaining;
