@@ -107,6 +107,7 @@ impl<D: Disk> ShardStore<D> {
             segment_bytes: identity.segment_bytes,
         };
         report.end = start.position;
+        report.epoch = start.epoch;
         let full = open_head(&segments, start.position).await?;
         let store = assemble(disk, options, segments, tail, start, (folder, indexes));
         *store.log.full.borrow_mut() = full;
