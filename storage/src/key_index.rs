@@ -23,6 +23,7 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
+pub(crate) use snapshot::covered;
 pub use snapshot::{KeySnapshot, KeySnapshotError};
 
 use crate::disk::{Disk, DiskError};

@@ -9,8 +9,9 @@
 
 use crate::disk::{Disk, DiskError};
 use crate::format::{CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CheckpointHeader};
+use crate::key_index;
 use crate::log::aside;
-use crate::units::index;
+use crate::units::{FilePosition, index};
 
 /// A checkpoint read back.
 #[derive(Debug, Default)]
@@ -28,6 +29,26 @@ pub struct Parts {
     pub index: Vec<u8>,
     /// The key index's part.
     pub keys: Vec<u8>,
+}
+
+impl Checkpoint {
+    /// Whether a log that ends at `end` has all that was synced when this was written. The parts
+    /// may know of more than the header, for records come while they are taken.
+    pub fn is_reached(&self, end: FilePosition) -> bool {
+        // After a restart the log goes on at a block.
+        self.header.position <= end.block_up() && self.covered() <= end
+    }
+
+    /// Up to where the log was synced, at least.
+    pub fn synced_until(&self) -> FilePosition {
+        self.header.position.max(self.covered())
+    }
+
+    fn covered(&self) -> FilePosition {
+        let parts = self.parts.as_ref();
+        let covered = parts.and_then(|parts| key_index::covered(&parts.keys));
+        covered.unwrap_or_default()
+    }
 }
 
 fn parts_crc(index: &[u8], keys: &[u8]) -> u32 {
@@ -132,7 +153,6 @@ fn decode_parts(bytes: &[u8], header: &CheckpointHeader, crc: u32) -> Option<Par
 mod tests {
     use super::*;
     use crate::sim_disk::SimDisk;
-    use crate::units::FilePosition;
 
     fn sample(byte: u8, len: usize) -> Checkpoint {
         let header = CheckpointHeader {

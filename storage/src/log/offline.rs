@@ -19,7 +19,7 @@ use crate::format::{
     segment_name, shard_folder,
 };
 use crate::identity;
-use crate::log::checkpoint;
+use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::recovery::{DeviceScan, Scan};
 use crate::log::segments::Segments;
 use crate::units::{BLOCK_BYTES, FilePosition, ShardId};
@@ -87,8 +87,7 @@ pub async fn survey<D: Disk>(
     walk.run(visit).await;
     // One that can't be read proves nothing.
     let checkpoint = checkpoint::read(disk, &shard_folder(shard), store_id).await;
-    let known = checkpoint.ok().flatten().map(|found| found.header.position);
-    Ok(walk.finish(known.unwrap_or_default()))
+    Ok(walk.finish(checkpoint.ok().flatten().as_ref()))
 }
 
 async fn open<D: Disk>(disk: &D, shard: ShardId) -> Result<(Segments<D>, u64), RecoverError> {
@@ -276,9 +275,8 @@ impl<'a, D: Disk> Walk<'a, D> {
         matches!(run, Ok(Some(run)) if run.header == *header)
     }
 
-    /// `known` was synced when the last checkpoint was written.
-    fn finish(mut self, known: FilePosition) -> Survey {
-        self.prove(known);
+    fn finish(mut self, checkpoint: Option<&Checkpoint>) -> Survey {
+        self.prove(checkpoint.map(Checkpoint::synced_until).unwrap_or_default());
         let mut found = self.found;
         if let Some((damage, before)) = self.unproved.into_iter().next() {
             let proved = std::mem::take(&mut found.damages);
@@ -286,7 +284,9 @@ impl<'a, D: Disk> Walk<'a, D> {
             found.damages = proved;
             found.torn = Some(damage.end);
         }
-        found.unreached = (found.end.block_up() < known).then_some(known);
+        found.unreached = checkpoint
+            .filter(|known| !known.is_reached(found.end))
+            .map(Checkpoint::synced_until);
         found
     }
 }

@@ -10,7 +10,8 @@
 
 use crate::disk::Disk;
 use crate::error::RecoverError;
-use crate::format::{CheckpointHeader, segment_name};
+use crate::format::segment_name;
+use crate::log::checkpoint::Checkpoint;
 use crate::log::recovery::Scan;
 use crate::log::segments::Segments;
 use crate::units::FilePosition;
@@ -21,8 +22,8 @@ const EPOCHS_SKIPPED: u64 = 1 << 20;
 
 /// What is known.
 pub(super) struct Known {
-    /// The last checkpoint's.
-    pub(super) header: Option<CheckpointHeader>,
+    /// The last checkpoint.
+    pub(super) checkpoint: Option<Checkpoint>,
     /// Whether the indexes are filled from the whole log, for the checkpoint has no use.
     pub(super) is_whole_log: bool,
 }
@@ -30,8 +31,9 @@ pub(super) struct Known {
 impl Known {
     /// Where the scan begins.
     pub(super) fn first_scan<D: Disk>(&self, store_id: u64, segments: &Segments<D>) -> Scan {
-        match self.header.filter(|_| !self.is_whole_log) {
-            Some(header) => Scan {
+        let checkpoint = self.checkpoint.as_ref().filter(|_| !self.is_whole_log);
+        match checkpoint {
+            Some(Checkpoint { header, .. }) => Scan {
                 store_id,
                 position: header.position,
                 sequence: Some(header.sequence),
@@ -46,8 +48,7 @@ impl Known {
         }
     }
 
-    /// Whether the log, read from its start to `end`, has all that was committed when the
-    /// checkpoint was written.
+    /// Whether the log, read to `end`, has all that was committed when the checkpoint was written.
     ///
     /// # Errors
     /// `Damaged`, with the place.
@@ -56,11 +57,11 @@ impl Known {
         end: FilePosition,
         segments: &Segments<D>,
     ) -> Result<(), RecoverError> {
-        let reached = self.header.map(|header| header.position);
-        // After a restart the log goes on at a block.
-        let Some(reached) = reached.filter(|reached| end.block_up() < *reached) else {
+        let checkpoint = self.checkpoint.as_ref();
+        let Some(missed) = checkpoint.filter(|found| !found.is_reached(end)) else {
             return Ok(());
         };
+        let reached = missed.synced_until();
         Err(RecoverError::Damaged {
             file: segment_name(segments.start_of(end)),
             detail: format!(
@@ -73,15 +74,16 @@ impl Known {
 
     /// The number of the next run.
     pub(super) fn next_sequence(&self, scan: &Scan) -> u64 {
-        let known = self.header.map_or(0, |header| header.sequence);
+        let checkpoint = self.checkpoint.as_ref();
+        let known = checkpoint.map_or(0, |found| found.header.sequence);
         scan.sequence.unwrap_or(known)
     }
 
     /// An epoch no process had before; `tail` is that of the one whose tail was found.
     pub(super) fn next_epoch(&self, scan: &Scan, tail: Option<u64>, is_first_start: bool) -> u64 {
         let seen = scan.epoch.max(tail.unwrap_or(0)) + 1;
-        match self.header {
-            Some(header) => seen.max(header.epoch + 1),
+        match &self.checkpoint {
+            Some(found) => seen.max(found.header.epoch + 1),
             None if is_first_start => seen,
             None => seen + EPOCHS_SKIPPED,
         }

@@ -107,3 +107,32 @@ fn epochs_and_numbers_go_on_behind_a_broken_checkpoint() {
         assert_eq!(bounds(&disk).0, QueueOffset(5));
     }
 }
+
+/// A record that came while a checkpoint was taken is in its indexes, behind its position.
+#[test]
+fn a_log_that_lacks_what_the_indexes_know_is_refused() {
+    let disk = SimDisk::new(4);
+    let tail = SharedTail::new(1 << 20);
+    let late = disk.block_on(async {
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+        let (store, _) = opened.await.unwrap();
+        store.append(&record(key(), &[0; 9000], &["k"])).unwrap();
+        let taken = Rc::clone(&store);
+        disk.spawn(async move { taken.checkpoint().await.unwrap() });
+        while store.log.staging.borrow().is_open() {
+            crate::disk::Disk::yield_now(&disk).await;
+        }
+        let late = store.append(&record(key(), &[1; 9000], &["k"])).unwrap();
+        store.seal();
+        store.until_committed(late.end).await.unwrap();
+        crate::disk::Disk::sleep_ms(&disk, 1000).await;
+        assert!(store.checkpoint_position.get().0 < late.physical.0);
+        late.physical.0
+    });
+    disk.kill();
+    let flip = disk.flip_bit(LOG, late + 2000, 1).unwrap();
+    let why = refusal(&disk);
+    assert!(why.contains("it was synced up to"), "{why}");
+    assert!(disk.flip_back(&flip));
+    assert_eq!(bounds(&disk).0, QueueOffset(2));
+}

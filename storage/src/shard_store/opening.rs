@@ -185,10 +185,11 @@ async fn open_indexes<D: Disk>(
     let index_folder = format!("{folder}/{INDEX_FOLDER}");
     let keys_folder = format!("{folder}/{KEYS_FOLDER}");
     let mut known = Known {
-        header: checkpoint.as_ref().map(|found| found.header),
+        checkpoint,
         is_whole_log: false,
     };
-    if let Some(found) = checkpoint.and_then(|found| found.parts) {
+    let checkpoint = known.checkpoint.as_ref();
+    if let Some(found) = checkpoint.and_then(|found| found.parts.as_ref()) {
         let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
         let keys =
             KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
@@ -205,7 +206,8 @@ async fn open_indexes<D: Disk>(
     // Opening them empty removes the files an old checkpoint names; a death in the middle must not
     // leave one that can be read after all, nor take away how far the log is known to reach.
     known.is_whole_log = true;
-    checkpoint::forget_parts(disk, folder, store_id, known.header).await?;
+    let header = checkpoint.map(|found| found.header);
+    checkpoint::forget_parts(disk, folder, store_id, header).await?;
     let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
         .await
         .map_err(|error| damaged(folder, &error))?;
