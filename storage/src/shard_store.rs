@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+pub use reading::DAMAGE_NOTED_MAX;
 pub use retaining::{Dropped, RetainError};
 pub use types::{
     Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecordFilter,

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use super::known::Known;
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::RecoverError;
 use crate::format::{
     Entry, INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
@@ -23,7 +23,7 @@ use crate::identity;
 use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::read_ahead::ReadCache;
-use crate::log::recovery::{DeviceScan, Scan, TailRuns};
+use crate::log::recovery::{DeviceScan, END_READS_MAX, Scan, TailRuns};
 use crate::log::segments::Segments;
 use crate::log::shard_log::ShardLog;
 use crate::log::signal::Signal;
@@ -258,12 +258,10 @@ impl<D: Disk> Replay<'_, D> {
     async fn run(&mut self, tail: &mut Tail, scan: &mut Scan) -> Result<Option<u64>, RecoverError> {
         let mut device = DeviceScan::new(self.segments);
         let mut progress = Progress::new(self.disk.now_mono_us());
-        let mut is_end = false;
-        while !is_end {
-            // Bytes that end the log are read twice: one wrong read must not cut it off.
-            is_end = true;
+        let (mut end_seen, mut reads) = (None, 0);
+        loop {
             while let Some(run) = device.next(scan).await? {
-                is_end = false;
+                (end_seen, reads) = (None, 0);
                 self.report.runs_from_disk += 1;
                 let start = run.payload_start();
                 self.indexes
@@ -272,6 +270,17 @@ impl<D: Disk> Replay<'_, D> {
                 if progress.is_due(self.disk.now_mono_us()) {
                     self.tell(scan);
                 }
+            }
+            // Wrong reads must not cut the log off: what ends it is read until two reads agree.
+            if end_seen == Some(device.end_seen()) {
+                break;
+            }
+            end_seen = Some(device.end_seen());
+            reads += 1;
+            if reads > END_READS_MAX {
+                let name = segment_name(self.segments.start_of(scan.position));
+                let detail = format!("no two reads at position {} agree", scan.position);
+                return Err(DiskError::new(DiskErrorKind::Io, "read", name, detail).into());
             }
             device.forget();
         }

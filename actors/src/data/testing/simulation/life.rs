@@ -14,7 +14,7 @@ use gantry_protocol::message::{BatchElement, encode_batch_element};
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::pull::PullHeader;
 use gantry_storage::disk::Disk;
-use gantry_storage::shard_store::FlushMode;
+use gantry_storage::shard_store::{DAMAGE_NOTED_MAX, FlushMode};
 use gantry_storage::units::FilePosition;
 
 use super::super::{client_addr, ext, long_pull, peer, pull_frame, pull_header, send_header};
@@ -352,8 +352,10 @@ impl World {
     pub fn is_passed_over(&self, queue: u16, physical: Option<u64>) -> bool {
         let told = self.told_damaged(queue);
         let position = physical.map(|physical| physical & ((1 << 56) - 1));
+        // Beyond so many places it says no more.
+        let is_full = told.len() >= DAMAGE_NOTED_MAX;
         let is_told = position.map_or(!told.is_empty(), |position| {
-            told.iter().any(|place| place.0 == position)
+            is_full || told.iter().any(|place| place.0 == position)
         });
         self.reads_may_fail() && is_told
     }
