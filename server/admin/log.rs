@@ -167,9 +167,9 @@ async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<PathBuf>) -> Re
     Ok(places(&found))
 }
 
-/// Damaged places, a record that does not fit its check being one.
+/// Damaged places, a record that does not fit its check being one, and an end that is missing.
 fn places(found: &Survey) -> u64 {
-    found.damages.len() as u64 + found.unfit
+    found.damages.len() as u64 + found.unfit + u64::from(found.unreached.is_some())
 }
 
 fn summary(shard: ShardId, found: &Survey) -> String {
@@ -194,6 +194,9 @@ fn summary(shard: ShardId, found: &Survey) -> String {
     if let Some(line) = unfit_line(shard, found) {
         let _ = writeln!(text, "  {line}");
     }
+    if let Some(line) = unreached_line(shard, found) {
+        let _ = writeln!(text, "  {line}");
+    }
     if let Some(torn) = found.torn {
         let _ = writeln!(
             text,
@@ -210,6 +213,15 @@ fn unfit_line(shard: ShardId, found: &Survey) -> Option<String> {
     Some(format!(
         "{folder}: {count} records in sound runs don't fit their checks, the first at position \
          {first}; readers pass over them"
+    ))
+}
+
+fn unreached_line(shard: ShardId, found: &Survey) -> Option<String> {
+    let (end, known) = (found.end, found.unreached?);
+    Some(format!(
+        "{}: the log ends at position {end}, but the last checkpoint knows that it was synced up \
+         to {known}",
+        shard_folder(shard)
     ))
 }
 
@@ -247,7 +259,8 @@ async fn dump(
     for damage in &found.damages {
         eprintln!("{}", line(shard, damage));
     }
-    if let Some(line) = unfit_line(shard, &found) {
+    let lines = [unfit_line(shard, &found), unreached_line(shard, &found)];
+    for line in lines.into_iter().flatten() {
         eprintln!("{line}");
     }
     Ok(places(&found))
@@ -300,13 +313,16 @@ async fn mend(disk: &GlommioDisk, shard: ShardId, is_dry: bool) -> Result<(), St
 }
 
 fn told(shard: ShardId, done: &Repaired, is_dry: bool) -> String {
-    if done.before.damages.is_empty() {
+    if done.before.damages.is_empty() && !done.drops_checkpoint {
         return format!("shard {shard}: nothing to repair\n");
     }
     let what = if is_dry { "would give up" } else { "gave up" };
     let mut text = String::new();
     for damage in &done.before.damages {
         let _ = writeln!(text, "shard {shard}: {what} {}", line(shard, damage));
+    }
+    if let Some(line) = unreached_line(shard, &done.before) {
+        let _ = writeln!(text, "shard {shard}: {what} what is missing: {line}");
     }
     if done.drops_checkpoint {
         let what = if is_dry { "would remove" } else { "removed" };

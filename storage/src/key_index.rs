@@ -24,6 +24,7 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
+pub(crate) use snapshot::covered;
 pub use snapshot::{KeySnapshot, KeySnapshotError};
 
 use crate::disk::{Disk, DiskError};
@@ -385,8 +386,7 @@ impl<D: Disk> KeyIndex<D> {
         writer.finish().await
     }
 
-    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files can be given
-    /// up.
+    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files may go.
     fn mergeable(&self) -> Option<Vec<Rc<Partition>>> {
         let state = self.state.borrow();
         if state.retired.len() + MERGE_COUNT > RETIRED_MAX {

@@ -8,6 +8,7 @@
 //! **Not here** `RocketMQ`'s rules (actors), the wire (protocol), the real disk (runtime).
 
 mod appending;
+mod known;
 mod opening;
 mod reading;
 mod retaining;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+pub use reading::DAMAGE_NOTED_MAX;
 pub use retaining::{Dropped, RetainError};
 pub use types::{
     Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecordFilter,

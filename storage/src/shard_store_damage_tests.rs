@@ -216,3 +216,39 @@ fn a_synced_write_syncs_nothing_else() {
     }
     assert!(lost > 5, "{lost} of 40");
 }
+
+/// Every other read has a wrong bit: a start fails, or finds the whole log; it never takes two
+/// wrong reads in a row for the log's end.
+#[test]
+fn wrong_reads_in_a_row_do_not_cut_the_log_off() {
+    let key = QueueKey::new(1, 0);
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 0..150 {
+        let disk = SimDisk::new(seed);
+        let tail = SharedTail::new(1 << 20);
+        disk.block_on(async {
+            let store = open(&disk, &tail, FlushMode::Sync).await;
+            for number in 0..4 {
+                let end = store.append(&record(key, &vec![number; 240_000], &[]));
+                store.seal();
+                store.until_committed(end.unwrap().end).await.unwrap();
+            }
+        });
+        disk.kill();
+        disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+        disk.set_rates(FaultRates {
+            read_flip: RATE_SCALE / 2,
+            ..FaultRates::default()
+        });
+        let tail = SharedTail::new(1 << 20);
+        let start = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+        match disk.block_on(start) {
+            Ok((store, _)) => {
+                assert_eq!(store.bounds(key).max, QueueOffset(4), "seed {seed}");
+                opened += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(opened > 75, "{opened} opened, {refused} refused");
+}

@@ -234,9 +234,13 @@ impl SimDisk {
         })
     }
 
-    /// Flips it back, unless the block was written since; whether it did.
+    /// Flips it back, unless the block was written since; whether the flip is gone, as it also is
+    /// when the file is.
     pub fn flip_back(&self, flip: &Flip) -> bool {
         let mut files = self.world.files.borrow_mut();
+        if !files.has_inode(flip.inode) {
+            return true;
+        }
         let start = flip.position - flip.position % BLOCK_BYTES;
         let inode = files.inode(flip.inode);
         let same = inode.read(start, SIM_BLOCK) == flip.block;

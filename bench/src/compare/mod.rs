@@ -103,9 +103,10 @@ pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
     let chosen = chosen(&args.scenario)?;
     let scale = Scale::of(args);
     let work = match &args.work {
-        Some(folder) => tempfile::Builder::new()
-            .prefix("gantry-compare-")
-            .tempdir_in(folder),
+        Some(folder) => std::fs::create_dir_all(folder).and_then(|()| {
+            let builder = &mut tempfile::Builder::new();
+            builder.prefix("gantry-compare-").tempdir_in(folder)
+        }),
         None => tempfile::Builder::new().prefix("gantry-compare-").tempdir(),
     };
     let work = work.map_err(|source| BenchError::Output {

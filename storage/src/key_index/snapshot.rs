@@ -91,6 +91,11 @@ pub(super) fn take(state: &State) -> Vec<u8> {
     out
 }
 
+/// The position behind the start of the last record that a sound snapshot knows.
+pub(crate) fn covered(bytes: &[u8]) -> Option<FilePosition> {
+    restore(bytes).ok().map(|state| state.covered)
+}
+
 pub(super) fn restore(bytes: &[u8]) -> Result<State, KeySnapshotError> {
     let split = bytes.split_at_checked(bytes.len().saturating_sub(4));
     let (mut body, mut sum) = split.ok_or(KeySnapshotError::Malformed)?;

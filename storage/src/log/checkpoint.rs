@@ -2,24 +2,53 @@
 //!
 //! **Owns** writing and reading the checkpoint file.
 //! **Lives on** the shard's core.
-//! **Invariants** written aside, synced, renamed: the old one or the new one is there, whole.
+//! **Invariants** written aside, synced, renamed: the old one or the new one is there, whole; what
+//! its header says outlives its parts.
 //! **Limits** none of its own.
 //! **Not here** when one is due (`shard_store`), what the parts mean (the index rooms).
 
 use crate::disk::{Disk, DiskError};
 use crate::format::{CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CheckpointHeader};
+use crate::key_index;
 use crate::log::aside;
-use crate::units::index;
+use crate::units::{FilePosition, index};
 
 /// A checkpoint read back.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     /// Its header.
     pub header: CheckpointHeader,
+    /// The indexes; none when they are broken, or were given up: the log fills them again.
+    pub parts: Option<Parts>,
+}
+
+/// The indexes as they were.
+#[derive(Debug, Default)]
+pub struct Parts {
     /// The queue index's part.
     pub index: Vec<u8>,
     /// The key index's part.
     pub keys: Vec<u8>,
+}
+
+impl Checkpoint {
+    /// Whether a log that ends at `end` has all that was synced when this was written. The parts
+    /// may know of more than the header, for records come while they are taken.
+    pub fn is_reached(&self, end: FilePosition) -> bool {
+        // After a restart the log goes on at a block.
+        self.header.position <= end.block_up() && self.covered() <= end
+    }
+
+    /// Up to where the log was synced, at least.
+    pub fn synced_until(&self) -> FilePosition {
+        self.header.position.max(self.covered())
+    }
+
+    fn covered(&self) -> FilePosition {
+        let parts = self.parts.as_ref();
+        let covered = parts.and_then(|parts| key_index::covered(&parts.keys));
+        covered.unwrap_or_default()
+    }
 }
 
 fn parts_crc(index: &[u8], keys: &[u8]) -> u32 {
@@ -39,20 +68,24 @@ pub async fn write<D: Disk>(
     store_id: u64,
     checkpoint: &Checkpoint,
 ) -> Result<(), DiskError> {
+    let (index, keys) = match &checkpoint.parts {
+        Some(parts) => (parts.index.as_slice(), parts.keys.as_slice()),
+        None => Default::default(),
+    };
     let header = CheckpointHeader {
-        index_bytes: checkpoint.index.len() as u64,
-        keys_bytes: checkpoint.keys.len() as u64,
+        index_bytes: index.len() as u64,
+        keys_bytes: keys.len() as u64,
         ..checkpoint.header
     };
-    let head = header.encode(store_id, parts_crc(&checkpoint.index, &checkpoint.keys));
-    let parts = [head.as_slice(), &checkpoint.index, &checkpoint.keys];
+    let head = header.encode(store_id, parts_crc(index, keys));
+    let parts = [head.as_slice(), index, keys];
     aside::write(disk, (folder, CHECKPOINT_FILE), &parts).await
 }
 
 /// Times a checkpoint that isn't whole is read.
 const READS_MAX: usize = 2;
 
-/// Reads the checkpoint; `None` when there is none or it is not whole.
+/// Reads the checkpoint; `None` when there is none or its header is broken.
 ///
 /// # Errors
 /// As the device says.
@@ -61,22 +94,37 @@ pub async fn read<D: Disk>(
     folder: &str,
     store_id: u64,
 ) -> Result<Option<Checkpoint>, DiskError> {
-    // A read may be wrong once; without a checkpoint the whole log is replayed.
+    // A read may be wrong once; without the parts the whole log is replayed.
+    let mut broken = None;
     for _ in 0..READS_MAX {
         let bytes = aside::read(disk, (folder, CHECKPOINT_FILE)).await?;
         let found = bytes.and_then(|bytes| decode(&bytes, store_id));
-        if found.is_some() {
+        if found.as_ref().is_some_and(|found| found.parts.is_some()) {
             return Ok(found);
         }
+        broken = found.or(broken);
     }
-    Ok(None)
+    Ok(broken)
 }
 
-/// Makes sure there is no checkpoint any more: what it names is about to be removed.
+/// Makes sure there is no checkpoint with parts any more: what they name is about to be removed.
+/// What the header says stays.
 ///
 /// # Errors
 /// As the device says.
-pub async fn forget<D: Disk>(disk: &D, folder: &str) -> Result<(), DiskError> {
+pub async fn forget_parts<D: Disk>(
+    disk: &D,
+    folder: &str,
+    store_id: u64,
+    header: Option<CheckpointHeader>,
+) -> Result<(), DiskError> {
+    if let Some(header) = header {
+        let bare = Checkpoint {
+            header,
+            parts: None,
+        };
+        return write(disk, folder, store_id, &bare).await;
+    }
     match disk.remove(&format!("{folder}/{CHECKPOINT_FILE}")).await {
         Err(error) if !error.is_not_found() => Err(error),
         _ => disk.sync_dir(folder).await,
@@ -85,11 +133,17 @@ pub async fn forget<D: Disk>(disk: &D, folder: &str) -> Result<(), DiskError> {
 
 fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {
     let (header, crc) = CheckpointHeader::decode(bytes, store_id)?;
+    let parts = decode_parts(bytes, &header, crc);
+    Some(Checkpoint { header, parts })
+}
+
+fn decode_parts(bytes: &[u8], header: &CheckpointHeader, crc: u32) -> Option<Parts> {
     let rest = bytes.get(CHECKPOINT_HEADER_BYTES..)?;
     let (index_part, rest) = rest.split_at_checked(index(header.index_bytes))?;
     let keys_part = rest.get(..index(header.keys_bytes))?;
-    (crc == parts_crc(index_part, keys_part)).then(|| Checkpoint {
-        header,
+    // A snapshot is never empty: such parts were given up.
+    let is_whole = !index_part.is_empty() && crc == parts_crc(index_part, keys_part);
+    is_whole.then(|| Parts {
         index: index_part.to_vec(),
         keys: keys_part.to_vec(),
     })
@@ -99,7 +153,6 @@ fn decode(bytes: &[u8], store_id: u64) -> Option<Checkpoint> {
 mod tests {
     use super::*;
     use crate::sim_disk::SimDisk;
-    use crate::units::FilePosition;
 
     fn sample(byte: u8, len: usize) -> Checkpoint {
         let header = CheckpointHeader {
@@ -107,10 +160,13 @@ mod tests {
             position: FilePosition(8192),
             ..CheckpointHeader::default()
         };
-        Checkpoint {
-            header,
+        let parts = Parts {
             index: vec![byte; len],
             keys: vec![byte + 1; 77],
+        };
+        Checkpoint {
+            header,
+            parts: Some(parts),
         }
     }
 
@@ -132,12 +188,36 @@ mod tests {
             disk.cut_power();
             let found = disk.block_on(read(&disk, "s", 9)).unwrap().unwrap();
             let byte = u8::try_from(found.header.epoch).unwrap();
-            assert!(found.index.iter().all(|b| *b == byte) && found.keys == vec![byte + 1; 77]);
+            let parts = found.parts.unwrap();
+            assert!(parts.index.iter().all(|b| *b == byte) && parts.keys == vec![byte + 1; 77]);
             assert!(
                 disk.block_on(read(&disk, "s", 8)).unwrap().is_none(),
                 "another store's"
             );
         }
+    }
+
+    /// Broken parts, or given up ones, leave what the header knows.
+    #[test]
+    fn a_header_outlives_its_parts() {
+        let disk = SimDisk::new(1);
+        disk.block_on(async {
+            disk.make_dir("s").await.unwrap();
+            write(&disk, "s", 9, &sample(3, 9000)).await.unwrap();
+            disk.flip_bit("s/checkpoint", 8000, 1);
+            for _ in 0..2 {
+                let found = read(&disk, "s", 9).await.unwrap().unwrap();
+                assert_eq!(found.header.position, FilePosition(8192));
+                assert_eq!(found.header.epoch, 3);
+                assert!(found.parts.is_none());
+                let header = Some(found.header);
+                forget_parts(&disk, "s", 9, header).await.unwrap();
+            }
+            disk.flip_bit("s/checkpoint", 17, 1);
+            assert!(read(&disk, "s", 9).await.unwrap().is_none());
+            forget_parts(&disk, "s", 9, None).await.unwrap();
+            assert!(disk.file_names().is_empty());
+        });
     }
 
     use crate::disk::Disk;

@@ -3,8 +3,8 @@
 //! **Owns** the walk over every run from the first segment on, past whatever is damaged.
 //! **Lives on** a tool's core; nobody else may have the store open.
 //! **Invariants** what counts as a run is recovery's own rule; bytes behind the end count as
-//! damaged only if a later run proves that they were synced, else they are a torn end, which a
-//! start drops by itself.
+//! damaged only if a later run, or the last checkpoint, proves that they were synced, else they are
+//! a torn end, which a start drops by itself.
 //! **Limits** reads everything: about as long as copying the log.
 //! **Not here** printing (server), mending (`repair`), the tail.
 
@@ -19,6 +19,7 @@ use crate::format::{
     segment_name, shard_folder,
 };
 use crate::identity;
+use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::recovery::{DeviceScan, Scan};
 use crate::log::segments::Segments;
 use crate::units::{BLOCK_BYTES, FilePosition, ShardId};
@@ -68,6 +69,8 @@ pub struct Survey {
     pub damages: Vec<Damage>,
     /// Where sound runs lie behind an end that was never synced; a start drops them.
     pub torn: Option<FilePosition>,
+    /// Up to where the log was synced when the last checkpoint was written, if it ends before that.
+    pub unreached: Option<FilePosition>,
 }
 
 /// Walks over the whole log of a shard; `visit` sees every record of every sound run.
@@ -82,7 +85,9 @@ pub async fn survey<D: Disk>(
     let (segments, store_id) = open(disk, shard).await?;
     let mut walk = Walk::new(&segments, store_id);
     walk.run(visit).await;
-    Ok(walk.finish())
+    // One that can't be read proves nothing.
+    let checkpoint = checkpoint::read(disk, &shard_folder(shard), store_id).await;
+    Ok(walk.finish(checkpoint.ok().flatten().as_ref()))
 }
 
 async fn open<D: Disk>(disk: &D, shard: ShardId) -> Result<(Segments<D>, u64), RecoverError> {
@@ -151,7 +156,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         }
     }
 
-    /// A run that says so much was synced proves the damage before that.
+    /// Something that says so much was synced proves the damage before that.
     fn prove(&mut self, committed: FilePosition) {
         while let Some((damage, _)) = self.unproved.first() {
             // As recovery's: the log goes on at a block after a restart.
@@ -270,7 +275,8 @@ impl<'a, D: Disk> Walk<'a, D> {
         matches!(run, Ok(Some(run)) if run.header == *header)
     }
 
-    fn finish(self) -> Survey {
+    fn finish(mut self, checkpoint: Option<&Checkpoint>) -> Survey {
+        self.prove(checkpoint.map(Checkpoint::synced_until).unwrap_or_default());
         let mut found = self.found;
         if let Some((damage, before)) = self.unproved.into_iter().next() {
             let proved = std::mem::take(&mut found.damages);
@@ -278,6 +284,9 @@ impl<'a, D: Disk> Walk<'a, D> {
             found.damages = proved;
             found.torn = Some(damage.end);
         }
+        found.unreached = checkpoint
+            .filter(|known| !known.is_reached(found.end))
+            .map(Checkpoint::synced_until);
         found
     }
 }

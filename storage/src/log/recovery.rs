@@ -23,6 +23,8 @@ pub(crate) const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64
 /// usual size and its group lie within.
 const PROOF_BYTES: u64 = 4 << 20;
 
+/// Reads of the bytes that end the log, until two in a row agree.
+pub const END_READS_MAX: u32 = 8;
 /// Reads of a block that is to be written again, until two of them agree.
 const LEAD_READS_MAX: u32 = 5;
 
@@ -80,6 +82,8 @@ pub struct DeviceScan<'a, D: Disk> {
     segments: &'a Segments<D>,
     window: Vec<u8>,
     window_start: FilePosition,
+    /// Checksum of the bytes in which no run was found last.
+    end_seen: u32,
 }
 
 /// A run and where its payload starts.
@@ -104,12 +108,18 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             segments,
             window: Vec::new(),
             window_start: FilePosition(0),
+            end_seen: 0,
         }
     }
 
     /// Forgets what it has read: the device is asked again.
     pub fn forget(&mut self) {
         self.window.clear();
+    }
+
+    /// Checksum of the bytes that made `next` say that the log ends.
+    pub fn end_seen(&self) -> u32 {
+        self.end_seen
     }
 
     /// The segments it reads.
@@ -173,11 +183,14 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     /// # Errors
     /// As the device says.
     pub async fn next(&mut self, scan: &mut Scan) -> Result<Option<Run<'_>>, DiskError> {
+        let mut seen = crc32fast::Hasher::new();
         for position in scan.candidates(self.segments) {
             if !self.fill(position, RUN_HEADER_BYTES).await? {
                 continue;
             }
-            let header = RunHeader::peek(self.bytes(position, RUN_HEADER_BYTES), position);
+            let head = self.bytes(position, RUN_HEADER_BYTES);
+            seen.update(head);
+            let header = RunHeader::peek(head, position);
             let Some(header) = header.filter(|header| scan.may_follow(header, self.segments))
             else {
                 continue;
@@ -196,7 +209,9 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
                 let payload = self.bytes(position.plus(RUN_HEADER_BYTES), payload_bytes);
                 return Ok(Some(Run { header, payload }));
             }
+            seen.update(payload);
         }
+        self.end_seen = seen.finalize();
         Ok(None)
     }
 

@@ -11,8 +11,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::known::Known;
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::RecoverError;
 use crate::format::{
     Entry, INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
@@ -22,7 +23,7 @@ use crate::identity;
 use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::read_ahead::ReadCache;
-use crate::log::recovery::{DeviceScan, Scan, TailRuns};
+use crate::log::recovery::{DeviceScan, END_READS_MAX, Scan, TailRuns};
 use crate::log::segments::Segments;
 use crate::log::shard_log::ShardLog;
 use crate::log::signal::Signal;
@@ -75,41 +76,38 @@ impl<D: Disk> ShardStore<D> {
             identity::load_or_create(&disk, IdentityKind::Shard, place, wanted).await?;
         let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
         let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
-        let (indexes, checkpoint) = open_indexes(&disk, &folder, &options, checkpoint).await?;
+        let place = (folder.as_str(), identity.id);
+        let (indexes, known) = open_indexes(&disk, place, &options, checkpoint).await?;
         let floors = floors::read(&disk, &folder, identity.id).await?;
-        indexes.apply_floors(&floors, checkpoint.is_none());
-        let mut scan = first_scan(identity.id, checkpoint.as_ref(), &segments);
+        indexes.apply_floors(&floors, known.is_whole_log);
+        let mut scan = known.first_scan(identity.id, &segments);
         let mut report = RecoveryReport {
             created,
             scanned_from: scan.position,
             ..RecoveryReport::default()
         };
-        replay(
-            &disk,
-            &segments,
-            &mut tail,
-            &mut scan,
-            &indexes,
-            &mut report,
-        )
-        .await?;
+        let mut replay = Replay {
+            disk: &disk,
+            segments: &segments,
+            known: &known,
+            indexes: &indexes,
+            report: &mut report,
+        };
+        let tail_epoch = replay.run(&mut tail, &mut scan).await?;
         // A topic's own time may have taken records that only now are known again.
         indexes.apply_floors(&floors, false);
         indexes
             .keys
             .drop_below(segments.first().unwrap_or_default());
-        let epoch = checkpoint
-            .map_or(0, |found| found.header.epoch)
-            .max(scan.epoch)
-            + 1;
         let start = StagingStart {
             store_id: identity.id,
-            epoch,
-            sequence: scan.sequence.unwrap_or(0),
+            epoch: known.next_epoch(&scan, tail_epoch, created),
+            sequence: known.next_sequence(&scan),
             position: scan.position.block_up(),
             segment_bytes: identity.segment_bytes,
         };
         report.end = start.position;
+        report.epoch = start.epoch;
         let full = open_head(&segments, start.position).await?;
         let store = assemble(disk, options, segments, tail, start, (folder, indexes));
         *store.log.full.borrow_mut() = full;
@@ -167,35 +165,13 @@ async fn open_head<D: Disk>(
     Ok(None)
 }
 
-fn first_scan<D: Disk>(
-    store_id: u64,
-    checkpoint: Option<&Checkpoint>,
-    segments: &Segments<D>,
-) -> Scan {
-    if let Some(Checkpoint { header, .. }) = checkpoint {
-        return Scan {
-            store_id,
-            position: header.position,
-            sequence: Some(header.sequence),
-            epoch: header.epoch,
-        };
-    }
-    let position = segments.first().unwrap_or_default();
-    Scan {
-        store_id,
-        position,
-        sequence: None,
-        epoch: 0,
-    }
-}
-
-/// Opens both indexes from the checkpoint, or both empty and without it when a part is unusable.
+/// Opens both indexes from the checkpoint, or both empty when a part is unusable.
 async fn open_indexes<D: Disk>(
     disk: &D,
-    folder: &str,
+    (folder, store_id): (&str, u64),
     options: &StoreOptions,
     checkpoint: Option<Checkpoint>,
-) -> Result<(Indexes<D>, Option<Checkpoint>), RecoverError> {
+) -> Result<(Indexes<D>, Known), RecoverError> {
     let limits = IndexLimits {
         resident_bytes_max: index(options.index_cache_bytes),
         hot_bytes_max: index(options.index_cache_bytes / 2),
@@ -208,12 +184,17 @@ async fn open_indexes<D: Disk>(
     let key_entries = options.key_entries_max;
     let index_folder = format!("{folder}/{INDEX_FOLDER}");
     let keys_folder = format!("{folder}/{KEYS_FOLDER}");
-    if let Some(found) = checkpoint {
+    let mut known = Known {
+        checkpoint,
+        is_whole_log: false,
+    };
+    let checkpoint = known.checkpoint.as_ref();
+    if let Some(found) = checkpoint.and_then(|found| found.parts.as_ref()) {
         let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
         let keys =
             KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
         match (queues, keys) {
-            (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, Some(found))),
+            (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, known)),
             (Err(IndexOpenError::Files(error)), _) => return Err(damaged(folder, &error)),
             (_, Err(KeyIndexError::Disk(error))) => return Err(error.into()),
             (queues, keys) => {
@@ -223,15 +204,17 @@ async fn open_indexes<D: Disk>(
         }
     }
     // Opening them empty removes the files an old checkpoint names; a death in the middle must not
-    // leave one that can be read after all.
-    checkpoint::forget(disk, folder).await?;
+    // leave one that can be read after all, nor take away how far the log is known to reach.
+    known.is_whole_log = true;
+    let header = checkpoint.map(|found| found.header);
+    checkpoint::forget_parts(disk, folder, store_id, header).await?;
     let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
         .await
         .map_err(|error| damaged(folder, &error))?;
     let keys = KeyIndex::open_with(disk.clone(), &keys_folder, None, key_entries)
         .await
         .map_err(|error| damaged(folder, &error))?;
-    Ok((Indexes { queues, keys }, None))
+    Ok((Indexes { queues, keys }, known))
 }
 
 fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {
@@ -261,73 +244,100 @@ impl Progress {
     }
 }
 
-async fn replay<D: Disk>(
-    disk: &D,
-    segments: &Segments<D>,
-    tail: &mut Tail,
-    scan: &mut Scan,
-    indexes: &Indexes<D>,
-    report: &mut RecoveryReport,
-) -> Result<(), RecoverError> {
-    let mut device = DeviceScan::new(segments);
-    let mut progress = Progress::new(disk.now_mono_us());
-    let mut is_end = false;
-    while !is_end {
-        // Bytes that end the log are read twice: one wrong read must not cut it off.
-        is_end = true;
-        while let Some(run) = device.next(scan).await? {
-            is_end = false;
-            report.runs_from_disk += 1;
-            let start = run.payload_start();
-            indexes.replay_run(run.payload, start, report).await?;
-            if progress.is_due(disk.now_mono_us()) {
-                let replayed_mib = scan.position.since(report.scanned_from) >> 20;
-                let end = segments.end_after(scan.position);
-                let left_mib_max = end.since(scan.position) >> 20;
-                let records = report.records;
-                tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
-            }
-        }
-        device.forget();
-    }
-    replay_tail(disk, tail, &mut device, scan, indexes, report).await?;
-    if let Some(proof) = device.proof_of_damage(scan).await? {
-        return Err(RecoverError::Damaged {
-            file: segment_name(segments.start_of(scan.position)),
-            detail: format!(
-                "the log is damaged at position {}: the run at position {proof} was sealed when \
-                 what lies between was synced. Restore the file, or give up what is damaged: \
-                 gantry admin log verify says what that is, gantry admin log repair does it",
-                scan.position
-            ),
-        });
-    }
-    Ok(device.sync(report.scanned_from, scan.position).await?)
+/// Reading what the indexes lack, from the device and the tail.
+struct Replay<'a, D: Disk> {
+    disk: &'a D,
+    segments: &'a Segments<D>,
+    known: &'a Known,
+    indexes: &'a Indexes<D>,
+    report: &'a mut RecoveryReport,
 }
 
-async fn replay_tail<D: Disk>(
-    disk: &D,
-    tail: &mut Tail,
-    device: &mut DeviceScan<'_, D>,
-    scan: &mut Scan,
-    indexes: &Indexes<D>,
-    report: &mut RecoveryReport,
-) -> Result<(), RecoverError> {
-    let header = tail
-        .header()
-        .filter(|header| header.store_id == scan.store_id);
-    let Some(header) = header.filter(|header| tail.use_ring_of(header)) else {
-        return Ok(());
-    };
-    tracing::debug!(epoch = header.epoch, "reading the tail of the last process");
-    let mut runs = TailRuns::default();
-    let mut payload = Vec::new();
-    while let Some(run) = runs.next(tail, device.segments(), scan, &mut payload) {
-        report.runs_from_tail += 1;
-        let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
-        indexes.replay_run(&payload, start, report).await?;
+impl<D: Disk> Replay<'_, D> {
+    /// Moves `scan` to the log's end; returns the epoch of the process whose tail was found.
+    async fn run(&mut self, tail: &mut Tail, scan: &mut Scan) -> Result<Option<u64>, RecoverError> {
+        let mut device = DeviceScan::new(self.segments);
+        let mut progress = Progress::new(self.disk.now_mono_us());
+        let (mut end_seen, mut reads) = (None, 0);
+        loop {
+            while let Some(run) = device.next(scan).await? {
+                (end_seen, reads) = (None, 0);
+                self.report.runs_from_disk += 1;
+                let start = run.payload_start();
+                self.indexes
+                    .replay_run(run.payload, start, self.report)
+                    .await?;
+                if progress.is_due(self.disk.now_mono_us()) {
+                    self.tell(scan);
+                }
+            }
+            // Wrong reads must not cut the log off: what ends it is read until two reads agree.
+            if end_seen == Some(device.end_seen()) {
+                break;
+            }
+            end_seen = Some(device.end_seen());
+            reads += 1;
+            if reads > END_READS_MAX {
+                let name = segment_name(self.segments.start_of(scan.position));
+                let detail = format!("no two reads at position {} agree", scan.position);
+                return Err(DiskError::new(DiskErrorKind::Io, "read", name, detail).into());
+            }
+            device.forget();
+        }
+        let tail_epoch = self.run_tail(tail, &mut device, scan).await?;
+        if let Some(proof) = device.proof_of_damage(scan).await? {
+            return Err(RecoverError::Damaged {
+                file: segment_name(self.segments.start_of(scan.position)),
+                detail: format!(
+                    "the log is damaged at position {}: the run at position {proof} was sealed \
+                     when what lies between was synced. Restore the file, or give up what is \
+                     damaged: gantry admin log verify says what that is, gantry admin log repair \
+                     does it",
+                    scan.position
+                ),
+            });
+        }
+        self.known.check_reached(scan.position, self.segments)?;
+        device.sync(self.report.scanned_from, scan.position).await?;
+        Ok(tail_epoch)
     }
-    Ok(runs.write(disk, tail, device).await?)
+
+    fn tell(&self, scan: &Scan) {
+        let replayed_mib = scan.position.since(self.report.scanned_from) >> 20;
+        let end = self.segments.end_after(scan.position);
+        let left_mib_max = end.since(scan.position) >> 20;
+        let records = self.report.records;
+        tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
+    }
+
+    async fn run_tail(
+        &mut self,
+        tail: &mut Tail,
+        device: &mut DeviceScan<'_, D>,
+        scan: &mut Scan,
+    ) -> Result<Option<u64>, RecoverError> {
+        let header = tail
+            .header()
+            .filter(|header| header.store_id == scan.store_id);
+        let Some(header) = header else {
+            return Ok(None);
+        };
+        if !tail.use_ring_of(&header) {
+            return Ok(Some(header.epoch));
+        }
+        tracing::debug!(epoch = header.epoch, "reading the tail of the last process");
+        let mut runs = TailRuns::default();
+        let mut payload = Vec::new();
+        while let Some(run) = runs.next(tail, device.segments(), scan, &mut payload) {
+            self.report.runs_from_tail += 1;
+            let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
+            self.indexes
+                .replay_run(&payload, start, self.report)
+                .await?;
+        }
+        runs.write(self.disk, tail, device).await?;
+        Ok(Some(header.epoch))
+    }
 }
 
 impl<D: Disk> Indexes<D> {

@@ -183,6 +183,8 @@ pub struct RecoveryReport {
     pub records: u64,
     /// Where the log continues.
     pub end: FilePosition,
+    /// The epoch of the runs from there on.
+    pub epoch: u64,
     /// Damage that was found and passed over, with file and position.
     pub damage: Vec<String>,
     /// Time it took.

@@ -12,7 +12,7 @@ use super::ShardStore;
 use crate::disk::{Disk, DiskError};
 use crate::error::FlushError;
 use crate::format::CheckpointHeader;
-use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::checkpoint::{self, Checkpoint, Parts};
 use crate::units::{FilePosition, StoreTimestamp};
 
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
@@ -175,16 +175,19 @@ impl<D: Disk> ShardStore<D> {
             sequence,
             ..CheckpointHeader::default()
         };
-        let checkpoint = Checkpoint {
-            header,
+        let parts = Parts {
             index: queues.bytes,
             keys: keys.bytes,
+        };
+        let parts_bytes = (parts.index.len() + parts.keys.len()) as u64;
+        let checkpoint = Checkpoint {
+            header,
+            parts: Some(parts),
         };
         let disk = &self.log.disk;
         checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
         self.checkpoint_position.set(position);
-        let parts = checkpoint.index.len() + checkpoint.keys.len();
-        self.checkpoint_bytes.set(parts as u64);
+        self.checkpoint_bytes.set(parts_bytes);
         let queues = self
             .index
             .checkpoint_durable(&queues.unneeded_files)

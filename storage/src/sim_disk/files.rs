@@ -221,6 +221,10 @@ impl Files {
         self.inodes.entry(inode).or_default()
     }
 
+    pub(super) fn has_inode(&self, inode: u64) -> bool {
+        self.inodes.contains_key(&inode)
+    }
+
     pub(super) fn has_folder(&self, folder: &str) -> bool {
         folder.is_empty() || self.newest.folders.contains(folder)
     }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::{Damage, Survey, open, survey};
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::error::RecoverError;
-use crate::format::{CHECKPOINT_FILE, RUN_HEADER_BYTES, RunHeader, shard_folder};
+use crate::format::{CheckpointHeader, RUN_HEADER_BYTES, RunHeader, shard_folder};
 use crate::log::checkpoint;
 use crate::log::recovery::PAYLOAD_BYTES_MAX;
 use crate::log::segments::Segments;
@@ -26,7 +26,8 @@ const WRITE_BYTES: u64 = 1 << 20;
 pub struct Repaired {
     /// The log as it was.
     pub before: Survey,
-    /// Whether the checkpoint must go, so that the next start replays the whole log.
+    /// Whether the checkpoint must go, so that the next start replays the whole log: it lies in
+    /// what is given up, or behind the log's end.
     pub drops_checkpoint: bool,
 }
 
@@ -76,27 +77,32 @@ pub async fn repair<D: Disk>(
     let (segments, store_id) = open(disk, shard).await?;
     let folder = shard_folder(shard);
     let checkpoint = checkpoint::read(disk, &folder, store_id).await?;
-    let replay_from = checkpoint.map(|found| found.header.position);
+    let header = checkpoint.map(|found| found.header);
+    let replay_from = header.map(|header| header.position);
     let is_inside = |damage: &Damage| {
         replay_from.is_some_and(|from| damage.position <= from && from < damage.end)
     };
     let done = Repaired {
-        drops_checkpoint: before.damages.iter().any(is_inside),
+        drops_checkpoint: before.damages.iter().any(is_inside) || before.unreached.is_some(),
         before,
     };
     let mut fillers = Vec::new();
     for damage in &done.before.damages {
         fillers.push(bridge(damage, &segments)?);
     }
-    if is_dry || done.before.damages.is_empty() {
+    if is_dry || done.before.damages.is_empty() && !done.drops_checkpoint {
         return Ok(done);
     }
     for piece in fillers.iter().flatten() {
         write(disk, &segments, store_id, piece).await?;
     }
     if done.drops_checkpoint {
-        disk.remove(&format!("{folder}/{CHECKPOINT_FILE}")).await?;
-        disk.sync_dir(&folder).await?;
+        // Epochs stay taken: runs behind the log's end may have them.
+        let header = header.map(|header| CheckpointHeader {
+            epoch: header.epoch,
+            ..CheckpointHeader::default()
+        });
+        checkpoint::forget_parts(disk, &folder, store_id, header).await?;
     }
     let after = survey(disk, shard, &mut |_| {}).await?;
     match after.damages.first() {

@@ -188,6 +188,63 @@ fn a_start_refuses_damage_that_it_would_have_to_replay_and_names_the_tool() {
     assert!(refused.contains("gantry admin log repair"), "{refused}");
 }
 
+/// Damage at the log's very end, which only the checkpoint can prove.
+#[test]
+fn a_repair_drops_a_checkpoint_behind_the_end() {
+    let disk = made(10, 20, 20_000, FlushMode::Sync);
+    disk.flip_bit(FIRST, 19 * 20_480 + 500, 1);
+    disk.flip_bit("shard-0/checkpoint", 70, 1);
+    let (found, _) = look(&disk);
+    let known = found.unreached.expect("the checkpoint knows of more");
+    assert!(found.damages.is_empty() && found.end < known, "{found:?}");
+    let writes = disk.count(SimOp::Write);
+    let told = disk.block_on(repair(&disk, ShardId(0), true)).unwrap();
+    assert!(told.drops_checkpoint);
+    assert_eq!(disk.count(SimOp::Write), writes, "a dry one does nothing");
+    let epoch = epoch(&disk);
+    assert!(mend(&disk).drops_checkpoint);
+    assert_eq!(self::epoch(&disk), epoch, "no epoch is given away twice");
+    assert!(!mend(&disk).drops_checkpoint);
+    assert_eq!(look(&disk).0.unreached, None);
+    let (firsts, told) = read_all(&disk);
+    assert_eq!(firsts, (0..19).collect::<Vec<_>>());
+    assert!(told.is_empty(), "{told:?}");
+}
+
+fn epoch(disk: &SimDisk) -> u64 {
+    disk.block_on(async {
+        let (_, store_id) = open(disk, ShardId(0)).await.unwrap();
+        let read = checkpoint::read(disk, "shard-0", store_id).await;
+        read.unwrap().unwrap().header.epoch
+    })
+}
+
+/// What the checkpoint proves is bridged, not cut off: sound runs lie behind it.
+#[test]
+fn a_checkpoint_proves_damage_before_it() {
+    let disk = SimDisk::new(11);
+    disk.block_on(async {
+        let tail = SharedTail::new(1 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
+        let (store, _) = opened.await.unwrap();
+        disk.set_latency_us(1, 2);
+        // Three groups, written before the first sync: no run says that another was synced.
+        for n in 0..3u8 {
+            append_patiently(&disk, &store, &record(key(), &vec![n; 100_000], &[])).await;
+            disk.sleep_ms(20).await;
+        }
+        store.checkpoint().await.unwrap();
+    });
+    disk.kill();
+    disk.flip_bit(FIRST, 150_000, 1);
+    let (found, offsets) = look(&disk);
+    assert_eq!(found.damages.len(), 1, "{found:?}");
+    assert_eq!((found.torn, found.unreached), (None, None));
+    assert_eq!(offsets, [0, 2]);
+    mend(&disk);
+    assert!(look(&disk).0.damages.is_empty());
+}
+
 #[test]
 fn a_torn_end_is_no_damage() {
     for seed in 0..40 {

@@ -125,7 +125,11 @@ impl World {
                 slot.copied().flatten().and_then(|slot| slot.physical)
             };
             let excused = self.is_passed_over(queue, physical);
-            assert!(excused, "queue {queue} offset {offset} is left out");
+            assert!(
+                excused,
+                "queue {queue} offset {offset} at {physical:?} is left out, told damaged: {:?}",
+                self.told_damaged(queue)
+            );
             self.totals.borrow_mut().read_errors += 1;
         }
     }

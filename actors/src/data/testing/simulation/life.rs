@@ -14,7 +14,8 @@ use gantry_protocol::message::{BatchElement, encode_batch_element};
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::pull::PullHeader;
 use gantry_storage::disk::Disk;
-use gantry_storage::shard_store::FlushMode;
+use gantry_storage::shard_store::{DAMAGE_NOTED_MAX, FlushMode};
+use gantry_storage::units::FilePosition;
 
 use super::super::{client_addr, ext, long_pull, peer, pull_frame, pull_header, send_header};
 use super::oracle::{Outcome, body_of};
@@ -338,18 +339,23 @@ impl World {
         }
     }
 
+    /// Where the shard of a queue has met damage since its start.
+    pub fn told_damaged(&self, queue: u16) -> Vec<FilePosition> {
+        let running = self.running.borrow();
+        let shard = usize::from(self.shard_of(queue));
+        let store = running.as_ref().map(|running| &running.stores[shard]);
+        store.map(|store| store.damage_met()).unwrap_or_default()
+    }
+
     /// Whether a record may be missing in what a consumer got: its bytes were damaged, and the
     /// store has said so of its place (of any, where its place is not known to clients).
     pub fn is_passed_over(&self, queue: u16, physical: Option<u64>) -> bool {
-        let running = self.running.borrow();
-        let shard = usize::from(self.shard_of(queue));
-        let told = running
-            .as_ref()
-            .map(|running| running.stores[shard].damage_met());
-        let told = told.unwrap_or_default();
+        let told = self.told_damaged(queue);
         let position = physical.map(|physical| physical & ((1 << 56) - 1));
+        // Beyond so many places it says no more.
+        let is_full = told.len() >= DAMAGE_NOTED_MAX;
         let is_told = position.map_or(!told.is_empty(), |position| {
-            told.iter().any(|place| place.0 == position)
+            is_full || told.iter().any(|place| place.0 == position)
         });
         self.reads_may_fail() && is_told
     }

@@ -37,6 +37,8 @@ pub struct Mix {
     pub latency_us: u64,
     pub body_bytes_max: u64,
     pub steps_a_life: u64,
+    /// Most lives are hardly more than a start and a death.
+    pub short_lives: bool,
     pub tail_in_folder: bool,
     pub names_in_order: bool,
     /// Rates while the process lives, at `gantry_storage::sim_disk::RATE_SCALE`.
@@ -101,6 +103,7 @@ impl Mix {
             latency_us: random.one_of(&[300, 300, 5_000, 40_000]),
             body_bytes_max: random.one_of(&[100, 1_000, 1_000, 1_000, 20_000]),
             steps_a_life: random.one_of(&[10, 40, 40, 150]),
+            short_lives: Random::new(seed ^ 0x5407_11FE).chance(12),
             tail_in_folder: random.chance(25),
             names_in_order: on(),
             rates,
@@ -140,6 +143,7 @@ impl Mix {
             latency_us: 300,
             body_bytes_max: 300,
             steps_a_life: 1,
+            short_lives: false,
             tail_in_folder: false,
             names_in_order: false,
             rates: FaultRates::default(),

@@ -13,6 +13,7 @@ mod life;
 mod mix;
 mod oracle;
 mod runs;
+mod starts;
 mod steps;
 mod world;
 
@@ -58,7 +59,12 @@ impl World {
             let polls = self.choices.one_of(&[100, 1_000, 10_000]);
             self.disk.die_after(1 + self.choices.below(polls));
         }
-        let lived = self.disk.run(self.live()).is_some();
+        let lived = if self.mix.short_lives && self.choices.chance(80) {
+            self.disk.run(self.live_shortly())
+        } else {
+            self.disk.run(self.live())
+        };
+        let lived = lived.is_some();
         let mut death = if self.mix.power_cuts && self.choices.chance(50) {
             Death::Power
         } else {

@@ -26,7 +26,7 @@ const QUIET_MS: u64 = 8_000;
 const BURST_MAX: u64 = 30;
 
 impl World {
-    fn any_queue(&self) -> u16 {
+    pub fn any_queue(&self) -> u16 {
         u16::try_from(self.choices.below(u64::from(self.mix.queues))).unwrap()
     }
 

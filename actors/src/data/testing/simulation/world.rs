@@ -22,6 +22,7 @@ use super::host::SimHost;
 use super::life::Asked;
 use super::mix::Mix;
 use super::oracle::{Oracle, Outcome};
+use super::starts::Start;
 use crate::data::core::{CorePlace, DataCore};
 use crate::seam::{CatalogChange, OffsetRow, ToData};
 use crate::settings::FlushDiskType;
@@ -91,6 +92,8 @@ pub struct World {
     pub flips: RefCell<Vec<Flip>>,
     /// Flipped bits that can't be flipped back.
     pub scars: Cell<bool>,
+    /// The last start of each shard.
+    pub starts: RefCell<BTreeMap<u8, Start>>,
     /// The key index has left out keys, as it may.
     pub skipped: Cell<bool>,
     pub trace: Cell<u64>,
@@ -123,6 +126,7 @@ impl World {
             log_failures_before: Cell::new(0),
             flips: RefCell::default(),
             scars: Cell::new(false),
+            starts: RefCell::default(),
             skipped: Cell::new(false),
             trace: Cell::new(seed),
             is_over: Cell::new(false),
@@ -191,6 +195,9 @@ impl World {
             self.log_failures_before.set(self.disk.log_failures());
             let opened = self.disk.run(self.open_stores());
             self.disk.clear_faults();
+            if !matches!(opened, Some(Ok(_))) && self.reads_may_fail() {
+                self.forget_checkpoints();
+            }
             match opened {
                 Some(Ok(opened)) => {
                     self.disk.live_on();
@@ -249,6 +256,7 @@ impl World {
                 report.damage.is_empty() || self.is_damaged(),
                 "recovery found damage that nobody made: {report:?}"
             );
+            self.check_start(shard, &report);
             store.on_progress(core.add_shard(ShardId(shard), Rc::clone(&store)));
             cold_until.push(report.end.0);
             stores.push(store);
