@@ -14,10 +14,6 @@ use gantry_storage::units::ShardId;
 /// Segments are as small as a store allows.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
-/// Seeds with this bit have no device that lies (flipped bits, untold short and misdirected
-/// writes): failures of such worlds are still open (docs/TESTING.md). A gate's fresh seeds have it.
-pub const WITHOUT_OPEN_FAULTS: u64 = 1 << 63;
-
 /// A world's kind.
 #[derive(Clone, Debug)]
 #[allow(
@@ -91,7 +87,7 @@ impl Mix {
             rates.untold_short_write = random.one_of(&[0, 200]);
             rates.misdirected_write = random.one_of(&[0, 200, 200]);
         }
-        let mut mix = Self {
+        Self {
             flush,
             shards,
             queues: u16::try_from(random.one_of(&[1, 3, 8, 40])).unwrap(),
@@ -115,18 +111,7 @@ impl Mix {
             full: random.chance(25),
             rot: random.chance(20),
             clock_jumps: random.chance(25),
-        };
-        if seed & WITHOUT_OPEN_FAULTS != 0 {
-            mix.drop_open_faults();
         }
-        mix
-    }
-
-    fn drop_open_faults(&mut self) {
-        self.rates.untold_short_write = 0;
-        self.rates.misdirected_write = 0;
-        self.rates.read_flip = 0;
-        self.rot = false;
     }
 
     /// No fault at all and small parts: for histories that crash at each await in turn.

@@ -17,7 +17,7 @@ use gantry_storage::disk::Disk;
 use gantry_storage::shard_store::FlushMode;
 
 use super::life::Manner;
-use super::mix::{Mix, WITHOUT_OPEN_FAULTS};
+use super::mix::Mix;
 use super::world::{Death, Totals, World};
 use super::{Outcome, run_seed};
 
@@ -162,7 +162,7 @@ fn fresh_seeds() {
     let seconds = asked("GANTRY_SIM_SECONDS").unwrap_or(2);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let first = u64::try_from(now.unwrap().as_millis()).unwrap() * 10_000;
-    let first = asked("GANTRY_SIM_FIRST").unwrap_or(first | WITHOUT_OPEN_FAULTS);
+    let first = asked("GANTRY_SIM_FIRST").unwrap_or(first);
     println!("fresh seeds from {first} on");
     let until = started + Duration::from_secs(seconds);
     let many = run_many(first, u64::MAX, Some(until), requests());
