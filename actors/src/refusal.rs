@@ -14,6 +14,57 @@ use gantry_protocol::code::response;
 /// Longest foreign value quoted in a remark.
 pub const REMARK_VALUE_CHARS_MAX: usize = 256;
 
+/// Why a data core says `SYSTEM_BUSY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusyCause {
+    /// Too much waits in a shard's inboxes.
+    Inbox,
+    /// A message has waited too long before a full tail.
+    Tail,
+    /// The road to another core is full.
+    Mesh,
+    /// The road to the control plane is full.
+    Control,
+    /// Too much waits for topics and groups to be made.
+    Parked,
+    /// A topic or group was not made in time.
+    ParkedLate,
+    /// Too many reads from the device are under way.
+    DeviceRead,
+    /// Too many half messages are open.
+    Transactions,
+    /// Too many questions to all cores are under way.
+    Gather,
+    /// Too many replies wait for their requesters.
+    Push,
+}
+
+impl BusyCause {
+    /// The stage as remarks and the profile call it.
+    pub const fn stage(self) -> &'static str {
+        match self {
+            Self::Inbox => "inbox",
+            Self::Tail => "tail",
+            Self::Mesh => "mesh",
+            Self::Control => "control",
+            Self::Parked | Self::ParkedLate => "parked",
+            Self::DeviceRead => "device read",
+            Self::Transactions => "transactions",
+            Self::Gather => "gather",
+            Self::Push => "push",
+        }
+    }
+
+    /// What `RocketMQ` begins such a remark with, for operators' alerts (trap 42).
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Tail => "[PCBUSY_CLEAN_QUEUE]broker",
+            Self::ParkedLate => "[TIMEOUT_CLEAN_QUEUE]broker",
+            _ => "[OVERLOAD]system",
+        }
+    }
+}
+
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -30,6 +81,15 @@ impl Refusal {
             code,
             remark: remark.into(),
         }
+    }
+}
+
+impl Refusal {
+    /// `SYSTEM_BUSY`, with `RocketMQ`'s prefix and the true cause.
+    pub fn busy(cause: BusyCause, why: &str) -> Self {
+        let (prefix, stage) = (cause.prefix(), cause.stage());
+        let remark = format!("{prefix} busy, start flow control for a while: stage {stage}, {why}");
+        Self::new(response::SYSTEM_BUSY, remark)
     }
 }
 

@@ -307,6 +307,8 @@ pub struct CoreProfile {
     pub core: CoreNumber,
     /// When it was taken, µs of the process's clock.
     pub now_us: u64,
+    /// Requests refused with `SYSTEM_BUSY` since the start, by stage.
+    pub refused: Vec<(&'static str, u64)>,
     /// None when `latencyProfileEnable` is off.
     pub snapshot: Option<Snapshot>,
 }

@@ -18,6 +18,13 @@ const BESIDE: [&str; 4] = ["read", "wait", "write", "total"];
 /// Everything.
 pub fn print(report: &Value) -> String {
     let mut out = String::new();
+    let refused = report.get("refused").and_then(Value::as_object);
+    for (stage, count) in refused.into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "refused with SYSTEM_BUSY since start: {count} at stage {stage}"
+        );
+    }
     if report.get("enabled") != Some(&Value::Bool(true)) {
         out.push_str("the profile is switched off (latencyProfileEnable=false)\n");
         return out;
@@ -189,7 +196,7 @@ mod tests {
             stage("total", 100),
         ]);
         let report = json!({
-            "enabled": true, "syncFlush": false,
+            "enabled": true, "syncFlush": false, "refused": {"inbox": 12},
             "cores": [{"core": 0}],
             "merged": {"window": {"ms": 12000, "send": send, "pull": []}},
             "slowest": [{"kind": "send", "topic": "T", "queueId": 3, "bytes": 1024, "alike": 3,
@@ -197,6 +204,7 @@ mod tests {
             "stalls": {"longerThanUs": 1000, "rooms": [], "recent": []},
         });
         let shown = print(&report);
+        assert!(shown.contains("12 at stage inbox"), "{shown}");
         assert!(
             shown.contains("send: 1 core(s) together, the last 12 s"),
             "{shown}"

@@ -20,7 +20,7 @@ use super::host::Host;
 use super::queue::store::QueueStore;
 use super::router::CoreWord;
 use super::words::ReplyTo;
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, Ticket};
 
 /// Most questions under way on a core.
@@ -123,12 +123,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let ticket = {
             let mut gathers = self.gathers.borrow_mut();
             if gathers.open.len() >= GATHERS_MAX {
-                let remark = format!(
-                    "[OVERLOAD]system busy, start flow control for a while: stage gather, core {}, \
-                     {GATHERS_MAX} questions under way",
-                    self.number
-                );
-                return Err(Refusal::new(response::SYSTEM_BUSY, remark));
+                let remark = format!("core {}, {GATHERS_MAX} questions under way", self.number);
+                return Err(self.host.busy(BusyCause::Gather, &remark));
             }
             gathers.last += 1;
             let ticket = Ticket(gathers.last);

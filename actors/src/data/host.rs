@@ -17,7 +17,7 @@ use gantry_runtime::net::PeerRef;
 
 use super::router::CoreWord;
 use super::words::ReplyTo;
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, ToControl};
 
 /// A data core as its actors see it.
@@ -47,6 +47,12 @@ pub trait Host: 'static {
 
     /// Where the time of this core's requests goes.
     fn profile(&self) -> &Profile;
+
+    /// A refusal because too much is asked at once; it is counted.
+    fn busy(&self, cause: BusyCause, why: &str) -> Refusal {
+        self.profile().refused(cause.stage());
+        Refusal::busy(cause, why)
+    }
 
     /// Hands a word to another core (or, by the same road, to this one).
     ///

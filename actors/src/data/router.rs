@@ -11,7 +11,6 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use gantry_protocol::code::response;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
@@ -21,7 +20,7 @@ use super::gather::{GatherAnswer, GatherAsk};
 use super::host::Host;
 use super::queue::store::QueueStore;
 use super::words::{Append, End, QueueRequest, ReplyTo};
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, Ticket};
 
 /// What one data core tells another.
@@ -127,11 +126,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         self.reading.went_to(core);
         self.host.send_core(core, word).map_err(|_| {
             let remark = format!(
-                "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
-                 core {} to core {core} is full, topic {} queue {}",
+                "the road from core {} to core {core} is full, topic {} queue {}",
                 self.number, key.topic, key.queue
             );
-            Refusal::new(response::SYSTEM_BUSY, remark)
+            self.host.busy(BusyCause::Mesh, &remark)
         })
     }
 
@@ -143,11 +141,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let core = core_of_shard(shard, self.cores);
         self.host.send_core(core, word).map_err(|_| {
             let remark = format!(
-                "[OVERLOAD]system busy, start flow control for a while: stage mesh, the road from \
-                 core {} to core {core} is full, shard {shard}",
+                "the road from core {} to core {core} is full, shard {shard}",
                 self.number
             );
-            Refusal::new(response::SYSTEM_BUSY, remark)
+            self.host.busy(BusyCause::Mesh, &remark)
         })
     }
 

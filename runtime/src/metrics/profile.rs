@@ -84,6 +84,8 @@ struct Recorder {
 #[derive(Debug)]
 pub struct Profile {
     is_on: Cell<bool>,
+    /// By stage, in the order of the first one.
+    refused: RefCell<Vec<(&'static str, u64)>>,
     recorder: RefCell<Option<Box<Recorder>>>,
 }
 
@@ -92,6 +94,7 @@ impl Profile {
     pub fn off() -> Self {
         Self {
             is_on: Cell::new(false),
+            refused: RefCell::default(),
             recorder: RefCell::default(),
         }
     }
@@ -110,6 +113,20 @@ impl Profile {
     /// Whether it records.
     pub fn is_on(&self) -> bool {
         self.is_on.get()
+    }
+
+    /// A request was refused because `stage` was full. Counted even while nothing is recorded.
+    pub fn refused(&self, stage: &'static str) {
+        let mut refused = self.refused.borrow_mut();
+        match refused.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, count)) => *count += 1,
+            None => refused.push((stage, 1)),
+        }
+    }
+
+    /// Refused requests by stage, since the start.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.refused.borrow().clone()
     }
 
     fn with(&self, work: impl FnOnce(&mut Recorder)) {

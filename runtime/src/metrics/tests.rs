@@ -53,6 +53,10 @@ fn switched_off_it_keeps_nothing() {
     let profile = Profile::off();
     profile.record(Kind::Send, Stage::Append, 5, 1);
     profile.ran("a room", 0, 5_000);
+    for stage in ["mesh", "tail", "mesh"] {
+        profile.refused(stage);
+    }
+    assert_eq!(profile.refusals(), [("mesh", 2), ("tail", 1)]);
     profile.replied(&[run(0, 1, 1)], 2);
     assert!(profile.snapshot(10).is_none());
 }

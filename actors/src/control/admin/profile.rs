@@ -6,6 +6,8 @@
 //! **Limits** one answer a core; the recorder's own.
 //! **Not here** recording (`gantry_runtime::metrics`), the tables for people (`server/profile`).
 
+use std::collections::BTreeMap;
+
 use gantry_protocol::code::response;
 use gantry_runtime::metrics::{
     Figures, Histories, Kind, STAGES, STALL_US, Slow, Snapshot, Stage, Stalls,
@@ -53,6 +55,7 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
     told.insert("enabled".to_owned(), all.is_some().into());
     told.insert("syncFlush".to_owned(), sync_flush.into());
     told.insert("cores".to_owned(), per_core.collect());
+    told.insert("refused".to_owned(), Value::Object(refused(cores)));
     if let Some(all) = &all {
         told.insert("merged".to_owned(), Value::Object(spans(all)));
         let slowest = all
@@ -63,6 +66,17 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
         told.insert("stalls".to_owned(), stalls(&all.stalls, now_us));
     }
     Value::Object(told)
+}
+
+/// Requests refused with `SYSTEM_BUSY`, by stage.
+fn refused(cores: &[CoreProfile]) -> Map<String, Value> {
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (stage, count) in cores.iter().flat_map(|core| &core.refused) {
+        *sums.entry(stage).or_default() += count;
+    }
+    let sums = sums.into_iter();
+    sums.map(|(stage, count)| (stage.to_owned(), count.into()))
+        .collect()
 }
 
 fn spans(snapshot: &Snapshot) -> Map<String, Value> {

@@ -96,6 +96,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Answer::Profile(Box::new(CoreProfile {
                     core: self.number,
                     now_us,
+                    refused: self.host.profile().refusals(),
                     snapshot: self.host.profile().snapshot(now_us),
                 }))
             }

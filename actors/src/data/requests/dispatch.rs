@@ -24,7 +24,7 @@ use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::requests::pushes::core_of_push;
 use crate::data::words::ReplyTo;
-use crate::refusal::{Refusal, quoted};
+use crate::refusal::{BusyCause, Refusal, quoted};
 use crate::seam::{ControlRequest, Ticket, ToControl};
 
 /// Whether a request may wait for its topic or group to be made.
@@ -242,11 +242,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.parked.borrow_mut().take(ticket);
                 Err(self.control_is_behind())
             }
-            Park::Full => Err(Refusal::new(
-                response::SYSTEM_BUSY,
-                "[OVERLOAD]system busy, start flow control for a while: stage parked, too many \
-                 requests wait for topics and groups to be made",
-            )),
+            Park::Full => {
+                let why = "too many requests wait for topics and groups to be made";
+                Err(self.host.busy(BusyCause::Parked, why))
+            }
         }
     }
 
@@ -272,10 +271,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     pub(in crate::data) fn end_late_parked(&self) {
         let late = self.parked.borrow_mut().take_due(self.host.mono_ms());
-        let remark = "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while: stage \
-                      parked, the topic or group was not made within 3 s";
-        let refusal = Refusal::new(response::SYSTEM_BUSY, remark);
         for ParkedRequest { caller, frame, .. } in late {
+            let why = "the topic or group was not made within 3 s";
+            let refusal = self.host.busy(BusyCause::ParkedLate, why);
             self.refuse_parked(caller, &frame, &refusal);
         }
     }
@@ -314,11 +312,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn control_is_behind(&self) -> Refusal {
         let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage control, the mailbox of \
-             core {} to the control plane is full",
+            "the mailbox of core {} to the control plane is full",
             self.number
         );
-        Refusal::new(response::SYSTEM_BUSY, remark)
+        self.host.busy(BusyCause::Control, &remark)
     }
 }
 

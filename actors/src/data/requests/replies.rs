@@ -29,7 +29,7 @@ use crate::data::queue::store::QueueStore;
 use crate::data::requests::pushes::{PUSH_MS_MAX, Push};
 use crate::data::router::CoreWord;
 use crate::data::words::{Append, Pushed, ReplyTo};
-use crate::refusal::{Refusal, quoted};
+use crate::refusal::{BusyCause, Refusal, quoted};
 use crate::seam::CoreNumber;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
@@ -116,12 +116,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let opened = self.pushes.borrow_mut().open(self.number, push, now_ms);
         let opaque = opened.ok_or_else(|| {
             let remark = format!(
-                "[OVERLOAD]system busy, start flow control for a while: stage push, {} replies of \
-                 core {} wait for their requesters",
+                "{} replies of core {} wait for their requesters",
                 self.pushes.borrow().len(),
                 self.number
             );
-            Refusal::new(response::SYSTEM_BUSY, remark)
+            self.host.busy(BusyCause::Push, &remark)
         })?;
         self.timed.set();
         let wall_ms = i64::try_from(self.host.wall_ms()).unwrap_or(i64::MAX);

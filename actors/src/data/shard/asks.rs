@@ -23,7 +23,7 @@ use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::{Commit, GROUPS_MAX};
 use crate::data::queue::store::QueueStore;
 use crate::data::words::{QueueRequest, ReplyTo};
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn ask(
@@ -145,13 +145,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         task: impl FnOnce(Rc<Self>) -> F,
     ) {
         if inner.cold_under_way >= COLD_READS_MAX {
-            let remark = format!(
-                "[OVERLOAD]system busy, start flow control for a while: stage device read, shard \
-                 {}, {COLD_READS_MAX} reads under way",
-                self.id
-            );
+            let remark = format!("shard {}, {COLD_READS_MAX} reads under way", self.id);
             self.host
-                .refuse(reply, &Refusal::new(response::SYSTEM_BUSY, remark));
+                .refuse(reply, &self.host.busy(BusyCause::DeviceRead, &remark));
             return;
         }
         inner.cold_under_way += 1;

@@ -26,6 +26,7 @@ pub mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ use super::queue::asker::Asker;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, Totals};
 use crate::settings::BrokerSettings;
 
@@ -202,7 +203,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         append.arrived_us = self.host.mono_us();
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
-        self.admit(&inner, key, bytes)?;
+        self.admit(&inner, key, &append.topic.config.name, bytes)?;
         if matches!(append.step, Some(TransactionStep::Half { .. })) {
             self.admit_half(&inner)?;
         }
@@ -227,7 +228,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         request: QueueRequest,
     ) -> Result<(), Refusal> {
         let mut inner = self.inner.borrow_mut();
-        self.admit(&inner, key, size_of::<QueueRequest>())?;
+        self.admit(&inner, key, &key.topic, size_of::<QueueRequest>())?;
         inner.inbox_count += 1;
         inner.inbox_bytes += size_of::<QueueRequest>();
         inner.push_ask(key, (reply, request));
@@ -235,7 +236,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Ok(())
     }
 
-    fn admit(&self, inner: &Inner, key: QueueKey, bytes: usize) -> Result<(), Refusal> {
+    fn admit(
+        &self,
+        inner: &Inner,
+        key: QueueKey,
+        topic: &dyn fmt::Display,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
         if inner.is_closed {
             let remark = "the broker is shutting down";
             return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
@@ -254,11 +261,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             "too much at once"
         };
         let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage inbox, shard {}, \
-             topic {} queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
-            self.id, key.topic, key.queue, inner.inbox_count, inner.inbox_bytes,
+            "shard {}, topic {} queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
+            self.id, topic, key.queue, inner.inbox_count, inner.inbox_bytes,
         );
-        Err(Refusal::new(response::SYSTEM_BUSY, remark))
+        Err(self.host.busy(BusyCause::Inbox, &remark))
     }
 
     /// Drops what a closed connection waits for.

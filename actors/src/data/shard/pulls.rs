@@ -28,7 +28,7 @@ use crate::data::queue::pull::{self, PullStatus, Verdict};
 use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
 use crate::data::words::{Pull, ReplyTo};
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 
 /// A suspended pull.
 #[derive(Debug)]
@@ -181,13 +181,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             });
             return;
         }
-        let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage device read, shard {}, \
-             {COLD_READS_MAX} reads under way",
-            self.id
+        let remark = format!("shard {}, {COLD_READS_MAX} reads under way", self.id);
+        self.host.refuse(
+            waiter.reply,
+            &self.host.busy(BusyCause::DeviceRead, &remark),
         );
-        self.host
-            .refuse(waiter.reply, &Refusal::new(response::SYSTEM_BUSY, remark));
     }
 
     pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {

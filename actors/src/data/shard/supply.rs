@@ -23,7 +23,7 @@ use crate::data::host::Host;
 use crate::data::queue::append::Ack;
 use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::ToControl;
 use crate::seam::errands::Placed;
 use crate::seam::owed::{OWED_ROWS_MAX, OWED_WAITING_MAX, OwedRow};
@@ -70,12 +70,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             return Ok(());
         }
         let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage control, {} delayed or \
-             half messages of shard {} wait for the control plane",
+            "{} delayed or half messages of shard {} wait for the control plane",
             inner.owed.count(),
             self.id
         );
-        Err(Refusal::new(response::SYSTEM_BUSY, remark))
+        Err(self.host.busy(BusyCause::Control, &remark))
     }
 
     /// Says that a message wasn't stored.

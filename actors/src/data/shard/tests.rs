@@ -6,6 +6,7 @@ use super::super::testing::{
     TestBroker, ext, long_pull, peer, pull_frame, pull_header, records, request_frame, send_frame,
     send_header,
 };
+use crate::data::host::Host as _;
 use crate::seam::{ToControl, ToData};
 use crate::settings::FlushDiskType;
 
@@ -168,7 +169,13 @@ fn a_full_tail_stops_sends_not_pulls_and_ends_in_system_busy() {
     broker.pass_ms(1);
     let reply = broker.reply();
     assert_eq!((reply.opaque, reply.code), (2, 2));
-    assert!(reply.remark.unwrap().starts_with("[PCBUSY_CLEAN_QUEUE]"));
+    let remark = reply.remark.unwrap();
+    let begin = "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while: stage tail, ";
+    assert!(remark.starts_with(begin), "{remark}");
+    assert!(remark.contains("topic T queue 0"), "{remark}");
+    assert!(remark.contains("waited 200 ms"), "{remark}");
+    let counted = broker.cores[0].host.profile().refusals();
+    assert_eq!(counted, [("tail", 1)]);
 }
 
 #[test]
@@ -182,9 +189,13 @@ fn a_full_inbox_refuses_at_once_with_the_cause() {
     assert_eq!((reply.opaque, reply.code), (2, 2));
     let remark = reply.remark.unwrap();
     assert!(
-        remark.starts_with("[OVERLOAD]") && remark.contains("inbox"),
+        remark.starts_with("[OVERLOAD]") && remark.contains("stage inbox"),
         "{remark}"
     );
+    assert!(remark.contains("topic T queue 0"), "{remark}");
+    assert!(remark.contains("too much at once, for 0 ms"), "{remark}");
+    let counted = broker.cores[0].host.profile().refusals();
+    assert_eq!(counted, [("inbox", 1)]);
 }
 
 #[test]

@@ -10,13 +10,11 @@
 
 use std::rc::Rc;
 
-use gantry_protocol::code::response;
-
 use super::turns::forget;
 use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
-use crate::refusal::Refusal;
+use crate::refusal::BusyCause;
 use crate::seam::{Counted, OffsetRow};
 
 /// Actors looked at for sleep in one call.
@@ -85,13 +83,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 };
                 forget(inner, &pending);
                 let remark = format!(
-                    "[PCBUSY_CLEAN_QUEUE]broker busy, start flow control for a while: stage tail \
-                     of shard {}, the disk is behind; waited {} ms, {} requests wait",
+                    "shard {}, topic {} queue {}: the disk is behind; waited {} ms, {} requests \
+                     wait",
                     self.id,
+                    pending.append.topic.config.name,
+                    actor.key.queue,
                     waited_us / 1000,
                     inner.inbox_count,
                 );
-                let busy = Refusal::new(response::SYSTEM_BUSY, remark);
+                let busy = self.host.busy(BusyCause::Tail, &remark);
                 self.refuse_asker(inner, &pending.asker, &busy);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {

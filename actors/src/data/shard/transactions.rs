@@ -30,7 +30,7 @@ use crate::data::router::{CoreWord, core_of_shard};
 use crate::data::transactions::checks::nobody;
 use crate::data::transactions::halves::{Due, Halves};
 use crate::data::words::{Append, End, ReplyTo, TransactionStep};
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 use crate::seam::TopicEntry;
 use crate::transaction::{OpKind, OpText};
 
@@ -126,12 +126,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         if inner.transacting.halves.len() < HALVES_MAX {
             return Ok(());
         }
-        let remark = format!(
-            "[OVERLOAD]system busy, start flow control for a while: stage transactions, \
-             {HALVES_MAX} half messages of shard {} are open",
-            self.id
-        );
-        Err(Refusal::new(response::SYSTEM_BUSY, remark))
+        let remark = format!("{HALVES_MAX} half messages of shard {} are open", self.id);
+        Err(self.host.busy(BusyCause::Transactions, &remark))
     }
 
     /// Takes an end of a transaction.
@@ -144,7 +140,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let remark = "the broker is starting";
             return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
         };
-        self.admit(&inner, queues.half, End::BYTES)?;
+        self.admit(&inner, queues.half, &queues.half.topic, End::BYTES)?;
         inner.inbox_count += 1;
         inner.inbox_bytes += End::BYTES;
         inner.transacting.ends.push_back((reply, end));
