@@ -2,9 +2,9 @@
 //!
 //! **Owns** the order of device writes and when they happen.
 //! **Lives on** the shard's core: one writer task, and one syncing task under `FlushMode::Async`.
-//! **Invariants** one group in flight, in log order; a watermark moves only after the device's
-//! word; any failure poisons the shard.
-//! **Limits** writes of at most `WRITE_BYTES_MAX`.
+//! **Invariants** groups are begun in log order; a watermark moves only after the device's word for
+//! everything before it; any failure poisons the shard.
+//! **Limits** writes of at most `WRITE_BYTES_MAX`; one group in flight, or `SYNCED_WRITES_MAX`.
 //! **Not here** what is in a group (`staging`).
 
 use std::rc::Rc;
@@ -20,6 +20,9 @@ use crate::units::{FilePosition, index};
 /// Bytes of one write call.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
 
+/// Synced groups in flight at once: while the device makes one durable, the producers it does not
+/// hold have their next messages on the way.
+const SYNCED_WRITES_MAX: usize = 2;
 /// Turns of the core that a synced write waits for more: about 1 ms when every turn brings some.
 const COMPANY_TURNS_MAX: u32 = 8;
 
@@ -41,7 +44,7 @@ pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
     }
 }
 
-async fn write_loop<D: Disk>(log: &ShardLog<D>) {
+async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
     loop {
         let go_on = log
             .work
@@ -50,7 +53,8 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
                     return Some(false);
                 }
                 if log.staging.borrow().sealed_bytes() > 0 {
-                    return Some(true);
+                    let has_room = log.in_flight.borrow().len() < SYNCED_WRITES_MAX;
+                    return has_room.then_some(true);
                 }
                 log.closing.get().then_some(false)
             })
@@ -77,10 +81,24 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
             log.marks.stage(Staged(group.runs_end));
             log.progressed();
         }
-        if let Err(error) = write_group(log, group).await {
-            log.fail(&error);
-            return;
+        log.in_flight.borrow_mut().push_back((group, false));
+        if log.options.flush_mode == FlushMode::Sync {
+            log.task_begins();
+            let writer = Rc::clone(log);
+            log.disk.spawn(async move {
+                write_and_tell(&writer, group).await;
+                writer.task_ends();
+            });
+        } else {
+            write_and_tell(log, group).await;
         }
+    }
+}
+
+async fn write_and_tell<D: Disk>(log: &ShardLog<D>, group: Group) {
+    match write_group(log, group).await {
+        Ok(()) => landed(log, group),
+        Err(error) => log.fail(&error),
     }
 }
 
@@ -126,19 +144,35 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.writes_count.set(log.writes_count.get() + 1);
         log.written_bytes.set(log.written_bytes.get() + bytes);
     }
-    log.staging.borrow_mut().written(group);
-    // Only now: a sync that began before this write was done does not cover it.
-    log.unsynced.borrow_mut().insert(segment.start);
-    log.marks.stabilize(Stable(group.runs_end));
-    if sync {
-        log.unsynced.borrow_mut().remove(&segment.start);
-        log.syncs_count.set(log.syncs_count.get() + 1);
-        log.marks.commit(Committed(group.runs_end));
+    if !sync {
+        // Only now: a sync that began before this write was done does not cover it.
+        log.unsynced.borrow_mut().insert(segment.start);
     }
+    Ok(())
+}
+
+/// The device has this group; moves the watermarks over all that it has without a gap.
+fn landed<D: Disk>(log: &ShardLog<D>, group: Group) {
+    if log.poison.is_set() {
+        return;
+    }
+    let sync = log.options.flush_mode == FlushMode::Sync;
+    let mut in_flight = log.in_flight.borrow_mut();
+    for (other, is_done) in in_flight.iter_mut() {
+        *is_done |= *other == group;
+    }
+    while let Some((group, _)) = in_flight.pop_front_if(|(_, is_done)| *is_done) {
+        log.staging.borrow_mut().written(group);
+        log.marks.stabilize(Stable(group.runs_end));
+        if sync {
+            log.syncs_count.set(log.syncs_count.get() + 1);
+            log.marks.commit(Committed(group.runs_end));
+        }
+    }
+    drop(in_flight);
     // The syncing task and the pool look at it as well.
     log.work.notify();
     log.progressed();
-    Ok(())
 }
 
 async fn segment_for<D: Disk>(
