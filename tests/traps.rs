@@ -8,6 +8,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::client::{Pull, send_ext};
 use common::record::batch_element;
 use common::{Client, Frame, Gantry, code, ext, fresh, properties, records, reply, until};
@@ -74,7 +76,7 @@ fn trap_12_a_held_pull_holds_up_nothing_else_on_its_connection() {
     }
     client.flush().unwrap();
     // Longer than this the clients do not wait for what follows.
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(3);
     beat(&mut client, "holder", &group, &topic).expect(reply::SUCCESS);
     let fields = ext(&[
         ("consumerGroup", &group),
@@ -92,7 +94,7 @@ fn trap_12_a_held_pull_holds_up_nothing_else_on_its_connection() {
     client
         .pull(&Pull::new(&topic, 0, 0))
         .expect(reply::PULL_NOT_FOUND);
-    assert!(std::time::Instant::now() < end);
+    assert!(Instant::now() < end);
     // The last one held is answered first: they do not hold up each other either.
     for queue in (0..4).rev() {
         gantry
@@ -197,4 +199,36 @@ fn trap_72_nobody_gets_a_stale_list_of_members() {
         assert_eq!(ids(&mut first), wanted);
         assert_eq!(ids(&mut others[(n - 1) / 2]), wanted);
     }
+}
+
+/// Level 1 is a second. The reply names the parked record; what arrives goes round no second time.
+#[test]
+fn traps_50_51_108_a_delayed_message_is_parked_then_wakes_a_held_pull_once() {
+    let (gantry, mut client, topic) = with_topic("later", 1);
+    let held = client.post(
+        code::PULL,
+        &Pull::new(&topic, 0, 0).waiting(15_000).ext(),
+        b"",
+    );
+    client.flush().unwrap();
+    let began = Instant::now();
+    let mut producer = gantry.client();
+    let sent = producer
+        .send(&topic, 0, b"later", &[("DELAY", "1")])
+        .expect(reply::SUCCESS);
+    let parked = i64::from_str_radix(&sent.ext["msgId"][16..], 16).unwrap();
+    let at = ext(&[("offset", &parked.to_string())]);
+    let shown = producer
+        .call(code::VIEW_MESSAGE, &at, b"")
+        .expect(reply::SUCCESS);
+    assert_eq!(records(&shown.body)[0].topic, "SCHEDULE_TOPIC_XXXX");
+    let got = client.reply_to(held).unwrap().expect(reply::SUCCESS);
+    let took = began.elapsed();
+    assert_eq!(records(&got.body)[0].body, b"later");
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(client.offset(code::MAX_OFFSET, &topic, 0, &[]), 1);
 }
