@@ -222,7 +222,7 @@ fn members(client: &mut Client, group: &str) -> Vec<String> {
 }
 
 #[test]
-fn members_of_a_group_are_listed_and_told_about_changes() {
+fn traps_31_71_76_members_are_listed_and_told_about_changes() {
     let (gantry, mut one, topic) = with_topic("members", 1);
     let group = fresh("g");
     assert!(members(&mut one, &group).is_empty());
@@ -263,7 +263,7 @@ fn members_of_a_group_are_listed_and_told_about_changes() {
 }
 
 #[test]
-fn queue_locks_have_one_owner() {
+fn traps_74_75_queue_locks_have_one_owner() {
     let (gantry, mut client, topic) = with_topic("locks", 2);
     let name = broker_name(&gantry, &topic);
     let group = fresh("g");

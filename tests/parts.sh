@@ -201,6 +201,7 @@ interop_tests() {
   if [ -z "$QUICK" ]; then
     interop java4 "127.0.0.1:$ns" java4 "${JAVA_CASES[@]}" "${MQADMIN_CASES[@]}"
     interop java-binary "127.0.0.1:$ns" java-binary "${JAVA_CASES[@]}"
+    interop mixed "127.0.0.1:$ns" mixed
   fi
   if kill -0 "$pid" 2>/dev/null; then pass "interop.the_server_is_still_up"; else fail "interop.the_server_is_still_up"; fi
   gantry_stop "$pid"

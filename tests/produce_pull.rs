@@ -133,7 +133,7 @@ fn both_spellings_of_a_send_store_the_same_record() {
 }
 
 #[test]
-fn a_batch_is_stored_as_messages_of_its_own() {
+fn trap_40_a_batch_is_stored_as_messages_of_its_own() {
     let (_gantry, mut client, topic) = with_topic("batch", 1);
     client
         .send(&topic, 0, b"before", &[])
@@ -186,7 +186,7 @@ fn a_batch_is_stored_as_messages_of_its_own() {
 }
 
 #[test]
-fn a_oneway_send_is_stored_and_never_answered() {
+fn trap_5_a_oneway_send_is_stored_and_never_answered() {
     let (_gantry, mut client, topic) = with_topic("oneway", 1);
     for n in 0..10 {
         client.post_oneway(code::SEND_V2, &send_ext(&topic, 0, &[], false), &[n]);
@@ -249,7 +249,7 @@ fn sends_that_break_a_rule_are_refused_with_the_right_code() {
 }
 
 #[test]
-fn queue_minus_one_lets_the_broker_choose() {
+fn trap_43_queue_minus_one_lets_the_broker_choose() {
     let (_gantry, mut client, topic) = with_topic("anyqueue", 4);
     let mut used = std::collections::BTreeSet::new();
     for _ in 0..60 {
@@ -392,7 +392,7 @@ fn a_pull_passes_over_long_stretches_of_other_tags() {
 }
 
 #[test]
-fn tags_are_hashed_as_java_does() {
+fn trap_60_tags_are_hashed_as_java_does() {
     let (_gantry, mut client, topic) = with_topic("hash", 1);
     // Beyond ASCII, beyond the basic plane, and two with one hash ("Aa" and "BB").
     let tags = ["TagA", "标签", "étiquette", "\u{1F680}go", "Aa", "BB"];
@@ -419,7 +419,7 @@ fn tags_are_hashed_as_java_does() {
 }
 
 #[test]
-fn a_reply_is_bounded_but_the_first_message_always_comes() {
+fn trap_59_a_reply_is_bounded_but_the_first_message_always_comes() {
     let (_gantry, mut client, topic) = with_topic("bounds", 2);
     let big = vec![b'b'; 3 << 20];
     for _ in 0..2 {
@@ -495,7 +495,7 @@ fn a_pull_that_waits_in_vain_is_answered_in_time() {
 }
 
 #[test]
-fn the_vip_port_serves_the_same_queues() {
+fn trap_30_the_vip_port_serves_the_same_queues() {
     let (gantry, mut client, topic) = with_topic("vip", 1);
     let mut vip = Client::connect(gantry.vip());
     let a = vip.send(&topic, 0, b"vip", &[]).expect(reply::SUCCESS);

@@ -500,6 +500,23 @@ fn nothing_unfinished_or_private_is_left() {
     settle("banned", &over);
 }
 
+/// The table of traps in `tests/README.md` names tests, and the tests are there.
+#[test]
+fn tests_of_traps_are_there() {
+    let page = read("tests/README.md");
+    let (_, table) = page.split_once("\n## Traps\n").expect("a table of traps");
+    let mut wanted: BTreeSet<&str> = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        wanted.extend(row.split('`').skip(1).step_by(2));
+    }
+    assert!(wanted.len() > 50, "{} tests in the table", wanted.len());
+    for name in rust_files() {
+        let text = read(&name);
+        wanted.retain(|test| !text.contains(&format!("fn {test}(")));
+    }
+    assert!(wanted.is_empty(), "no test is called {wanted:?}");
+}
+
 #[test]
 fn exemptions_name_a_rule() {
     let rules = [

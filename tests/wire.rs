@@ -193,7 +193,7 @@ fn frames_come_in_any_pieces() {
 }
 
 #[test]
-fn an_unknown_code_is_named_in_the_refusal() {
+fn trap_15_an_unknown_code_is_named_in_the_refusal() {
     let gantry = started();
     for addr in ports(&gantry) {
         let mut client = Client::connect(addr);
@@ -249,7 +249,7 @@ fn missing_and_malformed_fields_are_refused_by_an_answer() {
 }
 
 #[test]
-fn both_header_encodings_and_extra_fields_are_read() {
+fn traps_8_96_101_103_numbers_a_newline_and_empty_keys_are_read() {
     let gantry = started();
     let mut client = gantry.client();
     // As the C++ client writes: numbers instead of strings, an unknown language, a newline behind

@@ -152,7 +152,7 @@ fn trap_41_a_late_flush_says_10_with_all_fields() {
 }
 
 #[test]
-fn a_full_tail_stops_sends_not_pulls_and_ends_in_system_busy() {
+fn trap_42_a_full_tail_stops_sends_not_pulls_and_ends_in_system_busy() {
     let broker = TestBroker::new(1, 1, |_| {});
     broker.stores[0].room.set(1);
     for n in 0..3 {
@@ -179,7 +179,7 @@ fn a_full_tail_stops_sends_not_pulls_and_ends_in_system_busy() {
 }
 
 #[test]
-fn a_full_inbox_refuses_at_once_with_the_cause() {
+fn trap_42_a_full_inbox_refuses_at_once_with_the_cause() {
     let broker = TestBroker::new(1, 1, |s| s.send_queue_capacity = 2_u64.into());
     broker.stores[0].room.set(0);
     for n in 0..3 {

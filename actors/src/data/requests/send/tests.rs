@@ -107,7 +107,7 @@ fn what_is_not_built_is_refused_and_not_retried() {
 }
 
 #[test]
-fn a_retry_topic_is_an_ordinary_topic_up_to_its_limit_and_a_dead_letter_beyond() {
+fn trap_78_a_retry_topic_is_an_ordinary_topic_up_to_its_limit_then_comes_the_dead_letter() {
     let broker = TestBroker::new(1, 1, |_| {});
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%g", 2, 1))));
     broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("g"))));
