@@ -224,6 +224,12 @@ pub enum Admin {
     /// Counters.
     #[command(subcommand)]
     Stats(AdminStats),
+    /// The parts of a broker that are restarted by themselves: state, restarts, backlog.
+    Supervisors {
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
     /// Look into the logs of a stopped broker, or mend them.
     #[command(subcommand)]
     Log(AdminLog),

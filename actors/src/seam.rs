@@ -336,6 +336,8 @@ pub struct StoreReport {
     pub waiting_count: u64,
     /// How long the first of them has waited for a full tail, ms.
     pub waiting_ms: u64,
+    /// Open half messages.
+    pub open_halves: u64,
 }
 
 /// Totals since start, all topics.

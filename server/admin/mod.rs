@@ -16,6 +16,7 @@ mod message;
 mod offset;
 pub mod session;
 mod stats;
+mod supervisors;
 pub mod table;
 mod topic;
 
@@ -36,6 +37,7 @@ pub fn run(command: &Admin) -> Result<(), String> {
         Admin::Message(command) => block_on(message::run(command)),
         Admin::Connection(command) => block_on(connection::run(command)),
         Admin::Stats(command) => block_on(stats::run(command)),
+        Admin::Supervisors { at } => block_on(supervisors::run(at)),
         Admin::Log(command) => log::run(command),
     }
 }

@@ -23,6 +23,7 @@ use crate::seam::{Answer, ControlRequest, Counted, Question, StoreReport};
 use super::plane::Plane;
 use super::reply::{self, Reply, ReplyTo};
 use super::supervision::shell::Part;
+use super::supervisors::transactions;
 
 /// What the admin actor is told.
 pub enum Msg {
@@ -95,6 +96,9 @@ fn runtime(to: ReplyTo, plane: &Rc<Plane>) {
     let asking = Rc::clone(plane);
     plane.reply_later(to, async move {
         let report = store_report(&asking).await;
+        // The cores hold the open halves; the part itself remembers none.
+        let tree = &asking.tree;
+        tree.set_backlog(transactions::Transactions::NAME, report.open_halves);
         Ok(runtime_report::reply(&asking, &report))
     });
 }
@@ -126,6 +130,7 @@ async fn store_report(plane: &Plane) -> StoreReport {
         all.totals.add(&report.totals);
         all.staged_bytes += report.staged_bytes;
         all.waiting_count += report.waiting_count;
+        all.open_halves += report.open_halves;
         all.waiting_ms = all.waiting_ms.max(report.waiting_ms);
         all.earliest_ms = match (all.earliest_ms, report.earliest_ms) {
             (0, other) | (other, 0) => other,
