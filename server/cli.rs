@@ -7,6 +7,7 @@
 //! **Not here** what the commands do (one file each).
 
 pub mod admin;
+pub mod supervised;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use self::admin::{
     AdminBroker, AdminCluster, AdminConnection, AdminGroup, AdminMessage, AdminOffset, AdminStats,
     AdminTopic, At,
 };
+use self::supervised::AdminDlq;
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
@@ -224,6 +226,9 @@ pub enum Admin {
     /// Counters.
     #[command(subcommand)]
     Stats(AdminStats),
+    /// Dead letters.
+    #[command(subcommand)]
+    Dlq(AdminDlq),
     /// The parts of a broker that are restarted by themselves: state, restarts, backlog.
     Supervisors {
         /// Where.

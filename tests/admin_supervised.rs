@@ -9,8 +9,8 @@
 mod common;
 
 use common::process::run;
-use common::{Gantry, fresh, until};
-use serde_json::Value;
+use common::{Client, Gantry, ext, fresh, until};
+use serde_json::{Value, json};
 
 fn admin(gantry: &Gantry, line: &str) -> (bool, String, String) {
     let namesrv = gantry.namesrv().to_string();
@@ -69,4 +69,90 @@ fn supervisors() {
     let table = text(&gantry, "supervisors");
     assert!(table.starts_with("broker  name"), "{table}");
     assert!(table.contains("lastFailure"), "{table}");
+}
+
+/// Three messages of a topic that end as dead letters of a group.
+fn die(client: &mut Client, topic: &str, group: &str) {
+    for (body, tag) in [("one", "red"), ("two", "blue"), ("three", "red")] {
+        let marks = [
+            ("KEYS", body),
+            ("TAGS", tag),
+            ("UNIQ_KEY", body),
+            ("shop", "7"),
+        ];
+        let sent = client.send(topic, 0, body.as_bytes(), &marks).expect(0);
+        let place = i64::from_str_radix(&sent.ext["msgId"][16..], 16).unwrap();
+        let back = ext(&[
+            ("group", group),
+            ("offset", &place.to_string()),
+            ("delayLevel", "-1"),
+            ("originTopic", topic),
+            ("unitMode", "false"),
+        ]);
+        client.call(36, &back, b"").expect(0);
+    }
+}
+
+#[test]
+fn dead_letters() {
+    let gantry = Gantry::up(&["brokerName=dead"]);
+    let mut client = gantry.client();
+    let (topic, other, group) = (fresh("dlq"), fresh("dlqo"), fresh("dlqg"));
+    client.create_topic(&topic, 1);
+    client.create_topic(&other, 1);
+    die(&mut client, &topic, &group);
+    // Its route comes with the next registration.
+    let resend = format!("dlq resend {group}");
+    let dry = until(10, "a route to the dead letters", || {
+        let (ok, ..) = admin(&gantry, &format!("{resend} --dry-run"));
+        ok.then(|| json(&gantry, &format!("{resend} --filter red --dry-run")))
+    });
+    assert_eq!(
+        (&dry[0]["messages"], &dry[0]["leftOut"]),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(dry[0]["result"], "would be sent");
+    assert_eq!(client.drain(&topic, 0, 0).len(), 3);
+    let listed = json(&gantry, "dlq list");
+    let row = find(&listed, "group", &group);
+    assert_eq!((&row["messages"], &row["left"]), (&json!(3), &json!(3)));
+    let shown = json(&gantry, &format!("dlq show {group} --filter KEYS=two"));
+    assert_eq!(shown[0]["body"], "two");
+    assert_eq!(shown[0]["originTopic"], topic);
+    assert_eq!(shown[0]["resent"], false);
+    assert_eq!(shown.as_array().unwrap().len(), 1);
+
+    let done = json(&gantry, &format!("{resend} --max 2"));
+    assert_eq!(
+        (&done[0]["messages"], &done[0]["to"]),
+        (&json!(2), &json!(2))
+    );
+    let done = json(&gantry, &resend);
+    assert_eq!(
+        (&done[0]["topic"], &done[0]["messages"]),
+        (&json!(topic), &json!(1))
+    );
+    assert_eq!(json(&gantry, &resend), json!([]), "nothing a second time");
+    let all = client.drain(&topic, 0, 3);
+    let bodies: Vec<_> = all.iter().map(|one| one.body.clone()).collect();
+    assert_eq!(bodies, [&b"one"[..], &b"two"[..], &b"three"[..]]);
+    for (name, value) in [
+        ("KEYS", "one"),
+        ("TAGS", "red"),
+        ("UNIQ_KEY", "one"),
+        ("shop", "7"),
+    ] {
+        assert_eq!(all[0].properties[name], value);
+    }
+    assert!(!all[0].properties.contains_key("RETRY_TOPIC"));
+    assert_eq!(all[0].reconsume_times, 0);
+
+    let line = format!("{resend} --again --to-topic {other} --filter shop=7 --filter blue");
+    assert_eq!(json(&gantry, &line)[0]["messages"], 1);
+    assert_eq!(client.drain(&other, 0, 0).len(), 1);
+    let listed = json(&gantry, "dlq list");
+    let row = find(&listed, "group", &group);
+    assert_eq!((&row["messages"], &row["left"]), (&json!(3), &json!(0)));
+    let (ok, _, why) = admin(&gantry, "dlq resend nobody");
+    assert!(!ok && why.contains("has no dead letters"), "{why}");
 }

@@ -10,6 +10,7 @@
 mod broker;
 mod cluster;
 mod connection;
+mod dlq;
 mod group;
 mod log;
 mod message;
@@ -37,6 +38,7 @@ pub fn run(command: &Admin) -> Result<(), String> {
         Admin::Message(command) => block_on(message::run(command)),
         Admin::Connection(command) => block_on(connection::run(command)),
         Admin::Stats(command) => block_on(stats::run(command)),
+        Admin::Dlq(command) => block_on(dlq::run(command)),
         Admin::Supervisors { at } => block_on(supervisors::run(at)),
         Admin::Log(command) => log::run(command),
     }

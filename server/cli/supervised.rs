@@ -1,0 +1,98 @@
+//! The command line of `gantry admin dlq`: what waits in a broker, and an operator's hand on it.
+//!
+//! **Owns** names, options and help.
+//! **Lives on** the main thread.
+//! **Invariants** as `admin`'s: every command takes the options of [`At`].
+//! **Limits** none of its own.
+//! **Not here** what the commands do (`crate::admin`).
+
+use clap::{Args, Subcommand};
+
+use super::admin::At;
+
+/// The commands of `admin dlq`.
+#[derive(Debug, Subcommand)]
+pub enum AdminDlq {
+    /// List groups with dead letters: how many, how many resent.
+    List {
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show a group's dead letters, the oldest first.
+    Show(DlqShow),
+    /// Send a group's dead letters again, to the topic each came from.
+    ///
+    /// Body, tags, keys and properties stay; nothing is deleted. How far it came is kept by the
+    /// broker, as the committed offset of the group gantry-dlq-resend in the %DLQ% topic, every
+    /// 32 messages: a second run sends only what came since, and one that was killed sends at most
+    /// those again. A filtered run goes past what its filter leaves out; `--again` starts at the
+    /// oldest one.
+    Resend(DlqResend),
+}
+
+/// Options of `admin dlq show`.
+#[derive(Debug, Args)]
+pub struct DlqShow {
+    /// The consumer group.
+    pub group: String,
+    /// Only with this tag or property (KEYS=word for a key); several must all fit.
+    #[arg(long, value_name = "KEY=VALUE|TAG")]
+    pub filter: Vec<String>,
+    /// Most messages.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub max: usize,
+    /// Where.
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Options of `admin dlq resend`.
+#[derive(Debug, Args)]
+pub struct DlqResend {
+    /// The consumer group.
+    pub group: String,
+    /// To this topic instead.
+    #[arg(long, value_name = "T")]
+    pub to_topic: Option<String>,
+    /// Only with this tag or property (KEYS=word for a key); several must all fit.
+    #[arg(long, value_name = "KEY=VALUE|TAG")]
+    pub filter: Vec<String>,
+    /// Start at the oldest one, whatever was sent before.
+    #[arg(long)]
+    pub again: bool,
+    /// Most messages to send.
+    #[arg(long, value_name = "N")]
+    pub max: Option<u64>,
+    /// Only say what would be sent.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where.
+    #[command(flatten)]
+    pub at: At,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn lines_of_the_manual() {
+        for line in [
+            "supervisors --json",
+            "dlq list",
+            "dlq show g --filter red --max 5",
+            "dlq resend g --to-topic T --filter KEYS=k --filter red --max 9 --again --dry-run",
+        ] {
+            let words = ["gantry", "admin"].into_iter().chain(line.split(' '));
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
+        }
+        for line in ["dlq show", "dlq resend"] {
+            let words = ["gantry", "admin"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}
