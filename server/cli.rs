@@ -18,7 +18,7 @@ use self::admin::{
     AdminBroker, AdminCluster, AdminConnection, AdminGroup, AdminMessage, AdminOffset, AdminStats,
     AdminTopic, At,
 };
-use self::supervised::AdminDlq;
+use self::supervised::{AdminDlq, AdminTx};
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
@@ -229,6 +229,9 @@ pub enum Admin {
     /// Dead letters.
     #[command(subcommand)]
     Dlq(AdminDlq),
+    /// Transactions that are undecided.
+    #[command(subcommand)]
+    Tx(AdminTx),
     /// The parts of a broker that are restarted by themselves: state, restarts, backlog.
     Supervisors {
         /// Where.

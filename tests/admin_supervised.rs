@@ -8,8 +8,9 @@
 
 mod common;
 
+use common::client::send_ext;
 use common::process::run;
-use common::{Client, Gantry, ext, fresh, until};
+use common::{Client, Gantry, code, ext, fresh, until};
 use serde_json::{Value, json};
 
 fn admin(gantry: &Gantry, line: &str) -> (bool, String, String) {
@@ -40,6 +41,16 @@ fn find<'a>(rows: &'a Value, member: &str, value: &str) -> &'a Value {
     row.unwrap_or_else(|| panic!("no {member} {value} in {rows:#}"))
 }
 
+/// Sends a half message.
+fn half(client: &mut Client, topic: &str, unique: &str) {
+    let marks = [("TRAN_MSG", "true"), ("PGROUP", "p"), ("UNIQ_KEY", unique)];
+    let mut fields = send_ext(topic, 0, &marks, false);
+    fields.retain(|(name, _)| name != "f");
+    fields.push(("f".to_owned(), "4".to_owned()));
+    let sent = client.call(code::SEND_V2, &fields, unique.as_bytes());
+    sent.expect(0);
+}
+
 #[test]
 fn supervisors() {
     let gantry = Gantry::up(&["brokerName=sup"]);
@@ -48,12 +59,7 @@ fn supervisors() {
     client.create_topic(&topic, 1);
     let later = [("TIMER_DELAY_MS", "60000"), ("UNIQ_KEY", "u")];
     client.send(&topic, 0, b"later", &later).expect(0);
-    let half = [("TRAN_MSG", "true"), ("PGROUP", "p"), ("UNIQ_KEY", "h")];
-    let mut fields = common::client::send_ext(&topic, 0, &half, false);
-    fields.retain(|(name, _)| name != "f");
-    fields.push(("f".to_owned(), "4".to_owned()));
-    let sent = client.call(common::code::SEND_V2, &fields, b"half");
-    sent.expect(0);
+    half(&mut client, &topic, "h");
     until(5, "the delayed message among the backlog", || {
         let parts = json(&gantry, "supervisors");
         (find(&parts, "name", "delay")["backlog"] == 1).then_some(())
@@ -155,4 +161,58 @@ fn dead_letters() {
     assert_eq!((&row["messages"], &row["left"]), (&json!(3), &json!(0)));
     let (ok, _, why) = admin(&gantry, "dlq resend nobody");
     assert!(!ok && why.contains("has no dead letters"), "{why}");
+}
+
+#[test]
+fn open_halves() {
+    let gantry = Gantry::up(&["brokerName=tx"]);
+    let mut client = gantry.client();
+    let topic = fresh("tx");
+    client.create_topic(&topic, 1);
+    // More than a page of the broker.
+    for n in 0..130 {
+        half(&mut client, &topic, &format!("h{n}"));
+    }
+    let open = json(&gantry, "tx list --max 1000");
+    assert_eq!(open.as_array().unwrap().len(), 130);
+    let row = find(&open, "uniqueKey", "h129");
+    assert_eq!(
+        (&row["topic"], &row["producerGroup"]),
+        (&json!(topic), &json!("p"))
+    );
+    assert_eq!(
+        (&row["checks"], &row["result"]),
+        (&json!(0), &json!("open"))
+    );
+    assert!(row["nextCheck"].as_i64().unwrap() > 1_700_000_000_000);
+    assert_eq!(json(&gantry, "tx list -g nobody"), json!([]));
+    let ours = json(&gantry, &format!("tx list -t {topic} --max 3"));
+    assert_eq!(ours.as_array().unwrap().len(), 3);
+
+    let (commit, drop) = (row["id"].as_str().unwrap(), open[0]["id"].as_str().unwrap());
+    let page = json(&gantry, &format!("tx show {commit}"));
+    assert_eq!(
+        (&page["bodyBytes"], &page["broker"]),
+        (&json!(4), &json!("tx"))
+    );
+    assert_eq!(
+        find(&page["properties"], "name", "UNIQ_KEY")["value"],
+        "h129"
+    );
+    let dry = json(&gantry, &format!("tx resolve commit {commit} --dry-run"));
+    assert_eq!(dry[0]["result"], "would be committed");
+    assert!(client.drain(&topic, 0, 0).is_empty());
+    let done = json(&gantry, &format!("tx resolve commit {commit}"));
+    assert_eq!(done[0]["result"], "committed");
+    let done = json(&gantry, &format!("tx resolve rollback {drop}"));
+    assert_eq!(done[0]["result"], "rolled back");
+    let delivered = client.drain(&topic, 0, 0);
+    assert_eq!(delivered.len(), 1);
+    assert_eq!(delivered[0].body, b"h129");
+    for gone in [commit, drop] {
+        let (ok, _, why) = admin(&gantry, &format!("tx resolve commit {gone}"));
+        assert!(!ok && why.contains("has ended"), "{why}");
+    }
+    let open = json(&gantry, "tx list --max 1000");
+    assert_eq!(open.as_array().unwrap().len(), 128);
 }

@@ -223,6 +223,17 @@ pub enum Question {
         /// Zero moves none.
         move_below: FilePosition,
     },
+    /// Open halves of a shard, in the order of their records.
+    ListHalves {
+        /// The shard.
+        shard: ShardId,
+        /// Those known by offsets from here on, of their records.
+        from: QueueOffset,
+        /// True: only the one that its producer knows as `from`.
+        is_one: bool,
+        /// Most of them.
+        count_max: usize,
+    },
     /// Give up these segments; answered when that has begun.
     DropSegments(Arc<Plan>),
     /// Refuse messages of clients for this reason, or take them again.
@@ -285,6 +296,8 @@ pub enum Answer {
     /// To `OpenHalves`: the lowest one, none when none is open. What the answer no longer names is
     /// on the device: ended, or stored again further on.
     OpenHalves(Result<Option<FilePosition>, Refusal>),
+    /// To `ListHalves`.
+    Halves(Result<HalvesPage, Refusal>),
     /// To `Record`: none when it isn't this core's, or isn't there.
     Record(Option<Bytes>),
     /// To `StoreTimes`: ms, of those that this core holds.
@@ -293,6 +306,26 @@ pub enum Answer {
     IndexRows(Option<Vec<IndexRow>>),
     /// To the rest.
     Done,
+}
+
+/// Some open halves of a shard.
+#[derive(Debug, Clone, Default)]
+pub struct HalvesPage {
+    /// They.
+    pub halves: Vec<OpenHalf>,
+    /// Where to go on; none at the end of the shard.
+    pub next: Option<QueueOffset>,
+}
+
+/// An open half.
+#[derive(Debug, Clone)]
+pub struct OpenHalf {
+    /// Its record.
+    pub record: Bytes,
+    /// Checks so far.
+    pub checks: u32,
+    /// When it is checked next, ms since 1970.
+    pub due_ms: u64,
 }
 
 /// One queue's bounds.

@@ -1,6 +1,7 @@
 //! The one table of request and response codes.
 //!
-//! **Owns** every number a client, tool or broker of any RocketMQ release may send, and its name.
+//! **Owns** every number a client, tool or broker of any RocketMQ release may send, and its name;
+//! those of Gantry alone, from 31,001 on, whose names begin with it.
 //! **Lives on** any core; constants only.
 //! **Invariants** one row per code; a code without a handler still has a name, so that its refusal
 //! (code 3, trap 15) can name it.
@@ -200,6 +201,7 @@ request_codes! {
     3009 AUTH_GET_ACL Broker
     3010 AUTH_LIST_ACL Broker
     5001 SWITCH_TIMER_ENGINE Broker
+    31_001 GANTRY_LIST_HALVES Broker
     200_050 POP_MESSAGE Broker
     200_051 ACK_MESSAGE Broker
     200_052 PEEK_MESSAGE Broker

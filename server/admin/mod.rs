@@ -2,8 +2,9 @@
 //!
 //! **Owns** nothing but the choice of the command.
 //! **Lives on** the main thread.
-//! **Invariants** operator commands know nothing of Gantry: they speak the codes that mqadmin
-//! speaks, to brokers that the name servers name. A folder that a running process holds is refused.
+//! **Invariants** operator commands speak the codes that mqadmin speaks, to brokers that the name
+//! servers name; only `tx` asks a code of Gantry's own. A folder that a running process holds
+//! is refused.
 //! **Limits** none.
 //! **Not here** what the commands do (one file each).
 
@@ -20,6 +21,7 @@ mod stats;
 mod supervisors;
 pub mod table;
 mod topic;
+mod tx;
 
 use crate::cli::Admin;
 use crate::client::block_on;
@@ -39,6 +41,7 @@ pub fn run(command: &Admin) -> Result<(), String> {
         Admin::Connection(command) => block_on(connection::run(command)),
         Admin::Stats(command) => block_on(stats::run(command)),
         Admin::Dlq(command) => block_on(dlq::run(command)),
+        Admin::Tx(command) => block_on(tx::run(command)),
         Admin::Supervisors { at } => block_on(supervisors::run(at)),
         Admin::Log(command) => log::run(command),
     }

@@ -1,4 +1,4 @@
-//! The command line of `gantry admin dlq`: what waits in a broker, and an operator's hand on it.
+//! The command line of `gantry admin dlq|tx`: what waits in a broker, and an operator's hand on it.
 //!
 //! **Owns** names, options and help.
 //! **Lives on** the main thread.
@@ -6,7 +6,7 @@
 //! **Limits** none of its own.
 //! **Not here** what the commands do (`crate::admin`).
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::admin::At;
 
@@ -72,6 +72,56 @@ pub struct DlqResend {
     pub at: At,
 }
 
+/// The commands of `admin tx`.
+#[derive(Debug, Subcommand)]
+pub enum AdminTx {
+    /// List half messages that nobody has decided: age, checks so far, next check.
+    List {
+        /// Only of this producer group.
+        #[arg(long, short = 'g')]
+        group: Option<String>,
+        /// Only for this topic.
+        #[arg(long, short = 't')]
+        topic: Option<String>,
+        /// Most of them.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        max: usize,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show one of them.
+    Show {
+        /// Its id, as `tx list` prints it.
+        id: String,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Commit it or roll it back, as its producer would.
+    Resolve {
+        /// How it ends.
+        verdict: Verdict,
+        /// Its id, as `tx list` prints it.
+        id: String,
+        /// Only show what would be ended.
+        #[arg(long)]
+        dry_run: bool,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verdict {
+    /// Its message is delivered.
+    Commit,
+    /// Its message is dropped.
+    Rollback,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -83,6 +133,9 @@ mod tests {
         for line in [
             "supervisors --json",
             "dlq list",
+            "tx list -g p -t T --max 5",
+            "tx show 0:17",
+            "tx resolve rollback 0:17 --broker b --dry-run",
             "dlq show g --filter red --max 5",
             "dlq resend g --to-topic T --filter KEYS=k --filter red --max 9 --again --dry-run",
         ] {
@@ -90,7 +143,7 @@ mod tests {
             let parsed = Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
         }
-        for line in ["dlq show", "dlq resend"] {
+        for line in ["dlq show", "dlq resend", "tx resolve maybe 0:1"] {
             let words = ["gantry", "admin"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

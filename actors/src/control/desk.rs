@@ -20,7 +20,7 @@ use super::plane::Plane;
 use super::reply::ReplyTo;
 #[cfg(test)]
 use super::supervisors::retry;
-use super::supervisors::{delay, transactions};
+use super::supervisors::{delay, open_halves, transactions};
 use super::{admin, groups, offsets, topics};
 
 /// Which part answers a request.
@@ -38,6 +38,8 @@ pub enum Counter {
     Delay,
     /// `retry`.
     Retry,
+    /// `open_halves`.
+    OpenHalves,
     /// Nobody yet.
     Unbuilt,
 }
@@ -90,6 +92,7 @@ pub fn counter(code: i32) -> Counter {
             Counter::Delay
         }
         request::CONSUMER_SEND_MSG_BACK => Counter::Retry,
+        request::GANTRY_LIST_HALVES => Counter::OpenHalves,
         _ => Counter::Unbuilt,
     }
 }
@@ -199,6 +202,7 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
         Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
         Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
         Counter::Delay => delay::requests::serve(request, plane),
+        Counter::OpenHalves => open_halves::serve(request, plane),
         Counter::Retry => plane.retry.take(request, plane),
         Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
         Counter::Unbuilt => plane.refuse(&ReplyTo::of(&request), &unbuilt(request.command.code)),

@@ -102,6 +102,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Some(shard) => Answer::OpenHalves(self.open_halves(&shard, move_below).await),
                 None => Answer::Done,
             },
+            Question::ListHalves {
+                shard,
+                from,
+                is_one,
+                count_max,
+            } => match self.shard(shard) {
+                Some(shard) => Answer::Halves(shard.list_halves(from, is_one, count_max).await),
+                None => Answer::Done,
+            },
             Question::DropSegments(plan) => {
                 self.drop_segments(&plan);
                 Answer::Done
