@@ -18,7 +18,7 @@ use self::admin::{
     AdminBroker, AdminCluster, AdminConnection, AdminGroup, AdminMessage, AdminOffset, AdminStats,
     AdminTopic, At,
 };
-use self::supervised::{AdminDlq, AdminTx};
+use self::supervised::{AdminDelay, AdminDlq, AdminTx};
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
@@ -229,6 +229,9 @@ pub enum Admin {
     /// Dead letters.
     #[command(subcommand)]
     Dlq(AdminDlq),
+    /// Delayed messages that are pending.
+    #[command(subcommand)]
+    Delay(AdminDelay),
     /// Transactions that are undecided.
     #[command(subcommand)]
     Tx(AdminTx),

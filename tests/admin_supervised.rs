@@ -216,3 +216,62 @@ fn open_halves() {
     let open = json(&gantry, "tx list --max 1000");
     assert_eq!(open.as_array().unwrap().len(), 128);
 }
+
+#[test]
+fn delayed_messages() {
+    let gantry = Gantry::up(&["brokerName=later", "recallMessageEnable=true"]);
+    let mut client = gantry.client();
+    let topic = fresh("later");
+    client.create_topic(&topic, 1);
+    // More than a page of the broker, the last one due first.
+    for n in 0..130 {
+        let (unique, delay_ms) = (format!("u{n}"), (600_000 - n).to_string());
+        let marks = [("TIMER_DELAY_MS", &*delay_ms), ("UNIQ_KEY", &*unique)];
+        client.send(&topic, 0, b"later", &marks).expect(0);
+    }
+    let level = [("DELAY", "18"), ("UNIQ_KEY", "level"), ("TAGS", "red")];
+    client.send(&topic, 0, b"level", &level).expect(0);
+    let all = until(5, "the pending messages", || {
+        let all = json(&gantry, "delay list --max 1000");
+        (all.as_array().unwrap().len() == 131).then_some(all)
+    });
+    let due: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["due"].as_i64())
+        .collect();
+    assert!(due.is_sorted() && due[0].is_some(), "{due:?}");
+    assert_eq!(
+        (&all[130]["uniqueKey"], &all[130]["level"]),
+        (&json!("level"), &json!("18"))
+    );
+    assert_eq!(json(&gantry, "delay list -t nothing"), json!([]));
+    assert_eq!(
+        json(&gantry, "delay list --max 2")
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let row = find(&all, "uniqueKey", "u77");
+    assert_eq!(
+        (&row["topic"], &row["broker"]),
+        (&json!(topic), &json!("later"))
+    );
+    let handle = row["handle"].as_str().unwrap();
+    let page = json(&gantry, &format!("delay show {handle}"));
+    assert_eq!((&page["due"], &page["bodyBytes"]), (&row["due"], &json!(5)));
+    let dry = json(&gantry, &format!("delay cancel {handle} --dry-run"));
+    assert_eq!(dry[0]["result"], "would be recalled");
+    let done = json(&gantry, &format!("delay cancel {handle}"));
+    assert_eq!(
+        (&done[0]["result"], &done[0]["uniqueKey"]),
+        (&json!("recalled"), &json!("u77"))
+    );
+    let (ok, _, why) = admin(&gantry, &format!("delay cancel {handle}"));
+    assert!(!ok && why.contains("u77 is not pending"), "{why}");
+    let all = json(&gantry, "delay list --max 1000");
+    assert_eq!(all.as_array().unwrap().len(), 130);
+}

@@ -3,14 +3,15 @@
 //! **Owns** nothing but the choice of the command.
 //! **Lives on** the main thread.
 //! **Invariants** operator commands speak the codes that mqadmin speaks, to brokers that the name
-//! servers name; only `tx` asks a code of Gantry's own. A folder that a running process holds
-//! is refused.
+//! servers name; only `tx` and `delay` ask codes of Gantry's own. A folder that a running process
+//! holds is refused.
 //! **Limits** none.
 //! **Not here** what the commands do (one file each).
 
 mod broker;
 mod cluster;
 mod connection;
+mod delay;
 mod dlq;
 mod group;
 mod log;
@@ -42,6 +43,7 @@ pub fn run(command: &Admin) -> Result<(), String> {
         Admin::Stats(command) => block_on(stats::run(command)),
         Admin::Dlq(command) => block_on(dlq::run(command)),
         Admin::Tx(command) => block_on(tx::run(command)),
+        Admin::Delay(command) => block_on(delay::run(command)),
         Admin::Supervisors { at } => block_on(supervisors::run(at)),
         Admin::Log(command) => log::run(command),
     }

@@ -1,4 +1,5 @@
-//! The command line of `gantry admin dlq|tx`: what waits in a broker, and an operator's hand on it.
+//! The command line of `gantry admin dlq|tx|delay`: what waits in a broker, and an operator's hand
+//! on it.
 //!
 //! **Owns** names, options and help.
 //! **Lives on** the main thread.
@@ -122,6 +123,42 @@ pub enum Verdict {
     Rollback,
 }
 
+/// The commands of `admin delay`.
+#[derive(Debug, Subcommand)]
+pub enum AdminDelay {
+    /// List what is pending, in the order it becomes due.
+    List {
+        /// Only for this topic.
+        #[arg(long, short = 't')]
+        topic: Option<String>,
+        /// Most of them.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        max: usize,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show one of them.
+    Show {
+        /// Its recall handle, as `delay list` or its send's answer has it.
+        handle: String,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+    /// Recall one: it is never delivered. Brokers allow it with recallMessageEnable=true.
+    Cancel {
+        /// Its recall handle, as `delay list` or its send's answer has it.
+        handle: String,
+        /// Only show what would be recalled.
+        #[arg(long)]
+        dry_run: bool,
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -133,6 +170,9 @@ mod tests {
         for line in [
             "supervisors --json",
             "dlq list",
+            "delay list -t T --max 5",
+            "delay show djEg",
+            "delay cancel djEg --dry-run",
             "tx list -g p -t T --max 5",
             "tx show 0:17",
             "tx resolve rollback 0:17 --broker b --dry-run",

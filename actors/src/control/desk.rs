@@ -88,9 +88,10 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_BROKER_RUNTIME_INFO
         | request::VIEW_BROKER_STATS_DATA
         | request::DELETE_EXPIRED_COMMITLOG => Counter::Admin,
-        request::RECALL_MESSAGE | request::GET_ALL_DELAY_OFFSET | request::GET_TIMER_METRICS => {
-            Counter::Delay
-        }
+        request::RECALL_MESSAGE
+        | request::GET_ALL_DELAY_OFFSET
+        | request::GET_TIMER_METRICS
+        | request::GANTRY_LIST_DELAYED => Counter::Delay,
         request::CONSUMER_SEND_MSG_BACK => Counter::Retry,
         request::GANTRY_LIST_HALVES => Counter::OpenHalves,
         _ => Counter::Unbuilt,
