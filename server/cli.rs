@@ -7,6 +7,7 @@
 //! **Not here** what the commands do (one file each).
 
 pub mod admin;
+pub mod supervised;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use self::admin::{
     AdminBroker, AdminCluster, AdminConnection, AdminGroup, AdminMessage, AdminOffset, AdminStats,
     AdminTopic, At,
 };
+use self::supervised::{AdminDelay, AdminDlq, AdminTx};
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
@@ -226,6 +228,21 @@ pub enum Admin {
     /// Counters.
     #[command(subcommand)]
     Stats(AdminStats),
+    /// Dead letters.
+    #[command(subcommand)]
+    Dlq(AdminDlq),
+    /// Delayed messages that are pending.
+    #[command(subcommand)]
+    Delay(AdminDelay),
+    /// Transactions that are undecided.
+    #[command(subcommand)]
+    Tx(AdminTx),
+    /// The parts of a broker that are restarted by themselves: state, restarts, backlog.
+    Supervisors {
+        /// Where.
+        #[command(flatten)]
+        at: At,
+    },
     /// Look into the logs of a stopped broker, or mend them.
     #[command(subcommand)]
     Log(AdminLog),

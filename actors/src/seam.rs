@@ -226,6 +226,17 @@ pub enum Question {
         /// Zero moves none.
         move_below: FilePosition,
     },
+    /// Open halves of a shard, in the order of their records.
+    ListHalves {
+        /// The shard.
+        shard: ShardId,
+        /// Those known by offsets from here on, of their records.
+        from: QueueOffset,
+        /// True: only the one that its producer knows as `from`.
+        is_one: bool,
+        /// Most of them.
+        count_max: usize,
+    },
     /// Give up these segments; answered when that has begun.
     DropSegments(Arc<Plan>),
     /// Refuse messages of clients for this reason, or take them again.
@@ -290,6 +301,8 @@ pub enum Answer {
     /// To `OpenHalves`: the lowest one, none when none is open. What the answer no longer names is
     /// on the device: ended, or stored again further on.
     OpenHalves(Result<Option<FilePosition>, Refusal>),
+    /// To `ListHalves`.
+    Halves(Result<HalvesPage, Refusal>),
     /// To `Record`: none when it isn't this core's, or isn't there.
     Record(Option<Bytes>),
     /// To `StoreTimes`: ms, of those that this core holds.
@@ -311,6 +324,26 @@ pub struct CoreProfile {
     pub refused: Vec<(&'static str, u64)>,
     /// None when `latencyProfileEnable` is off.
     pub snapshot: Option<Snapshot>,
+}
+
+/// Some open halves of a shard.
+#[derive(Debug, Clone, Default)]
+pub struct HalvesPage {
+    /// They.
+    pub halves: Vec<OpenHalf>,
+    /// Where to go on; none at the end of the shard.
+    pub next: Option<QueueOffset>,
+}
+
+/// An open half.
+#[derive(Debug, Clone)]
+pub struct OpenHalf {
+    /// Its record.
+    pub record: Bytes,
+    /// Checks so far.
+    pub checks: u32,
+    /// When it is checked next, ms since 1970.
+    pub due_ms: u64,
 }
 
 /// One queue's bounds.
@@ -354,6 +387,8 @@ pub struct StoreReport {
     pub waiting_count: u64,
     /// How long the first of them has waited for a full tail, ms.
     pub waiting_ms: u64,
+    /// Open half messages.
+    pub open_halves: u64,
 }
 
 /// Totals since start, all topics.

@@ -1,6 +1,7 @@
 //! The one table of request and response codes.
 //!
-//! **Owns** every number a client, tool or broker of any RocketMQ release may send, and its name.
+//! **Owns** every number a client, tool or broker of any RocketMQ release may send, and its name;
+//! those of Gantry alone, from 31,001 on, whose names begin with it.
 //! **Lives on** any core; constants only.
 //! **Invariants** one row per code; a code without a handler still has a name, so that its refusal
 //! (code 3, trap 15) can name it.
@@ -46,12 +47,6 @@ macro_rules! request_codes {
             $(RequestCode { code: $code, name: stringify!($name), receiver: Receiver::$receiver },)*
         ];
     };
-}
-
-/// Gantry's own request codes: far above RocketMQ's, which end below 3100.
-pub mod private {
-    /// The latency profile of a broker, as JSON.
-    pub const GET_LATENCY_PROFILE: i32 = 47_001;
 }
 
 request_codes! {
@@ -206,6 +201,9 @@ request_codes! {
     3009 AUTH_GET_ACL Broker
     3010 AUTH_LIST_ACL Broker
     5001 SWITCH_TIMER_ENGINE Broker
+    31_001 GANTRY_LIST_HALVES Broker
+    31_002 GANTRY_LIST_DELAYED Broker
+    31_003 GANTRY_GET_PROFILE Broker
     200_050 POP_MESSAGE Broker
     200_051 ACK_MESSAGE Broker
     200_052 PEEK_MESSAGE Broker

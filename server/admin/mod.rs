@@ -2,22 +2,27 @@
 //!
 //! **Owns** nothing but the choice of the command.
 //! **Lives on** the main thread.
-//! **Invariants** operator commands know nothing of Gantry: they speak the codes that mqadmin
-//! speaks, to brokers that the name servers name. A folder that a running process holds is refused.
+//! **Invariants** operator commands speak the codes that mqadmin speaks, to brokers that the name
+//! servers name; only `tx` and `delay` ask codes of Gantry's own. A folder that a running process
+//! holds is refused.
 //! **Limits** none.
 //! **Not here** what the commands do (one file each).
 
 mod broker;
 mod cluster;
 mod connection;
+mod delay;
+mod dlq;
 mod group;
 mod log;
 mod message;
 mod offset;
 pub mod session;
 mod stats;
+mod supervisors;
 pub mod table;
 mod topic;
+mod tx;
 
 use crate::cli::Admin;
 use crate::client::block_on;
@@ -36,6 +41,10 @@ pub fn run(command: &Admin) -> Result<(), String> {
         Admin::Message(command) => block_on(message::run(command)),
         Admin::Connection(command) => block_on(connection::run(command)),
         Admin::Stats(command) => block_on(stats::run(command)),
+        Admin::Dlq(command) => block_on(dlq::run(command)),
+        Admin::Tx(command) => block_on(tx::run(command)),
+        Admin::Delay(command) => block_on(delay::run(command)),
+        Admin::Supervisors { at } => block_on(supervisors::run(at)),
         Admin::Log(command) => log::run(command),
     }
 }

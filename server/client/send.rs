@@ -35,10 +35,13 @@ const LINE_BYTES_MAX: u64 = 4 << 20;
 
 /// One queue that takes messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Queue {
-    broker: String,
-    address: String,
-    id: i32,
+pub struct Queue {
+    /// Its broker's name.
+    pub broker: String,
+    /// `host:port` of the master.
+    pub address: String,
+    /// Its number.
+    pub id: i32,
 }
 
 /// A message on its way.
@@ -133,7 +136,7 @@ async fn queues(cluster: &mut Cluster, args: &cli::Send) -> Result<Vec<Queue>, S
 }
 
 /// Queues of masters with write permission, the brokers taking turns.
-fn writable(route: &TopicRouteData, count_max: i32) -> Vec<Queue> {
+pub fn writable(route: &TopicRouteData, count_max: i32) -> Vec<Queue> {
     let mut queues = Vec::new();
     for data in route
         .queues
@@ -310,7 +313,7 @@ async fn call(client: Result<Client, String>, command: Command) -> Result<Comman
 }
 
 /// The four codes that mean "stored".
-fn is_stored(code: i32) -> bool {
+pub fn is_stored(code: i32) -> bool {
     [
         response::SUCCESS,
         response::FLUSH_DISK_TIMEOUT,

@@ -11,7 +11,7 @@ mod table;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use gantry_protocol::code::{private, response};
+use gantry_protocol::code::{request, response};
 use serde_json::Value;
 
 use crate::cli;
@@ -56,7 +56,7 @@ async fn watch(args: &cli::Profile) -> Result<(), String> {
 
 async fn fetch(cluster: &mut Cluster, address: &str) -> Result<bytes::Bytes, String> {
     let reply = cluster
-        .call(address, ask(private::GET_LATENCY_PROFILE, []))
+        .call(address, ask(request::GANTRY_GET_PROFILE, []))
         .await?;
     match reply.code {
         response::SUCCESS => Ok(reply.body),

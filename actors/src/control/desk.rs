@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use gantry_protocol::code::{self, private, request, response};
+use gantry_protocol::code::{self, request, response};
 use gantry_runtime::control::guard_task;
 use gantry_runtime::mailbox::MailReceiver;
 
@@ -20,7 +20,7 @@ use super::plane::Plane;
 use super::reply::ReplyTo;
 #[cfg(test)]
 use super::supervisors::retry;
-use super::supervisors::{delay, transactions};
+use super::supervisors::{delay, open_halves, transactions};
 use super::{admin, groups, offsets, topics};
 
 /// Which part answers a request.
@@ -38,6 +38,8 @@ pub enum Counter {
     Delay,
     /// `retry`.
     Retry,
+    /// `open_halves`.
+    OpenHalves,
     /// Nobody yet.
     Unbuilt,
 }
@@ -86,11 +88,13 @@ pub fn counter(code: i32) -> Counter {
         | request::GET_BROKER_RUNTIME_INFO
         | request::VIEW_BROKER_STATS_DATA
         | request::DELETE_EXPIRED_COMMITLOG
-        | private::GET_LATENCY_PROFILE => Counter::Admin,
-        request::RECALL_MESSAGE | request::GET_ALL_DELAY_OFFSET | request::GET_TIMER_METRICS => {
-            Counter::Delay
-        }
+        | request::GANTRY_GET_PROFILE => Counter::Admin,
+        request::RECALL_MESSAGE
+        | request::GET_ALL_DELAY_OFFSET
+        | request::GET_TIMER_METRICS
+        | request::GANTRY_LIST_DELAYED => Counter::Delay,
         request::CONSUMER_SEND_MSG_BACK => Counter::Retry,
+        request::GANTRY_LIST_HALVES => Counter::OpenHalves,
         _ => Counter::Unbuilt,
     }
 }
@@ -200,6 +204,7 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
         Counter::Groups => book.groups.tell(groups::Msg::Serve(request)),
         Counter::Offsets => book.offsets.tell(offsets::Msg::Serve(request)),
         Counter::Delay => delay::requests::serve(request, plane),
+        Counter::OpenHalves => open_halves::serve(request, plane),
         Counter::Retry => plane.retry.take(request, plane),
         Counter::Admin => book.admin.tell(admin::Msg::Serve(request)),
         Counter::Unbuilt => plane.refuse(&ReplyTo::of(&request), &unbuilt(request.command.code)),

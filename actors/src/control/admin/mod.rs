@@ -1,6 +1,6 @@
 //! The admin actor: what the broker says of itself, and the settings that change while it runs.
 //!
-//! **Owns** codes 25, 26, 28, 315, 329 and the private 47001, and feeding the counters.
+//! **Owns** codes 25, 26, 28, 315, 329 and the private 31003, and feeding the counters.
 //! **Lives on** the control plane's thread.
 //! **Invariants** a 28 has every key the tools parse, numbers and "a b c" triples included (trap
 //! 94): a missing one is a `NullPointerException` in mqadmin.
@@ -15,7 +15,7 @@ pub mod stats;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::code::{private, request, response};
+use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 
 use crate::refusal::{Refusal, quoted};
@@ -24,6 +24,7 @@ use crate::seam::{Answer, ControlRequest, Counted, Question, StoreReport};
 use super::plane::Plane;
 use super::reply::{self, Reply, ReplyTo};
 use super::supervision::shell::Part;
+use super::supervisors::transactions;
 
 /// What the admin actor is told.
 pub enum Msg {
@@ -78,7 +79,7 @@ fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
             runtime(to, plane);
             return;
         }
-        private::GET_LATENCY_PROFILE => {
+        request::GANTRY_GET_PROFILE => {
             let asking = Rc::clone(plane);
             plane.reply_later(to, async move { profile::reply(&asking).await });
             return;
@@ -101,6 +102,9 @@ fn runtime(to: ReplyTo, plane: &Rc<Plane>) {
     let asking = Rc::clone(plane);
     plane.reply_later(to, async move {
         let report = store_report(&asking).await;
+        // The cores hold the open halves; the part itself remembers none.
+        let tree = &asking.tree;
+        tree.set_backlog(transactions::Transactions::NAME, report.open_halves);
         Ok(runtime_report::reply(&asking, &report))
     });
 }
@@ -132,6 +136,7 @@ async fn store_report(plane: &Plane) -> StoreReport {
         all.totals.add(&report.totals);
         all.staged_bytes += report.staged_bytes;
         all.waiting_count += report.waiting_count;
+        all.open_halves += report.open_halves;
         all.waiting_ms = all.waiting_ms.max(report.waiting_ms);
         all.earliest_ms = match (all.earliest_ms, report.earliest_ms) {
             (0, other) | (other, 0) => other,

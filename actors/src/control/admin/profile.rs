@@ -1,4 +1,4 @@
-//! The answer to the private code 47001: the latency profile as JSON.
+//! The answer to the private code 31003: the latency profile as JSON.
 //!
 //! **Owns** its shape: what `gantry profile --json` prints.
 //! **Lives on** the control plane's thread.

@@ -97,11 +97,10 @@ fn table(plane: &Plane, report: &StoreReport) -> BTreeMap<String, String> {
         "producerAndConsumerConnections",
         plane.members.borrow().peers_count().to_string(),
     );
-    set("controlPlaneRestarts", restarts(plane));
-    set("controlPlaneParts", parts(plane));
     set("commitLogMaxOffset", report.staged_bytes.to_string());
     set("commitLogMinOffset", "0".to_owned());
     counters(plane, report, now_ms, &mut table);
+    supervisors(plane, &mut table);
     disk(plane, &mut table);
     table
 }
@@ -172,27 +171,45 @@ fn runtime_text(up_ms: i64) -> String {
     format!("[ {days} days, {hours} hours, {minutes} minutes, {seconds} seconds ]")
 }
 
-/// What each part is doing, and why it was last made anew.
-fn parts(plane: &Plane) -> String {
-    let part = |part: &PartReport| {
-        let (name, state) = (part.name, part.state.word());
-        let mut text = format!("{name}: {state}, {} to do", part.backlog);
-        if let Some(cause) = &part.last_failure {
-            text.push_str(", last failed by ");
-            text.push_str(cause);
-        }
-        text
+/// The parts of the control plane: a sentence for people, and a key for each column of
+/// `gantry admin supervisors`. A cause may hold any text, so each has a key of its own.
+fn supervisors(plane: &Plane, table: &mut BTreeMap<String, String>) {
+    let parts = plane.tree.report();
+    let column = |cell: &dyn Fn(&PartReport) -> String| {
+        let cells = parts
+            .iter()
+            .map(|part| format!("{}:{}", part.name, cell(part)));
+        cells.collect::<Vec<_>>().join(" ")
     };
-    let parts: Vec<String> = plane.tree.report().iter().map(part).collect();
-    parts.join("; ")
+    let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+    set(
+        "controlPlaneStates",
+        column(&|part| part.state.word().to_owned()),
+    );
+    set(
+        "controlPlaneRestarts",
+        column(&|part| part.restarts.to_string()),
+    );
+    set(
+        "controlPlaneBacklogs",
+        column(&|part| part.backlog.to_string()),
+    );
+    let sentences: Vec<String> = parts.iter().map(sentence).collect();
+    set("controlPlaneParts", sentences.join("; "));
+    for part in &parts {
+        if let Some(cause) = &part.last_failure {
+            set(&format!("controlPlaneFailure.{}", part.name), cause.clone());
+        }
+    }
 }
 
-fn restarts(plane: &Plane) -> String {
-    let parts: Vec<String> = plane
-        .tree
-        .report()
-        .iter()
-        .map(|part| format!("{}:{}", part.name, part.restarts))
-        .collect();
-    parts.join(" ")
+/// What a part is doing, and why it was last made anew.
+fn sentence(part: &PartReport) -> String {
+    let (name, state) = (part.name, part.state.word());
+    let mut text = format!("{name}: {state}, {} to do", part.backlog);
+    if let Some(cause) = &part.last_failure {
+        text.push_str(", last failed by ");
+        text.push_str(cause);
+    }
+    text
 }

@@ -2,5 +2,6 @@
 //! transaction is undecided.
 
 pub mod delay;
+pub mod open_halves;
 pub mod retry;
 pub mod transactions;

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
+use gantry_protocol::body::KvTable;
 use gantry_protocol::code::request as code;
 use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
 use gantry_storage::address;
@@ -145,6 +146,12 @@ fn what_the_log_holds_is_delivered_and_a_panic_of_the_supervisor_loses_nothing()
         bodies.extend(supplied(&mut rig).into_iter().map(|record| record.body));
     }
     assert_eq!(bodies, [&b"one"[..], &b"two"[..]]);
+    let told = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    let told = KvTable::parse(&told.body).unwrap().table;
+    assert_eq!(told["controlPlaneFailure.delay"], "injected");
+    assert!(!told.contains_key("controlPlaneFailure.retry"));
+    assert!(told["controlPlaneRestarts"].contains("delay:1 "));
+    assert!(told["controlPlaneStates"].contains("delay:running "));
     rig.stop();
 }
 

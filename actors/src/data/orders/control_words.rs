@@ -113,6 +113,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Some(shard) => Answer::OpenHalves(self.open_halves(&shard, move_below).await),
                 None => Answer::Done,
             },
+            Question::ListHalves {
+                shard,
+                from,
+                is_one,
+                count_max,
+            } => match self.shard(shard) {
+                Some(shard) => Answer::Halves(shard.list_halves(from, is_one, count_max).await),
+                None => Answer::Done,
+            },
             Question::DropSegments(plan) => {
                 self.drop_segments(&plan);
                 Answer::Done
@@ -191,6 +200,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             report.waiting_count += waiting_count;
             report.waiting_ms = report.waiting_ms.max(waiting_ms);
             report.staged_bytes += shard.store().staged().0;
+            report.open_halves += u64::try_from(shard.open_halves()).unwrap_or(u64::MAX);
             let earliest = shard.earliest_ms().await;
             if earliest > 0 && (report.earliest_ms == 0 || earliest < report.earliest_ms) {
                 report.earliest_ms = earliest;

@@ -3,12 +3,13 @@
 //! A half is stored in the half queue of the shard that its target queue lies on, so its end needs
 //! no other core: the shard appends the real message, and behind it in the same run the record of
 //! the end. [`halves`] is the table of what is open, [`ends`] does `END_TRANSACTION`, [`checks`]
-//! asks producers that said nothing, [`moves`] keeps retention away from what is open, [`rebuild`]
-//! reads the table from the log at start.
+//! asks producers that said nothing, [`listing`] tells operators, [`moves`] keeps retention away
+//! from what is open, [`rebuild`] reads the table from the log at start.
 
 pub mod checks;
 pub mod ends;
 pub mod halves;
+pub mod listing;
 pub mod moves;
 pub mod rebuild;
 

@@ -197,6 +197,17 @@ impl Board {
         self.recalled.insert(physical, due_ms);
     }
 
+    /// The first pending entries after this time and place, in due order; those on their way are
+    /// left out.
+    pub fn after(&self, after: (u64, u64), count_max: usize) -> Vec<Entry> {
+        let mut found = self.due.after(after, count_max);
+        let again = self.again.iter().map(|(_, entry)| *entry);
+        found.extend(again.filter(|entry| (entry.due_ms, entry.physical) > after));
+        found.sort_unstable();
+        found.truncate(count_max);
+        found
+    }
+
     /// When there may be something to do.
     pub fn next_ms(&self) -> Option<u64> {
         let again = self.again.iter().map(|(at_ms, _)| *at_ms).min();

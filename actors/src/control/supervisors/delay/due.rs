@@ -160,6 +160,28 @@ impl DueTable {
             .collect()
     }
 
+    /// The first ones after this time and place, in order.
+    pub fn after(&self, after: (u64, u64), count_max: usize) -> Vec<Entry> {
+        let is_after = |entry: &&Entry| (entry.due_ms, entry.physical) > after;
+        let now = self.now.iter().map(|entry| &entry.0);
+        let mut found: Vec<Entry> = now.filter(is_after).copied().collect();
+        let fine = self.fine.range(after.0 >> FINE_BITS..);
+        let coarse = self.coarse.range(after.0 >> COARSE_BITS..);
+        // A bucket is wholly before the next one.
+        for (_, bucket) in fine.chain(coarse) {
+            if found.len() >= count_max {
+                break;
+            }
+            found.extend(bucket.iter().filter(is_after));
+        }
+        if found.len() > count_max {
+            found.select_nth_unstable(count_max);
+            found.truncate(count_max);
+        }
+        found.sort_unstable();
+        found
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         let now = self.now.iter().map(|entry| &entry.0);
@@ -184,6 +206,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pages_are_the_sorted_list(
+            dues in proptest::collection::vec(0_u64..5_000_000, 1..200),
+            now_ms in 0_u64..3_000_000,
+            page in 1_usize..20,
+        ) {
+            let mut table = DueTable::default();
+            for (n, due) in dues.iter().enumerate() {
+                table.insert(entry(*due, n as u64));
+            }
+            table.take_due(now_ms, (usize::MAX, u64::MAX), &mut Vec::new());
+            let mut sorted: Vec<Entry> = table.iter().copied().collect();
+            sorted.sort_unstable();
+            let (mut seen, mut after) = (Vec::new(), (0, 0));
+            // The first entry may lie at the very beginning.
+            sorted.retain(|one| (one.due_ms, one.physical) > after);
+            loop {
+                let some = table.after(after, page);
+                prop_assert!(some.len() <= page);
+                let Some(last) = some.last() else { break };
+                after = (last.due_ms, last.physical);
+                seen.extend(some);
+            }
+            prop_assert_eq!(seen, sorted);
+        }
+
         #[test]
         fn comes_out_as_from_a_sorted_list(
             dues in proptest::collection::vec(0_u64..5_000_000, 1..300),

@@ -17,6 +17,7 @@ mod due;
 mod forward;
 mod holding;
 mod keeper;
+mod listing;
 mod marks;
 mod rebuild;
 pub mod requests;

@@ -1,4 +1,5 @@
-//! Requests about delayed messages: recall (370), progress for tools (45, 61).
+//! Requests about delayed messages: recall (370), progress for tools (45, 61), and the
+//! road to the list for operators (31002).
 //!
 //! **Owns** their headers and answers, with the refusals of `RecallMessageProcessor` (5.5.0).
 //! **Lives on** the control plane's thread.
@@ -6,7 +7,7 @@
 //! A message that isn't pending any more is recalled already as far as the client can tell: 5.5.0
 //! answers success as well.
 //! **Limits** [`CANDIDATES_MAX`] records are compared for one recall.
-//! **Not here** the supervisor (`super`).
+//! **Not here** the supervisor (`super`), the list itself (`listing`).
 
 use std::rc::Rc;
 
@@ -38,6 +39,7 @@ pub fn serve(command: ControlRequest, plane: &Rc<Plane>) {
     plane.reply_later(to, async move {
         match command.command.code {
             request::RECALL_MESSAGE => recall(&command, &here).await,
+            request::GANTRY_LIST_DELAYED => super::listing::list(&command.command, &here).await,
             request::GET_ALL_DELAY_OFFSET => Ok(delay_offsets(&here)),
             request::GET_TIMER_METRICS => Ok(timer_metrics(&here)),
             other => Err(crate::control::desk::unbuilt(other)),
