@@ -164,7 +164,3 @@ pub(crate) mod tests;
 #[cfg(test)]
 #[path = "shard_store_damage_tests.rs"]
 mod damage_tests;
-
-#[cfg(test)]
-#[path = "shard_store_overlap_tests.rs"]
-mod overlap_tests;

@@ -2,9 +2,9 @@
 //!
 //! **Owns** the order of device writes and when they happen.
 //! **Lives on** the shard's core: one writer task, and one syncing task under `FlushMode::Async`.
-//! **Invariants** groups are begun in log order; a watermark moves only after the device's word for
-//! everything before it; any failure poisons the shard.
-//! **Limits** writes of at most `WRITE_BYTES_MAX`; one group in flight, or `SYNCED_WRITES_MAX`.
+//! **Invariants** one group in flight, in log order; a watermark moves only after the device's
+//! word; any failure poisons the shard.
+//! **Limits** writes of at most `WRITE_BYTES_MAX`.
 //! **Not here** what is in a group (`staging`).
 
 use std::rc::Rc;
@@ -19,12 +19,6 @@ use crate::units::{FilePosition, index};
 
 /// Bytes of one write call.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
-
-/// Synced groups in flight at once: while the device makes one durable, the producers it does not
-/// hold have their next messages on the way.
-const SYNCED_WRITES_MAX: usize = 2;
-/// Turns of the core that a synced write waits for more: about 1 ms when every turn brings some.
-const COMPANY_TURNS_MAX: u32 = 8;
 
 /// Starts the tasks that take `log` to the device.
 pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
@@ -44,7 +38,7 @@ pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
     }
 }
 
-async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
+async fn write_loop<D: Disk>(log: &ShardLog<D>) {
     loop {
         let go_on = log
             .work
@@ -53,8 +47,7 @@ async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
                     return Some(false);
                 }
                 if log.staging.borrow().sealed_bytes() > 0 {
-                    let has_room = log.in_flight.borrow().len() < SYNCED_WRITES_MAX;
-                    return has_room.then_some(true);
+                    return Some(true);
                 }
                 log.closing.get().then_some(false)
             })
@@ -71,8 +64,6 @@ async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
             log.work
                 .wait_ms(&log.disk, log.options.write_delay_ms, enough)
                 .await;
-        } else {
-            take_company(log).await;
         }
         let group = log.staging.borrow_mut().take_group(log.marks.committed().0);
         let Some(group) = group else { continue };
@@ -81,42 +72,10 @@ async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
             log.marks.stage(Staged(group.runs_end));
             log.progressed();
         }
-        log.in_flight.borrow_mut().push_back((group, false));
-        if log.options.flush_mode == FlushMode::Sync {
-            log.task_begins();
-            let writer = Rc::clone(log);
-            log.disk.spawn(async move {
-                write_and_tell(&writer, group).await;
-                writer.task_ends();
-            });
-        } else {
-            write_and_tell(log, group).await;
-        }
-    }
-}
-
-async fn write_and_tell<D: Disk>(log: &ShardLog<D>, group: Group) {
-    match write_group(log, group).await {
-        Ok(()) => landed(log, group),
-        Err(error) => log.fail(&error),
-    }
-}
-
-/// Lets what has reached this core already be staged before a synced write begins: one write more
-/// costs as much as twenty messages. Ends as soon as nothing comes, so a lone producer waits for
-/// one turn of the core and no clock.
-async fn take_company<D: Disk>(log: &ShardLog<D>) {
-    let mut before = log.staging.borrow().sealed_bytes();
-    for _ in 0..COMPANY_TURNS_MAX {
-        if before >= log.write_bytes_min.get() {
+        if let Err(error) = write_group(log, group).await {
+            log.fail(&error);
             return;
         }
-        log.disk.yield_now().await;
-        let now = log.staging.borrow().sealed_bytes();
-        if now == before {
-            return;
-        }
-        before = now;
     }
 }
 
@@ -144,35 +103,19 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.writes_count.set(log.writes_count.get() + 1);
         log.written_bytes.set(log.written_bytes.get() + bytes);
     }
-    if !sync {
-        // Only now: a sync that began before this write was done does not cover it.
-        log.unsynced.borrow_mut().insert(segment.start);
+    log.staging.borrow_mut().written(group);
+    // Only now: a sync that began before this write was done does not cover it.
+    log.unsynced.borrow_mut().insert(segment.start);
+    log.marks.stabilize(Stable(group.runs_end));
+    if sync {
+        log.unsynced.borrow_mut().remove(&segment.start);
+        log.syncs_count.set(log.syncs_count.get() + 1);
+        log.marks.commit(Committed(group.runs_end));
     }
-    Ok(())
-}
-
-/// The device has this group; moves the watermarks over all that it has without a gap.
-fn landed<D: Disk>(log: &ShardLog<D>, group: Group) {
-    if log.poison.is_set() {
-        return;
-    }
-    let sync = log.options.flush_mode == FlushMode::Sync;
-    let mut in_flight = log.in_flight.borrow_mut();
-    for (other, is_done) in in_flight.iter_mut() {
-        *is_done |= *other == group;
-    }
-    while let Some((group, _)) = in_flight.pop_front_if(|(_, is_done)| *is_done) {
-        log.staging.borrow_mut().written(group);
-        log.marks.stabilize(Stable(group.runs_end));
-        if sync {
-            log.syncs_count.set(log.syncs_count.get() + 1);
-            log.marks.commit(Committed(group.runs_end));
-        }
-    }
-    drop(in_flight);
     // The syncing task and the pool look at it as well.
     log.work.notify();
     log.progressed();
+    Ok(())
 }
 
 async fn segment_for<D: Disk>(

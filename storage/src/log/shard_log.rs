@@ -7,7 +7,7 @@
 //! **Not here** queues (`shard_store`), device writes (`log_writer`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -17,7 +17,7 @@ use crate::error::{AppendError, FlushError};
 use crate::log::poison::Poison;
 use crate::log::segments::Segments;
 use crate::log::signal::Signal;
-use crate::log::staging::{Group, NoRoom, Staging};
+use crate::log::staging::{NoRoom, Staging};
 use crate::log::watermark::{Staged, Watermarks};
 use crate::shard_store::{FlushMode, StoreOptions};
 use crate::units::FilePosition;
@@ -48,8 +48,6 @@ pub struct ShardLog<D: Disk> {
     pub(crate) entry_bytes_max: Cell<u64>,
     /// `WRITE_BYTES_MIN`, or less.
     pub(crate) write_bytes_min: Cell<u64>,
-    /// Groups given to the device, and whether it has them.
-    pub(crate) in_flight: RefCell<VecDeque<(Group, bool)>>,
     pub(crate) segments_end: Cell<FilePosition>,
     /// Why the next segment could not be made.
     pub(crate) full: RefCell<Option<Rc<str>>>,
@@ -84,7 +82,6 @@ impl<D: Disk> ShardLog<D> {
             hooks: RefCell::default(),
             entry_bytes_max: Cell::new(0),
             write_bytes_min: Cell::new(WRITE_BYTES_MIN),
-            in_flight: RefCell::default(),
             segments_end,
             full: RefCell::default(),
             unsynced: RefCell::default(),
