@@ -3,7 +3,7 @@
 
 # The interop groups of what is built so far; later capabilities join here when they are (docs/COMPATIBILITY.md).
 JAVA_CASES=(send consume order offset litepull filter query tx
-  delay retry timer rpc)
+  delay retry timer rpc trace)
 GO_CASES=(send. filter consume.broadcasting order.by_key tx delay retry rpc)
 # The stock mqadmin, each command in a process of its own, three at a time.
 MQADMIN_CASES=(mqadmin)
@@ -192,7 +192,8 @@ interop_tests() {
   wait "$PREFETCH" || echo "fetching clients ahead failed, see $PREFETCH_LOG"
   ns=$(free_port); port=$(free_port)
   gantry_start gantry-interop "$port" up --data "$WORK/interop" --listen 127.0.0.1 --port "$port" --namesrv-port "$ns" \
-    --set transactionCheckInterval=5000 --set recallMessageEnable=true --set enablePropertyFilter=true || return
+    --set transactionCheckInterval=5000 --set recallMessageEnable=true --set enablePropertyFilter=true \
+    --set traceTopicEnable=true || return
   pid=$GANTRY_PID
   # A first check-back comes after 6 s.
   export INTEROP_TX_WAIT=40

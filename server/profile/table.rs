@@ -222,7 +222,7 @@ mod tests {
             "{shown}"
         );
         let line = |name: &str| shown.lines().find(|line| line.contains(name)).unwrap();
-        assert!(line("  append").ends_with(&format!("  {}######", " ".repeat(12))));
+        assert!(line("  append").ends_with(&format!("  {}#######", " ".repeat(12))));
         assert!(line("  sync").ends_with("not in total"));
         let off = print(&json!({"enabled": false}));
         assert!(off.contains("latencyProfileEnable"), "{off}");

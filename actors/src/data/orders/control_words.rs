@@ -91,15 +91,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Answer::Done
             }
             Question::StoreReport => Answer::Store(self.store_report().await),
-            Question::Profile => {
-                let now_us = self.host.mono_us_now();
-                Answer::Profile(Box::new(CoreProfile {
-                    core: self.number,
-                    now_us,
-                    refused: self.host.profile().refusals(),
-                    snapshot: self.host.profile().snapshot(now_us),
-                }))
-            }
+            Question::Profile => Answer::Profile(Box::new(self.latency_profile())),
             Question::DropTopic(topic) => {
                 self.shards().for_each(|shard| shard.drop_topic(topic));
                 Answer::Done
@@ -146,6 +138,16 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 }
                 Answer::Done
             }
+        }
+    }
+
+    fn latency_profile(&self) -> CoreProfile {
+        let now_us = self.host.mono_us_now();
+        CoreProfile {
+            core: self.number,
+            now_us,
+            refused: self.host.profile().refusals(),
+            snapshot: self.host.profile().snapshot(now_us),
         }
     }
 
