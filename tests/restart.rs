@@ -263,6 +263,7 @@ fn a_taken_port_is_named() {
         said.contains("10911") || said.contains("9876") || said.contains("10909"),
         "{said}"
     );
+    assert!(said.contains("(gantry) has it"), "{said}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::port_holder::{self, Holder};
+
 /// The first IPv4 of an interface that is up and not the loopback, else 127.0.0.1.
 pub fn first_ipv4() -> Ipv4Addr {
     use nix::net::if_::InterfaceFlags;
@@ -56,11 +58,17 @@ pub fn resolve(host: &str) -> io::Result<IpAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
-/// Longest wait for a taken port. What a killed process leaves is mostly gone within 50 ms; with a
-/// sync of much data under way it was seen to stay for more than a second.
-const FREE_WAIT_MAX: Duration = Duration::from_secs(15);
-/// Time between two looks.
+/// Longest wait for a port that a living process has: it may be about to end.
+const OTHER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Longest wait where nobody can say whose it is.
+const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for what a killed process left. It is mostly gone within 50 ms; with a sync of a
+/// gibibyte under way it stayed for more than 15 s on a slow device.
+const ORPHAN_WAIT_MAX: Duration = Duration::from_mins(2);
+/// Time between two tries.
 const FREE_POLL: Duration = Duration::from_millis(2);
+/// Time between two looks at who has it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A port held for a listener that opens soon.
 #[derive(Debug)]
@@ -95,10 +103,12 @@ pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
     Ok(HeldPort { address, socket })
 }
 
-/// Waits a moment for a port that a killed process still has: the kernel closes the sockets of an
-/// `io_uring` only when its last operation has ended, which may be after the process was reaped.
+/// Waits for a port that a killed process still has: the kernel closes the sockets of an `io_uring`
+/// only when its last operation has ended, which may be after the process was reaped.
 fn await_free(address: SocketAddr) -> io::Result<()> {
-    let end = Instant::now() + FREE_WAIT_MAX;
+    let begin = Instant::now();
+    let mut look_at = begin;
+    let mut holder = Holder::Unknown;
     loop {
         // A bind without SO_REUSEPORT fails when anybody else listens there. SO_REUSEADDR lets
         // connections of an earlier run that still linger pass, as every server does. The trial
@@ -106,12 +116,40 @@ fn await_free(address: SocketAddr) -> io::Result<()> {
         let trial = open(address)?;
         trial.set_reuse_address(true)?;
         match trial.bind(&address.into()) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                std::thread::sleep(FREE_POLL);
-            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             outcome => return outcome,
         }
+        let now = Instant::now();
+        if now >= look_at {
+            let last = std::mem::replace(&mut holder, port_holder::of(address.port()));
+            look_at = now + LOOK_EVERY;
+            if holder != last && holder == Holder::Nobody {
+                let port = address.port();
+                tracing::info!(port, "waiting for what a killed process left of the port");
+            }
+        }
+        if now - begin >= wait_max(&holder) {
+            return Err(taken(&holder));
+        }
+        std::thread::sleep(FREE_POLL);
     }
+}
+
+fn wait_max(holder: &Holder) -> Duration {
+    match holder {
+        Holder::Process { .. } => OTHER_WAIT_MAX,
+        Holder::Nobody => ORPHAN_WAIT_MAX,
+        Holder::Unknown => UNKNOWN_WAIT_MAX,
+    }
+}
+
+fn taken(holder: &Holder) -> io::Error {
+    let whose = match holder {
+        Holder::Process { id, name } => format!("process {id} ({name}) has it"),
+        Holder::Nobody => "a killed process left it, and the kernel does not let go".to_owned(),
+        Holder::Unknown => "some process has it".to_owned(),
+    };
+    io::Error::new(io::ErrorKind::AddrInUse, whose)
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {

@@ -11,6 +11,7 @@ pub mod address;
 pub mod broker;
 pub mod file;
 pub mod namesrv;
+pub mod port_holder;
 pub mod table;
 pub mod table_more;
 pub mod table_namesrv;

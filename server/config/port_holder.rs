@@ -1,0 +1,130 @@
+//! Who has a port that is taken.
+//!
+//! **Owns** the search through `/proc` for the process behind a bound port.
+//! **Lives on** the main thread, before anything listens.
+//! **Invariants** reads only; what can't be read makes the answer unsure, never wrong.
+//! **Limits** none of its own: one pass over the processes of the machine.
+//! **Not here** what follows from it (`address`).
+
+use std::fs;
+
+/// Who has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A process that lives.
+    Process {
+        /// Its number.
+        id: u32,
+        /// Its name, as `ps` shows it.
+        name: String,
+    },
+    /// No process: what a killed one left, until the kernel has ended its last operations.
+    Nobody,
+    /// Processes of other users can't be looked into.
+    Unknown,
+}
+
+/// Finds who has `port`, on whatever address.
+pub fn of(port: u16) -> Holder {
+    let mut sockets = Vec::new();
+    // A host without IPv6 has no second table.
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(table).unwrap_or_default();
+        sockets.extend(sockets_in(&text, port));
+    }
+    // Connections that have no file any more (inode 0) don't keep a port from being bound.
+    sockets.retain(|inode| *inode != 0);
+    if sockets.is_empty() {
+        return Holder::Unknown;
+    }
+    owner(&sockets)
+}
+
+/// Inodes of the sockets of `table` that are bound to `port` and connected to nobody.
+fn sockets_in(table: &str, port: u16) -> Vec<u64> {
+    let wanted = format!(":{port:04X}");
+    let rows = table.lines().skip(1);
+    let found = rows.filter_map(|row| {
+        let mut fields = row.split_whitespace();
+        let local = fields.nth(1)?;
+        let state = fields.nth(1)?;
+        let inode = fields.nth(5)?.parse().ok()?;
+        // Listening, or bound and not yet listening.
+        (local.ends_with(&wanted) && matches!(state, "0A" | "07")).then_some(inode)
+    });
+    found.collect()
+}
+
+fn owner(sockets: &[u64]) -> Holder {
+    let names: Vec<String> = sockets.iter().map(|at| format!("socket:[{at}]")).collect();
+    let mut all_seen = true;
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Holder::Unknown;
+    };
+    for process in processes.flatten() {
+        let id = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(id) = id else { continue };
+        match fs::read_dir(process.path().join("fd")) {
+            Ok(files) => {
+                let has = files.flatten().any(|file| {
+                    let target = fs::read_link(file.path()).unwrap_or_default();
+                    names.iter().any(|name| target.as_os_str() == name.as_str())
+                });
+                if has {
+                    let name = fs::read_to_string(process.path().join("comm"));
+                    let name = name.unwrap_or_default().trim().to_owned();
+                    return Holder::Process { id, name };
+                }
+            }
+            Err(error) => all_seen &= error.kind() != std::io::ErrorKind::PermissionDenied,
+        }
+    }
+    if all_seen {
+        Holder::Nobody
+    } else {
+        Holder::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_this_process_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let Holder::Process { id, .. } = of(at.port()) else {
+            panic!("not found");
+        };
+        assert_eq!(id, std::process::id());
+    }
+
+    #[test]
+    fn a_socket_that_no_process_has_is_nobodys() {
+        assert!(matches!(
+            owner(&[u64::MAX]),
+            Holder::Nobody | Holder::Unknown
+        ));
+    }
+
+    #[test]
+    fn rows_are_read_by_their_columns() {
+        let row = |local: &str, state: &str, inode: u32| {
+            format!(
+                " 0: {local} 00000000:0000 {state} 00000000:00000000 00:0 00000000 0 0 {inode} 1"
+            )
+        };
+        let table = [
+            " sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode".to_owned(),
+            row("0100007F:2A9F", "0A", 4711),
+            row("0100007F:2A9F", "01", 4712),
+            row("0100007F:2AA0", "0A", 4713),
+        ]
+        .join("\n");
+        assert_eq!(sockets_in(&table, 10911), [4711]);
+    }
+}
