@@ -297,3 +297,62 @@ fn a_restart_keeps_answers_in_step_with_the_log() {
         assert_eq!(record.body, [u8::try_from(at % 20).unwrap()]);
     }
 }
+
+/// Which queues `client_id` owns of those it asks for: the one of `topic`, or none.
+fn locks_queue_4(gantry: &Gantry, group: &str, topic: &str, client_id: &str) -> bool {
+    let asked = ext(&[("topic", topic)]);
+    let route = gantry.namesrv_client().call(code::ROUTE, &asked, b"");
+    let route: serde_json::Value = serde_json::from_slice(&route.expect(0).body).unwrap();
+    let broker = &route["brokerDatas"][0]["brokerName"];
+    let body = serde_json::json!({"consumerGroup": group, "clientId": client_id,
+        "mqSet": [{"topic": topic, "brokerName": broker, "queueId": 4}]});
+    let answer = gantry
+        .client()
+        .call(code::LOCK_BATCH, &[], body.to_string().as_bytes())
+        .expect(0);
+    let owned: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    owned["lockOKMQSet"].as_array().unwrap().len() == 1
+}
+
+/// Strict order over a death of the broker: the queue has one owner again, whoever asks first, and
+/// goes on where the group was, in the order it was sent.
+#[test]
+fn an_orderly_queue_goes_on_in_order_after_a_kill() {
+    let mut gantry = Gantry::up(&[]);
+    let (topic, group) = (fresh("orderly"), fresh("g"));
+    let mut client = gantry.client();
+    client.create_topic(&topic, 5);
+    fill(&mut client, &topic, 4, 10, 20);
+    join_group(&mut client, &group);
+    assert!(locks_queue_4(&gantry, &group, &topic, "one"));
+    assert!(!locks_queue_4(&gantry, &group, &topic, "two"));
+    let commit = at_queue(&group, &topic, &[("commitOffset", "4")]);
+    client
+        .call(code::UPDATE_CONSUMER_OFFSET, &commit, b"")
+        .expect(0);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    assert!(locks_queue_4(&gantry, &group, &topic, "two"));
+    assert!(!locks_queue_4(&gantry, &group, &topic, "one"));
+    let mut client = gantry.client();
+    let known = client.call(
+        code::QUERY_CONSUMER_OFFSET,
+        &at_queue(&group, &topic, &[]),
+        b"",
+    );
+    assert_eq!(known.expect(0).number("offset"), 4);
+    let rest = client.drain(&topic, 4, 4);
+    let numbers: Vec<String> = rest
+        .iter()
+        .map(|record| {
+            String::from_utf8_lossy(&record.body)
+                .split(':')
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(numbers, ["4", "5", "6", "7", "8", "9"]);
+}
