@@ -225,6 +225,15 @@ admin_at_apache() ( # namesrv
   done
 )
 
+# A broker that listens may still be on its way to its name server: Apache's tries again every 10 to 30 s.
+await_registered() { # namesrv-port broker-port
+  local until=$((SECONDS + 60))
+  until "$GANTRY_BIN" admin cluster list -n "127.0.0.1:$1" 2>/dev/null | grep -q ":$2\b"; do
+    [ "$SECONDS" -lt "$until" ] || return 1
+    sleep 0.5
+  done
+}
+
 # Either half of a cluster may be Apache's: its name server with our broker, and our name server with its broker.
 apache_mix() {
   local ns port pid
@@ -243,10 +252,11 @@ apache_mix() {
   tests/peer/run.sh stop "$WORK/peer-ns"
 
   ns=$(free_port); port=$(free_port)
-  if gantry_start gantry-mix-namesrv "$ns" namesrv --listen 127.0.0.1 --port "$ns" \
+  if gantry_start gantry-mix-namesrv "$ns" namesrv --log debug --listen 127.0.0.1 --port "$ns" \
     --set "kvConfigPath=$WORK/mix-kv.json" --set "configStorePath=$WORK/mix-namesrv.properties"; then
     pid=$GANTRY_PID
     if tests/peer/run.sh broker "$WORK/peer-broker" "$port" "127.0.0.1:$ns" 2>&1; then
+      await_registered "$ns" "$port" || tail -n 30 "$WORK/peer-broker/broker.log"
       interop apache-broker-at-gantry-namesrv "127.0.0.1:$ns" java "${MIX_CASES[@]}"
       step "gantry admin at an Apache broker" admin_at_apache "127.0.0.1:$ns"
     else
