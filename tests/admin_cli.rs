@@ -9,7 +9,7 @@ mod common;
 
 use common::client::Pull;
 use common::process::run;
-use common::{Client, Gantry, code, ext, fresh, until};
+use common::{Client, Gantry, code, ext, find, fresh, until};
 use serde_json::{Value, json};
 
 /// A server with one topic of two queues, 20 messages, and a group with one member that has read 6
@@ -103,15 +103,6 @@ impl Scene {
             .call(code::UNREGISTER_CLIENT, &bye, b"")
             .expect(0);
     }
-}
-
-fn find<'a>(rows: &'a Value, member: &str, value: &str) -> &'a Value {
-    let row = rows
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|row| row[member] == value);
-    row.unwrap_or_else(|| panic!("no {member} {value} in {rows:#}"))
 }
 
 #[test]

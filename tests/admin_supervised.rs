@@ -10,7 +10,7 @@ mod common;
 
 use common::client::send_ext;
 use common::process::run;
-use common::{Client, Gantry, code, ext, fresh, until};
+use common::{Client, Gantry, code, ext, find, fresh, until};
 use serde_json::{Value, json};
 
 fn admin(gantry: &Gantry, line: &str) -> (bool, String, String) {
@@ -30,15 +30,6 @@ fn text(gantry: &Gantry, line: &str) -> String {
 fn json(gantry: &Gantry, line: &str) -> Value {
     let out = text(gantry, &format!("{line} --json"));
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line}: {error}: {out}"))
-}
-
-fn find<'a>(rows: &'a Value, member: &str, value: &str) -> &'a Value {
-    let row = rows
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|row| row[member] == value);
-    row.unwrap_or_else(|| panic!("no {member} {value} in {rows:#}"))
 }
 
 /// Sends a half message.

@@ -182,6 +182,30 @@ fn offsets_topics_and_groups_survive() {
     assert_eq!(client.offset(code::MAX_OFFSET, &deleted, 0, &[]), 0);
 }
 
+/// Commits an offset of queue 4; the broker is killed more than a second later and starts again.
+fn commit_and_kill(gantry: &mut Gantry, group: &str, topic: &str, offset: i64) {
+    let offset = offset.to_string();
+    let commit = at_queue(group, topic, &[("commitOffset", &offset)]);
+    gantry
+        .client()
+        .call(code::UPDATE_CONSUMER_OFFSET, &commit, b"")
+        .expect(0);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+}
+
+/// The offset a group has committed of queue 4.
+fn committed(gantry: &Gantry, group: &str, topic: &str) -> i64 {
+    let query = at_queue(group, topic, &[]);
+    let known = gantry
+        .client()
+        .call(code::QUERY_CONSUMER_OFFSET, &query, b"")
+        .expect(0);
+    known.number("offset")
+}
+
 #[test]
 fn an_offset_committed_a_second_ago_survives_a_kill() {
     let mut gantry = Gantry::up(&[]);
@@ -190,20 +214,8 @@ fn an_offset_committed_a_second_ago_survives_a_kill() {
     client.create_topic(&topic, 5);
     fill(&mut client, &topic, 4, 10, 20);
     join_group(&mut client, &group);
-    let commit = at_queue(&group, &topic, &[("commitOffset", "9")]);
-    client
-        .call(code::UPDATE_CONSUMER_OFFSET, &commit, b"")
-        .expect(0);
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
-    gantry.kill9();
-    gantry.start();
-    gantry.await_ready();
-    let query = at_queue(&group, &topic, &[]);
-    let known = gantry
-        .client()
-        .call(code::QUERY_CONSUMER_OFFSET, &query, b"")
-        .expect(0);
-    assert_eq!(known.number("offset"), 9);
+    commit_and_kill(&mut gantry, &group, &topic, 9);
+    assert_eq!(committed(&gantry, &group, &topic), 9);
 }
 
 #[test]
@@ -298,7 +310,7 @@ fn a_restart_keeps_answers_in_step_with_the_log() {
     }
 }
 
-/// Which queues `client_id` owns of those it asks for: the one of `topic`, or none.
+/// Whether `client_id` owns queue 4 once it has asked for it.
 fn locks_queue_4(gantry: &Gantry, group: &str, topic: &str, client_id: &str) -> bool {
     let asked = ext(&[("topic", topic)]);
     let route = gantry.namesrv_client().call(code::ROUTE, &asked, b"");
@@ -326,24 +338,11 @@ fn an_orderly_queue_goes_on_in_order_after_a_kill() {
     join_group(&mut client, &group);
     assert!(locks_queue_4(&gantry, &group, &topic, "one"));
     assert!(!locks_queue_4(&gantry, &group, &topic, "two"));
-    let commit = at_queue(&group, &topic, &[("commitOffset", "4")]);
-    client
-        .call(code::UPDATE_CONSUMER_OFFSET, &commit, b"")
-        .expect(0);
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
-    gantry.kill9();
-    gantry.start();
-    gantry.await_ready();
+    commit_and_kill(&mut gantry, &group, &topic, 4);
     assert!(locks_queue_4(&gantry, &group, &topic, "two"));
     assert!(!locks_queue_4(&gantry, &group, &topic, "one"));
-    let mut client = gantry.client();
-    let known = client.call(
-        code::QUERY_CONSUMER_OFFSET,
-        &at_queue(&group, &topic, &[]),
-        b"",
-    );
-    assert_eq!(known.expect(0).number("offset"), 4);
-    let rest = client.drain(&topic, 4, 4);
+    assert_eq!(committed(&gantry, &group, &topic), 4);
+    let rest = gantry.client().drain(&topic, 4, 4);
     let numbers: Vec<String> = rest
         .iter()
         .map(|record| {

@@ -82,9 +82,12 @@ impl Refusal {
             remark: remark.into(),
         }
     }
-}
 
-impl Refusal {
+    /// A request with a missing or impossible field or body, as the Java broker answers it.
+    pub fn malformed(error: impl fmt::Display) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
+    }
+
     /// `SYSTEM_BUSY`, with `RocketMQ`'s prefix and the true cause.
     pub fn busy(cause: BusyCause, why: &str) -> Self {
         let (prefix, stage) = (cause.prefix(), cause.stage());

@@ -9,9 +9,9 @@
 
 use std::borrow::Cow;
 
-use gantry_protocol::code::{request, response};
+use gantry_protocol::code::request;
 use gantry_protocol::command::ExtValue;
-use gantry_protocol::fastjson::{self, Value};
+use gantry_protocol::fastjson::Value;
 use gantry_protocol::properties::name;
 use gantry_protocol::recall_handle::RecallHandle;
 
@@ -98,14 +98,8 @@ async fn page(
         ("afterTime", after.0.into()),
         ("afterOffset", after.1.into()),
     ];
-    let missing = response::REQUEST_CODE_NOT_SUPPORTED;
-    let code = request::GANTRY_LIST_DELAYED;
-    let reply = session.call_unless(&broker.address, code, fields, missing);
-    let reply = reply.await?.ok_or_else(|| {
-        let (name, address) = (&broker.name, &broker.address);
-        format!("broker {name} ({address}) cannot list delayed messages: only Gantry does")
-    })?;
-    let body = fastjson::parse(&reply.body).map_err(|error| error.to_string())?;
+    let (code, what) = (request::GANTRY_LIST_DELAYED, "list delayed messages");
+    let body = session.ask_gantry(broker, code, fields, what).await?;
     let all = body.get("messages").map_or(&[][..], Value::elements);
     let pending = all.iter().map(|told| Pending {
         broker: broker.name.clone(),

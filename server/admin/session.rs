@@ -11,6 +11,7 @@ use gantry_protocol::Command;
 use gantry_protocol::body::{ClusterInfo, TopicRouteData};
 use gantry_protocol::code::{request, request_name, response};
 use gantry_protocol::command::ExtValue;
+use gantry_protocol::fastjson::{self, Value};
 
 use crate::cli::admin::At;
 use crate::client::{Cluster, ask, refused};
@@ -93,6 +94,26 @@ impl Session {
             return Ok(None);
         }
         self.wanted(address, code, reply).map(Some)
+    }
+
+    /// Asks a broker one of Gantry's own questions; the JSON of its answer.
+    ///
+    /// # Errors
+    /// As [`Session::call`]; another kind of broker cannot do `what`.
+    pub async fn ask_gantry<'n, 'v>(
+        &mut self,
+        broker: &Broker,
+        code: i32,
+        ext: impl IntoIterator<Item = (&'n str, ExtValue<'v>)>,
+        what: &str,
+    ) -> Result<Value, String> {
+        let missing = response::REQUEST_CODE_NOT_SUPPORTED;
+        let reply = self.call_unless(&broker.address, code, ext, missing);
+        let reply = reply.await?.ok_or_else(|| {
+            let (name, address) = (&broker.name, &broker.address);
+            format!("broker {name} ({address}) cannot {what}: only Gantry does")
+        })?;
+        fastjson::parse(&reply.body).map_err(|error| error.to_string())
     }
 
     /// Asks an address; whatever it answers.
@@ -253,4 +274,12 @@ impl Session {
         }
         self.cut(all)
     }
+}
+
+/// Attributes to be set, as code 17 takes them.
+pub fn added_attributes<'a>(attributes: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let each: Vec<String> = attributes
+        .map(|(key, value)| format!("+{key}={value}"))
+        .collect();
+    each.join(",")
 }

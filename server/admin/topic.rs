@@ -15,7 +15,7 @@ use gantry_protocol::fastjson;
 use gantry_protocol::request::topic::{CreateTopic, TopicHeader};
 use gantry_protocol::system_topic;
 
-use super::session::{Broker, Session};
+use super::session::{Broker, Session, added_attributes};
 use super::table::{Cell, Report, Table};
 use crate::cli::admin::{AdminTopic, At, TopicCreate};
 
@@ -191,11 +191,7 @@ async fn show(topic: &str, at: &At) -> Result<(), String> {
 async fn make(create: &TopicCreate) -> Result<(), String> {
     let at = &create.at;
     let mut session = Session::new(at)?;
-    let attributes = create.attributes.iter();
-    let attributes: Vec<String> = attributes
-        .map(|(key, value)| format!("+{key}={value}"))
-        .collect();
-    let attributes = attributes.join(",");
+    let attributes = added_attributes(create.attributes.iter().map(|(key, value)| (key, value)));
     let header = CreateTopic {
         topic: &create.topic,
         default_topic: Some(system_topic::AUTO_CREATE_TOPIC),

@@ -9,10 +9,9 @@
 
 use std::borrow::Cow;
 
-use gantry_protocol::Command;
-use gantry_protocol::code::{request, response};
+use gantry_protocol::code::request;
 use gantry_protocol::command::ExtValue;
-use gantry_protocol::fastjson::{self, Value};
+use gantry_protocol::fastjson::Value;
 use gantry_protocol::properties::name;
 use gantry_protocol::request::transaction::EndTransaction;
 use gantry_protocol::sys_flag;
@@ -113,14 +112,8 @@ async fn page(
     broker: &Broker,
     fields: [(&str, ExtValue<'_>); 2],
 ) -> Result<Value, String> {
-    let missing = response::REQUEST_CODE_NOT_SUPPORTED;
-    let code = request::GANTRY_LIST_HALVES;
-    let reply = session.call_unless(&broker.address, code, fields, missing);
-    let reply: Command = reply.await?.ok_or_else(|| {
-        let (name, address) = (&broker.name, &broker.address);
-        format!("broker {name} ({address}) cannot list open halves: only Gantry does")
-    })?;
-    fastjson::parse(&reply.body).map_err(|error| error.to_string())
+    let (code, what) = (request::GANTRY_LIST_HALVES, "list open halves");
+    session.ask_gantry(broker, code, fields, what).await
 }
 
 async fn list(

@@ -23,7 +23,7 @@ use gantry_protocol::request::topic::{CreateTopic, TopicGroupHeader};
 use gantry_protocol::system_topic;
 
 use self::tally::{Fate, Tally};
-use crate::admin::session::Session;
+use crate::admin::session::{Session, added_attributes};
 use crate::cli::Import;
 use crate::client::block_on;
 
@@ -143,9 +143,7 @@ impl Work<'_> {
         if let Some(fate) = decided {
             return Ok(fate);
         }
-        let attributes = topic.attributes.iter();
-        let attributes: Vec<String> = attributes.map(|(k, v)| format!("+{k}={v}")).collect();
-        let attributes = attributes.join(",");
+        let attributes = added_attributes(topic.attributes.iter());
         let header = CreateTopic {
             topic: &topic.name,
             default_topic: Some(system_topic::AUTO_CREATE_TOPIC),

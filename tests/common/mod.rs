@@ -135,3 +135,13 @@ pub fn fresh(stem: &str) -> String {
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
 }
+
+/// The first of these rows whose `member` is `value`.
+pub fn find<'a>(rows: &'a serde_json::Value, member: &str, value: &str) -> &'a serde_json::Value {
+    let row = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row[member] == value);
+    row.unwrap_or_else(|| panic!("no {member} {value} in {rows:#}"))
+}

@@ -158,17 +158,12 @@ impl From<Result<Reply, Refusal>> for Reply {
     }
 }
 
-/// The refusal of a request with a missing or impossible field, as the Java broker words it.
-pub fn bad_field(error: &FieldError) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, error.to_string())
-}
-
 /// A field that must be there and not be empty.
 ///
 /// # Errors
 /// 1 naming the field.
 pub fn text<'a>(command: &'a Command, field: &'static str) -> Result<&'a str, Refusal> {
-    optional(command, field).ok_or_else(|| bad_field(&FieldError::missing(field, "a text")))
+    optional(command, field).ok_or_else(|| Refusal::malformed(FieldError::missing(field, "a text")))
 }
 
 /// A field that may be missing; an empty one counts as missing, as in the Java header classes.
@@ -185,7 +180,7 @@ pub fn number<N: FromStr>(command: &Command, field: &'static str) -> Result<N, R
     value
         .trim()
         .parse()
-        .map_err(|_| bad_field(&FieldError::bad(field, &quoted(value), "a whole number")))
+        .map_err(|_| Refusal::malformed(FieldError::bad(field, &quoted(value), "a whole number")))
 }
 
 /// A number that may be missing.

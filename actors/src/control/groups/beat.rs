@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::body::{ConsumerData, HeartbeatData};
-use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
 
 use crate::control::plane::Plane;
@@ -37,8 +36,7 @@ impl Groups {
         plane: &Rc<Plane>,
     ) -> Result<Reply, Refusal> {
         let command = &request.command;
-        let beat = HeartbeatData::parse(&command.body)
-            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        let beat = HeartbeatData::parse(&command.body).map_err(Refusal::malformed)?;
         let client = Client {
             id: Arc::from(beat.client_id.as_str()),
             addr: request.peer_addr,

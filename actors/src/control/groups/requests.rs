@@ -64,7 +64,7 @@ impl Groups {
         to: ReplyTo,
         plane: &Rc<Plane>,
     ) -> Result<Option<Reply>, Refusal> {
-        let config = SubscriptionGroupConfig::parse(&command.body).map_err(bad_body)?;
+        let config = SubscriptionGroupConfig::parse(&command.body).map_err(Refusal::malformed)?;
         self.change(vec![config], to, plane)
     }
 
@@ -74,7 +74,7 @@ impl Groups {
         to: ReplyTo,
         plane: &Rc<Plane>,
     ) -> Result<Option<Reply>, Refusal> {
-        let body = fastjson::parse(&command.body).map_err(bad_body)?;
+        let body = fastjson::parse(&command.body).map_err(Refusal::malformed)?;
         let list = body
             .get("groupConfigList")
             .map(Value::elements)
@@ -178,10 +178,6 @@ impl Groups {
     }
 }
 
-fn bad_body(error: impl std::fmt::Display) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, error.to_string())
-}
-
 fn all_configs(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
     let table = plane.groups.borrow();
     let mut configs: Vec<_> = table.iter().map(|(_, config)| config).collect();
@@ -224,7 +220,7 @@ fn forbidden_value(table: &table::GroupTable) -> Value {
 
 /// Code 46: may this client subscribe like that? Java clients ask for SQL92 subscriptions only.
 fn check_client(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
-    let body = fastjson::parse(&command.body).map_err(bad_body)?;
+    let body = fastjson::parse(&command.body).map_err(Refusal::malformed)?;
     let Some(data) = body
         .get("subscriptionData")
         .map(SubscriptionData::from_value)

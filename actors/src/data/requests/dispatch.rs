@@ -141,8 +141,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
         parking: Parking,
     ) -> Result<(), Refusal> {
-        let header = SendHeader::parse(view)
-            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        let header = SendHeader::parse(view).map_err(Refusal::malformed)?;
         if parking == Parking::Allowed && self.parked.borrow().holds_topic(header.topic) {
             return self.park_send(&header, caller, frame);
         }

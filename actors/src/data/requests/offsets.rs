@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, HeaderView};
-use gantry_protocol::error::FieldError;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::offset::{
     QueryConsumerOffset, QueueHeader, SearchOffset, UpdateConsumerOffset,
@@ -28,13 +27,9 @@ use crate::refusal::{Refusal, quoted};
 
 type Handled = Result<(), Refusal>;
 
-fn malformed(error: &FieldError) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, error.to_string())
-}
-
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub(in crate::data) fn query_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
-        let header = QueryConsumerOffset::parse(view).map_err(|error| malformed(&error))?;
+        let header = QueryConsumerOffset::parse(view).map_err(Refusal::malformed)?;
         let zero_if_young = header.set_zero_if_not_found.unwrap_or(true);
         let group = self.group_name(header.consumer_group);
         let Some(key) = self.queue_of(header.topic, header.queue_id)? else {
@@ -59,7 +54,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
         parking: Parking,
     ) -> Handled {
-        let header = UpdateConsumerOffset::parse(view).map_err(|error| malformed(&error))?;
+        let header = UpdateConsumerOffset::parse(view).map_err(Refusal::malformed)?;
         let offset = header.commit_offset;
         if self.catalog.borrow().group(header.consumer_group).is_none() {
             return self.no_group(header.consumer_group, caller, frame, parking);
@@ -75,7 +70,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     pub(in crate::data) fn search_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
-        let header = SearchOffset::parse(view).map_err(|error| malformed(&error))?;
+        let header = SearchOffset::parse(view).map_err(Refusal::malformed)?;
         let boundary = if header.is_upper() {
             Boundary::Upper
         } else {
@@ -105,7 +100,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         unknown: (&str, i64),
         request: QueueRequest,
     ) -> Handled {
-        let header = QueueHeader::parse(view).map_err(|error| malformed(&error))?;
+        let header = QueueHeader::parse(view).map_err(Refusal::malformed)?;
         self.ask_or_tell((header.topic, header.queue_id), to, unknown, request)
     }
 

@@ -41,8 +41,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
         parking: Parking,
     ) -> Result<(), Refusal> {
-        let header = PullHeader::parse(view)
-            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        let header = PullHeader::parse(view).map_err(Refusal::malformed)?;
         let (key, pull) = {
             let catalog = self.catalog.borrow();
             self.check_broker(&catalog, view.code)?;

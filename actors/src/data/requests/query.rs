@@ -12,7 +12,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, HeaderView};
-use gantry_protocol::error::FieldError;
 use gantry_protocol::message::RecordView;
 use gantry_protocol::properties::{SendProperties, split_keys};
 use gantry_protocol::request::offset::{QueryMessage, ViewMessage};
@@ -30,17 +29,13 @@ pub const QUERY_RECORDS_MAX: usize = 64;
 /// Bytes of records after which no further one is added: a quarter of the largest frame.
 pub const QUERY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-fn malformed(error: &FieldError) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, error.to_string())
-}
-
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub(in crate::data) fn query_message(
         self: &Rc<Self>,
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
-        let header = QueryMessage::parse(view).map_err(|error| malformed(&error))?;
+        let header = QueryMessage::parse(view).map_err(Refusal::malformed)?;
         let wanted = usize::try_from(header.max_num).unwrap_or(0);
         let by_unique_key = header.by_unique_key;
         let wanted = if by_unique_key {
@@ -72,7 +67,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
-        let header = ViewMessage::parse(view).map_err(|error| malformed(&error))?;
+        let header = ViewMessage::parse(view).map_err(Refusal::malformed)?;
         let physical = PhysicalOffset(header.physical_offset.cast_unsigned());
         self.gather(
             to,

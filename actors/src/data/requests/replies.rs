@@ -55,8 +55,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
         parking: Parking,
     ) -> Result<(), Refusal> {
-        let header = SendHeader::parse(view)
-            .map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+        let header = SendHeader::parse(view).map_err(Refusal::malformed)?;
         let now_ms = self.host.wall_ms();
         let catalog = self.catalog.borrow();
         let checked = self
@@ -264,10 +263,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     ) {
         match pushed {
             None => self.host.refuse(to, refusal),
-            Some(pushed) => {
-                tracing::debug!(%refusal, "a reply is not stored");
-                self.marks.write_pushed(&*self.host, to, pushed, None);
-            }
+            Some(pushed) => self.marks.refuse_pushed(&*self.host, to, pushed, refusal),
         }
     }
 }

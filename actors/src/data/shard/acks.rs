@@ -24,6 +24,7 @@ use gantry_storage::units::{FilePosition, PhysicalOffset};
 use crate::data::host::Host;
 use crate::data::queue::append::Ack;
 use crate::data::words::{Pushed, ReplyTo};
+use crate::refusal::Refusal;
 use crate::settings::BrokerSettings;
 
 /// Message id of a reply that was pushed and is nowhere stored.
@@ -141,6 +142,12 @@ impl SendReplyMarks {
             None => response::SUCCESS,
         };
         host.reply(to, code, pushed.failed.as_deref(), Some(ext), &[]);
+    }
+
+    /// The answer to a reply that can't be stored: how its push ended, as ever.
+    pub fn refuse_pushed(&self, host: &impl Host, to: ReplyTo, pushed: &Pushed, why: &Refusal) {
+        tracing::debug!(refusal = %why, "a reply is not stored");
+        self.write_pushed(host, to, pushed, None);
     }
 
     /// The way of nearly every answer; false when it isn't one of those.

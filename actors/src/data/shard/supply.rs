@@ -82,10 +82,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         match asker {
             Asker::Client(to) => self.host.refuse(*to, refusal),
             Asker::Replier(to, pushed) => {
-                tracing::debug!(%refusal, "a reply is not stored");
-                self.rules
-                    .marks
-                    .write_pushed(&*self.host, *to, pushed, None);
+                let marks = &self.rules.marks;
+                marks.refuse_pushed(&*self.host, *to, pushed, refusal);
             }
             Asker::Transaction(to, step) => {
                 self.step_failed(inner, *step);

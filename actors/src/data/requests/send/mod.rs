@@ -219,15 +219,21 @@ impl SendDesk {
     }
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
-        let from = self.settings.start_accept_send_request_ms.get();
-        if now_ms < from {
-            let remark = format!("broker unable to service, until {from} ms since 1970");
-            return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
-        }
+        self.check_opening_time(now_ms, response::SERVICE_NOT_AVAILABLE)?;
         match &*self.refusing.borrow() {
             Some(reason) => Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, &**reason)),
             None => Ok(()),
         }
+    }
+
+    /// `startAcceptSendRequestTimeStamp`; sends and replies are refused with different codes.
+    fn check_opening_time(&self, now_ms: u64, code: i32) -> Result<(), Refusal> {
+        let from = self.settings.start_accept_send_request_ms.get();
+        if now_ms < from {
+            let remark = format!("broker unable to service, until {from} ms since 1970");
+            return Err(Refusal::new(code, remark));
+        }
+        Ok(())
     }
 
     /// Refuses messages for this reason from now on, or takes them again.

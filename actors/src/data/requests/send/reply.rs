@@ -60,11 +60,7 @@ impl SendDesk {
         peer: SocketAddr,
         now_ms: u64,
     ) -> Result<CheckedReply, Refusal> {
-        let from = self.settings.start_accept_send_request_ms.get();
-        if now_ms < from {
-            let remark = format!("broker unable to service, until {from} ms since 1970");
-            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
-        }
+        self.check_opening_time(now_ms, response::SYSTEM_ERROR)?;
         check_topic_name(header.topic)?;
         let Some(topic) = catalog.topic(header.topic) else {
             return Ok(CheckedReply::NoTopic);
@@ -73,38 +69,32 @@ impl SendDesk {
         let key = self.choose_queue(topic, header.queue_id)?;
         self.check_body(&frame.body)?;
         let properties = self.reply_properties(header.properties)?;
-        let is_kept = self.settings.store_reply_message_enable && self.refusing.borrow().is_none();
-        if !is_kept {
-            let append = None;
-            return Ok(CheckedReply::Ready(CheckedPush {
-                key,
-                properties,
-                append,
-            }));
-        }
-        let stored = std::str::from_utf8(&properties).unwrap_or_default();
-        let marks = marks::of_kept(&SendProperties::scan(stored), stored);
-        let append = Append {
-            topic: Arc::clone(topic),
-            flag: header.flag,
-            // What a body is compressed with stays known, which RocketMQ forgets.
-            sys_flag: header.sys_flag & !sys_flag::TRANSACTION_MASK,
-            born_ms: header.born_timestamp,
-            born_host: peer,
-            reconsume_times: header.reconsume_times,
-            body: frame.body.clone(),
-            properties: properties.clone(),
-            marks,
-            elements: Vec::new(),
-            step: None,
-            owed: None,
-            shown_queue: None,
-            prepared_offset: 0,
-            recall: None,
-            pushed: None,
-            arrived_us: 0,
-        };
-        let append = Some(append);
+        let may_store =
+            self.settings.store_reply_message_enable && self.refusing.borrow().is_none();
+        let append = may_store.then(|| {
+            let stored = std::str::from_utf8(&properties).unwrap_or_default();
+            let marks = marks::of_kept(&SendProperties::scan(stored), stored);
+            Append {
+                topic: Arc::clone(topic),
+                flag: header.flag,
+                // What a body is compressed with stays known, which RocketMQ forgets.
+                sys_flag: header.sys_flag & !sys_flag::TRANSACTION_MASK,
+                born_ms: header.born_timestamp,
+                born_host: peer,
+                reconsume_times: header.reconsume_times,
+                body: frame.body.clone(),
+                properties: properties.clone(),
+                marks,
+                elements: Vec::new(),
+                step: None,
+                owed: None,
+                shown_queue: None,
+                prepared_offset: 0,
+                recall: None,
+                pushed: None,
+                arrived_us: 0,
+            }
+        });
         Ok(CheckedReply::Ready(CheckedPush {
             key,
             properties,
