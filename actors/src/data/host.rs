@@ -23,15 +23,16 @@ use crate::seam::{CoreNumber, ToControl};
 /// A data core as its actors see it.
 pub trait Host: 'static {
     /// Lets `write` append whole frames for `peer`; what it appended leaves with this tick.
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut));
+    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+        self.write_timed(peer, |out| {
+            write(out);
+            None
+        });
+    }
 
     /// As [`Host::write`], for the answer to a request that is timed until it has left; `write`
     /// says so far how, unless it has appended nothing.
-    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
-        self.write(peer, |out| {
-            write(out);
-        });
-    }
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>);
 
     /// Ms since the Unix epoch, as of this tick.
     fn wall_ms(&self) -> u64;

@@ -127,8 +127,10 @@ impl GlommioHost {
             }
         });
     }
+}
 
-    fn write_any(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
+impl Host for GlommioHost {
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core != self.context.index {
             return self.send_frames(peer, write);
         }
@@ -147,19 +149,6 @@ impl GlommioHost {
             }
             session.flush_soon();
         }
-    }
-}
-
-impl Host for GlommioHost {
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
-        self.write_any(peer, |out| {
-            write(out);
-            None
-        });
-    }
-
-    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
-        self.write_any(peer, write);
     }
 
     fn mono_us_now(&self) -> u64 {

@@ -106,13 +106,6 @@ impl FakeWorld {
 }
 
 impl Host for FakeHost {
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
-        self.write_timed(peer, |out| {
-            write(out);
-            None
-        });
-    }
-
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self

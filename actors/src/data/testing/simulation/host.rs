@@ -13,7 +13,7 @@ use std::future::Future;
 use bytes::BytesMut;
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
-use gantry_runtime::metrics::Profile;
+use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::PeerRef;
 use gantry_storage::disk::Disk;
 use gantry_storage::sim_disk::SimDisk;
@@ -61,7 +61,7 @@ impl SimHost {
 }
 
 impl Host for SimHost {
-    fn write(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut)) {
+    fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         let mut out = self
             .outs
             .borrow_mut()
