@@ -29,6 +29,8 @@ use crate::settings::FlushDiskType;
 
 /// Recoveries of one start that may be made to fail.
 const RECOVERIES_MAX: u64 = 4;
+/// A run and one record more, which is what may come to lie in it (`storage::log::staging`).
+const RUN_BYTES: u64 = (256 << 10) + (64 << 10);
 /// The topic's number.
 pub const TOPIC: u32 = 1;
 
@@ -428,14 +430,15 @@ impl World {
         QueueKey::new(TOPIC, queue).shard(self.mix.shards).0
     }
 
-    /// Whether a fault nobody was told of lies at or before this place of the log.
+    /// Whether a fault nobody was told of lies at or before this place of the log, or behind it in
+    /// the same run, which has one checksum.
     fn is_excused(&self, shard: u8, physical: Option<u64>) -> bool {
         let folder = format!("shard-{shard}/");
         let position = physical.map_or(u64::MAX, |physical| physical & ((1 << 56) - 1));
         self.disk.untold().iter().any(|untold| {
             let name = untold.name.strip_prefix(&folder);
             let start = name.and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
-            start.is_some_and(|start| start + untold.start <= position + (64 << 10))
+            start.is_some_and(|start| start + untold.start <= position + RUN_BYTES)
         })
     }
 
