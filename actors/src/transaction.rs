@@ -105,13 +105,18 @@ impl<'a> Half<'a> {
         out
     }
 
-    /// Its properties in a copy further on in the log.
-    pub fn properties_for_move(&self, checks: u32) -> Vec<u8> {
-        let mut out = self.kept(&[
+    /// Its properties as a half that nobody was asked about, under no earlier name.
+    pub fn properties_for_resume(&self) -> Vec<u8> {
+        self.kept(&[
             name::TRANSACTION_CHECK_TIMES,
             name::TRANSACTION_PREPARED_QUEUE_OFFSET,
             FIRST_PHYSICAL,
-        ]);
+        ])
+    }
+
+    /// Its properties in a copy further on in the log.
+    pub fn properties_for_move(&self, checks: u32) -> Vec<u8> {
+        let mut out = self.properties_for_resume();
         for (item, value) in [
             (name::TRANSACTION_CHECK_TIMES, u64::from(checks)),
             (name::TRANSACTION_PREPARED_QUEUE_OFFSET, self.id.offset.0),

@@ -83,6 +83,8 @@ pub enum GatherGoal {
     QueryReply(Arc<KeyQuery>),
     /// 33.
     RecordReply(PhysicalOffset),
+    /// 323.
+    Resume(PhysicalOffset),
 }
 
 #[derive(Debug)]
@@ -255,6 +257,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             GatherGoal::QueryReply(query) => self.finish_query(to, &query, records),
             GatherGoal::RecordReply(physical) => self.finish_record(to, physical, &records),
+            GatherGoal::Resume(physical) => self.finish_resume(to, physical, &records),
         }
     }
 }

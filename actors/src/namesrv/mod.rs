@@ -10,6 +10,7 @@
 
 pub mod bodies;
 pub mod desk;
+pub mod expected;
 pub mod kv;
 pub mod liveness;
 pub mod lookup;

@@ -99,6 +99,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             request::QUERY_MESSAGE => self.query_message(&view, to),
             request::VIEW_MESSAGE_BY_ID => self.view_message(&view, to),
             request::END_TRANSACTION => self.end_transaction(&view, to),
+            request::RESUME_CHECK_HALF_MESSAGE => self.resume_half(&view, to),
             request::LOCK_BATCH_MQ => self.lock_queues(frame, to, true),
             request::UNLOCK_BATCH_MQ => self.lock_queues(frame, to, false),
             _ => self.hand_to_control(&view, caller, frame),

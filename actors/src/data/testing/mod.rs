@@ -32,7 +32,8 @@ use super::core::{CorePlace, DataCore};
 use super::requests::parked::Caller;
 use crate::kept_settings::KeptSettings;
 use crate::live::KeyVerdict;
-use crate::seam::{CatalogChange, GroupEntry, ToData, TopicEntry};
+use crate::seam::owed::OwedRow;
+use crate::seam::{CatalogChange, GroupEntry, ToControl, ToData, TopicEntry};
 use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
 
 /// A core of the tests.
@@ -117,6 +118,27 @@ impl TestBroker {
             futures_lite::future::block_on(core.rebuild_transactions()).unwrap();
         }
         self
+    }
+
+    /// Knows the topics of parked messages: 20 of levels (two queues), 21 of timers.
+    pub fn with_parking(self) -> Self {
+        for (name, id, queues) in [
+            (system_topic::SCHEDULE_TOPIC, 20, 2),
+            (system_topic::TIMER_TOPIC, 21, 1),
+        ] {
+            self.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic(name, id, queues))));
+        }
+        self
+    }
+
+    /// Rows of what is owed that the cores told the control plane; other words are dropped.
+    pub fn owed(&self) -> Vec<OwedRow> {
+        let told = self.world.take_control().into_iter();
+        let rows = told.filter_map(|told| match told {
+            ToControl::Owed(rows) => Some(rows),
+            _ => None,
+        });
+        rows.flatten().collect()
     }
 
     pub fn tell_all(&self, message: impl Fn() -> ToData) {

@@ -13,15 +13,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_protocol::command::HeaderView;
+use gantry_protocol::properties::SendProperties;
 use gantry_protocol::request::transaction::EndTransaction;
-use gantry_protocol::sys_flag;
+use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::address::locate;
 use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset, ShardId};
 
+use crate::data::catalog::Catalog;
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
-use crate::data::requests::send::marks;
+use crate::data::requests::send::delay::{Delay, PARKED_BYTES_MAX};
+use crate::data::requests::send::{marks, parking};
 use crate::data::router::CoreWord;
 use crate::data::shard::Shard;
 use crate::data::words::{Append, End, ReplyTo, TransactionStep, Verdict};
@@ -176,14 +179,41 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let append = copied(half, record, topic, step);
         let sys_flag =
             sys_flag::with_transaction_type(append.sys_flag, sys_flag::TRANSACTION_COMMIT);
-        Ok((
-            key,
-            Append {
-                sys_flag,
-                prepared_offset: half.id.physical.0.cast_signed(),
-                ..append
-            },
-        ))
+        let append = Append {
+            sys_flag,
+            prepared_offset: half.id.physical.0.cast_signed(),
+            ..append
+        };
+        self.delayed(half, (key, append), &catalog)
+    }
+
+    /// A message that was to wait begins to do so with its commit
+    /// (`HookUtils.handleScheduleMessage`, 5.5.0).
+    fn delayed(
+        &self,
+        half: &Half<'_>,
+        (key, append): (QueueKey, Append),
+        catalog: &Catalog,
+    ) -> Result<(QueueKey, Append), Refusal> {
+        let (sent, settings) = (half.record.properties, &self.settings);
+        let now_ms = self.host.wall_ms();
+        let delay = Delay::of(&half.sent, sent, append.sys_flag, settings, now_ms)?;
+        let is_dead = system_topic::group_of_dlq_topic(half.topic).is_some();
+        let Some((parked, topic)) = parking(catalog, delay)?.filter(|_| !is_dead) else {
+            return Ok((key, append));
+        };
+        let mut properties = Vec::with_capacity(sent.len() + PARKED_BYTES_MAX);
+        delay.rewrite(sent, half.topic, half.queue, &mut properties);
+        let text = std::str::from_utf8(&properties).unwrap_or_default();
+        let marks = marks::of_kept(&SendProperties::scan(text), text);
+        let append = Append {
+            topic: Arc::clone(topic),
+            properties: properties.into(),
+            marks,
+            owed: delay.time(settings),
+            ..append
+        };
+        Ok((parked, append))
     }
 
     fn post_end_step(
@@ -192,11 +222,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         half: QueueOffset,
         (key, to, append): (QueueKey, ReplyTo, Append),
     ) -> Result<(), Refusal> {
-        if key.shard(self.shards_count) == shard.id() {
+        if key.shard(self.shards_count) == shard.id() && append.owed.is_none() {
             shard.post_step(key, to, append);
             return Ok(());
         }
-        // Its topic was deleted and made again, and lies on another shard now.
+        // It waits, for which there is a limit, or lies on another shard: its topic was deleted and
+        // made again, or the queue of its delay level does.
         let routed = self.route_append(key, to, append);
         if routed.is_err() {
             shard.cancel_end(half);

@@ -45,7 +45,7 @@ fn broker() -> TestBroker {
     TestBroker::new(1, 1, |_| {}).with_transactions()
 }
 
-fn send_half(broker: &TestBroker, queue: i32, more: &str, body: &[u8]) -> (i64, i64) {
+pub fn send_half(broker: &TestBroker, queue: i32, more: &str, body: &[u8]) -> (i64, i64) {
     let properties = half_properties("pg", more);
     broker.request(&send_frame(1, &half_header("T", queue, &properties), body));
     let reply = broker.reply();
@@ -79,16 +79,16 @@ fn end_with(broker: &TestBroker, header: &EndTransaction<'_>) -> Command {
     broker.reply()
 }
 
-fn end(broker: &TestBroker, told: (i64, i64), verdict: i32) -> i32 {
+pub fn end(broker: &TestBroker, told: (i64, i64), verdict: i32) -> i32 {
     end_with(broker, &end_header(told, verdict)).code
 }
 
-fn delivered(broker: &TestBroker) -> Vec<Bytes> {
+pub fn delivered(broker: &TestBroker) -> Vec<Bytes> {
     let stores = broker.stores.iter();
     stores.flat_map(|store| store.records_of(1)).collect()
 }
 
-fn checks(broker: &TestBroker) -> Vec<HalfCheck> {
+pub fn checks(broker: &TestBroker) -> Vec<HalfCheck> {
     for core in &broker.cores {
         core.check_halves();
     }

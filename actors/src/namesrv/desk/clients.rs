@@ -15,14 +15,15 @@ use gantry_protocol::system_topic::ORDER_TOPIC_CONFIG_NAMESPACE;
 
 use super::{Answer, Asked, Desk, field, system_error};
 use crate::namesrv::bodies;
-use crate::namesrv::lookup::UnitFilter;
+use crate::namesrv::liveness::ConnectionId;
+use crate::namesrv::lookup::{Route, UnitFilter};
 use crate::refusal::{Refusal, quoted};
 
 /// `V4_9_4`: from here on clients read standard JSON (`ClientRequestProcessor`, 5.5.0).
 const STANDARD_JSON_VERSION: i32 = 401;
 
 impl Desk {
-    pub(super) fn topic_route(&self, asked: &Asked<'_, '_>) -> Answer {
+    pub(super) fn topic_route(&mut self, asked: &Asked<'_, '_>) -> Answer {
         let waited_ms = asked.now_ms.saturating_sub(self.boot_ms);
         if self.settings.need_wait_for_service && waited_ms < self.settings.wait_for_service_ms {
             return Err(system_error("name server not ready"));
@@ -31,18 +32,7 @@ impl Desk {
             topic,
             standard_json,
         } = RouteHeader::parse(asked.view).map_err(field)?;
-        let route = self
-            .routes
-            .route(topic, self.settings.support_acting_master)
-            .ok_or_else(|| {
-                Refusal::new(
-                    response::TOPIC_NOT_EXIST,
-                    format!(
-                        "No topic route info in name server for the topic: {}",
-                        quoted(topic)
-                    ),
-                )
-            })?;
+        let route = self.known_or_expected(asked.connection, topic)?;
         let order = self
             .settings
             .order_message_enable
@@ -50,6 +40,26 @@ impl Desk {
             .flatten();
         let standard = standard_json || asked.command.version >= STANDARD_JSON_VERSION;
         Ok(asked.ok_body(bodies::route(&route, order, standard)))
+    }
+
+    fn known_or_expected(
+        &mut self,
+        connection: ConnectionId,
+        topic: &str,
+    ) -> Result<Route, Refusal> {
+        let acting_master = self.settings.support_acting_master;
+        if let Some(route) = self.routes.route(topic, acting_master) {
+            self.told.note(connection, &route);
+            return Ok(route);
+        }
+        let expected = self.told.expected(connection, topic, &self.routes);
+        expected.ok_or_else(|| {
+            let remark = format!(
+                "No topic route info in name server for the topic: {}",
+                quoted(topic)
+            );
+            Refusal::new(response::TOPIC_NOT_EXIST, remark)
+        })
     }
 
     pub(super) fn clusters(&self, asked: &Asked<'_, '_>) -> Command {

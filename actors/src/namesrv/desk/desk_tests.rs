@@ -408,3 +408,41 @@ fn a_real_brokers_registration_is_taken() {
     assert_eq!(route.queues[0].perm, 7, "trap 26");
     assert_eq!(route.queues[0].read_queue_nums, 8);
 }
+
+#[test]
+fn a_new_groups_retry_topic_has_a_route_before_its_heartbeat() {
+    let mut world = World::new();
+    let topics = registration(&["T", "%RETRY%old"], false);
+    world.desk.answer(&topics, ConnectionId(9), T0).unwrap();
+    let new = route_of("%RETRY%new");
+    // A tool asks for nothing else.
+    assert_eq!(world.ask(&new).code, response::TOPIC_NOT_EXIST);
+    // A consumer of T: its heartbeat will go to the broker of T.
+    assert_eq!(world.ask(&route_of("T")).code, response::SUCCESS);
+    let reply = world.ask(&new);
+    assert_eq!(reply.code, response::SUCCESS, "{:?}", reply.remark);
+    let route = TopicRouteData::parse(&reply.body).unwrap();
+    assert_eq!(route.brokers[0].broker_name, "b");
+    let queues = &route.queues[0];
+    assert_eq!((queues.read_queue_nums, queues.perm), (1, 6));
+    for other in ["%RETRY%", "%RETRY%no good", "%DLQ%new", "U"] {
+        assert_eq!(
+            world.ask(&route_of(other)).code,
+            response::TOPIC_NOT_EXIST,
+            "{other}"
+        );
+    }
+    // It is in no list of topics, and what is registered has its own route.
+    let all = world.topics(&Command::request(
+        request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER,
+        1,
+    ));
+    assert_eq!(all, ["%RETRY%old", "T"]);
+    let old = TopicRouteData::parse(&world.ask(&route_of("%RETRY%old")).body).unwrap();
+    assert_eq!(old.queues[0].read_queue_nums, 4);
+    // Another connection, and this one once it is closed.
+    let elsewhere = world.desk.answer(&new, ConnectionId(8), T0).unwrap();
+    assert_eq!(elsewhere.code, response::TOPIC_NOT_EXIST);
+    world.desk.connection_closed(PEER);
+    assert_eq!(world.ask(&new).code, response::TOPIC_NOT_EXIST);
+}

@@ -16,6 +16,7 @@ use gantry_protocol::code::{self, request, response};
 use gantry_protocol::request::FieldError;
 use gantry_protocol::{Command, HeaderView};
 
+use super::expected::Told;
 use super::kv::KeyValues;
 use super::liveness::{BrokerPlace, ConnectionId};
 use super::lookup::UnitFilter;
@@ -28,6 +29,7 @@ use crate::refusal::Refusal;
 pub struct Desk {
     settings: NamesrvSettings,
     routes: Routes,
+    told: Told,
     values: KeyValues,
     boot_ms: u64,
 }
@@ -59,6 +61,7 @@ impl Desk {
         Self {
             settings,
             routes: Routes::default(),
+            told: Told::default(),
             values,
             boot_ms: now_ms,
         }
@@ -126,6 +129,7 @@ impl Desk {
 
     /// Drops the brokers that registered over a connection that closed.
     pub fn connection_closed(&mut self, connection: ConnectionId) -> Vec<BrokerPlace> {
+        self.told.forget(connection);
         self.routes.connection_closed(connection)
     }
 

@@ -1,7 +1,7 @@
 //! Delayed and timed messages, at the moment they are sent.
 //!
 //! **Owns** when a message is parked, until when, and what its properties say meanwhile.
-//! **Lives on** the session's data core; pure.
+//! **Lives on** the session's data core; of a half, on the core of its shard, at its commit. Pure.
 //! **Invariants** `DELAY` wins over the three timer properties and removes them; a level above the
 //! last is the last (`HookUtils.handleScheduleMessage`, 5.5.0). A time that has passed makes an
 //! ordinary message. The due time is exact: not rounded to `timerPrecisionMs`.
@@ -15,6 +15,10 @@ use gantry_protocol::sys_flag;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::owed::OwedTime;
 use crate::settings::BrokerSettings;
+
+/// Most bytes that [`Delay::rewrite`] adds to a half record's properties: `TIMER_OUT_MS` and ms
+/// since 1970.
+pub const PARKED_BYTES_MAX: usize = 40;
 
 /// What a send asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +47,7 @@ impl Delay {
         if transaction != 0 && transaction != sys_flag::TRANSACTION_COMMIT {
             return Ok(Self::None);
         }
-        let wanted = found
-            .delay_level
-            .and_then(|level| level.parse::<i32>().ok());
-        if let Some(wanted) = wanted.filter(|level| *level > 0) {
+        if let Some(wanted) = wanted_level(found) {
             return Ok(Self::level(wanted, settings));
         }
         // A timed message that was delivered and is sent again by a consumer isn't timed again.
@@ -122,6 +123,12 @@ impl Delay {
             }
         }
     }
+}
+
+/// The level that `DELAY` asks for, uncut.
+pub fn wanted_level(found: &SendProperties<'_>) -> Option<i32> {
+    let level = found.delay_level?.parse().ok()?;
+    (level > 0).then_some(level)
 }
 
 /// Seconds win over milliseconds, both over a fixed time.

@@ -4,8 +4,7 @@
 //! **Lives on** the session's data core; nothing here touches the store.
 //! **Invariants** what is refused here was not stored. The header's batch field decides, not the
 //! code (trap 39). A half message goes to the half queue on the shard of its target queue, a
-//! delayed one is parked. What this broker can't do (a delayed transaction) is refused with a code
-//! that clients don't retry.
+//! delayed one is parked. A half with a delay is a half first: the delay begins with its commit.
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
@@ -73,6 +72,7 @@ struct Rewritten {
     half_due_ms: Option<u64>,
     delay: Delay,
     recall: Option<Box<str>>,
+    sys_flag: i32,
 }
 
 /// What a send needs before it can be stored.
@@ -288,6 +288,7 @@ impl SendDesk {
         now_ms: u64,
     ) -> Result<(QueueKey, Append), Refusal> {
         let (mut half_due_ms, mut delay, mut recall) = (None, Delay::None, None);
+        let mut sys_flag = header.sys_flag;
         let (properties, mut marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
             let marks = Marks {
@@ -300,15 +301,15 @@ impl SendDesk {
             half_due_ms = rewritten.half_due_ms;
             delay = rewritten.delay;
             recall = rewritten.recall;
+            sys_flag = rewritten.sys_flag;
             (rewritten.properties, rewritten.marks, Vec::new())
         };
         let parked = parking(target.catalog, delay)?;
         let (mut key, mut topic) = parked.unwrap_or((target.key, target.topic));
         let mut shown_queue = parked.map(|_| target.key.queue.0);
-        let (mut step, mut sys_flag) = (None, header.sys_flag);
+        let mut step = None;
         if let Some(due_ms) = half_due_ms {
             (key, topic) = self.half_queue(target)?;
-            sys_flag = sys_flag::with_transaction_type(sys_flag, 0);
             shown_queue = Some(target.key.queue.0);
             // The index keeps it, so that a restart need not read the record.
             marks.tags_code = i64::try_from(due_ms).unwrap_or(i64::MAX);
@@ -361,20 +362,31 @@ impl SendDesk {
         scratch.clear();
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
         let mut found = rewrite_for_send(header.properties, &self.broker, make, &mut scratch);
-        check_what_is_built(&found, header.sys_flag, &self.settings)?;
+        let is_half = is_half(&found, header.reconsume_times);
+        check_transaction(&found, is_half, header.sys_flag, &self.settings)?;
+        // A half is stored as an ordinary record, and so is what is only tried again.
+        let sys_flag = if found.transaction_prepared {
+            sys_flag::with_transaction_type(header.sys_flag, 0)
+        } else {
+            header.sys_flag
+        };
         let (real, real_queue) = (target.topic.config.name.as_str(), target.key.queue.0);
         let mut half_due_ms = None;
-        if found.transaction_prepared {
+        if is_half {
             let unique = found.unique_key();
             append_half_properties(&mut scratch, header.properties, (real, real_queue), unique);
             half_due_ms = Some(self.half_due_ms(header, now_ms));
         }
-        let delay = if system_topic::group_of_dlq_topic(real).is_some() {
+        let mut delay = if system_topic::group_of_dlq_topic(real).is_some() {
             Delay::None
         } else {
-            let (sent, flags) = (header.properties, header.sys_flag);
-            Delay::of(&found, sent, flags, &self.settings, now_ms)?
+            Delay::of(&found, header.properties, sys_flag, &self.settings, now_ms)?
         };
+        if is_half && delay != Delay::None {
+            // Its delay begins with its commit, which must find room for it.
+            check_properties_len(scratch.len() + delay::PARKED_BYTES_MAX)?;
+            delay = Delay::None;
+        }
         if delay != Delay::None {
             let stored = std::mem::take(&mut *scratch);
             let text = std::str::from_utf8(&stored).unwrap_or_default();
@@ -399,6 +411,7 @@ impl SendDesk {
             half_due_ms,
             delay,
             recall,
+            sys_flag,
         })
     }
 
@@ -424,7 +437,10 @@ impl SendDesk {
 }
 
 /// The queue that holds a parked message.
-fn parking(
+///
+/// # Errors
+/// The broker lacks the topic of such queues.
+pub fn parking(
     catalog: &Catalog,
     delay: Delay,
 ) -> Result<Option<(QueueKey, &Arc<TopicEntry>)>, Refusal> {
@@ -479,13 +495,21 @@ fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_what_is_built(
+/// Whether a message is a half. One that a consumer sends again, and that is to wait, is not, even
+/// if the properties of the half it once was came along (`SendMessageProcessor`, 5.5.0).
+fn is_half(found: &SendProperties<'_>, reconsume_times: i32) -> bool {
+    let tried_again = reconsume_times > 0 && delay::wanted_level(found).is_some();
+    found.transaction_prepared && !tried_again
+}
+
+fn check_transaction(
     found: &SendProperties<'_>,
+    is_half: bool,
     flags: i32,
     settings: &BrokerSettings,
 ) -> Result<(), Refusal> {
     let flagged = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
-    if found.transaction_prepared && settings.reject_transaction_message.get() {
+    if is_half && settings.reject_transaction_message.get() {
         let remark = format!(
             "the broker[{}] sending transaction message is forbidden",
             settings.advertised.ip()
@@ -498,18 +522,7 @@ fn check_what_is_built(
                        the message was not stored";
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
     }
-    let delayed = found
-        .delay_level
-        .is_some_and(|level| level.parse().is_ok_and(|n: i32| n > 0));
-    if found.transaction_prepared && (delayed || found.is_timer()) {
-        return Err(not_yet("delayed transactions"));
-    }
     Ok(())
-}
-
-fn not_yet(what: &str) -> Refusal {
-    let remark = format!("this broker does not do {what} yet; the message was not stored");
-    Refusal::new(response::MESSAGE_ILLEGAL, remark)
 }
 
 fn split_batch(body: &Bytes) -> Result<Vec<Element>, Refusal> {

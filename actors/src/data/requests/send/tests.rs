@@ -73,20 +73,6 @@ fn trap_46_what_the_record_cannot_hold_gets_13() {
 #[test]
 fn what_is_not_built_is_refused_and_not_retried() {
     let plain = send_header("T");
-    for properties in [
-        "TRAN_MSG\u{1}true\u{2}DELAY\u{1}3\u{2}",
-        "TRAN_MSG\u{1}true\u{2}TIMER_DELAY_MS\u{1}9\u{2}",
-    ] {
-        let (code, remark) = refused(
-            &SendHeader {
-                properties,
-                ..plain
-            },
-            b"x",
-        );
-        assert_eq!(code, 13, "{properties}");
-        assert!(remark.contains("yet"), "{remark}");
-    }
     assert_eq!(
         code_of(
             &SendHeader {
@@ -272,13 +258,7 @@ fn with_parking() -> TestBroker {
     let broker = TestBroker::new(1, 1, |settings| {
         settings.delay_levels_ms = vec![1000, 5000];
     });
-    for (name, id, queues) in [
-        ("SCHEDULE_TOPIC_XXXX", 20, 2),
-        ("rmq_sys_wheel_timer", 21, 1),
-    ] {
-        broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic(name, id, queues))));
-    }
-    broker
+    broker.with_parking()
 }
 
 #[test]
@@ -299,16 +279,7 @@ fn a_delayed_message_is_parked_and_a_row_tells_when_it_is_due() {
     );
     broker.request(&pull_frame(2, &pull_header("T", 1, 0)));
     assert!(records(&broker.reply().body).is_empty());
-    let rows: Vec<_> = broker
-        .world
-        .take_control()
-        .into_iter()
-        .filter_map(|told| match told {
-            ToControl::Owed(rows) => Some(rows),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let rows = broker.owed();
     let [row] = &rows[..] else { panic!("{rows:?}") };
     assert_eq!(row.queue, gantry_storage::units::QueueKey::new(20, 1));
     // The delay runs from the moment of storing; the record bears the time of the core's tick.
