@@ -109,10 +109,6 @@ pub struct BrokerSettings {
     pub transfer_bytes_max_in_memory: LiveNumber,
     /// `maxTransferCountOnMessageInMemory`.
     pub transfer_count_max_in_memory: LiveNumber,
-    /// `maxTransferBytesOnMessageInDisk`.
-    pub transfer_bytes_max_on_disk: usize,
-    /// `maxTransferCountOnMessageInDisk`.
-    pub transfer_count_max_on_disk: usize,
     /// `defaultQueryMaxNum`.
     pub default_query_max_num: LiveNumber,
     /// `waitTimeMillsInSendQueue`.

@@ -42,7 +42,8 @@ fn main() -> Outcome<()> {
     }
 }
 
-/// Reads every segment front to back, 1 MiB at a time, past the page cache.
+/// Reads every segment front to back, 1 MiB at a time, past the page cache. A block of zeros ends a
+/// segment: it was reserved and never written, so reading it would not reach the device.
 fn raw(folder: &Path) -> Outcome<()> {
     let mut space = vec![0_u8; BLOCK + ALIGN];
     let skip = space.as_ptr().align_offset(ALIGN);
@@ -58,10 +59,12 @@ fn raw(folder: &Path) -> Outcome<()> {
         let mut options = OpenOptions::new();
         let mut file = options.read(true).custom_flags(DIRECT).open(path)?;
         loop {
-            match file.read(block)? {
-                0 => break,
-                read => bytes += read as u64,
+            let read = file.read(block)?;
+            let is_written = block.iter().take(read).any(|byte| *byte != 0);
+            if !is_written {
+                break;
             }
+            bytes += read as u64;
         }
     }
     report("raw", bytes, from.elapsed());

@@ -192,8 +192,6 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         use_server_side_reset_offset: values.bool("useServerSideResetOffset").into(),
         transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory").into(),
         transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory").into(),
-        transfer_bytes_max_on_disk: values.count("maxTransferBytesOnMessageInDisk"),
-        transfer_count_max_on_disk: values.count("maxTransferCountOnMessageInDisk"),
         default_query_max_num: values.count("defaultQueryMaxNum").into(),
         wait_time_in_send_queue_ms: values.unsigned("waitTimeMillsInSendQueue").into(),
         send_queue_capacity: values.count("sendThreadPoolQueueCapacity").into(),

@@ -295,18 +295,6 @@ pub const BROKER: &[Key] = &[
         Live("transfer_count_max_in_memory"),
     ),
     key(
-        "maxTransferBytesOnMessageInDisk",
-        "65536",
-        Bytes(1, 8 << 20),
-        Start("transfer_bytes_max_on_disk"),
-    ),
-    key(
-        "maxTransferCountOnMessageInDisk",
-        "8",
-        Int(1, 4096),
-        Start("transfer_count_max_on_disk"),
-    ),
-    key(
         "defaultQueryMaxNum",
         "32",
         Int(1, 4096),

@@ -9,7 +9,7 @@
 
 use super::table::Effect::{DefaultOnly, None as Nothing};
 use super::table::{ANY, Key, NO_POOLS, key};
-use super::value::Kind::{Bool, Int, OneOf, Path, Text};
+use super::value::Kind::{Bool, Bytes, Int, OneOf, Path, Text};
 
 const DIRECT: &str =
     "the log is written by direct I/O in aligned runs; there is no page cache to tune";
@@ -20,6 +20,8 @@ const NO_AUTH: &str =
 const NO_FAILOVER: &str = "failover is not built yet";
 const DELETION: &str =
     "segments are renamed or removed one by one by a task of low share; there is nothing to pace";
+const COLD_PULLS: &str =
+    "a pull is filled from the device as from memory, up to the limits InMemory";
 const INDEX: &str = "indexes are derived from the log and sized by it";
 
 /// Common keys without effect.
@@ -129,6 +131,18 @@ pub const COMMON: &[Key] = &[
         "60000",
         ANY,
         Nothing(INDEX),
+    ),
+    key(
+        "maxTransferBytesOnMessageInDisk",
+        "65536",
+        Bytes(1, 8 << 20),
+        Nothing(COLD_PULLS),
+    ),
+    key(
+        "maxTransferCountOnMessageInDisk",
+        "8",
+        Int(1, 4096),
+        Nothing(COLD_PULLS),
     ),
     key(
         "accessMessageInMemoryMaxRatio",

@@ -12,6 +12,7 @@ mod known;
 mod opening;
 mod reading;
 mod retaining;
+mod sparse;
 mod types;
 mod upkeep;
 
@@ -31,6 +32,7 @@ pub use types::{
 use crate::disk::Disk;
 use crate::error::FlushError;
 use crate::key_index::KeyIndex;
+use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
 use crate::log::shard_log::ShardLog;
 use crate::log::signal::Signal;
@@ -58,6 +60,8 @@ pub struct ShardStore<D: Disk> {
     index: PagedIndex<D>,
     keys: KeyIndex<D>,
     cache: Rc<ReadCache<D>>,
+    crowd: Crowd,
+    sparse_reads: Cell<(u64, u64)>,
     folder: String,
     store_id: u64,
     pending: RefCell<VecDeque<Pending>>,

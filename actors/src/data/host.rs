@@ -79,6 +79,11 @@ pub trait Host: 'static {
     /// Waits at least `ms`.
     fn sleep_ms(&self, ms: u64) -> impl Future<Output = ()> + 'static;
 
+    /// Lets everything else that is ready on this core run, and what comes from outside come in.
+    fn breathe(&self) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
+
     /// Runs a task in the background of this core.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 

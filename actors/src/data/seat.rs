@@ -28,7 +28,7 @@ use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
 };
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, breathe};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
 use gantry_storage::error::{ReadError, RecoverError};
@@ -201,6 +201,10 @@ impl Host for GlommioHost {
             glommio::timer::sleep(Duration::from_millis(ms)).await;
             clock.refresh();
         }
+    }
+
+    fn breathe(&self) -> impl Future<Output = ()> + 'static {
+        breathe()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

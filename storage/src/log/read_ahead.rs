@@ -29,7 +29,8 @@ pub const AHEAD_LOADS_MAX: usize = 8;
 
 const _: () = assert!(AHEAD_LOADS_MAX as u64 >= AHEAD_CHUNKS);
 
-type ReadOf<D> = <<D as Disk>::File as DiskFile>::Read;
+/// Bytes of one read.
+pub type ReadOf<D> = <<D as Disk>::File as DiskFile>::Read;
 
 struct Chunk<D: Disk> {
     data: Rc<ReadOf<D>>,
@@ -89,7 +90,8 @@ impl<D: Disk> ReadCache<D> {
         (self.loads_count.get(), self.ahead_count.get())
     }
 
-    fn find(&self, position: FilePosition) -> Option<(Rc<ReadOf<D>>, usize)> {
+    /// The chunk that has `position`, if it is in memory, and where in it.
+    pub fn find(&self, position: FilePosition) -> Option<(Rc<ReadOf<D>>, usize)> {
         let mut chunks = self.chunks.borrow_mut();
         let (start, chunk) = chunks.range_mut(..=position).next_back()?;
         let at = position.since(*start);
@@ -102,24 +104,6 @@ impl<D: Disk> ReadCache<D> {
             self.begun.set(Some(*start));
         }
         Some((Rc::clone(&chunk.data), index(at)))
-    }
-
-    /// Adds `start..start + len` to `out` if all of it is in memory.
-    pub fn read_hot(&self, start: FilePosition, len: u64, out: &mut BytesMut) -> bool {
-        let before = out.len();
-        let end = start.plus(len);
-        let mut at = start;
-        while at < end {
-            let part = self.find(at).map_or(0, |(data, from)| {
-                take((*data).as_ref(), from, end.since(at), out)
-            });
-            if part == 0 {
-                out.truncate(before);
-                return false;
-            }
-            at = at.plus(part);
-        }
-        true
     }
 
     /// Adds `start..start + len`, all of it before `stable`, to `out`, reading what is missing.
@@ -283,7 +267,8 @@ impl<D: Disk> ReadCache<D> {
         }
     }
 
-    fn has(&self, position: FilePosition) -> bool {
+    /// Whether a chunk in memory has `position`.
+    pub fn has(&self, position: FilePosition) -> bool {
         let chunks = self.chunks.borrow();
         let found = chunks.range(..=position).next_back();
         found.is_some_and(|(start, chunk)| position.since(*start) < chunk.bytes)

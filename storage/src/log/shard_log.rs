@@ -181,6 +181,11 @@ impl<D: Disk> ShardLog<D> {
         holds
     }
 
+    /// Whether the ring still has a range.
+    pub fn holds(&self, position: FilePosition, len: u64) -> bool {
+        self.staging.borrow().holds(position, len)
+    }
+
     /// Up to where an acknowledgement may be given and a reader may see.
     pub fn acknowledged(&self) -> FilePosition {
         match self.options.flush_mode {

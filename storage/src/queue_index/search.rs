@@ -38,9 +38,13 @@ impl QueueIndex {
         if queue.min >= queue.next {
             return Search::At(QueueOffset(queue.next));
         }
-        let before = |stored: StoreTimestamp| match boundary {
-            Boundary::Lower => stored < time,
-            Boundary::Upper => stored <= time,
+        let before = |stored: StoreTimestamp| {
+            #[cfg(test)]
+            super::tests::LOOKED_AT.set(super::tests::LOOKED_AT.get() + 1);
+            match boundary {
+                Boundary::Lower => stored < time,
+                Boundary::Upper => stored <= time,
+            }
         };
         // The first entry for which `before` is false is in the last page that begins with
         // `before`, or right after it.

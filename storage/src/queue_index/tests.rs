@@ -243,8 +243,13 @@ pub(super) fn hot_bytes(index: &QueueIndex) -> usize {
     index.queues.values().map(Queue::hot_bytes).sum()
 }
 
+thread_local! {
+    /// Store times that searches by time have compared.
+    pub(super) static LOOKED_AT: Cell<u32> = const { Cell::new(0) };
+}
+
 #[test]
-fn a_search_by_time_reads_one_page_however_long_the_queue() {
+fn a_search_by_time_reads_one_page_and_halves_however_long_the_queue() {
     let limits = IndexLimits {
         resident_bytes_max: 0,
         ..IndexLimits::default()
@@ -267,6 +272,7 @@ fn a_search_by_time_reads_one_page_however_long_the_queue() {
         let time = StoreTimestamp(1000 + step);
         for (boundary, wanted) in [(Boundary::Lower, 0), (Boundary::Upper, 4)] {
             let pages = Cell::new(0);
+            LOOKED_AT.set(0);
             let found = device.search(&mut index, |index| {
                 let answer = index.search_by_time(key, time, boundary);
                 let needs = matches!(answer, Search::NeedsPage(_));
@@ -275,6 +281,9 @@ fn a_search_by_time_reads_one_page_however_long_the_queue() {
             });
             assert_eq!(found, step * 5 + wanted, "{boundary:?} {step}");
             assert!(pages.get() <= 1, "{} pages read", pages.get());
+            // The directory twice (before and after the page was read), then the page.
+            let halvings = 2 * (300_u32.ilog2() + 2) + NARROW_ENTRIES_MAX.ilog2() + 2;
+            assert!(LOOKED_AT.get() <= halvings, "{} times", LOOKED_AT.get());
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::format::{
 use crate::identity;
 use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
 use crate::log::recovery::{DeviceScan, END_READS_MAX, Scan, TailRuns};
 use crate::log::segments::Segments;
@@ -436,6 +437,8 @@ fn assemble<D: Disk>(
         index: indexes.queues,
         keys: indexes.keys,
         cache,
+        crowd: Crowd::default(),
+        sparse_reads: Cell::default(),
         folder,
         store_id: start.store_id,
         pending: RefCell::new(VecDeque::new()),

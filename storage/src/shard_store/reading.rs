@@ -18,10 +18,11 @@ use crate::format::{
 };
 use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndexError, KeyQuery};
+use crate::log::pieces::Pieces;
 use crate::queue_index::{IndexEntry, Lookup};
 use crate::shard_store::RECORD_BYTES_MAX;
 use crate::units::{
-    Boundary, FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId,
+    Boundary, FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId, index,
 };
 
 /// Places of damaged records that are remembered and reported one by one; a device with more of
@@ -83,6 +84,15 @@ impl Progress {
         let full = self.outcome.found >= self.limits.messages.max(1)
             || (self.outcome.found > 0 && bytes > self.limits.bytes);
         if full { Step::Stop } else { Step::Take }
+    }
+
+    /// What it may still give.
+    fn left(&self) -> ReadLimits {
+        ReadLimits {
+            messages: self.limits.messages.saturating_sub(self.outcome.found),
+            bytes: self.limits.bytes.saturating_sub(self.outcome.bytes),
+            ..self.limits
+        }
     }
 
     fn passed(&mut self) {
@@ -153,21 +163,44 @@ impl<D: Disk> ShardStore<D> {
         }
     }
 
-    fn fetch_hot(&self, entry: &IndexEntry, out: &mut BytesMut) -> bool {
-        let (position, len, before) = (entry.position, u64::from(entry.length), out.len());
+    /// Whether `pieces` have the first record that will be taken.
+    fn has_first(pieces: &Pieces<D>, entries: &[IndexEntry], wanted: &dyn RecordFilter) -> bool {
+        let mut taken = entries
+            .iter()
+            .filter(|entry| !entry.is_lost() && wanted.wants_code(entry.tags_code));
+        taken.next().is_none_or(|entry| {
+            let with_check = u64::from(entry.length) + RECORD_CHECK_BYTES;
+            pieces.get(check_of(entry.position), with_check).is_some()
+        })
+    }
+
+    /// Adds the record of `entry` to `out` if it is in memory: in the tail, which is never wrong,
+    /// or as it was stored in `pieces` or a chunk.
+    fn fetch_here(&self, pieces: &Pieces<D>, entry: &IndexEntry, out: &mut BytesMut) -> bool {
+        let (position, len) = (entry.position, u64::from(entry.length));
         if self.log.read_hot(position, len, out) {
             return true;
         }
-        // What came from the device is looked at; the slow way says what is wrong with it.
-        let has_check = self
-            .cache
-            .read_hot(check_of(position), RECORD_CHECK_BYTES, out);
-        let check = take_check(out, before);
-        let found = has_check && self.cache.read_hot(position, len, out);
+        let (at, with_check) = (check_of(position), len + RECORD_CHECK_BYTES);
+        if let Some(bytes) = pieces.get(at, with_check) {
+            return self.take_record(bytes, entry, out);
+        }
+        let Some((chunk, from)) = self.cache.find(at) else {
+            return false;
+        };
         self.cache.go_ahead(&self.log);
-        let is_record = found && self.is_record(check, out.get(before..), entry);
-        if !is_record {
-            out.truncate(before);
+        let bytes = (*chunk).as_ref().get(from..from + index(with_check));
+        bytes.is_some_and(|bytes| self.take_record(bytes, entry, out))
+    }
+
+    /// Adds the record behind its check in `bytes` to `out` if it is the one of `entry`.
+    fn take_record(&self, bytes: &[u8], entry: &IndexEntry, out: &mut BytesMut) -> bool {
+        let Some((check, record)) = bytes.split_first_chunk() else {
+            return false;
+        };
+        let is_record = self.is_record(*check, Some(record), entry);
+        if is_record {
+            out.extend_from_slice(record);
         }
         is_record
     }
@@ -235,10 +268,11 @@ impl<D: Disk> ShardStore<D> {
     ) -> Result<ReadOutcome, ReadError> {
         let mut progress = self.progress(key, from, limits);
         let mut entries = Vec::new();
+        let mut pieces = Pieces::default();
         loop {
             entries.clear();
             let next = progress.outcome.next_offset;
-            let step = progress.next_step();
+            let step = progress.next_step().min(step_for(limits));
             let count = match self.index.lookup(key, next, step, &mut entries).await {
                 Ok(count) => count,
                 Err(_) if next < self.min_of(key) => 0,
@@ -249,6 +283,10 @@ impl<D: Disk> ShardStore<D> {
             if count == 0 {
                 return Ok(progress.outcome);
             }
+            if !Self::has_first(&pieces, &entries, wanted) {
+                let left = progress.left();
+                pieces = self.pieces_for((key, next), &entries, left, wanted).await;
+            }
             for (index, entry) in entries.iter().enumerate() {
                 match progress.step(entry, wanted) {
                     Step::Stop => return Ok(progress.outcome),
@@ -256,6 +294,10 @@ impl<D: Disk> ShardStore<D> {
                     Step::Take => {
                         progress.make_room(entries.get(index..), out);
                         let before = out.len();
+                        if self.fetch_here(&pieces, entry, out) {
+                            progress.fetched(entry, wanted, out, before);
+                            continue;
+                        }
                         let Err(error) = self.fetch(entry, out).await else {
                             progress.fetched(entry, wanted, out, before);
                             continue;
@@ -275,7 +317,7 @@ impl<D: Disk> ShardStore<D> {
         }
     }
 
-    /// As `read`, from memory only; `None` (and `out` as it was) when the device is needed before
+    /// As `read`, from the tail only; `None` (and `out` as it was) when more is needed before
     /// anything was found.
     pub fn read_hot(
         &self,
@@ -304,7 +346,8 @@ impl<D: Disk> ShardStore<D> {
                     Step::Take => {
                         progress.make_room(entries.get(index..), out);
                         let before = out.len();
-                        if !self.fetch_hot(entry, out) {
+                        let len = u64::from(entry.length);
+                        if !self.log.read_hot(entry.position, len, out) {
                             cold = true;
                             break;
                         }
@@ -493,9 +536,10 @@ fn take_check(out: &mut BytesMut, at: usize) -> [u8; 4] {
     check.unwrap_or_default()
 }
 
-/// A reader of few messages does not want hundreds of entries copied.
+/// A reader of few messages does not want hundreds of entries copied; the one behind those it wants
+/// ends its read.
 fn step_for(limits: ReadLimits) -> usize {
-    usize::try_from(limits.messages.max(8)).unwrap_or(ENTRIES_STEP)
+    usize::try_from(limits.messages.max(8)).map_or(ENTRIES_STEP, |messages| messages + 1)
 }
 
 #[cfg(test)]

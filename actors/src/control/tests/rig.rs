@@ -66,8 +66,6 @@ pub fn settings() -> BrokerSettings {
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: 262_144_u64.into(),
         transfer_count_max_in_memory: 32_u64.into(),
-        transfer_bytes_max_on_disk: 65_536,
-        transfer_count_max_on_disk: 8,
         default_query_max_num: 32_u64.into(),
         wait_time_in_send_queue_ms: 200_u64.into(),
         send_queue_capacity: 10_000_u64.into(),

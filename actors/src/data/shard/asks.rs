@@ -155,7 +155,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let task = task(Rc::clone(self));
         self.host.spawn(async move {
             task.await;
-            shard.inner.borrow_mut().cold_under_way -= 1;
+            let mut inner = shard.inner.borrow_mut();
+            inner.cold_under_way -= 1;
+            shard.start_cold_reads(&mut inner);
         });
     }
 

@@ -63,6 +63,9 @@ pub const TURN_APPENDS_MAX: usize = 64;
 pub const TURN_ASKS_MAX: usize = 32;
 /// Reads from the device and searches that one shard has under way.
 pub const COLD_READS_MAX: usize = 128;
+/// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
+/// 40 µs of work for each the last one waits a third of a second.
+pub const COLD_PULLS_MAX: usize = 8192;
 
 const _: () = assert!(INBOX_BYTES_MAX > 16 * 1024 * 1024);
 
@@ -130,7 +133,11 @@ struct Inner {
     transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
-    cold: Vec<ColdPull>,
+    /// Pulls that the tail could not serve, in the order they came, and whether their task runs.
+    cold: VecDeque<ColdPull>,
+    cold_lane_runs: bool,
+    /// When something was stored last, µs.
+    fresh_us: u64,
     cold_under_way: usize,
     panics_us: VecDeque<u64>,
     sweep_at: u32,
@@ -296,7 +303,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Whether nothing waits to be stored, answered or flushed.
     pub fn is_drained(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.inbox_count == 0 && inner.flushing.is_empty() && inner.cold_under_way == 0
+        inner.inbox_count == 0
+            && inner.flushing.is_empty()
+            && inner.cold.is_empty()
+            && inner.cold_under_way == 0
     }
 
     /// The next turn of this queue's actor panics.

@@ -5,9 +5,10 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** records go from the store into the out buffer without a copy between; a suspended
 //! pull is read again when something readable may match, and answered only if something does (traps
-//! 56, 57); a peer that is gone costs nothing more.
-//! **Limits** [`super::COLD_READS_MAX`] reads from the device; suspended pulls as `queue::waiters`
-//! says.
+//! 56, 57); a peer that is gone costs nothing more; whatever is not in the tail waits for its turn
+//! in the cold lane, behind what the pass does.
+//! **Limits** [`super::COLD_READS_MAX`] reads from the device, [`super::COLD_PULLS_MAX`] pulls that
+//! wait for their turn; suspended pulls as `queue::waiters` says.
 //! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
 //! (`requests::pulls`).
 
@@ -20,7 +21,7 @@ use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{COLD_READS_MAX, Inner, Shard};
+use super::{COLD_PULLS_MAX, COLD_READS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
@@ -29,6 +30,11 @@ use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
+
+/// A shard is taken to have messages coming in for so long after the last one.
+const FRESH_US: u64 = 50_000;
+/// Cold pulls started at a time when none come in.
+const COLD_STARTS_MAX: usize = 16;
 
 /// A suspended pull.
 #[derive(Debug)]
@@ -173,30 +179,64 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
         waiter.times.ask_device(self.stamp_us());
-        if inner.cold_under_way + inner.cold.len() < COLD_READS_MAX {
-            inner.cold.push(ColdPull {
+        if inner.cold.len() < COLD_PULLS_MAX {
+            inner.cold.push_back(ColdPull {
                 waiter,
                 from,
                 since_us: self.host.mono_us(),
             });
             return;
         }
-        let remark = format!("shard {}, {COLD_READS_MAX} reads under way", self.id);
+        let remark = format!("shard {}, {COLD_PULLS_MAX} pulls wait for it", self.id);
         self.host.refuse(
             waiter.reply,
             &self.host.busy(BusyCause::DeviceRead, &remark),
         );
     }
 
+    /// Starts the cold lane unless it runs or has nothing it may do.
     pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {
-        for cold in inner.cold.drain(..) {
+        let may_run = inner.cold_under_way < COLD_READS_MAX && !inner.cold.is_empty();
+        if !may_run || inner.cold_lane_runs {
+            return;
+        }
+        inner.cold_lane_runs = true;
+        let shard = Rc::clone(self);
+        self.host.spawn(async move {
+            while shard.start_some_cold() {
+                shard.host.breathe().await;
+            }
+        });
+    }
+
+    /// Starts the cold pulls that have waited longest: one, so that sends and pulls of what is new
+    /// wait for one reader of a backlog and not for all of them; more when there is nothing new.
+    /// False when no more may start.
+    fn start_some_cold(self: &Rc<Self>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let quiet_us = self.host.mono_us_now().saturating_sub(inner.fresh_us);
+        let count = if quiet_us < FRESH_US {
+            1
+        } else {
+            COLD_STARTS_MAX
+        };
+        for _ in 0..count {
+            let may_run = inner.cold_under_way < COLD_READS_MAX;
+            let next = may_run.then(|| inner.cold.pop_front()).flatten();
+            let Some(cold) = next else {
+                inner.cold_lane_runs = false;
+                return false;
+            };
             inner.cold_under_way += 1;
             let shard = Rc::clone(self);
             self.host.spawn(async move {
                 shard.finish_cold(cold).await;
-                shard.inner.borrow_mut().cold_under_way -= 1;
+                let mut inner = shard.inner.borrow_mut();
+                inner.cold_under_way -= 1;
+                shard.start_cold_reads(&mut inner);
             });
         }
+        true
     }
 
     async fn finish_cold(&self, cold: ColdPull) {

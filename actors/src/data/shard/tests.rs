@@ -299,6 +299,25 @@ fn cold_records_are_read_in_the_background() {
 }
 
 #[test]
+fn readers_of_a_backlog_take_turns_with_new_messages() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    sent(&broker, 0, "a", b"cold");
+    broker.stores[0].is_cold.set(true);
+    let breaths_of_three = || {
+        broker.world.breaths.set(0);
+        for opaque in 0..3 {
+            broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+        }
+        assert_eq!(broker.replies().len(), 3);
+        broker.world.breaths.get()
+    };
+    assert_eq!(breaths_of_three(), 3, "a message came just now");
+    let later_us = broker.world.now_us.get() + 1_000_000;
+    broker.world.now_us.set(later_us);
+    assert_eq!(breaths_of_three(), 0, "nothing came for a second");
+}
+
+#[test]
 fn a_panicking_turn_costs_its_callers_an_error_and_nobody_else() {
     let broker = TestBroker::new(1, 1, |_| {});
     let core = &broker.cores[0];

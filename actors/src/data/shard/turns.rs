@@ -142,6 +142,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Seals what was stored and sends the answers that may leave.
     fn after_turns(self: &Rc<Self>, inner: &mut Inner) {
         let reported = self.after_stored(inner);
+        if !inner.fresh.is_empty() {
+            inner.fresh_us = self.host.mono_us();
+        }
         if !inner.acks.is_empty() || !inner.fresh.is_empty() || reported {
             self.in_store.set(true);
             let sealed = self.store.seal();

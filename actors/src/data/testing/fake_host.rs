@@ -31,6 +31,8 @@ pub struct FakeWorld {
     outs: RefCell<HashMap<PeerRef, BytesMut>>,
     control: RefCell<Vec<ToControl>>,
     tasks: RefCell<Vec<Task>>,
+    /// How often a task let the others run.
+    pub breaths: Cell<u32>,
     pub now_us: Cell<u64>,
     pub control_is_full: Cell<bool>,
 }
@@ -49,6 +51,7 @@ impl FakeWorld {
             outs: RefCell::default(),
             control: RefCell::default(),
             tasks: RefCell::default(),
+            breaths: Cell::new(0),
             now_us: Cell::new(1_000_000),
             control_is_full: Cell::new(false),
         })
@@ -166,6 +169,11 @@ impl Host for FakeHost {
 
     fn sleep_ms(&self, _ms: u64) -> impl Future<Output = ()> + 'static {
         std::future::pending()
+    }
+
+    fn breathe(&self) -> impl Future<Output = ()> + 'static {
+        self.world.breaths.set(self.world.breaths.get() + 1);
+        std::future::ready(())
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

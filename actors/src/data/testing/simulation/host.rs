@@ -117,6 +117,11 @@ impl Host for SimHost {
         async move { disk.sleep_ms(ms).await }
     }
 
+    fn breathe(&self) -> impl Future<Output = ()> + 'static {
+        let disk = self.disk.clone();
+        async move { disk.yield_now().await }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.disk.spawn(task);
     }
