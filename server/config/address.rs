@@ -121,7 +121,7 @@ fn await_free(address: SocketAddr) -> io::Result<()> {
         }
         let now = Instant::now();
         if now >= look_at {
-            let last = std::mem::replace(&mut holder, port_holder::of(address.port()));
+            let last = std::mem::replace(&mut holder, port_holder::of(address));
             look_at = now + LOOK_EVERY;
             if holder != last && holder == Holder::Nobody {
                 let port = address.port();

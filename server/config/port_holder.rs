@@ -7,6 +7,7 @@
 //! **Not here** what follows from it (`address`).
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 
 /// Who has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +25,13 @@ pub enum Holder {
     Unknown,
 }
 
-/// Finds who has `port`, on whatever address.
-pub fn of(port: u16) -> Holder {
+/// Finds who keeps `address` from being bound: whoever has its port there or on every address.
+pub fn of(address: SocketAddr) -> Holder {
     let mut sockets = Vec::new();
     // A host without IPv6 has no second table.
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let text = fs::read_to_string(table).unwrap_or_default();
-        sockets.extend(sockets_in(&text, port));
+        sockets.extend(sockets_in(&text, address));
     }
     // Connections that have no file any more (inode 0) don't keep a port from being bound.
     sockets.retain(|inode| *inode != 0);
@@ -40,9 +41,8 @@ pub fn of(port: u16) -> Holder {
     owner(&sockets)
 }
 
-/// Inodes of the sockets of `table` that are bound to `port` and connected to nobody.
-fn sockets_in(table: &str, port: u16) -> Vec<u64> {
-    let wanted = format!(":{port:04X}");
+/// Inodes of the sockets of `table` that are in the way of `wanted` and connected to nobody.
+fn sockets_in(table: &str, wanted: SocketAddr) -> Vec<u64> {
     let rows = table.lines().skip(1);
     let found = rows.filter_map(|row| {
         let mut fields = row.split_whitespace();
@@ -50,9 +50,39 @@ fn sockets_in(table: &str, port: u16) -> Vec<u64> {
         let state = fields.nth(1)?;
         let inode = fields.nth(5)?.parse().ok()?;
         // Listening, or bound and not yet listening.
-        (local.ends_with(&wanted) && matches!(state, "0A" | "07")).then_some(inode)
+        (is_in_the_way(local, wanted) && matches!(state, "0A" | "07")).then_some(inode)
     });
     found.collect()
+}
+
+/// Whether a socket at `local` (address and port as `/proc/net/tcp` has them) keeps `wanted` from
+/// being bound. What can't be read is taken to be in the way.
+fn is_in_the_way(local: &str, wanted: SocketAddr) -> bool {
+    let Some((ip, port)) = local.split_once(':') else {
+        return false;
+    };
+    if u16::from_str_radix(port, 16) != Ok(wanted.port()) {
+        return false;
+    }
+    let is_any = wanted.ip().is_unspecified() || ip.bytes().all(|digit| digit == b'0');
+    is_any || ip_of(ip).is_none_or(|ip| ip == wanted.ip())
+}
+
+/// The kernel prints each 32-bit word of an address in its own byte order.
+fn ip_of(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let part = hex.get(at..at + 8)?;
+        u32::from_str_radix(part, 16).ok().map(u32::to_ne_bytes)
+    };
+    match hex.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            let octets: [u8; 16] = words.concat().try_into().ok()?;
+            Some(IpAddr::from(octets).to_canonical())
+        }
+        _ => None,
+    }
 }
 
 fn owner(sockets: &[u64]) -> Holder {
@@ -97,7 +127,7 @@ mod tests {
     fn a_listener_of_this_process_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let Holder::Process { id, .. } = of(at.port()) else {
+        let Holder::Process { id, .. } = of(at) else {
             panic!("not found");
         };
         assert_eq!(id, std::process::id());
@@ -125,6 +155,15 @@ mod tests {
             row("0100007F:2AA0", "0A", 4713),
         ]
         .join("\n");
-        assert_eq!(sockets_in(&table, 10911), [4711]);
+        let here = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 10911);
+        assert_eq!(sockets_in(&table, here("127.0.0.1")), [4711]);
+        assert_eq!(sockets_in(&table, here("0.0.0.0")), [4711]);
+        // The same port of another address is somebody else's.
+        assert_eq!(sockets_in(&table, here("127.0.0.2")), [0_u64; 0]);
+        let every = table.replace("0100007F", "00000000");
+        assert_eq!(sockets_in(&every, here("127.0.0.2")), [4711]);
+        let sixth = table.replace("0100007F", "0000000000000000FFFF00000100007F");
+        assert_eq!(sockets_in(&sixth, here("127.0.0.1")), [4711]);
+        assert_eq!(sockets_in(&sixth, here("127.0.0.2")), [0_u64; 0]);
     }
 }

@@ -407,6 +407,11 @@ impl QueueIndex {
         }
     }
 
+    /// Whether any queue has a page that is being filled.
+    pub fn has_hot(&self) -> bool {
+        self.hot_bytes > 0
+    }
+
     /// Whether pages being filled hold more memory than they may.
     pub fn is_hot_full(&self) -> bool {
         self.hot_bytes > self.hot_bytes_max

@@ -73,6 +73,8 @@ pub struct ShardStore<D: Disk> {
     upkeep_runs: Cell<bool>,
     checkpoint_position: Cell<FilePosition>,
     checkpointing: Cell<bool>,
+    /// When queues without new records were last looked for, ms of the monotonic clock.
+    rested_ms: Cell<Option<u64>>,
     retained: retaining::Retained,
     /// Where records were found damaged, so that each is reported once.
     damage: RefCell<BTreeSet<FilePosition>>,

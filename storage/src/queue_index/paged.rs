@@ -213,13 +213,19 @@ impl<D: Disk> PagedIndex<D> {
     }
 
     /// Completes short pages of queues without an append since `before`, and of others when all
-    /// that are being filled hold too much memory.
-    pub async fn put_to_sleep(&self, before: StoreTimestamp) {
+    /// that are being filled hold too much memory; says how many.
+    pub async fn put_to_sleep(&self, before: StoreTimestamp) -> usize {
         let tired = self.index.borrow().tired(before);
         for keys in tired.chunks(SLEEP_SLICE) {
             self.index.borrow_mut().complete_pages(keys);
             self.disk.yield_now().await;
         }
+        tired.len()
+    }
+
+    /// Whether any queue has a page that is being filled.
+    pub fn has_hot(&self) -> bool {
+        self.index.borrow().has_hot()
     }
 
     /// Whether `put_to_sleep` should run because of memory.

@@ -147,7 +147,7 @@ impl QueueIndex {
             ..Queue::default()
         };
         for _ in 0..body.try_get_u32_le().map_err(malformed)? {
-            queue.pages.push_back(PageRef::from_bits(
+            queue.pages.push(PageRef::from_bits(
                 body.try_get_u128_le().map_err(malformed)?,
             ));
         }

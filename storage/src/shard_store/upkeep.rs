@@ -3,7 +3,8 @@
 //! **Owns** when a checkpoint is due and the order in which it becomes durable.
 //! **Lives on** the shard's core, one task.
 //! **Invariants** a checkpoint is written only when all that its index parts know is committed.
-//! **Limits** `checkpoint_bytes` of log, or `IDLE_MS` without news, between two checkpoints.
+//! **Limits** `checkpoint_bytes` of log, or `IDLE_MS` without news, between two checkpoints;
+//! `REST_MS` between two looks for queues that may go to sleep.
 //! **Not here** the checkpoint's bytes (`checkpoint`).
 
 use std::rc::Rc;
@@ -18,9 +19,11 @@ use crate::units::{FilePosition, StoreTimestamp};
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
 pub const IDLE_MS: u64 = 5000;
 
-/// A queue without a new record for so long goes to sleep at the next checkpoint: a page of its own
-/// for what it has, in exchange for the memory of the page it was filling.
+/// A queue without a new record for so long goes to sleep, whether other queues have records or
+/// not: a page of its own for what it has, in exchange for the memory of the page it was filling.
 pub const SLEEP_MS: u64 = 600_000;
+/// How often such queues are looked for while any queue is filling a page.
+const REST_MS: u64 = SLEEP_MS / 10;
 /// Bytes of log for each byte of a checkpoint: checkpoints of many busy queues, which repeat all
 /// their short pages, add at most this part to what the device gets.
 const LOG_PER_CHECKPOINT: u64 = 4;
@@ -55,9 +58,16 @@ impl<D: Disk> ShardStore<D> {
         self.staged().since(self.checkpoint_position.get()) >= wanted
     }
 
+    /// Whether there are pages being filled that nobody has looked at for `REST_MS`.
+    fn rest_due(&self) -> bool {
+        let now_ms = self.log.disk.now_mono_us() / 1000;
+        let is_long_ago = |rested: u64| now_ms.saturating_sub(rested) >= REST_MS;
+        self.index.has_hot() && self.rested_ms.get().is_none_or(is_long_ago)
+    }
+
     fn has_work(&self) -> bool {
         let pages = self.index.needs_flush() || self.index.is_hot_full();
-        pages || self.keys.needs_write() || self.checkpoint_due()
+        pages || self.keys.needs_write() || self.checkpoint_due() || self.rest_due()
     }
 
     pub(super) fn wake_upkeep(&self) {
@@ -68,13 +78,20 @@ impl<D: Disk> ShardStore<D> {
     async fn upkeep_loop(&self) {
         loop {
             let news = || self.staged() > self.checkpoint_position.get() || self.has_work();
-            self.upkeep
-                .wait(|| (news() || self.ends()).then_some(()))
-                .await;
+            if self.index.has_hot() {
+                let stop = || news() || self.ends();
+                self.upkeep.wait_ms(&self.log.disk, REST_MS, stop).await;
+            } else {
+                let news = || (news() || self.ends()).then_some(());
+                self.upkeep.wait(news).await;
+            }
             if self.ends() {
                 return;
             }
             if !self.has_work() {
+                if self.staged() <= self.checkpoint_position.get() {
+                    continue;
+                }
                 let seen = self.staged();
                 let stop = || self.has_work() || self.ends();
                 self.upkeep.wait_ms(&self.log.disk, IDLE_MS, stop).await;
@@ -86,17 +103,24 @@ impl<D: Disk> ShardStore<D> {
                 }
                 continue;
             }
-            self.write_indexes().await;
-            if self.checkpoint_due() {
+            // Pages that went to sleep are in the checkpoint as well, else a start would bring them
+            // back.
+            let rest = self.write_indexes().await;
+            if rest || self.checkpoint_due() {
                 self.try_checkpoint().await;
             }
         }
     }
 
-    async fn write_indexes(&self) {
-        if self.index.is_hot_full() || self.checkpoint_due() {
+    /// True when queues went to sleep that nobody had looked at for long.
+    async fn write_indexes(&self) -> bool {
+        let rest_due = self.rest_due();
+        let mut slept = 0;
+        if self.index.is_hot_full() || self.checkpoint_due() || rest_due {
+            let now_ms = self.log.disk.now_mono_us() / 1000;
+            self.rested_ms.set(Some(now_ms));
             let before = self.log.disk.now_ms().saturating_sub(SLEEP_MS);
-            self.index.put_to_sleep(StoreTimestamp(before)).await;
+            slept = self.index.put_to_sleep(StoreTimestamp(before)).await;
         }
         let queues = self
             .index
@@ -116,6 +140,7 @@ impl<D: Disk> ShardStore<D> {
             let ends = || self.ends();
             self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
         }
+        rest_due && slept > 0
     }
 
     async fn try_checkpoint(&self) {
@@ -215,3 +240,7 @@ impl<D: Disk> ShardStore<D> {
         closed.and(checkpoint)
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;
