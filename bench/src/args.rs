@@ -50,7 +50,7 @@ pub enum Scenario {
     Mixed(FlowArgs),
     /// One producer side, several consumer groups.
     Fanout(FanoutArgs),
-    /// Delayed messages (1,000/s): how late they come.
+    /// Delayed messages (1,000/s): how late they come; or many pending at once.
     Delay(DelayArgs),
     /// Transactions: half message, commit, delivery.
     Tx(FlowArgs),
@@ -287,6 +287,19 @@ pub struct DelayArgs {
     /// An arbitrary delay in milliseconds instead of a level.
     #[arg(long, conflicts_with = "level")]
     pub delay_ms: Option<u64>,
+    /// Park so many messages with due times of their own, then receive them as they fall due,
+    /// `--rate` of them a second (10,000): memory, lateness, loss.
+    #[arg(long, value_name = "N", conflicts_with = "delay_ms")]
+    pub pending: Option<u64>,
+    /// With --pending: seconds from the start to the first due time; the parking must fit.
+    #[arg(long, default_value_t = 20, requires = "pending")]
+    pub lead: u64,
+    /// With --pending: park and leave (fill), or receive what was parked before (read).
+    #[arg(long, value_enum, default_value_t = Phase::Both, requires = "pending")]
+    pub phase: Phase,
+    /// With --pending: also send so many messages of `--level` a second while the others fall due.
+    #[arg(long, value_name = "N", requires = "pending")]
+    pub live_rate: Option<u64>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub flow: FlowArgs,

@@ -11,20 +11,20 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use gantry_protocol::code::{request as codes, response};
 use gantry_protocol::command::{HeaderView, writer};
 use gantry_protocol::frame::{HeaderEncoding, frame_bytes_wanted};
-use gantry_protocol::message::RecordIter;
+use gantry_protocol::message::{RecordIter, RecordView};
 use gantry_protocol::request::pull::{FLAG_SUBSCRIPTION, FLAG_SUSPEND, PullHeader};
 
 use crate::connection::{Inbox, Link};
 use crate::error::BenchError;
 use crate::ledger::Ledger;
 use crate::recorder::{Latency, Recorder};
-use crate::wire::payload::{self, BodyFault};
+use crate::wire::payload::{self, BodyFault, Stamp};
 use crate::wire::reply::FRAME_HEAD_BYTES;
 
 /// How long the broker may hold a pull, as Java's clients ask for.
@@ -60,8 +60,42 @@ pub struct Reading {
     pub encoding: HeaderEncoding,
     /// Messages of a pull.
     pub pull_max: i32,
-    /// The delay the messages were sent with: a delivery is measured from its due time.
+    /// When messages are due: a delivery is measured from there.
+    pub due: Due,
+}
+
+/// When a message is due.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Due {
+    /// So long after its stamp's time.
     pub delay: Duration,
+    /// The stamps of these first streams are due times themselves, ns since 1970.
+    pub timed_streams: u32,
+    /// The start of the run by that clock, for those.
+    pub started_ns: u64,
+}
+
+impl Due {
+    /// The stamp's due time, ns since the start of the run; overdue at the start is 0.
+    fn of(&self, stamp: &Stamp) -> u64 {
+        if self.is_timed(stamp) {
+            return stamp.intended_ns.saturating_sub(self.started_ns);
+        }
+        let delay_ns = u64::try_from(self.delay.as_nanos()).unwrap_or(u64::MAX);
+        stamp.intended_ns.saturating_add(delay_ns)
+    }
+
+    fn is_timed(&self, stamp: &Stamp) -> bool {
+        stamp.stream < self.timed_streams
+    }
+}
+
+/// Nanoseconds since 1970.
+pub fn wall_now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// A connection and its queues.
@@ -233,17 +267,16 @@ impl Reader {
             return Err(answer("a reply to a pull that was never sent".to_owned()));
         };
         let mut ledger = self.ledger.borrow_mut();
-        let delay_ns = u64::try_from(self.reading.delay.as_nanos()).unwrap_or(u64::MAX);
+        let due = &self.reading.due;
+        let wall_ns = wall_now_ns();
         let mut count: u64 = 0;
         let mut bad = None;
+        let mut timed = Vec::new();
         self.recorder.record(Latency::Deliver, now_ns, |each| {
             for record in RecordIter::new(body) {
-                let record = match record {
-                    Ok(record) => record,
-                    Err(error) => {
-                        bad = Some(answer(error.to_string()));
-                        return;
-                    }
+                let Ok(record) = record.map_err(|error| bad = Some(answer(error.to_string())))
+                else {
+                    return;
                 };
                 if record.queue_offset != cursor.offset {
                     ledger.offset_gap();
@@ -253,11 +286,25 @@ impl Reader {
                     Err(BodyFault::Corrupt) => ledger.corrupt(),
                     Err(BodyFault::Foreign) => ledger.foreign(),
                     Ok(stamp) => {
-                        if ledger.received(cursor.group, cursor.queue, &stamp) {
-                            count += 1;
-                            if cursor.end.is_none() {
-                                each(stamp.intended_ns + delay_ns);
+                        if !ledger.received(cursor.group, cursor.queue, &stamp) {
+                            continue;
+                        }
+                        count += 1;
+                        let due_ns = due.of(&stamp);
+                        if due.is_timed(&stamp) {
+                            let at = (cursor.group, cursor.queue, stamp.intended_ns);
+                            ledger.due(at, wall_ns, is_stamped_before(&record, at.2));
+                            if due_ns == 0 {
+                                ledger.was_overdue(now_ns);
                             }
+                            timed.push(due_ns);
+                            continue;
+                        }
+                        if due_ns > now_ns && !due.delay.is_zero() {
+                            ledger.early();
+                        }
+                        if cursor.end.is_none() {
+                            each(due_ns);
                         }
                     }
                 }
@@ -265,6 +312,11 @@ impl Reader {
         });
         if let Some(error) = bad {
             return Err(error);
+        }
+        if !timed.is_empty() {
+            self.recorder.record(Latency::Late, now_ns, |each| {
+                timed.into_iter().for_each(each);
+            });
         }
         self.recorder.count(now_ns, |c| c.delivered += count);
         if let Some(end) = cursor.end {
@@ -278,6 +330,12 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Whether the broker says itself that it stored a record before this time.
+fn is_stamped_before(record: &RecordView<'_>, due_ns: u64) -> bool {
+    let stored_ms = u64::try_from(record.store_timestamp).unwrap_or(0);
+    stored_ms < due_ns / 1_000_000
 }
 
 fn answer(what: String) -> BenchError {

@@ -33,10 +33,25 @@ pub struct Verdict {
     pub corrupt: u64,
     /// Queue offsets that did not follow on each other.
     pub offset_gaps: u64,
+    /// Delayed messages received, or stamped by the broker, before they were due.
+    pub early: u64,
+    /// Messages with a due time behind one of their queue that was due later.
+    pub out_of_due_order: u64,
     /// Messages of other programs or runs, left out.
     pub foreign: u64,
     /// More holes than can be remembered: `lost` is at least what it says.
     pub overflow: bool,
+    /// The broker was killed meanwhile: it may repeat.
+    pub may_repeat: bool,
+}
+
+/// Messages that were due before the run began.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overdue {
+    /// How many came.
+    pub count: u64,
+    /// When the last of them came, ns since the start of the run.
+    pub last_ns: u64,
 }
 
 impl Verdict {
@@ -44,9 +59,10 @@ impl Verdict {
     /// only if asked for: some brokers handle pipelined sends with several threads.
     pub fn is_good(&self, strict_order: bool) -> bool {
         self.lost == 0
-            && self.repeated == 0
+            && (self.repeated == 0 || self.may_repeat)
             && self.corrupt == 0
             && self.offset_gaps == 0
+            && self.early == 0
             && !self.overflow
             && (!strict_order || self.reordered == 0)
     }
@@ -78,8 +94,11 @@ pub struct Ledger {
     open: HashMap<(u32, u32), BTreeSet<u64>>,
     /// Per group and queue: (run, stream) to what was seen.
     seen: Vec<HashMap<(u32, u32), Seen>>,
+    /// Per group and queue: the latest due time received.
+    latest_due_ns: Vec<u64>,
     remembered: usize,
     counts: Verdict,
+    overdue: Overdue,
 }
 
 impl Ledger {
@@ -91,8 +110,10 @@ impl Ledger {
             issued: Vec::new(),
             open: HashMap::new(),
             seen: (0..groups * queues).map(|_| HashMap::new()).collect(),
+            latest_due_ns: vec![0; groups * queues],
             remembered: 0,
             counts: Verdict::default(),
+            overdue: Overdue::default(),
         }
     }
 
@@ -175,6 +196,37 @@ impl Ledger {
     /// A queue offset did not follow on the one before.
     pub fn offset_gap(&mut self) {
         self.counts.offset_gaps += 1;
+    }
+
+    /// A delayed message came before it was due.
+    pub fn early(&mut self) {
+        self.counts.early += 1;
+    }
+
+    /// A message that was due at `due_ns` came at `now_ns` by the same clock: before it was due, or
+    /// stamped so by the broker? After those of its queue that were due before?
+    pub fn due(
+        &mut self,
+        (group, queue, due_ns): (usize, usize, u64),
+        now_ns: u64,
+        is_stamped_early: bool,
+    ) {
+        self.counts.early += u64::from(due_ns > now_ns || is_stamped_early);
+        if let Some(latest) = self.latest_due_ns.get_mut(group * self.queues + queue) {
+            self.counts.out_of_due_order += u64::from(due_ns < *latest);
+            *latest = due_ns.max(*latest);
+        }
+    }
+
+    /// A message came at `now_ns` that was due before the run began.
+    pub fn was_overdue(&mut self, now_ns: u64) {
+        self.overdue.count += 1;
+        self.overdue.last_ns = now_ns;
+    }
+
+    /// Messages that were due before the run began.
+    pub fn overdue(&self) -> Overdue {
+        self.overdue
     }
 
     /// What came of it, once sending and receiving are over.

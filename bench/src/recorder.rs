@@ -32,6 +32,8 @@ pub enum Latency {
     Send,
     /// Intended send time (plus the delay asked for) to receipt by a consumer.
     Deliver,
+    /// Due time to receipt by a consumer, of messages with due times of their own.
+    Late,
     /// Intended send time to the reply of the half message.
     Half,
     /// Pull request to its reply, where the broker has something to give.
@@ -42,9 +44,10 @@ pub enum Latency {
 
 impl Latency {
     /// All, in the order they are reported.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Send,
         Self::Deliver,
+        Self::Late,
         Self::Half,
         Self::Pull,
         Self::Connect,
@@ -55,6 +58,7 @@ impl Latency {
         match self {
             Self::Send => "send",
             Self::Deliver => "deliver",
+            Self::Late => "late",
             Self::Half => "half",
             Self::Pull => "pull",
             Self::Connect => "connect",

@@ -7,6 +7,7 @@
 //! **Limits** `RECORD_BYTES_MAX`; the ring bounds what waits for the device.
 //! **Not here** `RocketMQ`'s rules (actors), the wire (protocol), the real disk (runtime).
 
+mod alone;
 mod appending;
 mod known;
 mod opening;

@@ -69,6 +69,9 @@ fn a_record_with_a_flipped_bit_anywhere_is_passed_over() {
                 assert_eq!(firsts, [0, 1, 3, 4], "byte {at}");
                 assert_eq!(store.damage_met(), [FilePosition(places[2].0)]);
                 assert!(store.record_at(places[2]).await.is_err(), "byte {at}");
+                assert!(store.lone_record_at(places[2]).await.is_err(), "{at}");
+                let alone = store.lone_record_at(places[1]).await.unwrap();
+                assert_eq!(alone, store.record_at(places[1]).await.unwrap());
                 let mut out = BytesMut::new();
                 let from = QueueOffset(2);
                 let hot = store.read_hot(key, from, limits(1), &|_| true, &mut out);

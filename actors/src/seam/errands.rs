@@ -97,6 +97,13 @@ pub struct Scan {
     pub done_ms: u64,
 }
 
+impl Scan {
+    /// Whether a row is done by what the asker knows.
+    pub fn leaves_out(&self, offset: QueueOffset, time_ms: u64) -> bool {
+        offset < self.done_below && time_ms <= self.done_ms
+    }
+}
+
 /// What a scan found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scanned {

@@ -43,6 +43,7 @@ pub fn render(report: &Report) -> Value {
         "generator_cpu_seconds_per_million": report.generator_cpu_per_million(),
         "machine": machine(report),
         "read_back": verdict(report),
+        "pending": pending(report),
         "course": course(report),
         "believable": report.believable().is_ok(),
     })
@@ -117,8 +118,22 @@ fn verdict(report: &Report) -> Value {
         "reordered": verdict.reordered,
         "damaged": verdict.corrupt,
         "wrong_offsets": verdict.offset_gaps,
+        "early": verdict.early,
+        "out_of_due_order": verdict.out_of_due_order,
         "of_others": verdict.foreign,
         "overflow": verdict.overflow,
+    })
+}
+
+fn pending(report: &Report) -> Value {
+    let Some(pending) = report.pending else {
+        return Value::Null;
+    };
+    json!({
+        "count": pending.count,
+        "fill_seconds": pending.fill_seconds,
+        "unbacked_bytes_before": pending.before_bytes,
+        "unbacked_bytes_with": pending.with_bytes,
     })
 }
 

@@ -47,6 +47,21 @@ pub struct Report {
     pub strict_order: bool,
     /// Messages stored according to the broker's offsets, where that was asked.
     pub stored: Option<u64>,
+    /// What it cost to have messages pending, where that was measured.
+    pub pending: Option<Pending>,
+}
+
+/// The broker's memory that no file backs, around a backlog of delayed messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Pending {
+    /// Messages parked.
+    pub count: u64,
+    /// Before the first one was sent, bytes.
+    pub before_bytes: u64,
+    /// With all of them parked, none due yet.
+    pub with_bytes: u64,
+    /// How long parking them took, seconds.
+    pub fill_seconds: f64,
 }
 
 /// `count` in `seconds`, 0 for no time.
@@ -174,6 +189,7 @@ fn wrongs(verdict: &Verdict, strict_order: bool) -> String {
         (reordered, "out of order"),
         (verdict.corrupt, "damaged"),
         (verdict.offset_gaps, "with a wrong queue offset"),
+        (verdict.early, "before they were due"),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)

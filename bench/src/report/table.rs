@@ -22,6 +22,7 @@ pub fn render(report: &Report) -> String {
         rows.push(((*name).to_owned(), value.clone()));
     }
     speed(report, &mut rows);
+    pending(report, &mut rows);
     costs(report, &mut rows);
     machine(report, &mut rows);
     outcome(report, &mut rows);
@@ -70,6 +71,18 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
         .collect();
     values.push(format!("{:.0}", us(histogram.max())));
     values.join(" / ")
+}
+
+fn pending(report: &Report, rows: &mut Rows) {
+    let Some(pending) = report.pending else {
+        return;
+    };
+    let (before, with) = (pending.before_bytes, pending.with_bytes);
+    let [before, with, more] = [before, with, with.saturating_sub(before)].map(mib);
+    let name = format!("{} parked in", pending.count);
+    row(rows, &name, format!("{:.1} s", pending.fill_seconds));
+    let name = "broker MiB without a file before / with them / more";
+    row(rows, name, format!("{before:.1} / {with:.1} / {more:.1}"));
 }
 
 fn costs(report: &Report, rows: &mut Rows) {
@@ -149,6 +162,13 @@ fn outcome(report: &Report, rows: &mut Rows) {
             verdict.offset_gaps
         );
         row(rows, "read back", text);
+        if report.main == Latency::Late {
+            let text = format!(
+                "{} early, {} behind one due later",
+                verdict.early, verdict.out_of_due_order
+            );
+            row(rows, "due times", text);
+        }
         if verdict.foreign > 0 {
             row(rows, "of others, left out", verdict.foreign.to_string());
         }

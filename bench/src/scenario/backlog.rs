@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::flow::{self, Plan, ReadPlan, SendPlan, cursors};
 use super::{no_output, read_plan, shape, target};
 use crate::args::{ConsumeArgs, LoadArgs, Phase, check, check_some};
-use crate::consumer::{self, Cursor, Reading};
+use crate::consumer::{self, Cursor, Due, Reading};
 use crate::error::BenchError;
 use crate::ledger::{Expect, Ledger};
 use crate::recorder::{Counts, Latency, Note, Recorder};
@@ -87,6 +87,8 @@ fn fill(
             in_flight: FILL_LOAD.in_flight,
             rate: None,
             frames: Some(args.messages.div_ceil(u64::from(shape.batch))),
+            first_stream: 0,
+            start_after: Duration::ZERO,
         },
         shape,
         read: None,
@@ -139,6 +141,7 @@ fn read_all(
         verdict: Some(ledger.verdict()),
         strict_order: !args.read.allow_reorder,
         stored: None,
+        pending: None,
     })
 }
 
@@ -157,7 +160,7 @@ async fn connections(
         addr,
         encoding: shape.encoding,
         pull_max: read.pull_max,
-        delay: Duration::ZERO,
+        due: Due::default(),
     };
     let done = read_lists(&reading, lists, &recorder, &ledger).await;
     // Always, or the observer would listen for ever.

@@ -17,7 +17,7 @@ use glommio::Task;
 
 use super::target::{self, Broker};
 use crate::args::{OutputArgs, TargetArgs};
-use crate::consumer::{self, Cursor, Reading};
+use crate::consumer::{self, Cursor, Due, Reading};
 use crate::error::BenchError;
 use crate::ledger::{Expect, Ledger};
 use crate::producer::{Drive, Shared, produce};
@@ -65,6 +65,10 @@ pub struct SendPlan {
     pub rate: Option<u64>,
     /// Frames to send, instead of a time.
     pub frames: Option<u64>,
+    /// Number of the first connection.
+    pub first_stream: u32,
+    /// When a schedule begins, from the start of the run.
+    pub start_after: Duration,
 }
 
 /// The receiving side.
@@ -129,6 +133,7 @@ pub fn drive(
         verdict: None,
         strict_order: plan.strict_order,
         stored: None,
+        pending: None,
     };
     Ok((report, ledger))
 }
@@ -170,7 +175,7 @@ pub fn grown(
 }
 
 /// A reader's failure, kept for the end.
-type Failure = Rc<RefCell<Option<BenchError>>>;
+pub(super) type Failure = Rc<RefCell<Option<BenchError>>>;
 
 async fn connections(
     plan: Plan,
@@ -273,20 +278,28 @@ async fn open_readers(
         addr,
         encoding: plan.shape.encoding,
         pull_max: read.pull_max,
-        delay: read.delay,
+        due: Due {
+            delay: read.delay,
+            ..Due::default()
+        },
     };
     let mut readers = Vec::new();
     for list in lists {
         let (recorder, ledger) = (Rc::clone(recorder), Rc::clone(ledger));
         let reader = consumer::open(reading.clone(), list, recorder, ledger).await?;
-        let failure = Rc::clone(failure);
-        readers.push(glommio::spawn_local(async move {
-            if let Err(error) = reader.run().await {
-                failure.borrow_mut().get_or_insert(error);
-            }
-        }));
+        readers.push(follow(reader, failure));
     }
     Ok(readers)
+}
+
+/// Reads until it is cancelled; a failure is kept.
+pub(super) fn follow(reader: Rc<consumer::Reader>, failure: &Failure) -> Task<()> {
+    let failure = Rc::clone(failure);
+    glommio::spawn_local(async move {
+        if let Err(error) = reader.run().await {
+            failure.borrow_mut().get_or_insert(error);
+        }
+    })
 }
 
 #[allow(
@@ -295,7 +308,7 @@ async fn open_readers(
     clippy::cast_sign_loss,
     reason = "rates are at most ten million, connections at most some thousand"
 )]
-fn open_senders(
+pub(super) fn open_senders(
     plan: &Plan,
     addr: SocketAddr,
     shared: &Shared,
@@ -305,10 +318,12 @@ fn open_senders(
     (0..connections)
         .map(|number| {
             let stream = u32::try_from(number).unwrap_or(u32::MAX);
+            let stream = plan.send.first_stream.saturating_add(stream);
             let rate = plan.send.rate.map(frame_rate);
             // Connections take turns: each starts its schedule a part of an interval later.
             let part = number as f64 / connections as f64;
             let phase_ns = rate.map_or(0.0, |rate| 1e9 / rate * part);
+            let phase_ns = phase_ns + plan.send.start_after.as_nanos() as f64;
             let commits = plan.shape.flavour == Flavour::Half;
             let drive = Drive {
                 addr,

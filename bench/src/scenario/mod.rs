@@ -5,10 +5,11 @@
 //! **Invariants** a run that failed, lost or reordered something ends with an error after its
 //! report.
 //! **Limits** see `args`.
-//! **Not here** running them (`flow`, `backlog`, `storm`).
+//! **Not here** running them (`flow`, `backlog`, `pending`, `storm`).
 
 pub mod backlog;
 pub mod flow;
+pub mod pending;
 pub mod storm;
 pub mod target;
 
@@ -113,6 +114,8 @@ fn send_plan(load: &LoadArgs, rate: Option<u64>) -> SendPlan {
         in_flight: load.in_flight,
         rate: load.rate.or(rate),
         frames: None,
+        first_stream: 0,
+        start_after: Duration::ZERO,
     }
 }
 
@@ -184,15 +187,20 @@ fn finish(args: &FlowArgs, plan: &Plan) -> Result<(), BenchError> {
     target::conclude(&report, &args.output)
 }
 
+/// A level's delay by RocketMQ's default table.
+fn level_delay(level: u32) -> Duration {
+    let seconds = LEVEL_SECONDS.get(level as usize - 1).copied();
+    Duration::from_secs(seconds.unwrap_or(1))
+}
+
 fn delay(args: &DelayArgs) -> Result<(), BenchError> {
+    if let Some(count) = args.pending {
+        return pending::run(args, count);
+    }
     let mut plan = flow_plan("delay", &args.flow, Some(DELAY_RATE), Latency::Deliver)?;
-    let level_seconds = LEVEL_SECONDS.get(args.level as usize - 1).copied();
     let (flavour, delay) = match args.delay_ms {
         Some(ms) => (Flavour::DelayMs(ms), Duration::from_millis(ms)),
-        None => (
-            Flavour::DelayLevel(args.level),
-            Duration::from_secs(level_seconds.unwrap_or(1)),
-        ),
+        None => (Flavour::DelayLevel(args.level), level_delay(args.level)),
     };
     plan.shape.flavour = flavour;
     // Delayed messages of one queue wait side by side; which comes first is not promised.

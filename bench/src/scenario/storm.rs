@@ -77,6 +77,7 @@ pub fn run(args: &ConnectArgs) -> Result<(), BenchError> {
         verdict: None,
         strict_order: true,
         stored: None,
+        pending: None,
     };
     target::conclude(&report, &args.output)
 }

@@ -32,6 +32,10 @@ const OPAQUE_DIGITS: usize = 9;
 /// Fixed bytes of a batch element in front of its body.
 const ELEMENT_HEAD_BYTES: usize = 5 * 4;
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
+/// Digits of a due time, ms since 1970: until the year 2286.
+const DUE_DIGITS: usize = 13;
+const DUE_NAME: &str = "TIMER_DELIVER_MS";
+const NS_PER_MS: u64 = 1_000_000;
 
 /// What kind of messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +46,37 @@ pub enum Flavour {
     DelayLevel(u32),
     /// An arbitrary delay.
     DelayMs(u64),
+    /// Each at a time of its own.
+    DueAt(Dues),
     /// Half messages of a transaction.
     Half,
+}
+
+/// Messages among which the due times are dealt out in another order than they are sent.
+const SCATTER: u64 = 1 << 16;
+/// Odd, so that every place of such a stretch is taken once.
+const SCATTER_STRIDE: u64 = 40_503;
+
+/// Due times at a fixed rate; the connections take them in turn. Within [`SCATTER`] messages they
+/// come in another order than they are sent: what is due together lies all over the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dues {
+    /// The first one, ms since 1970.
+    pub first_ms: u64,
+    /// How many a second.
+    pub per_second: u64,
+    /// Connections that send.
+    pub senders: u32,
+}
+
+impl Dues {
+    /// The due time of a connection's n-th message, ms since 1970.
+    pub fn due_ms(self, stream: u32, n: u64) -> u64 {
+        let sent = n * u64::from(self.senders) + u64::from(stream);
+        let (stretch, at) = (sent / SCATTER, sent % SCATTER);
+        let place = stretch * SCATTER + at * SCATTER_STRIDE % SCATTER;
+        self.first_ms + place * 1000 / self.per_second.max(1)
+    }
 }
 
 /// What all connections of a run send.
@@ -98,6 +131,7 @@ pub struct SendTemplate {
     counter: u64,
     run: u32,
     stream: u32,
+    dues: Option<Dues>,
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +140,8 @@ struct HeadTemplate {
     opaque: OpaquePlace,
     /// Where the counting digits of a single message's key begin.
     counter_at: Option<usize>,
+    /// Where the digits of its due time begin.
+    due_at: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +171,10 @@ impl SendTemplate {
             counter: 0,
             run: shape.run,
             stream,
+            dues: match shape.flavour {
+                Flavour::DueAt(dues) => Some(dues),
+                _ => None,
+            },
         }
     }
 
@@ -148,8 +188,11 @@ impl SendTemplate {
         self.heads.first().map_or(0, |h| h.bytes.len()) + self.body.len()
     }
 
-    /// Appends the next frame for this slot.
+    /// Appends the next frame for this slot. A message with a due time of its own is stamped with
+    /// that, in ns since 1970, instead of the intended time.
     pub fn write(&mut self, slot: u32, intended_ns: u64, out: &mut Vec<u8>) -> Written {
+        let due_ms = self.dues.map(|dues| dues.due_ms(self.stream, self.counter));
+        let intended_ns = due_ms.map_or(intended_ns, |due_ms| due_ms * NS_PER_MS);
         let queue = self.next_head;
         self.next_head = (queue + 1) % self.heads.len().max(1);
         let first_counter = self.counter + 1;
@@ -161,6 +204,9 @@ impl SendTemplate {
             out.extend_from_slice(&head.bytes);
             if let Some(written) = out.get_mut(at..) {
                 head.patch(written, slot, first_counter);
+                if let Some((place, due_ms)) = head.due_at.zip(due_ms) {
+                    patch_decimal(written, place, DUE_DIGITS, due_ms);
+                }
             }
             let at = out.len();
             out.extend_from_slice(&self.body);
@@ -207,7 +253,9 @@ impl HeadTemplate {
     fn patch(&self, written: &mut [u8], slot: u32, counter: u64) {
         let opaque = OPAQUE_BASE.unsigned_abs() + slot;
         match self.opaque {
-            OpaquePlace::Digits(place) => patch_decimal(written, place, opaque),
+            OpaquePlace::Digits(place) => {
+                patch_decimal(written, place, OPAQUE_DIGITS, u64::from(opaque));
+            }
             OpaquePlace::Word(place) => {
                 if let Some(word) = written.get_mut(place..place + 4) {
                     word.copy_from_slice(&opaque.to_be_bytes());
@@ -220,8 +268,8 @@ impl HeadTemplate {
     }
 }
 
-fn patch_decimal(bytes: &mut [u8], place: usize, mut value: u32) {
-    let slots = bytes.get_mut(place..place + OPAQUE_DIGITS);
+fn patch_decimal(bytes: &mut [u8], place: usize, digits: usize, mut value: u64) {
+    let slots = bytes.get_mut(place..place + digits);
     for slot in slots.unwrap_or_default().iter_mut().rev() {
         // A remainder of ten always fits a byte.
         *slot = b'0' + u8::try_from(value % 10).unwrap_or(0);
@@ -248,6 +296,7 @@ fn properties(flavour: Flavour, key: &str) -> String {
         Flavour::Plain => String::new(),
         Flavour::DelayLevel(level) => format!("DELAY\u{1}{level}\u{2}"),
         Flavour::DelayMs(ms) => format!("TIMER_DELAY_MS\u{1}{ms}\u{2}"),
+        Flavour::DueAt(_) => format!("{DUE_NAME}\u{1}{}\u{2}", "0".repeat(DUE_DIGITS)),
         Flavour::Half => format!("TRAN_MSG\u{1}true\u{2}PGROUP\u{1}{PRODUCER_GROUP}\u{2}"),
     };
     format!("UNIQ_KEY\u{1}{key}\u{2}WAIT\u{1}true\u{2}{more}")
@@ -334,10 +383,17 @@ fn head(shape: &SendShape, topic: &str, queue: u32, key: &str, body: &[u8]) -> H
         HeaderEncoding::Binary => OpaquePlace::Word(FRAME_HEAD_BYTES + 5),
     };
     let counter_at = counter_in(&bytes, key);
+    // What separates name and value is one character, spelled by the encoding as it likes.
+    let zeros = "0".repeat(DUE_DIGITS);
+    let due_at = memmem::find(&bytes, DUE_NAME.as_bytes()).and_then(|name| {
+        let rest = bytes.get(name..)?;
+        Some(name + memmem::find(rest, zeros.as_bytes())?)
+    });
     HeadTemplate {
         bytes,
         opaque,
         counter_at,
+        due_at,
     }
 }
 

@@ -89,3 +89,44 @@ fn flavours_show_in_the_properties() {
         assert_eq!(view.ext("f"), Some(if half { "4" } else { "0" }));
     }
 }
+
+#[test]
+fn messages_with_due_times_of_their_own_carry_them_and_are_stamped_with_them() {
+    for encoding in [HeaderEncoding::Json, HeaderEncoding::Binary] {
+        let mut plan = shape(encoding, 1);
+        plan.flavour = Flavour::DueAt(Dues {
+            first_ms: 1_900_000_000_000,
+            per_second: 500,
+            senders: 2,
+        });
+        let mut template = SendTemplate::new(&plan, 1);
+        let mut out = Vec::new();
+        template.write(0, 42, &mut out);
+        template.write(1, 42, &mut out);
+        let mut input = BytesMut::from(out.as_slice());
+        // The second and the fourth of all: places 40,503 and 55,973 of their stretch, 2 ms each.
+        for due_ms in [1_900_000_081_006_u64, 1_900_000_111_946] {
+            let frame = take_frame(&mut input).unwrap().unwrap();
+            let view = HeaderView::parse(frame.encoding, &frame.header).unwrap();
+            let wanted = format!("TIMER_DELIVER_MS\u{1}{due_ms}\u{2}");
+            let properties = view.ext("i").unwrap();
+            assert!(properties.contains(&wanted), "{properties}");
+            let stamp = payload::open(&frame.body).unwrap();
+            assert_eq!(stamp.intended_ns, due_ms * 1_000_000);
+        }
+    }
+}
+
+#[test]
+fn every_due_time_of_a_stretch_is_taken_once() {
+    let dues = Dues {
+        first_ms: 5,
+        per_second: 1000,
+        senders: 4,
+    };
+    let all = (0..1 << 14).flat_map(|n| (0..4).map(move |stream| dues.due_ms(stream, n)));
+    let mut all: Vec<u64> = all.collect();
+    assert!(!all.is_sorted());
+    all.sort_unstable();
+    assert!(all.into_iter().eq(5..5 + (1 << 16)));
+}

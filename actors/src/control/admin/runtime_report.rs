@@ -17,6 +17,7 @@ use crate::control::admin::stats::rates::Triple;
 use crate::control::plane::Plane;
 use crate::control::reply::Reply;
 use crate::control::supervision::tree::PartReport;
+use crate::control::supervisors::delay::requests::pending_timers;
 use crate::seam::StoreReport;
 
 /// The release whose wire this broker speaks.
@@ -24,7 +25,7 @@ const VERSION_NAME: &str = "V5_5_0";
 
 /// Figures of mechanisms that this broker doesn't have: requests wait in one inbox per shard, which
 /// the send queue's figures stand for, and nothing is locked or dispatched later.
-const ZEROS: [&str; 18] = [
+const ZEROS: [&str; 17] = [
     "pullThreadPoolQueueSize",
     "litePullThreadPoolQueueSize",
     "ackThreadPoolQueueSize",
@@ -40,7 +41,6 @@ const ZEROS: [&str; 18] = [
     "dispatchMaxBuffer",
     "timerReadBehind",
     "timerOffsetBehind",
-    "timerCongestNum",
     "putMessageFailedTimes",
     "remainTransientStoreBufferNumbs",
 ];
@@ -64,6 +64,8 @@ fn table(plane: &Plane, report: &StoreReport) -> BTreeMap<String, String> {
     for key in ZEROS {
         set(key, "0".to_owned());
     }
+    // Timers that are pending: 5.5.0 counts what its wheel holds.
+    set("timerCongestNum", pending_timers(plane).to_string());
     set("timerEnqueueTps", "0.0".to_owned());
     set("timerDequeueTps", "0.0".to_owned());
     let capacity = plane.settings.send_queue_capacity.get().to_string();

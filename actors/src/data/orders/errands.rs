@@ -31,7 +31,11 @@ use crate::seam::owed::OwedRow;
 use crate::seam::{Ticket, ToControl};
 
 /// Device reads that one errand has under way.
-const FETCHES_AT_ONCE: usize = 16;
+const FETCHES_AT_ONCE: usize = 32;
+/// Records in the same stretch of the log, as wide as a read of the device that others profit from.
+const NEAR_BYTES: u64 = 256 << 10;
+/// So many of them are worth reading all of it.
+const NEAR_COUNT_MIN: usize = 8;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Does an errand; answers it when it is done.
@@ -87,25 +91,56 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         batch
     }
 
+    /// Reads in the order of the log, whatever order was asked for: records close to each other
+    /// share a read of the device, the others read no more than themselves.
     async fn fetch_all(
         self: &Rc<Self>,
         places: &[PhysicalOffset],
     ) -> Vec<Result<Bytes, FetchFault>> {
-        let mut records = Vec::with_capacity(places.len());
-        for some in places.chunks(FETCHES_AT_ONCE) {
-            let reads = some.iter().map(|place| Box::pin(self.fetch_one(*place)));
-            records.extend(join_all(reads.collect()).await);
+        let mut records = vec![Err(FetchFault::Gone); places.len()];
+        let mut order: Vec<(usize, PhysicalOffset)> = places.iter().copied().enumerate().collect();
+        order.sort_unstable_by_key(|(_, place)| *place);
+        let is_near = |one: &(usize, PhysicalOffset), other: &(usize, PhysicalOffset)| {
+            one.1.0 / NEAR_BYTES == other.1.0 / NEAR_BYTES
+        };
+        let order: Vec<(usize, PhysicalOffset, bool)> = order
+            .chunk_by(is_near)
+            .flat_map(|near| {
+                let is_lone = near.len() < NEAR_COUNT_MIN;
+                near.iter()
+                    .map(move |(number, place)| (*number, *place, is_lone))
+            })
+            .collect();
+        for some in order.chunks(FETCHES_AT_ONCE) {
+            let read = |(_, place, is_lone): &(usize, PhysicalOffset, bool)| {
+                Box::pin(self.fetch_one(*place, *is_lone))
+            };
+            let read = join_all(some.iter().map(read).collect()).await;
+            for ((number, ..), record) in some.iter().zip(read) {
+                if let Some(slot) = records.get_mut(*number) {
+                    *slot = record;
+                }
+            }
         }
         records
     }
 
-    async fn fetch_one(&self, physical: PhysicalOffset) -> Result<Bytes, FetchFault> {
+    async fn fetch_one(
+        &self,
+        physical: PhysicalOffset,
+        is_lone: bool,
+    ) -> Result<Bytes, FetchFault> {
         let found = address::locate(physical)
             .and_then(|(id, _)| self.shards().find(|shard| shard.id() == id));
         let Some(shard) = found else {
             return Err(FetchFault::Gone);
         };
-        let read = shard.store().record_at(physical).await;
+        let store = shard.store();
+        let read = if is_lone {
+            store.lone_record_at(physical).await
+        } else {
+            store.record_at(physical).await
+        };
         read.map_err(|error| match error {
             ReadError::Outside { .. } => FetchFault::Gone,
             other => FetchFault::Failed(other.to_string()),
@@ -152,8 +187,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     store_ms: entry.store_time.0,
                 };
                 next = next.next();
-                let done = row.offset < scan.done_below && row.time_ms <= scan.done_ms;
-                if !done && row.offset < bounds.max {
+                let is_done = scan.leaves_out(row.offset, row.time_ms);
+                if !is_done && row.offset < bounds.max {
                     scanned.rows.push(row);
                 }
             }

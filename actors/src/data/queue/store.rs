@@ -59,6 +59,7 @@ pub trait QueueStore: 'static {
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError>;
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError>;
+    async fn lone_record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError>;
     async fn search_by_time(
         &self,
         key: QueueKey,
@@ -156,6 +157,9 @@ impl<D: Disk> QueueStore for ShardStore<D> {
     }
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
         Self::record_at(self, physical).await
+    }
+    async fn lone_record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        Self::lone_record_at(self, physical).await
     }
     async fn search_by_time(
         &self,

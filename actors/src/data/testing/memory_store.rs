@@ -316,6 +316,10 @@ impl QueueStore for MemoryStore {
             .ok_or(ReadError::Outside { physical })
     }
 
+    async fn lone_record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        self.record_at(physical).await
+    }
+
     async fn search_by_time(
         &self,
         key: QueueKey,

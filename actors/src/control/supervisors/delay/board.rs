@@ -16,8 +16,12 @@ use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset,
 
 use super::book::ParkedQueue;
 use super::due::{DueTable, Entry};
-use super::marks::{Marks, QueueMark, Stored};
+use super::marks::{Marks, QueueMark, Recalled, Stored};
 use crate::seam::owed::OwedRow;
+
+/// How long a recalled message is remembered beyond its time. `Marks::done_ms` goes back when a row
+/// comes after what was due later is done: it was on its way, which takes seconds at the worst.
+const RECALLED_KEPT_MS: u64 = 60_000;
 
 /// Totals since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub struct Board {
     by_key: HashMap<QueueKey, u16>,
     away: BTreeSet<Entry>,
     again: Vec<(u64, Entry)>,
-    recalled: HashMap<u64, u64>,
+    recalled: HashMap<u64, Recalled>,
     /// Something changed since the last marks.
     pub(super) is_dirty: bool,
 }
@@ -114,7 +118,8 @@ impl Board {
         }
         queue.next = row.offset.next();
         self.is_dirty = true;
-        if !self.recalled.contains_key(&row.physical.0) {
+        let recalled = self.recalled.get(&row.physical.0);
+        if !recalled.is_some_and(|recalled| recalled.is_of(row)) {
             self.add(Entry {
                 due_ms: row.time_ms,
                 physical: row.physical.0,
@@ -193,8 +198,13 @@ impl Board {
     }
 
     /// Notes that a message isn't to be delivered, whatever a scan finds.
-    pub fn note_recalled(&mut self, physical: u64, due_ms: u64) {
-        self.recalled.insert(physical, due_ms);
+    pub fn note_recalled(&mut self, physical: u64, recalled: Recalled) {
+        self.recalled.insert(physical, recalled);
+    }
+
+    /// Whether that is still to be remembered.
+    pub fn is_recalled(&self, physical: u64) -> bool {
+        self.recalled.contains_key(&physical)
     }
 
     /// The first pending entries after this time and place, in due order; those on their way are
@@ -235,7 +245,9 @@ impl Board {
             done_ms,
             queues: queues.collect(),
         };
-        let past = self.recalled.iter().filter(|(_, due)| **due <= done_ms);
+        let is_past =
+            |recalled: &Recalled| recalled.due_ms.saturating_add(RECALLED_KEPT_MS) <= done_ms;
+        let past = self.recalled.iter().filter(|(_, one)| is_past(one));
         (marks, past.map(|(physical, _)| *physical).collect())
     }
 

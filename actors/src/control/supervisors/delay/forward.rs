@@ -2,20 +2,24 @@
 //!
 //! **Owns** the re-append of parked records that lie where the log is to be cut.
 //! **Lives on** the control plane's thread; called by whoever cleans the log.
-//! **Invariants** the new record is acknowledged before the old one is done with, and the tables
-//! know that the old one isn't to be delivered before this returns, so a restart delivers once.
+//! **Invariants** the new record is acknowledged before the old one is done with. That the old one
+//! isn't to be delivered is stored when the new one has reached the device (a power cut between
+//! would lose both), and before the last call returns: until then a crash delivers twice.
 //! **Limits** [`MOVE_ENTRIES_MAX`] records of [`MOVE_BYTES_MAX`] a call: call again while it says
-//! so.
+//! so. What waits for the device is what was moved in the last second or so.
 //! **Not here** cutting the log.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gantry_protocol::code::response;
 use gantry_protocol::message::RecordView;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
 
-use super::marks;
+use super::keeper::settle_ms;
+use super::marks::{self, Recalled};
 use super::{Delay, Entry};
 use crate::control::plane::Plane;
 use crate::refusal::Refusal;
@@ -29,6 +33,21 @@ const MOVE_BYTES_MAX: u64 = 8 << 20;
 /// Until an entry whose move failed may be delivered again.
 const AGAIN_MS: u64 = 100;
 
+/// Records that were parked again, and since when.
+pub struct Moved {
+    at: Instant,
+    rows: Vec<MovedRow>,
+}
+
+#[derive(Clone, Copy)]
+struct MovedRow {
+    /// Where the record lay.
+    old: u64,
+    /// Where it lies now.
+    new: u64,
+    recalled: Recalled,
+}
+
 impl Delay {
     /// Moves some of the pending records of a shard that lie before `below` to the log's end.
     /// True when none is left there.
@@ -41,10 +60,12 @@ impl Delay {
         shard: ShardId,
         below: FilePosition,
     ) -> Result<bool, Refusal> {
+        self.store_settled(plane)?;
         let batch = self.take_before(shard, below);
         if batch.is_empty() {
             // What is away is delivered in a moment; its floor says so until then.
-            return Ok(self.board().floor(shard).is_none_or(|floor| floor >= below));
+            let is_clear = self.board().floor(shard).is_none_or(|floor| floor >= below);
+            return Ok(is_clear && self.moved.borrow().is_empty());
         }
         let places = batch.iter().map(|entry| PhysicalOffset(entry.physical));
         let records = plane.errands.fetch(places.collect()).await;
@@ -67,14 +88,14 @@ impl Delay {
         let mut failed = None;
         for (entry, outcome) in moving.into_iter().zip(outcomes) {
             match outcome {
-                Ok(_) => moved.push(entry),
+                Ok(stored) => moved.push((entry, stored.physical.0)),
                 Err(refusal) => {
                     failed = Some(refusal);
                     self.board_mut().try_again(entry, wall_now_ms() + AGAIN_MS);
                 }
             }
         }
-        self.forget_moved(plane, &moved)?;
+        self.note_moved(&moved);
         failed.map_or(Ok(false), Err)
     }
 
@@ -110,22 +131,57 @@ impl Delay {
         })
     }
 
-    fn forget_moved(&self, plane: &Rc<Plane>, moved: &[Entry]) -> Result<(), Refusal> {
-        let rows: Vec<(u64, u64)> = moved
-            .iter()
-            .map(|entry| (entry.physical, entry.due_ms))
-            .collect();
-        let stored = marks::store_recalled(plane.ledger.tables(), &rows);
+    /// The old records are done with, as far as the memory goes.
+    fn note_moved(&self, moved: &[(Entry, u64)]) {
+        let at_ms = wall_now_ms();
         let mut board = self.board_mut();
-        for entry in moved {
-            board.note_recalled(entry.physical, entry.due_ms);
+        let mut rows = Vec::with_capacity(moved.len());
+        for (entry, new) in moved {
+            let due_ms = entry.due_ms;
+            let recalled = Recalled { due_ms, at_ms };
+            board.note_recalled(entry.physical, recalled);
             board.finish(*entry, None);
+            rows.push(MovedRow {
+                old: entry.physical,
+                new: *new,
+                recalled,
+            });
         }
-        stored.map_err(|error| {
-            Refusal::new(
-                gantry_protocol::code::response::SYSTEM_ERROR,
-                error.to_string(),
-            )
-        })
+        let at = Instant::now();
+        self.moved.borrow_mut().push(Moved { at, rows });
+    }
+
+    /// The old places of a record, as far as the tables don't know yet that it was moved: whoever
+    /// recalls it recalls those as well.
+    pub(super) fn old_places(&self, physical: u64) -> Vec<(u64, Recalled)> {
+        let moved = self.moved.borrow();
+        let (mut place, mut found) = (physical, Vec::new());
+        // Newest first: each step goes back by one move.
+        for row in moved.iter().rev().flat_map(|moved| &moved.rows) {
+            if row.new == place {
+                found.push((row.old, row.recalled));
+                place = row.old;
+            }
+        }
+        found
+    }
+
+    /// Stores what has been moved long enough ago that the device has the new records.
+    fn store_settled(&self, plane: &Rc<Plane>) -> Result<(), Refusal> {
+        let wait = Duration::from_millis(settle_ms(plane));
+        loop {
+            let rows: Vec<(u64, Recalled)> = match self.moved.borrow().first() {
+                Some(moved) if moved.at.elapsed() >= wait => {
+                    // Those whose time has passed meanwhile are remembered by the marks.
+                    let board = self.board();
+                    let open = moved.rows.iter().filter(|row| board.is_recalled(row.old));
+                    open.map(|row| (row.old, row.recalled)).collect()
+                }
+                _ => return Ok(()),
+            };
+            let stored = marks::store_recalled(plane.ledger.tables(), &rows);
+            stored.map_err(|error| Refusal::new(response::SYSTEM_ERROR, error.to_string()))?;
+            self.moved.borrow_mut().remove(0);
+        }
     }
 }

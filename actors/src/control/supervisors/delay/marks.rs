@@ -14,11 +14,14 @@ use std::collections::HashMap;
 use gantry_storage::tables::{Batch, Durable, Namespace, Tables, TablesError};
 use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset, TopicId};
 
+use crate::seam::owed::OwedRow;
+
 /// Key of the time; never change one of these.
 const DONE: &[u8] = b"done";
 /// First byte of a queue's key; topic and queue follow.
 const QUEUE: u8 = b'q';
-/// First byte of a recalled message's key; its physical offset follows.
+/// First byte of a recalled message's key; its physical offset follows. The value is its due time
+/// and when it was recalled; of rows of earlier versions the due time alone.
 const RECALLED: u8 = b'r';
 
 /// One queue's mark.
@@ -41,13 +44,30 @@ pub struct Marks {
     pub queues: Vec<QueueMark>,
 }
 
+/// A parked record that isn't to be delivered any more: recalled, or parked again elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recalled {
+    /// When it was due.
+    pub due_ms: u64,
+    /// When that was said. A power cut may take the record and leave this row, and then another
+    /// record, stored later, lies in its place.
+    pub at_ms: u64,
+}
+
+impl Recalled {
+    /// Whether it speaks of this record, which lies in that place.
+    pub fn is_of(&self, row: &OwedRow) -> bool {
+        self.due_ms == row.time_ms && row.store_ms <= self.at_ms
+    }
+}
+
 /// What a start finds.
 #[derive(Debug, Default)]
 pub struct Stored {
     /// The marks.
     pub marks: Marks,
-    /// Recalled messages: physical offset and due time.
-    pub recalled: HashMap<u64, u64>,
+    /// Recalled messages by physical offset.
+    pub recalled: HashMap<u64, Recalled>,
 }
 
 fn queue_key(key: QueueKey) -> Vec<u8> {
@@ -61,6 +81,18 @@ fn recalled_key(physical: u64) -> Vec<u8> {
     let mut bytes = vec![RECALLED];
     bytes.extend_from_slice(&physical.to_be_bytes());
     bytes
+}
+
+fn recalled_of(value: &[u8]) -> Option<Recalled> {
+    let (due_ms, at_ms) = value.split_first_chunk::<8>()?;
+    let at_ms = match at_ms {
+        [] => u64::MAX,
+        at_ms => number(at_ms)?,
+    };
+    Some(Recalled {
+        due_ms: u64::from_be_bytes(*due_ms),
+        at_ms,
+    })
 }
 
 fn queue_mark(key: &[u8], value: &[u8]) -> Option<QueueMark> {
@@ -96,7 +128,9 @@ pub fn load(tables: &Tables) -> Result<Stored, TablesError> {
             _ if key == DONE => stored.marks.done_ms = number(&value).unwrap_or(0),
             Some((&QUEUE, rest)) => stored.marks.queues.extend(queue_mark(rest, &value)),
             Some((&RECALLED, rest)) => {
-                stored.recalled.extend(number(rest).zip(number(&value)));
+                stored
+                    .recalled
+                    .extend(number(rest).zip(recalled_of(&value)));
             }
             _ => {}
         }
@@ -124,15 +158,16 @@ pub fn store(tables: &Tables, marks: &Marks, forget: &[u64]) -> Result<(), Table
     tables.commit(&batch, Durable::Now)
 }
 
-/// Stores that these messages (physical offset, due time) won't be delivered.
+/// Stores that the records at these physical offsets won't be delivered.
 ///
 /// # Errors
 /// The store fails.
-pub fn store_recalled(tables: &Tables, recalled: &[(u64, u64)]) -> Result<(), TablesError> {
+pub fn store_recalled(tables: &Tables, recalled: &[(u64, Recalled)]) -> Result<(), TablesError> {
     let mut batch = Batch::new();
-    for (physical, due_ms) in recalled {
+    for (physical, recalled) in recalled {
+        let value = [recalled.due_ms, recalled.at_ms].map(u64::to_be_bytes);
         let key = recalled_key(*physical);
-        batch.put(Namespace::Timers, key, due_ms.to_be_bytes());
+        batch.put(Namespace::Timers, key, value.as_flattened());
     }
     tables.commit(&batch, Durable::Now)
 }
@@ -154,10 +189,16 @@ mod tests {
             done_ms: 55,
             queues: vec![mark(0, None), mark(1, Some(PhysicalOffset(3)))],
         };
-        store_recalled(&tables, &[(4, 44), (5, 55)]).unwrap();
+        let recalled = |due_ms, at_ms| Recalled { due_ms, at_ms };
+        store_recalled(&tables, &[(4, recalled(44, 1)), (5, recalled(55, 2))]).unwrap();
+        // As earlier versions wrote them.
+        let mut batch = Batch::new();
+        batch.put(Namespace::Timers, recalled_key(6), 66_u64.to_be_bytes());
+        tables.commit(&batch, Durable::Now).unwrap();
         store(&tables, &marks, &[4]).unwrap();
         let stored = load(&tables).unwrap();
         assert_eq!(stored.marks, marks);
-        assert_eq!(stored.recalled, HashMap::from([(5, 55)]));
+        let left = [(5, recalled(55, 2)), (6, recalled(66, u64::MAX))];
+        assert_eq!(stored.recalled, HashMap::from(left));
     }
 }

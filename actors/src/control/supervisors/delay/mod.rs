@@ -12,6 +12,10 @@
 
 mod board;
 mod book;
+#[cfg(test)]
+mod crash_model;
+#[cfg(test)]
+mod crash_tests;
 mod deliver;
 mod due;
 mod forward;
@@ -52,6 +56,7 @@ const SLEEP_MS_MAX: u64 = 10_000;
 pub struct Delay {
     board: RefCell<Board>,
     keeper: Keeper,
+    moved: RefCell<Vec<forward::Moved>>,
 }
 
 impl Delay {

@@ -21,7 +21,8 @@ use gantry_protocol::system_topic;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::PhysicalOffset;
 
-use super::{Entry, marks};
+use super::Entry;
+use super::marks::{self, Recalled};
 use crate::control::plane::Plane;
 use crate::control::reply::{Reply, ReplyTo, text};
 use crate::refusal::Refusal;
@@ -85,7 +86,7 @@ async fn recall(command: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Re
     if left_ms == 0 || left_ms >= settings.timer_max_delay_sec.saturating_mul(1000) {
         return Err(illegal("recall failed, timestamp invalid"));
     }
-    if let Some(entry) = find(plane, due_ms, &handle).await {
+    for entry in find(plane, due_ms, &handle).await {
         cancel(plane, entry)?;
     }
     Ok(Reply::ok()
@@ -93,8 +94,10 @@ async fn recall(command: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Re
         .with("msgId", &handle.unique_key))
 }
 
-/// The pending message that a handle names.
-async fn find(plane: &Rc<Plane>, due_ms: u64, handle: &RecallHandle) -> Option<Entry> {
+/// The pending records of the message that a handle names: one, or two when a crash came while it
+/// was being parked again.
+async fn find(plane: &Rc<Plane>, due_ms: u64, handle: &RecallHandle) -> Vec<Entry> {
+    let mut found = Vec::new();
     let mut candidates = plane.delay.board().due.due_at(due_ms);
     candidates.truncate(CANDIDATES_MAX);
     for some in candidates.chunks(CANDIDATES_STEP) {
@@ -107,11 +110,11 @@ async fn find(plane: &Rc<Plane>, due_ms: u64, handle: &RecallHandle) -> Option<E
             };
             let has = |wanted, value: &str| properties::get(view.properties, wanted) == Some(value);
             if has(name::UNIQ_KEY, &handle.unique_key) && has(name::REAL_TOPIC, &handle.topic) {
-                return Some(*entry);
+                found.push(*entry);
             }
         }
     }
-    None
+    found
 }
 
 /// Takes a pending message out. False when it is being delivered or was.
@@ -123,12 +126,17 @@ pub fn cancel(plane: &Rc<Plane>, entry: Entry) -> Result<bool, Refusal> {
     if !board.take(entry) {
         return Ok(false);
     }
-    let rows = [(entry.physical, entry.due_ms)];
+    let recalled = Recalled {
+        due_ms: entry.due_ms,
+        at_ms: wall_now_ms(),
+    };
+    let mut rows = plane.delay.old_places(entry.physical);
+    rows.push((entry.physical, recalled));
     if let Err(error) = marks::store_recalled(plane.ledger.tables(), &rows) {
         board.try_again(entry, 0);
         return Err(refused(response::SYSTEM_ERROR, &error.to_string()));
     }
-    board.note_recalled(entry.physical, entry.due_ms);
+    board.note_recalled(entry.physical, recalled);
     board.totals.recalled += 1;
     board.finish(entry, None);
     Ok(true)
@@ -165,26 +173,26 @@ fn delay_offsets(plane: &Rc<Plane>) -> Reply {
     Reply::json(&body.to_value())
 }
 
-/// 61: how many timed messages are pending, by topic. The topics are in the records, which nobody
-/// reads for this: one sum stands for all.
-fn timer_metrics(plane: &Rc<Plane>) -> Reply {
+/// How many timed messages are pending.
+pub fn pending_timers(plane: &Plane) -> u64 {
     let topics = plane.topics.borrow();
     let timer = topics.get(system_topic::TIMER_TOPIC).map(|entry| entry.id);
     let board = plane.delay.board();
-    let queues = board
-        .queues()
-        .iter()
-        .filter(|queue| Some(queue.key.topic) == timer);
-    let pending: u64 = queues.map(super::book::ParkedQueue::pending).sum();
+    let queues = board.queues().iter();
+    let timers = queues.filter(|queue| Some(queue.key.topic) == timer);
+    timers.map(super::book::ParkedQueue::pending).sum()
+}
+
+/// 61: how many timed messages are pending, by topic. The topics are in the records, which nobody
+/// reads for this: one sum stands for all. In 5.5.0 only slaves ask.
+fn timer_metrics(plane: &Rc<Plane>) -> Reply {
+    let pending = i64::try_from(pending_timers(plane)).unwrap_or(i64::MAX);
     let count = Value::object([
-        (
-            "count",
-            Value::from(i64::try_from(pending).unwrap_or(i64::MAX)),
-        ),
+        ("count", Value::from(pending)),
         ("timeStamp", Value::from(plane.now_ms())),
     ]);
     let body = Value::object([
-        ("dataVersion", topics.version().to_value()),
+        ("dataVersion", plane.topics.borrow().version().to_value()),
         (
             "timingCount",
             Value::object([(system_topic::TIMER_TOPIC, count)]),

@@ -62,7 +62,8 @@ impl Delay {
         if due_ms <= now_ms {
             return Ok(Self::None);
         }
-        if due_ms - now_ms > settings.timer_max_delay_sec.saturating_mul(1000) {
+        // The ms that is begun doesn't count.
+        if due_ms - now_ms > settings.timer_max_delay_sec.saturating_mul(1000) + 1 {
             return Err(illegal(&format!(
                 "due in {} ms, timerMaxDelaySec is {}",
                 due_ms - now_ms,
@@ -138,11 +139,16 @@ fn due_ms(found: &SendProperties<'_>, now_ms: u64) -> Result<u64, Refusal> {
         let value = parsed.map_err(|_| illegal(&format!("{} is no number", quoted(text))))?;
         Ok(u64::try_from(value).unwrap_or(0))
     };
+    // A ms is begun, so a delay counts from its end: never early.
+    let after = |ms: u64| match ms {
+        0 => now_ms,
+        ms => now_ms.saturating_add(1).saturating_add(ms),
+    };
     if let Some(seconds) = found.timer_delay_sec {
-        return Ok(now_ms.saturating_add(number(seconds)?.saturating_mul(1000)));
+        return Ok(after(number(seconds)?.saturating_mul(1000)));
     }
     if let Some(ms) = found.timer_delay_ms {
-        return Ok(now_ms.saturating_add(number(ms)?));
+        return Ok(after(number(ms)?));
     }
     number(found.timer_deliver_ms.unwrap_or_default())
 }

@@ -40,15 +40,15 @@ fn levels_are_cut_and_win_over_timers() {
 fn timers_have_an_order_a_limit_and_a_past() {
     let all =
         "TIMER_DELIVER_MS\u{1}1000001\u{2}TIMER_DELAY_MS\u{1}7\u{2}TIMER_DELAY_SEC\u{1}2\u{2}";
-    assert_eq!(read(all, 0), Ok(Delay::Until(1_002_000)));
+    assert_eq!(read(all, 0), Ok(Delay::Until(1_002_001)));
     assert_eq!(
         read("TIMER_DELAY_MS\u{1}7\u{2}", 0),
-        Ok(Delay::Until(1_000_007))
+        Ok(Delay::Until(1_000_008))
     );
     assert_eq!(read("TIMER_DELIVER_MS\u{1}999\u{2}", 0), Ok(Delay::None));
     assert_eq!(
         read("TIMER_DELAY_SEC\u{1}100\u{2}", 0),
-        Ok(Delay::Until(1_100_000))
+        Ok(Delay::Until(1_100_001))
     );
     assert_eq!(read("TIMER_DELAY_MS\u{1}100001\u{2}", 0), Err(13));
     assert_eq!(read("TIMER_DELAY_MS\u{1}x\u{2}", 0), Err(13));

@@ -1,0 +1,82 @@
+//! One record whose neighbours nobody asks for: the blocks it lies in, and nothing else.
+//!
+//! **Owns** the choice how much of the device is read for one record.
+//! **Lives on** the shard's core.
+//! **Invariants** what is given is what was stored: check, size and place are looked at as in every
+//! other read. What this can't read, or finds wrong, the usual way reads again and names.
+//! **Limits** [`GUESS_BYTES`] are read before the record's length is known; a longer one takes two
+//! reads.
+//! **Not here** chunks and what is kept of them (`read_ahead`): reading 256 KiB for 1 KiB, a record
+//! that falls due far from the others would cost as much as two hundred.
+
+use bytes::{Bytes, BytesMut};
+
+use super::ShardStore;
+use crate::address;
+use crate::disk::{Disk, DiskFile};
+use crate::error::ReadError;
+use crate::format::{RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek};
+use crate::shard_store::RECORD_BYTES_MAX;
+use crate::units::{BLOCK_BYTES, FilePosition, PhysicalOffset, index};
+
+/// Read from the block in which a record begins: most records end there.
+const GUESS_BYTES: u64 = 2 * BLOCK_BYTES;
+
+impl<D: Disk> ShardStore<D> {
+    /// As [`ShardStore::record_at`], for a reader that asks for few records close to each other.
+    ///
+    /// # Errors
+    /// As [`ShardStore::record_at`].
+    pub async fn lone_record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        match self.read_alone(physical).await {
+            Some(record) => Ok(record),
+            None => self.record_at(physical).await,
+        }
+    }
+
+    async fn read_alone(&self, physical: PhysicalOffset) -> Option<Bytes> {
+        let (shard, position) = address::locate(physical)?;
+        let at = FilePosition(position.0.checked_sub(RECORD_CHECK_BYTES)?);
+        let is_ours = shard == self.log.options.shard && self.log.segments.exists(position);
+        // The tail's bytes are copied, not read.
+        let mut peek = BytesMut::new();
+        if !is_ours || self.log.read_hot(position, RECORD_PEEK_BYTES, &mut peek) {
+            return None;
+        }
+        let mut bytes = self.blocks(at, GUESS_BYTES).await?;
+        let behind_check = index(RECORD_CHECK_BYTES);
+        let (length, own) = record_peek(bytes.get(behind_check..)?)?;
+        let with_check = RECORD_CHECK_BYTES + u64::from(length);
+        if own != physical.0 || u64::from(length) > RECORD_BYTES_MAX {
+            return None;
+        }
+        if (bytes.len() as u64) < with_check {
+            bytes = self.blocks(at, with_check).await?;
+        }
+        let record = bytes.slice(behind_check..bytes.len().min(index(with_check)));
+        let check = bytes.first_chunk::<4>()?;
+        let is_whole = record.len() as u64 == u64::from(length);
+        let is_it = is_whole && record_is_intact(self.store_id, check, &record);
+        is_it.then_some(record)
+    }
+
+    /// At least `len` bytes from `at` on, as far as the device has them for good.
+    async fn blocks(&self, at: FilePosition, len: u64) -> Option<Bytes> {
+        let segments = &self.log.segments;
+        let limit = self.log.marks.stable().0.min(segments.next_start(at));
+        let start = FilePosition(at.0 - at.0 % BLOCK_BYTES);
+        let end = at.plus(len).block_up().min(limit.block_up());
+        if start >= end {
+            return None;
+        }
+        let segment = segments.open(at).await.ok()??;
+        let offset = segment.offset_of(start);
+        let read = segment.file.read_at(offset, index(end.since(start))).await;
+        let read = read.ok()?;
+        let from = index(at.since(start));
+        let bytes = read
+            .as_ref()
+            .get(from..index(limit.min(end).since(start)))?;
+        Some(Bytes::copy_from_slice(bytes))
+    }
+}
