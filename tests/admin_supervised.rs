@@ -145,6 +145,12 @@ fn dead_letters() {
     assert_eq!(all[0].reconsume_times, 0);
 
     let line = format!("{resend} --again --to-topic {other} --filter shop=7 --filter blue");
+    // A topic that isn't there moves nothing, and a dry run says so, too.
+    for dry in ["", "--dry-run"] {
+        let wrong = format!("{resend} --again --to-topic no-such-topic --filter blue {dry}");
+        let (ok, out, why) = admin(&gantry, &wrong);
+        assert!(!ok && why.contains("no-such-topic"), "{out}{why}");
+    }
     assert_eq!(json(&gantry, &line)[0]["messages"], 1);
     assert_eq!(client.drain(&other, 0, 0).len(), 1);
     let listed = json(&gantry, "dlq list");

@@ -17,6 +17,7 @@ use common::{Client, Dice, Frame, Gantry, Record, code, ext, fresh, records, rep
 const GROUP: &str = "tx-producers";
 const END: i32 = 37;
 const CHECK: i32 = 39;
+const RESUME: i32 = 323;
 const COMMIT: &str = "8";
 const ROLLBACK: &str = "12";
 
@@ -60,12 +61,22 @@ impl Half {
 }
 
 fn half_ext(topic: &str, queue: i32, unique: &str) -> Vec<(String, String)> {
-    let properties = [
+    half_ext_with(topic, queue, unique, &[])
+}
+
+fn half_ext_with(
+    topic: &str,
+    queue: i32,
+    unique: &str,
+    more: &[(&str, &str)],
+) -> Vec<(String, String)> {
+    let mut properties = vec![
         ("TRAN_MSG", "true"),
         ("PGROUP", GROUP),
         ("UNIQ_KEY", unique),
         ("KEYS", unique),
     ];
+    properties.extend_from_slice(more);
     let mut fields = send_ext(topic, queue, &properties, false);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     for (name, value) in &mut fields {
@@ -196,6 +207,56 @@ fn what_nobody_knows_is_given_up_and_kept() {
         .call(END, &half.end(COMMIT, false), b"")
         .expect(reply::SYSTEM_ERROR);
     assert_eq!(client.offset(code::MAX_OFFSET, &topic, 0, &[]), 0);
+
+    // 323 opens it again, under a new name.
+    let SocketAddr::V4(broker) = gantry.broker() else {
+        panic!("an IPv6 address")
+    };
+    let place = client.drain(kept, 0, 0)[0].physical_offset;
+    let ip = u32::from(*broker.ip());
+    let id = format!("{ip:08X}{:08X}{place:016X}", broker.port());
+    let asked = ext(&[("topic", &topic), ("msgId", &id)]);
+    let resumed = client.call(RESUME, &asked, b"").expect(reply::SUCCESS);
+    let half = Half::of_reply(&resumed);
+    client
+        .call(END, &half.end(COMMIT, true), b"")
+        .expect(reply::SUCCESS);
+    assert_eq!(bodies(&client.drain(&topic, 0, 0)), ["who knows"]);
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+#[test]
+fn a_half_with_a_delay_waits_from_its_commit_on_also_over_a_kill() {
+    let mut gantry = Gantry::up(&["messageDelayLevel=2s"]);
+    let mut client = gantry.client();
+    let topic = fresh("tx-later");
+    client.create_topic(&topic, 2);
+    let fields = half_ext_with(&topic, 1, "later", &[("DELAY", "1")]);
+    let sent = client.call(code::SEND_V2, &fields, b"later");
+    let half = Half::of_reply(&sent.expect(reply::SUCCESS));
+    std::thread::sleep(Duration::from_millis(700));
+    let committed_ms = now_ms();
+    client
+        .call(END, &half.end(COMMIT, false), b"")
+        .expect(reply::SUCCESS);
+    assert!(client.drain(&topic, 1, 0).is_empty());
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    let mut client = gantry.client();
+    let all = common::until(10, "the delayed message", || {
+        let all = client.drain(&topic, 1, 0);
+        (!all.is_empty()).then_some(all)
+    });
+    assert_eq!(bodies(&all), ["later"]);
+    assert_eq!(all[0].sys_flag & 0xC, 8, "committed");
+    // The record bears the time of the core's last tick, at most 10 ms back.
+    let waited_ms = all[0].store_timestamp - committed_ms;
+    assert!(waited_ms >= 2_000 - 10, "{waited_ms}");
 }
 
 /// What a producer of one round knows.

@@ -193,6 +193,7 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
             Some("topics") => book.topics.inject_panic(),
             Some("groups") => book.groups.inject_panic(),
             Some("offsets") => book.offsets.inject_panic(),
+            Some("transaction") => book.transactions.inject_panic(),
             Some("delay") => plane.tree.inject_panic(delay::NAME),
             Some("retry") => plane.tree.inject_panic(retry::NAME),
             _ => book.admin.inject_panic(),

@@ -190,6 +190,9 @@ impl<'a> Resend<'a> {
             "sent"
         };
         let mut failure = None;
+        if let Some(topic) = &self.args.to_topic {
+            self.find(topic).await?;
+        }
         for queue in queues(&mut self.session, &self.args.group).await? {
             if !self.args.dry_run {
                 keep_position_group(&mut self.session, &queue.broker).await?;
@@ -274,6 +277,8 @@ impl<'a> Resend<'a> {
                     let offset = record.queue_offset;
                     format!("offset {offset} does not say its topic: name one with --to-topic")
                 })?;
+                // A dry run fails where the real one would.
+                self.find(topic).await?;
                 if !self.args.dry_run {
                     self.send(&record, topic).await?;
                 }
@@ -288,12 +293,21 @@ impl<'a> Resend<'a> {
         Ok(())
     }
 
-    async fn send(&mut self, record: &RecordView<'_>, topic: &str) -> Result<(), String> {
-        if !self.targets.contains_key(topic) {
-            let route = self.session.route(topic).await?;
-            let queues = writable(&route, i32::MAX);
-            self.targets.insert(topic.to_owned(), queues);
+    /// Asks for the queues of a topic that messages go to.
+    async fn find(&mut self, topic: &str) -> Result<(), String> {
+        if self.targets.contains_key(topic) {
+            return Ok(());
         }
+        let route = self.session.route(topic).await?;
+        let queues = writable(&route, i32::MAX);
+        if queues.is_empty() {
+            return Err(format!("topic {topic} takes no messages now"));
+        }
+        self.targets.insert(topic.to_owned(), queues);
+        Ok(())
+    }
+
+    async fn send(&mut self, record: &RecordView<'_>, topic: &str) -> Result<(), String> {
         let queues = self.targets.get(topic).map_or(&[][..], Vec::as_slice);
         let turn = self.turn.checked_rem(queues.len());
         let queue = turn.and_then(|turn| queues.get(turn));

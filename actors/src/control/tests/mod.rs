@@ -4,6 +4,7 @@ mod admin;
 mod groups;
 mod offsets;
 mod registration;
+mod retry_crashes;
 mod rig;
 mod supervisors;
 mod topics;

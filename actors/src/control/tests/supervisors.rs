@@ -10,7 +10,7 @@ use gantry_storage::units::{
     FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId, StoreTimestamp,
 };
 
-use super::rig::{Rig, peer, request, settings};
+use super::rig::{Rig, frame_of, peer, request, settings};
 use crate::control::desk::INJECT_PANIC;
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
 use crate::seam::owed::{OwedRow, OwedTime};
@@ -289,5 +289,60 @@ fn pending_messages_are_parked_again_before_their_segments_go() {
         .map(|drop| (drop.shard, drop.before))
         .collect();
     assert_eq!(drops, [(ShardId(3), FilePosition(100))]);
+    rig.stop();
+}
+
+/// A half of producer group `pg`, due for a check.
+fn due_half() -> crate::seam::HalfCheck {
+    let host = "127.0.0.1:9".parse().unwrap();
+    let properties =
+        "TRAN_MSG\u{1}true\u{2}PGROUP\u{1}pg\u{2}REAL_TOPIC\u{1}T\u{2}REAL_QID\u{1}0\u{2}";
+    let parts = RecordParts {
+        topic: "RMQ_SYS_TRANS_HALF_TOPIC",
+        queue_id: 0,
+        flag: 0,
+        queue_offset: 3,
+        physical_offset: 400,
+        sys_flag: 0,
+        born_timestamp: 5,
+        born_host: host,
+        store_timestamp: 6,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: b"half",
+        body_crc: body_crc(b"half"),
+        properties: properties.as_bytes(),
+    };
+    let mut out = BytesMut::new();
+    EncodedRecord::new(&parts).unwrap().write(&mut out);
+    crate::seam::HalfCheck {
+        record: out.freeze(),
+        checks: 1,
+    }
+}
+
+#[test]
+fn a_panic_of_the_check_backs_costs_no_later_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let beat = r#"{"clientID":"p","consumerDataSet":[],"producerDataSet":[{"groupName":"pg"}]}"#;
+    assert_eq!(
+        rig.ask(peer(5), request(code::HEART_BEAT, &[], beat)).code,
+        0
+    );
+    for panics in 1..=2 {
+        inject(&rig, "transaction");
+        rig.tell(ToControl::CheckHalves(vec![due_half()]));
+        rig.until(|message| {
+            frame_of(message).is_some_and(|sent| sent.code == code::CHECK_TRANSACTION_STATE)
+        });
+        let told = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+        let told = KvTable::parse(&told.body).unwrap().table;
+        assert_eq!(told["controlPlaneFailure.transaction"], "injected");
+        let restarts = format!("transaction:{panics}");
+        assert!(told["controlPlaneRestarts"].contains(&restarts), "{told:?}");
+    }
+    assert!(!rig.shutdown.is_triggered());
     rig.stop();
 }

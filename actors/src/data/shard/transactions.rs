@@ -36,7 +36,7 @@ use crate::transaction::{OpKind, OpText};
 
 /// Ends looked at in a pass: as many as appends in a turn.
 pub const TURN_ENDS_MAX: usize = super::TURN_APPENDS_MAX;
-/// Open halves of one shard: at about 80 bytes each a sixteenth of the default memory limit.
+/// Open halves of one shard: at 85 bytes each a sixteenth of the default memory limit.
 pub const HALVES_MAX: usize = 3_000_000;
 /// One record, whatever its size.
 const ONE: ReadLimits = ReadLimits {

@@ -21,6 +21,19 @@ use crate::transaction::Half;
 
 const SHARDS: u8 = 2;
 const STEPS: u32 = 160;
+/// Topic number of `TestBroker::with_parking`.
+const PARKED: u32 = 20;
+
+fn broker() -> TestBroker {
+    let broker = TestBroker::new(2, SHARDS, |settings| {
+        settings.delay_levels_ms = vec![1_000, 5_000];
+    });
+    knowing_topics(broker)
+}
+
+fn knowing_topics(broker: TestBroker) -> TestBroker {
+    broker.with_transactions().with_parking()
+}
 
 /// Xorshift.
 struct Dice(u64);
@@ -63,7 +76,7 @@ struct Sim {
 impl Sim {
     fn new(seed: u64) -> Self {
         Self {
-            broker: TestBroker::new(2, SHARDS, |_| {}).with_transactions(),
+            broker: broker(),
             dice: Dice(seed | 1),
             sent: Vec::new(),
             asked: Vec::new(),
@@ -84,8 +97,11 @@ impl Sim {
             8 => Truth::Unknown,
             _ => Truth::Slow,
         };
-        let properties = half_properties("pg", "");
         let queue = i32::try_from(self.dice.roll(4)).unwrap();
+        // Some wait after their commit, at the level whose queue lies on their shard.
+        let delay = format!("DELAY\u{1}{}\u{2}", 1 + (1 + queue) % 2);
+        let more = if self.dice.roll(4) == 0 { &*delay } else { "" };
+        let properties = half_properties("pg", more);
         let header = half_header("T", queue, &properties);
         let body = number.to_string();
         let opaque = i32::try_from(number).unwrap();
@@ -257,7 +273,7 @@ impl Sim {
         // A check is sent seconds after its half was stored: no crash takes such a half.
         self.asked.clear();
         self.say(format!("crash {}", self.crashes));
-        self.broker = self.broker.restarted(survivors).with_transactions();
+        self.broker = knowing_topics(self.broker.restarted(survivors));
     }
 
     fn step(&mut self) {
@@ -274,11 +290,16 @@ impl Sim {
         self.hear();
     }
 
-    /// Times each half's message is in the topic.
+    /// Times each half's message is in the topic, or waits for its time.
     fn delivered(&self) -> BTreeMap<usize, u64> {
-        self.count(1, |record| {
+        let is_committed = |record: &RecordView<'_>| {
             assert_eq!(record.sys_flag & 0xC, 8, "a delivered message is committed");
-        })
+        };
+        let mut all = self.count(1, is_committed);
+        for (number, times) in self.count(PARKED, is_committed) {
+            *all.entry(number).or_default() += times;
+        }
+        all
     }
 
     fn count(&self, topic: u32, look: impl Fn(&RecordView<'_>)) -> BTreeMap<usize, u64> {

@@ -67,8 +67,8 @@ fn check_due(halves: &mut Halves, model: &mut BTreeMap<u64, Thought>, now: u64, 
         let Some(looked_at) = half.looked_at else {
             continue;
         };
-        let place = halves.open.values().find(|one| one.first.0 == half.first);
-        let entry = place.expect("it is open");
+        let place = halves.find(QueueOffset(half.first));
+        let entry = &halves.open[&place.expect("it is open")];
         if entry.due_ms != half.due_ms {
             assert_eq!(entry.due_ms, now + END_MS_MAX);
             half.due_ms = entry.due_ms;
@@ -154,11 +154,8 @@ fn run(steps: &[Step]) {
         compare(&halves, &model, next);
     }
     let moved = model.iter().filter(|(at, half)| **at != half.first).count();
-    assert_eq!(
-        halves.moved.len(),
-        moved,
-        "names of ended halves are forgotten"
-    );
+    let names = (halves.moved.len(), halves.firsts.len());
+    assert_eq!(names, (moved, moved), "names of ended halves are forgotten");
 }
 
 proptest! {
