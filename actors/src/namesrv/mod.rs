@@ -13,6 +13,7 @@ pub mod desk;
 pub mod kv;
 pub mod liveness;
 pub mod lookup;
+mod per_broker;
 pub mod port;
 pub mod routes;
 pub mod settings;
