@@ -6,8 +6,8 @@
 //! **Invariants** records go from the store into the out buffer without a copy between; a suspended
 //! pull is read again when something readable may match, and answered only if something does (traps
 //! 56, 57); a peer that is gone costs nothing more.
-//! **Limits** [`super::COLD_READS_MAX`] reads from the device; suspended pulls as `queue::waiters`
-//! says.
+//! **Limits** `cold_reads_max` reads from the device, none without memory for its reply; suspended
+//! pulls as `queue::waiters` says.
 //! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
 //! (`requests::pulls`).
 
@@ -16,11 +16,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, writer};
+use gantry_runtime::shared_budget::Held;
 use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{COLD_READS_MAX, Inner, Shard};
+use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
@@ -29,6 +30,9 @@ use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
+
+/// What a read from the device is counted with while it is under way.
+const COLD_HELD_BYTES_MAX: usize = 1 << 20;
 
 /// A suspended pull.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct ColdPull {
     from: QueueOffset,
     /// Since when, µs.
     since_us: u64,
+    /// Counts its reply until the connection's buffer does.
+    held: Option<Held>,
 }
 
 /// What reading did.
@@ -110,6 +116,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         waiter: Waiter,
         from: QueueOffset,
     ) {
+        if !self.host.has_reply_room(waiter.reply.peer) {
+            return self.refuse_without_room(&waiter);
+        }
         match self.read_hot(&waiter, from, true) {
             Reading::Answered(got) => inner.note_got(actor, &waiter, got),
             Reading::Unmatched(_) => {}
@@ -171,17 +180,31 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reading
     }
 
+    /// Busy: its client asks again in a while, and those who don't read are closed meanwhile.
+    fn refuse_without_room(&self, waiter: &Waiter) {
+        let remark = format!(
+            "shard {}, replies that this client, or all clients, were sent and have not read hold all \
+             the memory for them",
+            self.id
+        );
+        let busy = self.host.busy(BusyCause::Replies, &remark);
+        self.host.refuse(waiter.reply, &busy);
+    }
+
     fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
         waiter.times.ask_device(self.stamp_us());
-        if inner.cold_under_way + inner.cold.len() < COLD_READS_MAX {
+        let most = self.rules.cold_reads_max;
+        if inner.cold_under_way + inner.cold.len() < most {
+            let bytes = usize::try_from(waiter.pull.bytes_max).unwrap_or(usize::MAX);
             inner.cold.push(ColdPull {
+                held: self.host.hold_reply(bytes.min(COLD_HELD_BYTES_MAX)),
                 waiter,
                 from,
                 since_us: self.host.mono_us(),
             });
             return;
         }
-        let remark = format!("shard {}, {COLD_READS_MAX} reads under way", self.id);
+        let remark = format!("shard {}, {most} reads under way", self.id);
         self.host.refuse(
             waiter.reply,
             &self.host.busy(BusyCause::DeviceRead, &remark),
@@ -204,6 +227,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             mut waiter,
             from,
             since_us,
+            held,
         } = cold;
         let to = waiter.reply;
         let mut out = BytesMut::new();
@@ -231,6 +255,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     }
                     timing
                 });
+                drop(held);
                 let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
                 let got = got_of(&read, read_ms);
                 self.inner.borrow_mut().note_got(None, &waiter, got);
@@ -269,6 +294,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             waiter.times.wake(self.stamp_us());
+            if !self.host.has_reply_room(waiter.reply.peer) {
+                if let Some(waiter) = inner.waiters.take(id) {
+                    self.refuse_without_room(&waiter);
+                }
+                continue;
+            }
             match self.read_hot(waiter, waiter.scanned, false) {
                 Reading::Answered(got) => {
                     if let Some(waiter) = inner.waiters.take(id) {

@@ -33,6 +33,7 @@ pub struct FakeWorld {
     tasks: RefCell<Vec<Task>>,
     pub now_us: Cell<u64>,
     pub control_is_full: Cell<bool>,
+    pub has_reply_room: Cell<bool>,
 }
 
 /// One core's host.
@@ -51,6 +52,7 @@ impl FakeWorld {
             tasks: RefCell::default(),
             now_us: Cell::new(1_000_000),
             control_is_full: Cell::new(false),
+            has_reply_room: Cell::new(true),
         })
     }
 
@@ -106,6 +108,10 @@ impl FakeWorld {
 }
 
 impl Host for FakeHost {
+    fn has_reply_room(&self, _: PeerRef) -> bool {
+        self.world.has_reply_room.get()
+    }
+
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self
@@ -122,7 +128,7 @@ impl Host for FakeHost {
         let timing = write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
+            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing, None))
                 .unwrap();
         }
     }
