@@ -24,6 +24,7 @@ use gantry_runtime::mesh;
 use gantry_runtime::net::Claim;
 use gantry_runtime::probe::{self, Report, Status};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shared_budget::SharedBudget;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
 use gantry_runtime::topology::{self, Placement};
 use gantry_storage::identity::StoreIdentity;
@@ -200,6 +201,8 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
     let mut to_data = Vec::new();
     let (mut seats, mut reins) = (Vec::new(), Vec::new());
+    let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
+    let replies = SharedBudget::new(settings.memory_plan(cores).replies_bytes);
     for mesh_seat in mesh::seats(placements.len()) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
@@ -207,6 +210,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
             mesh: mesh_seat,
             to_control: to_control.clone(),
             from_control,
+            replies: Arc::clone(&replies),
         };
         let (seat, rein) = seat(core, &settings, identity);
         seats.push(seat);

@@ -9,6 +9,7 @@ pub mod control;
 pub mod data;
 pub mod kept_settings;
 pub mod live;
+pub mod memory_plan;
 pub mod namesrv;
 pub mod refusal;
 pub mod seam;

@@ -37,6 +37,8 @@ pub enum BusyCause {
     Gather,
     /// Too many replies wait for their requesters.
     Push,
+    /// Replies that wait to be read hold all the memory they may.
+    Replies,
 }
 
 impl BusyCause {
@@ -52,6 +54,7 @@ impl BusyCause {
             Self::Transactions => "transactions",
             Self::Gather => "gather",
             Self::Push => "push",
+            Self::Replies => "replies",
         }
     }
 

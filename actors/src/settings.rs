@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::kept_settings::KeptSettings;
 use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch};
+use crate::memory_plan::MemoryPlan;
 use gantry_storage::retention::{Rules, segments_per_run};
 
 /// `flushDiskType`.
@@ -232,6 +233,12 @@ impl BrokerSettings {
             }
             _ => return None,
         })
+    }
+
+    /// What follows from `memoryLimit` on so many cores.
+    pub fn memory_plan(&self, cores: u16) -> MemoryPlan {
+        let (cores, shards) = (u64::from(cores), u64::from(self.shard_count));
+        MemoryPlan::new(self.memory_limit_bytes, cores, shards)
     }
 
     /// Whether the broker may be written to at all by its permission.

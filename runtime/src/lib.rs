@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod net;
 pub mod probe;
 pub mod shard;
+pub mod shared_budget;
 pub mod shutdown;
 pub mod space;
 pub mod topology;

@@ -89,6 +89,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         host: Rc<H>,
         on_bug: OnBug,
     ) -> Rc<Self> {
+        let inbox_bytes = settings.memory_plan(place.cores).inbox_bytes;
         Rc::new(Self {
             number: place.number,
             cores: place.cores.max(1),
@@ -98,7 +99,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,
-            parked: RefCell::default(),
+            parked: RefCell::new(Parked::new(inbox_bytes / 2)),
             gathers: RefCell::default(),
             reading: Reading::default(),
             pushes: RefCell::default(),
@@ -118,6 +119,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         store: Rc<S>,
     ) -> Box<dyn Fn() + 'static> {
         let settings = &self.settings;
+        let memory = settings.memory_plan(self.cores);
         let rules = ShardRules {
             sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
             settings: Arc::clone(settings),
@@ -125,6 +127,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             index_keys: settings.message_index_enable,
             cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
+            inbox_bytes_max: memory.inbox_bytes,
+            cold_reads_max: memory.cold_reads,
             marks: self.marks.clone(),
         };
         let shard = Shard::new(

@@ -14,6 +14,7 @@ use gantry_protocol::command::ExtValue;
 use gantry_protocol::command::writer;
 use gantry_runtime::metrics::{Profile, Timing};
 use gantry_runtime::net::PeerRef;
+use gantry_runtime::shared_budget::Held;
 
 use super::router::CoreWord;
 use super::words::ReplyTo;
@@ -119,6 +120,19 @@ pub trait Host: 'static {
                 debug_assert!(short.is_ok(), "a short reply always fits");
             }
         });
+    }
+
+    /// Whether memory for replies is left, and this peer has read enough of its own; otherwise
+    /// nothing is read for its pull.
+    fn has_reply_room(&self, peer: PeerRef) -> bool {
+        let _ = peer;
+        true
+    }
+
+    /// Counts a reply that is being made beside the connections' buffers.
+    fn hold_reply(&self, bytes: usize) -> Option<Held> {
+        let _ = bytes;
+        None
     }
 
     /// Tells a client why not.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
+use gantry_runtime::shared_budget::Held;
 use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
 
 use super::core::DataCore;
@@ -38,8 +39,9 @@ pub enum CoreWord {
     End(ShardId, ReplyTo, End),
     /// The message of a half of this shard is stored on another one.
     HalfEnded(ShardId, QueueOffset),
-    /// Frames for a connection of the receiver; timed if they answer one request.
-    Frames(PeerRef, Bytes, Option<Timing>),
+    /// Frames for a connection of the receiver; timed if they answer one request. Counted until they
+    /// are in its buffer.
+    Frames(PeerRef, Bytes, Option<Timing>, Option<Held>),
     /// A read of another core, some of whose requests came before this word, is decoded.
     Decoded {
         /// That core.
@@ -173,11 +175,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                         shard.half_ended(half);
                     }
                 }
-                CoreWord::Frames(peer, frames, timing) => {
+                CoreWord::Frames(peer, frames, timing, held) => {
                     self.host.write_timed(peer, |out| {
                         out.extend_from_slice(&frames);
                         timing
                     });
+                    drop((frames, held));
                 }
                 CoreWord::Decoded {
                     core,

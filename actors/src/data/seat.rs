@@ -29,6 +29,7 @@ use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
 };
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, breathe};
+use gantry_runtime::shared_budget::{Held, SharedBudget};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
 use gantry_storage::error::{ReadError, RecoverError};
@@ -66,6 +67,8 @@ pub struct CoreSeat {
     pub to_control: MailSender<ToControl>,
     /// From the control plane.
     pub from_control: MailReceiver<ToData>,
+    /// Memory of replies that wait, shared by all cores.
+    pub replies: Arc<SharedBudget>,
 }
 
 /// Why a core could not start.
@@ -100,6 +103,7 @@ pub struct GlommioHost {
     mesh: OnceCell<Rc<Mesh<CoreWord>>>,
     to_control: MailSender<ToControl>,
     scratch: RefCell<BytesMut>,
+    replies: Arc<SharedBudget>,
 }
 
 impl GlommioHost {
@@ -112,8 +116,9 @@ impl GlommioHost {
         if frames.is_empty() {
             return;
         }
-        let Err(mut word) = self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
-        else {
+        let held = self.replies.hold(frames.len());
+        let word = CoreWord::Frames(peer, frames, timing, Some(held));
+        let Err(mut word) = self.send_core(peer.core, word) else {
             return;
         };
         let Some(mesh) = self.mesh.get().cloned() else {
@@ -187,6 +192,16 @@ impl Host for GlommioHost {
                 Ok(())
             }
         }
+    }
+
+    fn has_reply_room(&self, peer: PeerRef) -> bool {
+        // A peer of another core is known there; what is under way to it is counted.
+        let here = self.peers.get(peer);
+        self.replies.has_room() && here.is_none_or(|session| session.takes_more())
+    }
+
+    fn hold_reply(&self, bytes: usize) -> Option<Held> {
+        Some(self.replies.hold(bytes))
     }
 
     fn close_peer(&self, peer: PeerRef) {
@@ -284,6 +299,7 @@ impl RunningCore {
             mesh: OnceCell::new(),
             to_control: seat.to_control,
             scratch: RefCell::default(),
+            replies: Arc::clone(&seat.replies),
         });
         let place = CorePlace {
             number: context.index,
@@ -309,10 +325,7 @@ impl RunningCore {
             core: Rc::clone(&core),
             host: Rc::clone(&host),
         });
-        let options = NetOptions {
-            idle_ms: settings.channel_idle_max_seconds.saturating_mul(1000),
-            ..NetOptions::default()
-        };
+        let options = net_options(&settings, context.count, seat.replies);
         let net = Net::new(&context, options, front, peers);
         context.spawn_serve(Rc::clone(&core).run_passes());
         context.spawn_serve(Rc::clone(&core).run_deadlines());
@@ -390,6 +403,22 @@ impl RunningCore {
     }
 }
 
+fn net_options(
+    settings: &BrokerSettings,
+    cores: CoreNumber,
+    replies: Arc<SharedBudget>,
+) -> NetOptions {
+    let memory = settings.memory_plan(cores);
+    NetOptions {
+        idle_ms: settings.channel_idle_max_seconds.saturating_mul(1000),
+        out_bytes_soft: memory.out_bytes_soft,
+        out_bytes_max: memory.out_bytes_max,
+        assembly_bytes_max: memory.assembly_bytes,
+        replies,
+        ..NetOptions::default()
+    }
+}
+
 fn begin_profile(context: &CoreContext, settings: &BrokerSettings) {
     if settings.latency_profile_enable {
         let now_us = context.clock.mono_us_now();
@@ -423,6 +452,7 @@ async fn open_shards(
 ) -> Result<(Vec<(ShardId, Rc<Store>)>, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
     let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
     let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
+    let memory = settings.memory_plan(context.count);
     let (mut stores, mut reports) = (Vec::new(), Vec::new());
     let mine = (0..identity.shards_count)
         .map(ShardId)
@@ -440,6 +470,8 @@ async fn open_shards(
             flush_interval_ms: settings.flush_interval_ms,
             segment_bytes: settings.segment_bytes,
             zeros_ahead_bytes: ZEROS_AHEAD_BYTES,
+            read_cache_bytes: memory.read_cache_bytes,
+            index_cache_bytes: memory.index_cache_bytes,
             ..StoreOptions::default()
         };
         let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;

@@ -97,6 +97,7 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
                 mesh: seat,
                 to_control,
                 from_control,
+                replies: SharedBudget::new(usize::MAX),
             },
             news.clone(),
             gone,

@@ -43,15 +43,15 @@ impl Routes {
             queues: Vec::new(),
             brokers: Vec::new(),
         };
-        for (name, held) in queues {
-            route.queues.push((name.clone(), *held));
+        for (name, held) in queues.iter() {
+            route.queues.push((name.to_owned(), *held));
             if let Some(broker) = self.brokers.get(name) {
                 let mut broker = broker.clone();
                 let readable_only = held.perm & PERM_WRITE == 0;
                 if acting_master && !topic.starts_with(MEMBER_TOPIC_PREFIX) && readable_only {
                     show_acting_master(&mut broker);
                 }
-                route.brokers.push((name.clone(), broker));
+                route.brokers.push((name.to_owned(), broker));
             }
         }
         (!route.queues.is_empty() && !route.brokers.is_empty()).then_some(route)
@@ -81,11 +81,11 @@ impl Routes {
 
     /// The topics with queues on a broker of a cluster, sorted.
     pub fn topics_of_cluster(&self, cluster: &str) -> Vec<&str> {
-        let held = |name: &String| self.brokers.get(name).is_some_and(|b| b.cluster == cluster);
+        let held = |name: &str| self.brokers.get(name).is_some_and(|b| b.cluster == cluster);
         sorted(
             self.topics
                 .iter()
-                .filter(|(_, all)| all.keys().any(held))
+                .filter(|(_, all)| all.iter().any(|(name, _)| held(name)))
                 .map(|(topic, _)| topic),
         )
     }
@@ -102,7 +102,10 @@ impl Routes {
         sorted(
             self.topics
                 .iter()
-                .filter(|(_, all)| all.values().next().is_some_and(|q| wanted(q.sys_flag)))
+                .filter(|(_, all)| {
+                    let first = all.iter().next();
+                    first.is_some_and(|(_, queues)| wanted(queues.sys_flag))
+                })
                 .map(|(topic, _)| topic),
         )
     }

@@ -14,6 +14,7 @@ pub mod expected;
 pub mod kv;
 pub mod liveness;
 pub mod lookup;
+mod per_broker;
 pub mod port;
 pub mod routes;
 pub mod settings;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::liveness::{
     BrokerPlace, ConnectionId, DataVersion, EXPIRE_AFTER_MS_DEFAULT, Live, Liveness,
 };
+use super::per_broker::PerBroker;
 
 /// Most broker names: ten times the largest known deployment, a few MiB here.
 pub const BROKERS_COUNT_MAX: usize = 10_000;
@@ -109,7 +110,7 @@ pub enum RegisterError {
 /// The tables.
 #[derive(Debug, Default)]
 pub struct Routes {
-    pub(super) topics: HashMap<String, BTreeMap<String, Queues>>,
+    pub(super) topics: HashMap<String, PerBroker>,
     pub(super) brokers: BTreeMap<String, Broker>,
     pub(super) liveness: Liveness,
 }
@@ -247,12 +248,12 @@ impl Routes {
         let read_only = prime_slave && registration.acting_master == Some(true);
         for (topic, queues) in &registration.topics {
             let brokers = self.topics.entry(topic.clone()).or_default();
-            if changed || !brokers.contains_key(name) {
+            if changed || !brokers.has(name) {
                 let mut queues = *queues;
                 if read_only {
                     queues.perm &= !PERM_WRITE;
                 }
-                brokers.insert(name.clone(), queues);
+                brokers.set(name, queues);
             }
         }
     }
@@ -371,7 +372,7 @@ impl Routes {
         };
         let brokers = &self.brokers;
         let emptied = self.topics.get_mut(topic).is_some_and(|queues| {
-            queues.retain(|name, _| brokers.get(name).is_none_or(|held| held.cluster != cluster));
+            queues.retain(|name| brokers.get(name).is_none_or(|held| held.cluster != cluster));
             queues.is_empty()
         });
         if emptied {
@@ -384,12 +385,12 @@ impl Routes {
         let known = queues
             .into_iter()
             .filter(|(name, _)| self.brokers.contains_key(name));
-        let known: BTreeMap<String, Queues> = known.collect();
+        let known: Vec<(String, Queues)> = known.collect();
         if !known.is_empty() && self.topics.len() < TOPICS_COUNT_MAX {
-            self.topics
-                .entry(topic.to_owned())
-                .or_default()
-                .extend(known);
+            let held = self.topics.entry(topic.to_owned()).or_default();
+            for (name, queues) in known {
+                held.set(&name, queues);
+            }
         }
     }
 }

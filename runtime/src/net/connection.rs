@@ -35,10 +35,13 @@ struct Partial {
 pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) {
     net.handler.on_open(&session);
     let reason = read_until_end(&net, &session).await;
-    if matches!(reason, CloseReason::BadFrame | CloseReason::NoMemory) {
+    let reason = session.close_reason().unwrap_or(reason);
+    if matches!(
+        reason,
+        CloseReason::BadFrame | CloseReason::NoMemory | CloseReason::SlowReader
+    ) {
         net.metrics.count(|counts| counts.expelled += 1);
     }
-    let reason = session.close_reason().unwrap_or(reason);
     net.peers.remove(session.id());
     session.end(reason);
     net.metrics.count(|counts| counts.connections -= 1);

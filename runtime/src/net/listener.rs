@@ -12,6 +12,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -93,6 +94,7 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
             lane: Rc::clone(&net.lane),
             out_soft: net.options.out_bytes_soft,
             out_max: net.options.out_bytes_max,
+            replies: Arc::clone(&net.options.replies),
             now_ms: net.clock.mono_ms(),
         })
     });

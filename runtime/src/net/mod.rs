@@ -18,6 +18,7 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::clock::Clock;
 use crate::error::ListenError;
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, TaskQueues};
+use crate::shared_budget::SharedBudget;
 pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;
@@ -37,6 +39,11 @@ use writer::WriteLane;
 pub const IDLE_MS: u64 = 120_000;
 /// How often the idle limit is looked at.
 const SWEEP_MS: u64 = 1_000;
+/// How often the memory of replies is looked at.
+const RELIEVE_MS: u64 = 100;
+/// While that memory is short, a connection whose socket takes nothing for so long is closed: a
+/// reader across the ocean has taken something by then.
+pub const STUCK_MS: u64 = 500;
 /// Connections of one core.
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// While more than this waits to be written to a connection, nothing more is read from it.
@@ -65,6 +72,8 @@ pub struct NetOptions {
     pub out_bytes_max: usize,
     /// Bytes promised to incomplete frames; above it, the connection that asks is closed.
     pub assembly_bytes_max: usize,
+    /// Memory of all replies that wait, of all cores.
+    pub replies: Arc<SharedBudget>,
 }
 
 impl Default for NetOptions {
@@ -75,6 +84,7 @@ impl Default for NetOptions {
             out_bytes_soft: OUT_BYTES_SOFT,
             out_bytes_max: OUT_BYTES_MAX,
             assembly_bytes_max: ASSEMBLY_BYTES_MAX,
+            replies: SharedBudget::new(usize::MAX),
         }
     }
 }
@@ -212,11 +222,17 @@ pub enum Claim {
 
 /// Closes what has been silent too long, and takes back memory that a quiet connection still holds.
 async fn sweep<H: FrameHandler>(net: std::rc::Weak<Net<H>>) {
+    let mut swept_ms = 0;
     loop {
-        glommio::timer::sleep(Duration::from_millis(SWEEP_MS)).await;
+        glommio::timer::sleep(Duration::from_millis(RELIEVE_MS)).await;
         let Some(net) = net.upgrade() else { return };
         net.clock.refresh();
         let now = net.clock.mono_ms();
+        relieve(&net, now);
+        if now.saturating_sub(swept_ms) < SWEEP_MS {
+            continue;
+        }
+        swept_ms = now;
         for session in net.peers.all() {
             let silent_ms = now.saturating_sub(session.last_read_ms());
             if silent_ms >= net.options.idle_ms {
@@ -225,6 +241,38 @@ async fn sweep<H: FrameHandler>(net: std::rc::Weak<Net<H>>) {
                 session.release_idle_memory();
             }
         }
+    }
+}
+
+/// While replies hold more than half of their memory: closes those who do not read theirs, who has
+/// been waited for longest first, until it is less. Whoever reads goes on being served.
+fn relieve<H: FrameHandler>(net: &Net<H>, now_ms: u64) {
+    let replies = &net.options.replies;
+    if !replies.is_pressed() {
+        return;
+    }
+    let stuck = |session: Rc<Session>| {
+        let since_ms = session.stuck_since_ms()?;
+        (now_ms.saturating_sub(since_ms) >= STUCK_MS).then_some((since_ms, session))
+    };
+    let mut stuck: Vec<_> = net.peers.all().into_iter().filter_map(stuck).collect();
+    stuck.sort_unstable_by_key(|(since_ms, _)| *since_ms);
+    let held_bytes = replies.used();
+    let mut closed = 0;
+    for (_, session) in stuck {
+        if !replies.is_pressed() {
+            break;
+        }
+        session.close(CloseReason::SlowReader);
+        closed += 1;
+    }
+    if closed > 0 {
+        tracing::warn!(
+            closed,
+            held_bytes,
+            limit_bytes = replies.limit(),
+            "connections that do not read their replies were closed: memory for replies was short"
+        );
     }
 }
 

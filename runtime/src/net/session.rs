@@ -4,7 +4,9 @@
 //! **Lives on** the data core that accepted it; not `Send`. Other cores know it by its [`PeerRef`].
 //! **Invariants** bytes leave in the order they were appended; after the end nothing is appended;
 //! the socket is closed when its reader task ends, however many `Rc`s still point here.
-//! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]).
+//! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]); the
+//! memory of all out buffers is counted in `replies`, and without room there a connection whose
+//! socket takes nothing is closed.
 //! **Not here** reading (`connection`), the one write of a tick (`writer`).
 
 use std::any::Any;
@@ -13,6 +15,7 @@ use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
@@ -22,9 +25,14 @@ use glommio::net::TcpStream;
 use super::peers::PeerRef;
 use super::writer::WriteLane;
 use crate::metrics::{Run, Timing};
+use crate::shared_budget::{Held, SharedBudget};
 
 /// An out buffer keeps this much capacity after it has been written.
 const OUT_KEEP_BYTES: usize = 64 * 1024;
+/// From this size on an out buffer grows by steps: doubled, it could take all that is left.
+const OUT_DOUBLES_BYTES: usize = 1024 * 1024;
+/// Such a step; larger than the usual answer.
+const OUT_STEP_BYTES: usize = 1024 * 1024;
 /// Kinds of timed answers that may wait in one out buffer; further ones are not timed.
 const RUNS_MAX: usize = 256;
 /// Latest ones that another answer is compared with: answers of a pass come queue by queue.
@@ -61,6 +69,10 @@ pub struct Session {
     out: RefCell<BytesMut>,
     /// The timed answers in it.
     runs: RefCell<Vec<Run>>,
+    /// Memory of the out buffer, as counted.
+    held: RefCell<Held>,
+    /// Since when its socket has taken nothing, ms; 0 while it takes something.
+    stuck_ms: Cell<u64>,
     out_soft: usize,
     out_max: usize,
     /// In the lane's list, or the drain task is at work.
@@ -81,6 +93,7 @@ pub(super) struct Accepted {
     pub(super) lane: Rc<WriteLane>,
     pub(super) out_soft: usize,
     pub(super) out_max: usize,
+    pub(super) replies: Arc<SharedBudget>,
     pub(super) now_ms: u64,
 }
 
@@ -94,6 +107,8 @@ impl Session {
             lane: new.lane,
             out: RefCell::new(BytesMut::new()),
             runs: RefCell::default(),
+            held: RefCell::new(new.replies.hold(0)),
+            stuck_ms: Cell::new(0),
             out_soft: new.out_soft,
             out_max: new.out_max,
             queued: Cell::new(false),
@@ -128,14 +143,39 @@ impl Session {
     /// The out buffer, to append whole frames to; follow with [`Session::flush_soon`]. The borrow
     /// must end before any other call on this session. Appending to an ended session is harmless.
     pub fn out(&self) -> RefMut<'_, BytesMut> {
-        self.out.borrow_mut()
+        let mut out = self.out.borrow_mut();
+        if out.len() >= OUT_DOUBLES_BYTES && out.capacity() - out.len() < OUT_STEP_BYTES / 2 {
+            let mut larger = BytesMut::with_capacity(out.len() + OUT_STEP_BYTES);
+            larger.extend_from_slice(&out);
+            *out = larger;
+        }
+        out
+    }
+
+    /// Whether an answer that may be large should still be made for it: less than half of what
+    /// closes it is waiting.
+    pub fn takes_more(&self) -> bool {
+        self.out_bytes() < self.out_max / 2
     }
 
     /// Writes what was appended, once, when the tasks that are ready now have run.
     pub fn flush_soon(self: &Rc<Self>) {
         if !self.is_open() {
-            self.out.borrow_mut().clear();
-        } else if self.out_bytes() > self.out_max {
+            *self.out.borrow_mut() = BytesMut::new();
+            return;
+        }
+        let (len, capacity) = {
+            let out = self.out.borrow();
+            (out.len(), out.capacity())
+        };
+        let has_room = {
+            let mut held = self.held.borrow_mut();
+            if capacity > held.bytes() {
+                held.resize(capacity);
+            }
+            held.budget().has_room()
+        };
+        if len > self.out_max || (!has_room && self.is_stuck()) {
             self.close(CloseReason::SlowReader);
         } else if !self.queued.replace(true) {
             self.lane.push(Rc::clone(self));
@@ -186,6 +226,7 @@ impl Session {
         }
         self.reason.set(Some(reason));
         *self.out.borrow_mut() = BytesMut::new();
+        self.held.borrow_mut().resize(0);
         *self.runs.borrow_mut() = Vec::new();
         if let Some(stream) = self.stream.borrow().as_ref() {
             // Completes at once; it also completes the reader's pending poll.
@@ -237,8 +278,29 @@ impl Session {
         self.is_open() && !self.end_after_flush.get()
     }
 
+    /// Whether nothing is read from it now: too much waits to be written, or anything at all while
+    /// memory for replies is short.
     pub(super) fn is_clogged(&self) -> bool {
-        self.out_bytes() > self.out_soft
+        let waiting = self.out_bytes();
+        waiting > self.out_soft || (waiting > 0 && self.held.borrow().budget().is_pressed())
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.stuck_ms.get() > 0
+    }
+
+    /// Since when its socket has taken nothing although something waits, ms.
+    pub(super) fn stuck_since_ms(&self) -> Option<u64> {
+        Some(self.stuck_ms.get()).filter(|since| *since > 0)
+    }
+
+    /// Notes what a flush did, at `now_ms`.
+    pub(super) fn note_flush(&self, flushed: &Flushed, now_ms: u64) {
+        if !flushed.pending {
+            self.stuck_ms.set(0);
+        } else if flushed.bytes > 0 || !self.is_stuck() {
+            self.stuck_ms.set(now_ms.max(1));
+        }
     }
 
     /// Waits until the out buffer is below its soft bound, or the end.
@@ -260,6 +322,7 @@ impl Session {
             && out.capacity() > 0
         {
             *out = BytesMut::new();
+            self.held.borrow_mut().resize(0);
         }
         if let Ok(mut runs) = self.runs.try_borrow_mut()
             && runs.is_empty()
@@ -304,14 +367,27 @@ impl Session {
                 }
                 Poll::Pending => {
                     flushed.pending = true;
-                    return flushed;
+                    break;
                 }
             }
         }
-        if out.capacity() > OUT_KEEP_BYTES {
-            *out = BytesMut::new();
-        }
+        self.fit_memory(&mut out);
         flushed
+    }
+
+    /// Gives back memory that what still waits does not need.
+    fn fit_memory(&self, out: &mut BytesMut) {
+        let mut held = self.held.borrow_mut();
+        if out.is_empty() {
+            if out.capacity() > OUT_KEEP_BYTES {
+                *out = BytesMut::new();
+            }
+            held.resize(out.capacity());
+        } else if held.bytes() > OUT_KEEP_BYTES && out.len() < held.bytes() / 4 {
+            // What was written stays in the allocation until the rest moves.
+            *out = BytesMut::from(out.as_ref());
+            held.resize(out.capacity());
+        }
     }
 
     /// After a write: whoever waits for room goes on, and a connection that should end does.

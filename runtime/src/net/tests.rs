@@ -257,6 +257,33 @@ fn what_is_owed_to_a_slow_reader_arrives_whole() {
 }
 
 #[test]
+fn short_memory_for_replies_costs_those_who_do_not_read() {
+    let replies = SharedBudget::new(8 * 1024 * 1024);
+    let options = NetOptions {
+        replies: Arc::clone(&replies),
+        ..NetOptions::default()
+    };
+    let server = Server::start(options);
+    // Each is owed 8 MiB, of which the sockets take a part.
+    let mut slow: Vec<TcpStream> = (0..3).map(|_| server.client()).collect();
+    for client in &mut slow {
+        client.write_all(&frame(FLOOD)).unwrap();
+    }
+    let mut reader = server.client();
+    let ping = frame(b"who reads is served");
+    let end = Instant::now() + Duration::from_secs(10);
+    while replies.is_pressed() {
+        assert!(Instant::now() < end, "{} bytes are held", replies.used());
+        reader.write_all(&ping).unwrap();
+        reader.read_exact(&mut vec![0; ping.len()]).unwrap();
+    }
+    assert_eq!(server.reason(), CloseReason::SlowReader);
+    drop(slow);
+    reader.write_all(&ping).unwrap();
+    reader.read_exact(&mut vec![0; ping.len()]).unwrap();
+}
+
+#[test]
 fn incomplete_frames_draw_from_one_budget() {
     let options = NetOptions {
         assembly_bytes_max: 1024 * 1024,

@@ -85,6 +85,7 @@ impl WriteLane {
     /// Writes what the socket takes; true while something is left for later.
     fn flush(&self, session: &Session, cx: &mut Context<'_>) -> bool {
         let flushed = session.try_flush(cx);
+        session.note_flush(&flushed, self.clock.mono_ms());
         self.metrics.count(|counts| {
             counts.writes += flushed.calls;
             counts.bytes_out += flushed.bytes as u64;

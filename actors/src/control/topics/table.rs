@@ -25,7 +25,7 @@ pub const TOPICS_MAX: usize = 100_000;
 #[derive(Debug, Default)]
 pub struct TopicTable {
     by_name: HashMap<String, Arc<TopicEntry>>,
-    names: HashMap<TopicId, String>,
+    by_id: HashMap<TopicId, Arc<TopicEntry>>,
     version: DataVersion,
     next_id: u32,
 }
@@ -39,7 +39,7 @@ impl TopicTable {
     ) -> Self {
         let mut table = Self {
             by_name: HashMap::new(),
-            names: HashMap::new(),
+            by_id: HashMap::new(),
             version,
             next_id: next_id.max(1),
         };
@@ -53,7 +53,7 @@ impl TopicTable {
 
     fn insert(&mut self, entry: Arc<TopicEntry>) {
         let name = entry.config.name.clone();
-        self.names.insert(entry.id, name.clone());
+        self.by_id.insert(entry.id, Arc::clone(&entry));
         self.by_name.insert(name, entry);
     }
 
@@ -64,7 +64,7 @@ impl TopicTable {
 
     /// The name of a topic id.
     pub fn name_of(&self, id: TopicId) -> Option<&str> {
-        self.names.get(&id).map(String::as_str)
+        self.by_id.get(&id).map(|entry| entry.config.name.as_str())
     }
 
     /// Every topic, in no order.
@@ -146,7 +146,7 @@ impl TopicTable {
     /// Removes a topic; its id is never given again.
     pub fn remove(&mut self, name: &str) -> Option<Arc<TopicEntry>> {
         let entry = self.by_name.remove(name)?;
-        self.names.remove(&entry.id);
+        self.by_id.remove(&entry.id);
         Some(entry)
     }
 

@@ -4,7 +4,8 @@
 //! **Lives on** each data core.
 //! **Invariants** while anything waits for a topic, further sends to it wait behind, so the order
 //! of a connection's messages holds; one question a subject is under way at the control plane.
-//! **Limits** [`PARKED_MAX`] requests of [`PARKED_BYTES_MAX`] together, each at most [`PARKED_MS`].
+//! **Limits** [`PARKED_MAX`] requests of [`PARKED_BYTES_MAX`] together, or less by `memoryLimit`,
+//! each at most [`PARKED_MS`].
 //! **Not here** who may make what (`control`).
 
 use std::collections::BTreeMap;
@@ -60,8 +61,9 @@ struct Wait {
 }
 
 /// One core's parked requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parked {
+    bytes_max: usize,
     tickets: HashMap<Subject, Ticket>,
     waits: BTreeMap<Ticket, Wait>,
     count: usize,
@@ -80,7 +82,25 @@ pub enum Park {
     Full,
 }
 
+impl Default for Parked {
+    fn default() -> Self {
+        Self::new(PARKED_BYTES_MAX)
+    }
+}
+
 impl Parked {
+    /// Nothing parked; at most so many bytes of frames, and no more than [`PARKED_BYTES_MAX`].
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max: bytes_max.min(PARKED_BYTES_MAX),
+            tickets: HashMap::new(),
+            waits: BTreeMap::new(),
+            count: 0,
+            bytes: 0,
+            last_ticket: 0,
+        }
+    }
+
     /// Whether anything waits for a topic.
     pub fn holds_topic(&self, topic: &str) -> bool {
         // Almost always empty, and then no key is built.
@@ -90,7 +110,7 @@ impl Parked {
     /// Parks a request.
     pub fn park(&mut self, subject: Subject, request: ParkedRequest, now_ms: u64) -> Park {
         let bytes = request.frame.wire_bytes();
-        if self.count >= PARKED_MAX || self.bytes + bytes > PARKED_BYTES_MAX {
+        if self.count >= PARKED_MAX || self.bytes + bytes > self.bytes_max {
             return Park::Full;
         }
         self.count += 1;

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(told(there, Stage::Append), (2, 0));
         let words = broker.world.take_words(0);
         let back = words.iter().filter_map(|word| match word {
-            CoreWord::Frames(_, _, Some(timing)) => Some(timing),
+            CoreWord::Frames(_, _, Some(timing), _) => Some(timing),
             _ => None,
         });
         let front = Front {

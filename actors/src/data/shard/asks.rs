@@ -4,7 +4,7 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a
 //! task.
-//! **Limits** [`super::COLD_READS_MAX`] tasks.
+//! **Limits** `cold_reads_max` tasks.
 //! **Not here** checks of names and rights (`requests::offsets`), locks over many queues
 //! (`data::requests::locks`).
 
@@ -17,7 +17,7 @@ use gantry_storage::error::ReadError;
 use gantry_storage::shard_store::ReadLimits;
 use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
 
-use super::{COLD_READS_MAX, Inner, Shard};
+use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::{Commit, GROUPS_MAX};
@@ -144,8 +144,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reply: ReplyTo,
         task: impl FnOnce(Rc<Self>) -> F,
     ) {
-        if inner.cold_under_way >= COLD_READS_MAX {
-            let remark = format!("shard {}, {COLD_READS_MAX} reads under way", self.id);
+        if inner.cold_under_way >= self.rules.cold_reads_max {
+            let most = self.rules.cold_reads_max;
+            let remark = format!("shard {}, {most} reads under way", self.id);
             self.host
                 .refuse(reply, &self.host.busy(BusyCause::DeviceRead, &remark));
             return;

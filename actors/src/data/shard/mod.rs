@@ -6,8 +6,9 @@
 //! **Invariants** one `seal` a pass, whatever the number of queues; an actor that panics is
 //! replaced by one with the same offsets and locks, its callers get an error, nobody else notices.
 //! A pass never awaits.
-//! **Limits** [`INBOX_BYTES_MAX`] and `sendThreadPoolQueueCapacity` requests wait in all inboxes
-//! together; one more is refused at once. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a
+//! **Limits** `inbox_bytes_max` and `sendThreadPoolQueueCapacity` messages wait in all inboxes
+//! together, and one other request for each [`ASK_BYTES`] of the former; one more is refused at
+//! once, and neither kind takes the other's room. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a
 //! turn.
 //! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass
 //! (`data::core`).
@@ -54,14 +55,16 @@ use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, Totals};
 use crate::settings::BrokerSettings;
 
-/// Bytes of requests that may wait in all inboxes of a shard: four times the tail's default, so
-/// that a burst is taken while the device catches up.
+/// Bytes of requests that may wait in all inboxes of a shard, at most (`memory_plan`): four times
+/// the tail's default, so that a burst is taken while the device catches up.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Of the inboxes' bytes, for each request that is not a message: four times what a pull takes.
+pub const ASK_BYTES: usize = 1024;
 /// Messages one queue stores in a turn, before the next queue has its turn.
 pub const TURN_APPENDS_MAX: usize = 64;
 /// Other requests one queue answers in a turn.
 pub const TURN_ASKS_MAX: usize = 32;
-/// Reads from the device and searches that one shard has under way.
+/// Reads from the device and searches that one shard has under way, at most (`memory_plan`).
 pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
 /// 40 µs of work for each the last one waits a third of a second.
@@ -86,6 +89,10 @@ pub struct ShardRules {
     /// A queue whose first record lies within this many bytes of the log's end is young (behaviours
     /// §6).
     pub young_bytes: u64,
+    /// Bytes of requests in the inboxes.
+    pub inbox_bytes_max: usize,
+    /// Reads from the device under way.
+    pub cold_reads_max: usize,
     /// What send replies carry.
     pub marks: SendReplyMarks,
 }
@@ -122,6 +129,8 @@ struct Inner {
     dirty: VecDeque<u32>,
     inbox_count: usize,
     inbox_bytes: usize,
+    /// Requests in the inboxes that are not messages.
+    asks_count: usize,
     /// The tail is full since this time, µs.
     stalled_us: Option<u64>,
     pass_times: PassTimes,
@@ -235,9 +244,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         request: QueueRequest,
     ) -> Result<(), Refusal> {
         let mut inner = self.inner.borrow_mut();
-        self.admit(&inner, key, &key.topic, size_of::<QueueRequest>())?;
-        inner.inbox_count += 1;
-        inner.inbox_bytes += size_of::<QueueRequest>();
+        self.admit_ask(&inner, key)?;
+        inner.asks_count += 1;
         inner.push_ask(key, (reply, request));
         self.signal.set();
         Ok(())
@@ -250,11 +258,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         topic: &dyn fmt::Display,
         bytes: usize,
     ) -> Result<(), Refusal> {
-        if inner.is_closed {
-            let remark = "the broker is shutting down";
-            return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
-        }
-        let fits = inner.inbox_bytes + bytes <= INBOX_BYTES_MAX || inner.inbox_count == 0;
+        Self::admit_any(inner)?;
+        let fits =
+            inner.inbox_bytes + bytes <= self.rules.inbox_bytes_max || inner.inbox_count == 0;
         if fits && inner.inbox_count < self.rules.settings.send_queue_capacity.count() {
             return Ok(());
         }
@@ -270,6 +276,26 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let remark = format!(
             "shard {}, topic {} queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
             self.id, topic, key.queue, inner.inbox_count, inner.inbox_bytes,
+        );
+        Err(self.host.busy(BusyCause::Inbox, &remark))
+    }
+
+    fn admit_any(inner: &Inner) -> Result<(), Refusal> {
+        if inner.is_closed {
+            let remark = "the broker is shutting down";
+            return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
+        }
+        Ok(())
+    }
+
+    fn admit_ask(&self, inner: &Inner, key: QueueKey) -> Result<(), Refusal> {
+        Self::admit_any(inner)?;
+        if inner.asks_count < self.rules.inbox_bytes_max / ASK_BYTES {
+            return Ok(());
+        }
+        let remark = format!(
+            "shard {}, topic {} queue {}, {} pulls and questions wait",
+            self.id, key.topic, key.queue, inner.asks_count,
         );
         Err(self.host.busy(BusyCause::Inbox, &remark))
     }
@@ -295,7 +321,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let now_us = self.host.mono_us();
         let since_us = inner.stalled_us.unwrap_or(now_us);
         (
-            inner.inbox_count as u64,
+            (inner.inbox_count + inner.asks_count) as u64,
             now_us.saturating_sub(since_us) / 1000,
         )
     }
@@ -303,10 +329,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Whether nothing waits to be stored, answered or flushed.
     pub fn is_drained(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.inbox_count == 0
-            && inner.flushing.is_empty()
-            && inner.cold.is_empty()
-            && inner.cold_under_way == 0
+        let waiting = inner.inbox_count + inner.asks_count + inner.cold.len();
+        waiting == 0 && inner.flushing.is_empty() && inner.cold_under_way == 0
     }
 
     /// The next turn of this queue's actor panics.

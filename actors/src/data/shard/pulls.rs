@@ -7,8 +7,8 @@
 //! pull is read again when something readable may match, and answered only if something does (traps
 //! 56, 57); a peer that is gone costs nothing more; whatever is not in the tail waits for its turn
 //! in the cold lane, behind what the pass does.
-//! **Limits** [`super::COLD_READS_MAX`] reads from the device, [`super::COLD_PULLS_MAX`] pulls that
-//! wait for their turn; suspended pulls as `queue::waiters` says.
+//! **Limits** `cold_reads_max` reads from the device, none without memory for its reply;
+//! [`super::COLD_PULLS_MAX`] pulls that wait for their turn; suspended pulls as `queue::waiters` says.
 //! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
 //! (`requests::pulls`).
 
@@ -17,11 +17,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, writer};
+use gantry_runtime::shared_budget::Held;
 use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{COLD_PULLS_MAX, COLD_READS_MAX, Inner, Shard};
+use super::{COLD_PULLS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
@@ -35,6 +36,8 @@ use crate::refusal::{BusyCause, Refusal};
 const FRESH_US: u64 = 50_000;
 /// Cold pulls started at a time when none come in.
 const COLD_STARTS_MAX: usize = 16;
+/// What a read from the device is counted with while it is under way.
+const COLD_HELD_BYTES_MAX: usize = 1 << 20;
 
 /// A suspended pull.
 #[derive(Debug)]
@@ -116,6 +119,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         waiter: Waiter,
         from: QueueOffset,
     ) {
+        if !self.host.has_reply_room(waiter.reply.peer) {
+            return self.refuse_without_room(&waiter);
+        }
         match self.read_hot(&waiter, from, true) {
             Reading::Answered(got) => inner.note_got(actor, &waiter, got),
             Reading::Unmatched(_) => {}
@@ -177,6 +183,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reading
     }
 
+    /// Busy: its client asks again in a while, and those who don't read are closed meanwhile.
+    fn refuse_without_room(&self, waiter: &Waiter) {
+        let remark = format!(
+            "shard {}, replies that this client, or all clients, were sent and have not read hold all \
+             the memory for them",
+            self.id
+        );
+        let busy = self.host.busy(BusyCause::Replies, &remark);
+        self.host.refuse(waiter.reply, &busy);
+    }
+
     fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
         waiter.times.ask_device(self.stamp_us());
         if inner.cold.len() < COLD_PULLS_MAX {
@@ -196,7 +213,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Starts the cold lane unless it runs or has nothing it may do.
     pub(super) fn start_cold_reads(self: &Rc<Self>, inner: &mut Inner) {
-        let may_run = inner.cold_under_way < COLD_READS_MAX && !inner.cold.is_empty();
+        let may_run = inner.cold_under_way < self.rules.cold_reads_max && !inner.cold.is_empty();
         if !may_run || inner.cold_lane_runs {
             return;
         }
@@ -221,16 +238,23 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             COLD_STARTS_MAX
         };
         for _ in 0..count {
-            let may_run = inner.cold_under_way < COLD_READS_MAX;
+            let may_run = inner.cold_under_way < self.rules.cold_reads_max;
             let next = may_run.then(|| inner.cold.pop_front()).flatten();
             let Some(cold) = next else {
                 inner.cold_lane_runs = false;
                 return false;
             };
+            // Room there was when it came may be taken by now.
+            if !self.host.has_reply_room(cold.waiter.reply.peer) {
+                self.refuse_without_room(&cold.waiter);
+                continue;
+            }
+            let bytes = usize::try_from(cold.waiter.pull.bytes_max).unwrap_or(usize::MAX);
+            let held = self.host.hold_reply(bytes.min(COLD_HELD_BYTES_MAX));
             inner.cold_under_way += 1;
             let shard = Rc::clone(self);
             self.host.spawn(async move {
-                shard.finish_cold(cold).await;
+                shard.finish_cold(cold, held).await;
                 let mut inner = shard.inner.borrow_mut();
                 inner.cold_under_way -= 1;
                 shard.start_cold_reads(&mut inner);
@@ -239,7 +263,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         true
     }
 
-    async fn finish_cold(&self, cold: ColdPull) {
+    /// `held` counts the reply until the connection's buffer does.
+    async fn finish_cold(&self, cold: ColdPull, held: Option<Held>) {
         let ColdPull {
             mut waiter,
             from,
@@ -271,6 +296,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     }
                     timing
                 });
+                drop(held);
                 let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
                 let got = got_of(&read, read_ms);
                 self.inner.borrow_mut().note_got(None, &waiter, got);
@@ -309,6 +335,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             waiter.times.wake(self.stamp_us());
+            if !self.host.has_reply_room(waiter.reply.peer) {
+                if let Some(waiter) = inner.waiters.take(id) {
+                    self.refuse_without_room(&waiter);
+                }
+                continue;
+            }
             match self.read_hot(waiter, waiter.scanned, false) {
                 Reading::Answered(got) => {
                     if let Some(waiter) = inner.waiters.take(id) {

@@ -199,6 +199,24 @@ fn trap_42_a_full_inbox_refuses_at_once_with_the_cause() {
 }
 
 #[test]
+fn pulls_that_wait_take_no_room_from_messages() {
+    let broker = TestBroker::new(1, 1, |s| {
+        s.send_queue_capacity = 2_u64.into();
+        s.memory_limit_bytes = 64 << 20;
+    });
+    let most = broker.cores[0].settings.memory_plan(1).inbox_bytes / super::ASK_BYTES;
+    let pulls = i32::try_from(most).unwrap() + 1;
+    for n in 0..pulls {
+        broker.request(&pull_frame(n, &pull_header("T", 0, 0)));
+    }
+    send(&broker, pulls, 0, b"x");
+    let replies = broker.replies();
+    let code = |opaque| replies.iter().find(|r| r.opaque == opaque).unwrap().code;
+    assert_eq!((code(pulls), code(pulls - 1)), (0, 2));
+    assert_ne!(code(0), 2);
+}
+
+#[test]
 fn a_poisoned_shard_refuses_with_the_reason() {
     let broker = TestBroker::new(1, 1, |_| {});
     *broker.stores[0].poison.borrow_mut() = Some("sync failed: EIO".into());
@@ -315,6 +333,34 @@ fn readers_of_a_backlog_take_turns_with_new_messages() {
     let later_us = broker.world.now_us.get() + 1_000_000;
     broker.world.now_us.set(later_us);
     assert_eq!(breaths_of_three(), 0, "nothing came for a second");
+}
+
+#[test]
+fn without_memory_for_replies_pulls_are_refused_and_sends_go_on() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    sent(&broker, 0, "a", b"first");
+    broker.request(&pull_frame(1, &long_pull("T", 1, 0)));
+    broker.world.has_reply_room.set(false);
+    broker.request(&pull_frame(2, &pull_header("T", 0, 0)));
+    let reply = broker.reply();
+    let remark = reply.remark.unwrap_or_default();
+    assert_eq!((reply.code, reply.opaque), (2, 2), "{remark}");
+    assert!(remark.contains("stage replies"), "{remark}");
+    // A suspended pull that would now find something is told as well.
+    send(&broker, 3, 1, b"second");
+    let codes: Vec<_> = broker
+        .replies()
+        .iter()
+        .map(|r| (r.opaque, r.code))
+        .collect();
+    assert_eq!(codes.len(), 2, "{codes:?}");
+    assert!(
+        codes.contains(&(3, 0)) && codes.contains(&(1, 2)),
+        "{codes:?}"
+    );
+    broker.world.has_reply_room.set(true);
+    broker.request(&pull_frame(4, &pull_header("T", 1, 0)));
+    assert_eq!(broker.reply().code, 0);
 }
 
 #[test]

@@ -70,9 +70,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some((reply, request)) = actor.asks.pop_front() else {
                 break;
             };
-            inner.inbox_count = inner.inbox_count.saturating_sub(1);
-            let bytes = size_of_val(&request);
-            inner.inbox_bytes = inner.inbox_bytes.saturating_sub(bytes);
+            inner.asks_count = inner.asks_count.saturating_sub(1);
             actor.at_work = Some(Asker::Client(reply));
             self.ask(inner, actor, reply, request);
         }
@@ -216,15 +214,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         if let Some(asker) = &old.at_work {
             tell(inner, asker);
         }
-        inner.inbox_count = inner
-            .inbox_count
-            .saturating_sub(old.appends.len() + old.asks.len());
+        inner.inbox_count = inner.inbox_count.saturating_sub(old.appends.len());
+        inner.asks_count = inner.asks_count.saturating_sub(old.asks.len());
         for pending in &old.appends {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
             tell(inner, &pending.asker);
         }
-        for (reply, request) in &old.asks {
-            inner.inbox_bytes = inner.inbox_bytes.saturating_sub(size_of_val(request));
+        for (reply, _) in &old.asks {
             tell(inner, &Asker::Client(*reply));
         }
     }

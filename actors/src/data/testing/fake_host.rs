@@ -35,6 +35,7 @@ pub struct FakeWorld {
     pub breaths: Cell<u32>,
     pub now_us: Cell<u64>,
     pub control_is_full: Cell<bool>,
+    pub has_reply_room: Cell<bool>,
 }
 
 /// One core's host.
@@ -54,6 +55,7 @@ impl FakeWorld {
             breaths: Cell::new(0),
             now_us: Cell::new(1_000_000),
             control_is_full: Cell::new(false),
+            has_reply_room: Cell::new(true),
         })
     }
 
@@ -109,6 +111,10 @@ impl FakeWorld {
 }
 
 impl Host for FakeHost {
+    fn has_reply_room(&self, _: PeerRef) -> bool {
+        self.world.has_reply_room.get()
+    }
+
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self
@@ -125,7 +131,7 @@ impl Host for FakeHost {
         let timing = write(&mut out);
         if !out.is_empty() {
             let frames: Bytes = out.freeze();
-            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing))
+            self.send_core(peer.core, CoreWord::Frames(peer, frames, timing, None))
                 .unwrap();
         }
     }
