@@ -1,7 +1,7 @@
 //! Delayed messages are owed: what falls due while the broker is dead comes at once and in due
 //! order afterwards, and one that waits longer than the log is kept is neither lost nor does it
-//! keep the log. The figures with a million pending are an ignored test:
-//! `cargo test --release --test delay_owed -- --ignored --nocapture` (3 minutes, 3 GB of disk).
+//! keep the log. That one and the figures with a million pending are ignored tests:
+//! `cargo test --release --test delay_owed -- --ignored --nocapture` (4 minutes, 3 GB of disk).
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -101,6 +101,7 @@ fn fill(client: &mut Client, topic: &str, count: usize) {
 /// `fileReservedTime` counts hours; with 0 nothing is young enough to stay, which asks more than
 /// a minute would: what is pending outlives every segment.
 #[test]
+#[ignore = "35 s"]
 fn what_waits_longer_than_the_log_is_kept_is_parked_again_and_the_log_goes() {
     let hours: Vec<String> = (0..24).map(|hour| hour.to_string()).collect();
     let all_day = format!("deleteWhen={}", hours.join(";"));
@@ -108,14 +109,14 @@ fn what_waits_longer_than_the_log_is_kept_is_parked_again_and_the_log_goes() {
         "shardCount=1",
         "cleanResourceInterval=200",
         "fileReservedTime=0",
-        "messageDelayLevel=14s",
+        "messageDelayLevel=30s",
         &all_day,
     ]);
     let (topic, filler) = (fresh("patient"), fresh("filler"));
     let mut client = gantry.client();
     client.create_topic(&topic, 1);
     client.create_topic(&filler, 1);
-    let due_ms = now_ms() + 14_000;
+    let due_ms = now_ms() + 30_000;
     send_due(&mut client, &topic, &[due_ms]);
     let level = [("DELAY", "1")];
     let sent = client.send(&topic, 0, b"level", &level);
@@ -123,7 +124,7 @@ fn what_waits_longer_than_the_log_is_kept_is_parked_again_and_the_log_goes() {
     let place = i64::from_str_radix(&first.ext["msgId"][16..], 16).unwrap();
     fill(&mut client, &filler, 60);
     // Both old records go, with the segments they lay in.
-    until(12, "the log goes", || {
+    until(25, "the log goes", || {
         let at = ext(&[("offset", &place.to_string())]);
         let shown = client.call(code::VIEW_MESSAGE, &at, b"");
         (shown.code == reply::SYSTEM_ERROR).then_some(())
@@ -137,7 +138,7 @@ fn what_waits_longer_than_the_log_is_kept_is_parked_again_and_the_log_goes() {
     gantry.start();
     gantry.await_ready();
     let mut client = gantry.client();
-    let all = until(20, "both messages", || {
+    let all = until(35, "both messages", || {
         let all = client.drain(&topic, 0, 0);
         (all.len() >= 2).then_some(all)
     });
