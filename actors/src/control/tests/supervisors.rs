@@ -346,3 +346,48 @@ fn a_panic_of_the_check_backs_costs_no_later_question() {
     assert!(!rig.shutdown.is_triggered());
     rig.stop();
 }
+
+/// Makes a supervisor panic for the `n`th time and waits until it is at work again.
+fn panic_once(rig: &mut Rig, part: &str, n: u64, is_last: bool) {
+    inject(rig, part);
+    if part == "retry" {
+        let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+        rig.tell(ToControl::Request(ControlRequest {
+            peer: peer(2),
+            peer_addr: "127.0.0.1:1".parse().unwrap(),
+            command: request(code::CONSUMER_SEND_MSG_BACK, &fields, ""),
+        }));
+    }
+    if part == "delay" {
+        // A row wakes it.
+        let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+        let queue = QueueKey::new(schedule.0, 17);
+        rig.tell(ToControl::Owed(vec![row(queue, n, u64::MAX >> 20)]));
+    }
+    let (wanted, works) = (format!("{part}:{n}"), format!("{part}:running"));
+    let mut counted = is_last;
+    while !counted {
+        let told = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+        let told = KvTable::parse(&told.body).unwrap().table;
+        counted = told["controlPlaneRestarts"].contains(&wanted)
+            && told["controlPlaneStates"].contains(&works);
+    }
+}
+
+#[test]
+fn each_supervisor_has_a_budget_over_which_the_process_ends_with_the_cause() {
+    for part in ["delay", "transaction", "retry"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rig = Rig::start(folder.path(), settings());
+        assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+        let most = gantry_runtime::control::RESTARTS_MAX as u64;
+        for n in 1..=most + 1 {
+            assert!(!rig.shutdown.is_triggered(), "{part}: at panic {n}");
+            panic_once(&mut rig, part, n, n > most);
+        }
+        let ended = std::time::Duration::from_secs(10);
+        assert!(rig.shutdown.wait_blocking_for(ended), "{part}");
+        let reason = rig.shutdown.reason().unwrap().to_string();
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}
