@@ -14,6 +14,7 @@ mod cli;
 mod client;
 mod config;
 mod doctor;
+mod heap;
 mod import;
 mod log;
 mod namesrv;
@@ -29,6 +30,12 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(
+        cli.command,
+        Command::Up(_) | Command::Broker(_) | Command::Namesrv(_)
+    ) {
+        heap::settle();
+    }
     match log::start(&cli.log).and_then(|()| run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {

@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use super::client::send_ext;
 use super::{Client, code, ext, reply, until};
 
 /// How long a start may take on a busy machine.
@@ -281,6 +282,39 @@ impl Gantry {
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
         let kib = line.split_whitespace().nth(1).unwrap();
         kib.parse::<u64>().unwrap() * 1024
+    }
+
+    /// Bytes resident that no file backs: anonymous and shared memory, from /proc.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let kib = |name: &str| -> u64 {
+            let line = status.lines().find(|l| l.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (kib("RssAnon:") + kib("RssShmem:")) * 1024
+    }
+
+    /// Starts the process and sends to queue 0 until a send succeeds: how long that took.
+    pub fn start_to_send_ok(&mut self, topic: &str) -> Duration {
+        let from = Instant::now();
+        self.start();
+        let mut last = "no connection".to_owned();
+        loop {
+            assert!(self.is_alive(), "it ended instead of starting");
+            assert!(
+                from.elapsed() < Duration::from_mins(3),
+                "no SEND_OK within three minutes, at last: {last}"
+            );
+            if let Ok(mut client) = Client::try_connect(self.broker()) {
+                let fields = send_ext(topic, 0, &[], false);
+                match client.try_call(code::SEND_V2, &fields, b"first") {
+                    Ok(answer) if answer.code == reply::SUCCESS => return from.elapsed(),
+                    Ok(answer) => last = format!("code {}: {}", answer.code, answer.remark),
+                    Err(error) => last = error.to_string(),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGKILL: nothing is said goodbye to.

@@ -39,8 +39,8 @@ pub enum CoreWord {
     End(ShardId, ReplyTo, End),
     /// The message of a half of this shard is stored on another one.
     HalfEnded(ShardId, QueueOffset),
-    /// Frames for a connection of the receiver; timed if they answer one request. Counted until they
-    /// are in its buffer.
+    /// Frames for a connection of the receiver; timed if they answer one request. Counted until
+    /// they are in its buffer.
     Frames(PeerRef, Bytes, Option<Timing>, Option<Held>),
     /// A read of another core, some of whose requests came before this word, is decoded.
     Decoded {

@@ -8,8 +8,8 @@
 //! A pass never awaits.
 //! **Limits** `inbox_bytes_max` and `sendThreadPoolQueueCapacity` messages wait in all inboxes
 //! together, and one other request for each [`ASK_BYTES`] of the former; one more is refused at
-//! once, and neither kind takes the other's room. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`] requests a
-//! turn.
+//! once, and neither kind takes the other's room. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`]
+//! requests a turn.
 //! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass
 //! (`data::core`).
 

@@ -186,8 +186,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Busy: its client asks again in a while, and those who don't read are closed meanwhile.
     fn refuse_without_room(&self, waiter: &Waiter) {
         let remark = format!(
-            "shard {}, replies that this client, or all clients, were sent and have not read hold all \
-             the memory for them",
+            "shard {}, replies that this client, or all of them, were sent and have not read hold \
+             all the memory for them",
             self.id
         );
         let busy = self.host.busy(BusyCause::Replies, &remark);
