@@ -104,6 +104,8 @@ pub struct BrokerSettings {
     pub message_index_enable: bool,
     /// `latencyProfileEnable`.
     pub latency_profile_enable: bool,
+    /// `coalesceMaxUs`: how long requests that come steadily may gather before they are read.
+    pub coalesce_max_us: u64,
     /// `useServerSideResetOffset`.
     pub use_server_side_reset_offset: LiveSwitch,
     /// `maxTransferBytesOnMessageInMemory`.

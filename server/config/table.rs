@@ -277,6 +277,12 @@ pub const BROKER: &[Key] = &[
         Start("latency_profile_enable"),
     ),
     key(
+        "coalesceMaxUs",
+        "700",
+        Int(0, 2_000),
+        Start("coalesce_max_us; 0: requests never gather"),
+    ),
+    key(
         "useServerSideResetOffset",
         "true",
         Bool,

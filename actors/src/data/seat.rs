@@ -256,6 +256,10 @@ impl FrameHandler for Front {
         self.core.frames_done(first_us, read_us, now_us);
     }
 
+    fn is_waited_for(&self) -> bool {
+        self.core.shards().any(|shard| shard.waiters_count() > 0)
+    }
+
     fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
         let peer = session.id();
         self.core.peer_closed(peer);
@@ -415,8 +419,20 @@ fn net_options(
         out_bytes_max: memory.out_bytes_max,
         assembly_bytes_max: memory.assembly_bytes,
         replies,
+        coalesce_max_us: coalesce_max_us(settings, cores),
         ..NetOptions::default()
     }
+}
+
+/// How long requests may gather on one core. With several, a request may find up to three of them
+/// gathering on its way: its own core, the queue's, and its own again for the answer. Under
+/// `SYNC_FLUSH` the device gathers: what comes during a write makes the next one.
+fn coalesce_max_us(settings: &BrokerSettings, cores: CoreNumber) -> u64 {
+    if settings.flush_disk_type == FlushDiskType::Sync {
+        return 0;
+    }
+    let hops = if cores > 1 { 3 } else { 1 };
+    settings.coalesce_max_us / hops
 }
 
 fn begin_profile(context: &CoreContext, settings: &BrokerSettings) {

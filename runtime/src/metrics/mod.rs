@@ -50,6 +50,8 @@ pub struct Counts {
     /// Beats of the core that came a whole beat late: something held the core up, or it slept with
     /// work to do.
     pub late_beats: u64,
+    /// Times requests were left to gather before they were read.
+    pub gatherings: u64,
 }
 
 impl Counts {
@@ -67,6 +69,7 @@ impl Counts {
         self.mesh_batches += more.mesh_batches;
         self.mesh_messages += more.mesh_messages;
         self.late_beats += more.late_beats;
+        self.gatherings += more.gatherings;
     }
 }
 

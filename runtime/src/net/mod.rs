@@ -9,6 +9,7 @@
 //! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
 
 pub mod client;
+mod coalescing;
 mod connection;
 mod listener;
 mod peers;
@@ -30,6 +31,8 @@ use crate::error::ListenError;
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, TaskQueues};
 use crate::shared_budget::SharedBudget;
+use coalescing::Coalescing;
+pub use coalescing::{COALESCE_US_MAX, WAITED_FOR_US};
 pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;
@@ -74,6 +77,9 @@ pub struct NetOptions {
     pub assembly_bytes_max: usize,
     /// Memory of all replies that wait, of all cores.
     pub replies: Arc<SharedBudget>,
+    /// Longest time that requests which come steadily may gather before they are read, in
+    /// microseconds; 0: never. At most [`COALESCE_US_MAX`].
+    pub coalesce_max_us: u64,
 }
 
 impl Default for NetOptions {
@@ -85,6 +91,7 @@ impl Default for NetOptions {
             out_bytes_max: OUT_BYTES_MAX,
             assembly_bytes_max: ASSEMBLY_BYTES_MAX,
             replies: SharedBudget::new(usize::MAX),
+            coalesce_max_us: 0,
         }
     }
 }
@@ -104,6 +111,12 @@ pub trait FrameHandler: 'static {
     /// one of them came.
     fn on_frames_done(self: &Rc<Self>, first_us: u64, read_us: u64, now_us: u64) {
         let _ = (first_us, read_us, now_us);
+    }
+
+    /// Whether a consumer waits on this core for a message to come: requests then gather for at
+    /// most [`WAITED_FOR_US`].
+    fn is_waited_for(&self) -> bool {
+        false
     }
 
     /// The connection is gone; called once. [`PeerTable::get`] no longer finds it.
@@ -138,6 +151,13 @@ impl<H: FrameHandler> Net<H> {
         peers: Rc<PeerTable>,
     ) -> Rc<Self> {
         let assembly = Budget::new("frame assembly", options.assembly_bytes_max);
+        let coalescing = Coalescing::new(
+            options.coalesce_max_us,
+            Rc::clone(&core.clock),
+            Rc::clone(&core.metrics),
+        );
+        let front = Rc::downgrade(&handler);
+        let is_waited_for = move || front.upgrade().is_some_and(|front| front.is_waited_for());
         let net = Rc::new(Self {
             queues: core.queues,
             clock: Rc::clone(&core.clock),
@@ -156,7 +176,8 @@ impl<H: FrameHandler> Net<H> {
             closing: Cell::new(false),
             acceptors: RefCell::default(),
         });
-        core.spawn_serve(writer::run(Rc::downgrade(&net.lane)));
+        let lane = Rc::downgrade(&net.lane);
+        core.spawn_serve(writer::run(lane, coalescing, is_waited_for));
         core.spawn_clean(sweep(Rc::downgrade(&net)));
         net
     }

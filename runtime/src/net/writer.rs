@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use glommio::TaskQueueHandle;
 
+use super::coalescing::Coalescing;
 use super::session::{CloseReason, Session};
 use crate::clock::Clock;
 use crate::metrics::CoreMetrics;
@@ -62,6 +63,10 @@ impl WriteLane {
         }
         std::mem::swap(&mut *dirty, batch);
         Poll::Ready(())
+    }
+
+    fn has_nothing_left(&self) -> bool {
+        self.dirty.borrow().is_empty()
     }
 
     fn write_all(self: &Rc<Self>, batch: &mut Vec<Rc<Session>>) {
@@ -116,8 +121,12 @@ impl Drop for WriteLane {
     }
 }
 
-/// The writer task of a core; ends with its lane.
-pub(super) async fn run(lane: Weak<WriteLane>) {
+/// The writer task of a core; ends with its lane. `is_waited_for`: see [`Coalescing::after_round`].
+pub(super) async fn run(
+    lane: Weak<WriteLane>,
+    mut coalescing: Coalescing,
+    is_waited_for: impl Fn() -> bool,
+) {
     let mut batch = Vec::new();
     loop {
         let ready = poll_fn(|cx| match lane.upgrade() {
@@ -129,6 +138,9 @@ pub(super) async fn run(lane: Weak<WriteLane>) {
         }
         let Some(lane) = lane.upgrade() else { return };
         lane.write_all(&mut batch);
+        if lane.has_nothing_left() {
+            coalescing.after_round(&is_waited_for);
+        }
     }
 }
 

@@ -351,6 +351,7 @@ pub fn settings() -> BrokerSettings {
         reject_pull_consumer_enable: false,
         message_index_enable: true,
         latency_profile_enable: true,
+        coalesce_max_us: 0,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: (256_u64 << 10).into(),
         transfer_count_max_in_memory: 32_u64.into(),

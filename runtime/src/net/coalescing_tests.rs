@@ -1,0 +1,173 @@
+//! Senders of several kinds against the decision, in simulated time.
+use super::*;
+
+/// What a round and its answer take.
+const ROUND_US: u64 = 50;
+
+/// Runs `until_us` of senders; returns frames, and the times of the rounds that were looked away
+/// after.
+fn run(pace: &mut Pace, until_us: u64, waited_for: bool, mut load: impl Load) -> (u64, Vec<u64>) {
+    let (mut now_us, mut frames, mut away_at) = (pace.window_from_us, pace.frames_from, Vec::new());
+    let first = frames;
+    let end_us = now_us + until_us;
+    while now_us < end_us {
+        // A core without work is woken by the next arrival.
+        now_us = now_us.max(load.next_us(now_us));
+        frames += load.take(now_us);
+        now_us += ROUND_US;
+        let away_us = pace.after_round(now_us, frames, waited_for);
+        if away_us > 0 {
+            away_at.push(now_us);
+        }
+        now_us += away_us;
+    }
+    (frames - first, away_at)
+}
+
+trait Load {
+    fn next_us(&self, now_us: u64) -> u64;
+    fn take(&mut self, now_us: u64) -> u64;
+}
+
+/// Sends whatever the answers do.
+struct Paced {
+    every_us: u64,
+    due_us: u64,
+}
+
+impl Load for Paced {
+    fn next_us(&self, _now_us: u64) -> u64 {
+        self.due_us
+    }
+
+    fn take(&mut self, now_us: u64) -> u64 {
+        let mut taken = 0;
+        while self.due_us <= now_us {
+            self.due_us += self.every_us;
+            taken += 1;
+        }
+        taken
+    }
+}
+
+/// Each of `clients` sends again some time after its answer.
+struct Waiting {
+    clients: u64,
+    think_us: u64,
+    due_us: u64,
+}
+
+impl Load for Waiting {
+    fn next_us(&self, _now_us: u64) -> u64 {
+        self.due_us
+    }
+
+    fn take(&mut self, now_us: u64) -> u64 {
+        self.due_us = now_us + ROUND_US + self.think_us;
+        self.clients
+    }
+}
+
+fn paced(rate: u64, from_us: u64) -> Paced {
+    Paced {
+        every_us: 1_000_000 / rate,
+        due_us: from_us,
+    }
+}
+
+fn waiting(clients: u64) -> Waiting {
+    Waiting {
+        clients,
+        think_us: 80,
+        due_us: 0,
+    }
+}
+
+#[test]
+fn senders_with_a_rate_of_their_own_are_gathered() {
+    let mut pace = Pace::new(500);
+    let (frames, away_at) = run(&mut pace, 10_000_000, false, paced(10_000, 0));
+    assert!((99_000..=101_000).contains(&frames), "{frames}");
+    // About 6 frames a round nearly all of the time.
+    assert!(
+        (15_000..20_000).contains(&away_at.len()),
+        "{}",
+        away_at.len()
+    );
+    assert!(away_at[0] < 300_000, "{}", away_at[0]);
+}
+
+#[test]
+fn senders_that_wait_for_answers_are_left_alone() {
+    for clients in [1, 2, 4, 6] {
+        let mut pace = Pace::new(500);
+        let (frames, away_at) = run(&mut pace, 300_000_000, false, waiting(clients));
+        let free = 300_000_000 / (2 * ROUND_US + 80) * clients;
+        assert!(frames * 1000 >= free * 995, "{clients}: {frames} of {free}");
+        // Tried again now and then, ever more rarely.
+        assert!((100..2_000).contains(&away_at.len()), "{}", away_at.len());
+        let late = away_at.iter().filter(|at| **at > 150_000_000).count();
+        assert!(late < away_at.len() / 3, "{late} of {}", away_at.len());
+    }
+}
+
+#[test]
+fn few_or_very_many_frames_are_not_gathered() {
+    let mut pace = Pace::new(500);
+    assert_eq!(run(&mut pace, 5_000_000, false, paced(2_000, 0)).1, []);
+    // Flat out: each round finds plenty.
+    let mut pace = Pace::new(500);
+    assert_eq!(run(&mut pace, 5_000_000, false, waiting(64)).1, []);
+    // Switched off.
+    let mut pace = Pace::new(0);
+    assert_eq!(run(&mut pace, 5_000_000, false, paced(10_000, 0)).1, []);
+}
+
+#[test]
+fn senders_that_begin_to_wait_are_noticed() {
+    let mut pace = Pace::new(500);
+    let (_, away_at) = run(&mut pace, 2_000_000, false, paced(10_000, 0));
+    assert!(!away_at.is_empty());
+    let from_us = pace.window_from_us;
+    let mut load = waiting(2);
+    load.due_us = from_us;
+    let (_, away_at) = run(&mut pace, 30_000_000, false, load);
+    let late = away_at.iter().filter(|at| **at > from_us + 6_000_000);
+    let late = late.count();
+    assert!(late < 300, "{late} of {}", away_at.len());
+}
+
+#[test]
+fn a_waiting_consumer_bounds_the_delay() {
+    let mut pace = Pace::new(1_000);
+    let mut longest = 0;
+    let (mut now_us, mut frames) = (0, 0);
+    for _ in 0..20_000 {
+        now_us += 100;
+        frames += 1;
+        longest = longest.max(pace.after_round(now_us, frames, true));
+    }
+    assert_eq!(longest, WAITED_FOR_US);
+    assert_eq!(Pace::new(u64::MAX).max_us, COALESCE_US_MAX);
+}
+
+/// The real clock and thread.
+#[test]
+fn a_core_looks_away_and_counts_it() {
+    let (clock, metrics) = (Clock::new(), CoreMetrics::new());
+    let mut coalescing = Coalescing::new(300, Rc::clone(&clock), Rc::clone(&metrics));
+    let begin_us = clock.mono_us_now();
+    let mut asleep = None;
+    while asleep.is_none() && clock.mono_us_now() - begin_us < 10_000_000 {
+        std::thread::sleep(Duration::from_micros(100));
+        let round_us = clock.mono_us_now();
+        // One frame every 50 us.
+        let frames = (round_us - begin_us) / 50;
+        metrics.count(|counts| counts.frames_in = frames);
+        coalescing.after_round(|| false);
+        if metrics.counts().gatherings > 0 {
+            asleep = Some(clock.mono_us_now() - round_us);
+        }
+    }
+    assert!(asleep.is_some_and(|us| us >= 300), "{asleep:?}");
+}
