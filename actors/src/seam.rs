@@ -21,7 +21,7 @@ use gantry_protocol::body::{
     ConsumeType, MessageModel, SubscriptionData, SubscriptionGroupConfig, TopicConfig,
 };
 use gantry_protocol::command::Command;
-use gantry_runtime::metrics::Snapshot;
+use gantry_runtime::metrics::{Counts, Snapshot};
 use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{
@@ -320,6 +320,8 @@ pub struct CoreProfile {
     pub core: CoreNumber,
     /// When it was taken, µs of the process's clock.
     pub now_us: u64,
+    /// What its network and its roads have counted since the start; kept with the profile off, too.
+    pub counts: Counts,
     /// Requests refused with `SYSTEM_BUSY` since the start, by stage.
     pub refused: Vec<(&'static str, u64)>,
     /// None when `latencyProfileEnable` is off.

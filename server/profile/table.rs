@@ -25,6 +25,7 @@ pub fn print(report: &Value) -> String {
             "refused with SYSTEM_BUSY since start: {count} at stage {stage}"
         );
     }
+    counts(&mut out, report.get("counts").unwrap_or(&Value::Null));
     if report.get("enabled") != Some(&Value::Bool(true)) {
         out.push_str("the profile is switched off (latencyProfileEnable=false)\n");
         return out;
@@ -44,6 +45,41 @@ pub fn print(report: &Value) -> String {
     slowest(&mut out, list(report, "slowest"));
     stalls(&mut out, report.get("stalls").unwrap_or(&Value::Null));
     out
+}
+
+/// What the network has done since the start: requests that come alone cost a read and a write
+/// each.
+fn counts(out: &mut String, counts: &Value) {
+    if counts.is_null() {
+        return;
+    }
+    let of = |key| number(counts, key);
+    let _ = writeln!(
+        out,
+        "connections: {} open, {} accepted, {} refused, {} expelled",
+        of("connections"),
+        of("accepted"),
+        of("refused"),
+        of("expelled"),
+    );
+    let each = |what: u64, by: u64| what / by.max(1);
+    let _ = writeln!(
+        out,
+        "network: {} frames in {} reads of {} bytes each, {} writes of {} bytes each",
+        of("framesIn"),
+        of("reads"),
+        each(of("bytesIn"), of("reads")),
+        of("writes"),
+        each(of("bytesOut"), of("writes")),
+    );
+    if of("meshBatches") > 0 {
+        let (messages, batches) = (of("meshMessages"), of("meshBatches"));
+        let _ = writeln!(out, "mesh: {messages} words in {batches} batches");
+    }
+    if of("lateBeats") > 0 {
+        let late = of("lateBeats");
+        let _ = writeln!(out, "beats that came late (a core was held up): {late}");
+    }
 }
 
 fn part(out: &mut String, whose: &str, part: &Value, sync_flush: bool) {
@@ -197,6 +233,8 @@ mod tests {
         ]);
         let report = json!({
             "enabled": true, "syncFlush": false, "refused": {"inbox": 12},
+            "counts": {"connections": 3, "accepted": 5, "framesIn": 700, "reads": 7, "bytesIn": 770,
+                       "bytesOut": 90, "writes": 9, "lateBeats": 2},
             "cores": [{"core": 0}],
             "merged": {"window": {"ms": 12000, "send": send, "pull": []}},
             "slowest": [{"kind": "send", "topic": "T", "queueId": 3, "bytes": 1024, "alike": 3,
@@ -205,6 +243,10 @@ mod tests {
         });
         let shown = print(&report);
         assert!(shown.contains("12 at stage inbox"), "{shown}");
+        assert!(
+            shown.contains("700 frames in 7 reads of 110 bytes each, 9 writes of 10 bytes"),
+            "{shown}"
+        );
         assert!(
             shown.contains("send: 1 core(s) together, the last 12 s"),
             "{shown}"

@@ -12,7 +12,7 @@ use std::future::Future;
 use bytes::BytesMut;
 use gantry_protocol::command::ExtValue;
 use gantry_protocol::command::writer;
-use gantry_runtime::metrics::{Profile, Timing};
+use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::PeerRef;
 use gantry_runtime::shared_budget::Held;
 
@@ -49,6 +49,9 @@ pub trait Host: 'static {
 
     /// Where the time of this core's requests goes.
     fn profile(&self) -> &Profile;
+
+    /// What this core has counted.
+    fn counts(&self) -> Counts;
 
     /// A refusal because too much is asked at once; it is counted.
     fn busy(&self, cause: BusyCause, why: &str) -> Refusal {

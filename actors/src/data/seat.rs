@@ -24,7 +24,7 @@ use gantry_runtime::error::ListenError;
 use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
-use gantry_runtime::metrics::{Profile, Timing};
+use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
 };
@@ -162,6 +162,10 @@ impl Host for GlommioHost {
 
     fn profile(&self) -> &Profile {
         self.context.metrics.profile()
+    }
+
+    fn counts(&self) -> Counts {
+        self.context.metrics.counts()
     }
 
     fn wall_ms(&self) -> u64 {

@@ -402,26 +402,28 @@ impl Bench {
 
     fn memory(&mut self, outcome: &mut Outcome) -> Result<(), BenchError> {
         const FILL: &[&str] = &["consume", "--phase", "fill"];
-        self.stop()?;
-        self.serve(false)?;
-        std::thread::sleep(REST);
         let count = self.scale.memory_messages;
         let words = ["--messages".to_owned(), count.to_string()];
-        for side in Side::BOTH {
-            let idle = self.unbacked(side)?;
-            let report = self.bench(side, FILL, &words, "GantryBench")?;
+        for _ in 0..self.scale.rounds {
+            self.stop()?;
+            self.serve(false)?;
             std::thread::sleep(REST);
-            let after = self.unbacked(side)?;
-            outcome.add(
-                side,
-                json!({
-                    "idle_unbacked_bytes": idle,
-                    "after_unbacked_bytes": after,
-                    "messages": count,
-                    "fill": report,
-                    "believable": true,
-                }),
-            );
+            for side in Side::BOTH {
+                let idle = self.unbacked(side)?;
+                let report = self.bench(side, FILL, &words, "GantryBench")?;
+                std::thread::sleep(REST);
+                let after = self.unbacked(side)?;
+                outcome.add(
+                    side,
+                    json!({
+                        "idle_unbacked_bytes": idle,
+                        "after_unbacked_bytes": after,
+                        "messages": count,
+                        "fill": report,
+                        "believable": true,
+                    }),
+                );
+            }
         }
         self.stop()
     }

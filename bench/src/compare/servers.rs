@@ -8,7 +8,7 @@
 //! **Not here** what is run on them (`compare`).
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -341,7 +341,8 @@ impl Server {
         };
         signal(pid, Signal::SIGKILL);
         let until = Instant::now() + STOP_LIMIT;
-        while is_running(pid) {
+        // Its first thread is gone at once; the others hold the port until the heap is given back.
+        while is_running(pid) || is_listening(self.addr()) {
             if Instant::now() > until {
                 return Err(program("peer", &"does not go after kill -9"));
             }
@@ -440,6 +441,10 @@ fn is_running(pid: u32) -> bool {
         .unwrap_or(false)
 }
 
+fn is_listening(addr: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&addr, STOP_LIMIT).is_ok()
+}
+
 /// Whether a send to a topic that may not exist yet is acknowledged.
 fn first_send(addr: SocketAddr) -> bool {
     let Ok(mut caller) = Caller::connect(addr) else {
@@ -471,4 +476,37 @@ fn first_send(addr: SocketAddr) -> bool {
 pub fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     field(&text, "MemTotal:") * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_killed_peer_is_gone_when_its_port_is_free() {
+        let work = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = Settings {
+            work: work.path().to_owned(),
+            port: listener.local_addr().unwrap().port() - 10,
+            peer_heap: String::new(),
+            peer_set: Vec::new(),
+            set: Vec::new(),
+        };
+        let mut peer = Server::new(Side::Peer, &settings, false).unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write(peer.dir.join("broker.pid"), child.id().to_string()).unwrap();
+        let held = Duration::from_millis(200);
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(held);
+            drop(listener);
+        });
+        let since = Instant::now();
+        peer.kill9().unwrap();
+        assert!(since.elapsed() >= held, "{:?}", since.elapsed());
+        child.wait().unwrap();
+        holder.join().unwrap();
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use gantry_protocol::code::response;
 use gantry_runtime::metrics::{
-    Figures, Histories, Kind, STAGES, STALL_US, Slow, Snapshot, Stage, Stalls,
+    Counts, Figures, Histories, Kind, STAGES, STALL_US, Slow, Snapshot, Stage, Stalls,
 };
 use serde_json::{Map, Value, json};
 
@@ -49,6 +49,7 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
     let per_core = cores.iter().filter_map(|core| {
         let mut told = spans(core.snapshot.as_ref()?);
         told.insert("core".to_owned(), core.core.into());
+        told.insert("counts".to_owned(), counted(&core.counts));
         Some(Value::Object(told))
     });
     let mut told = Map::new();
@@ -56,6 +57,11 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
     told.insert("syncFlush".to_owned(), sync_flush.into());
     told.insert("cores".to_owned(), per_core.collect());
     told.insert("refused".to_owned(), Value::Object(refused(cores)));
+    let mut sum = Counts::default();
+    for core in cores {
+        sum.add(&core.counts);
+    }
+    told.insert("counts".to_owned(), counted(&sum));
     if let Some(all) = &all {
         told.insert("merged".to_owned(), Value::Object(spans(all)));
         let slowest = all
@@ -77,6 +83,24 @@ fn refused(cores: &[CoreProfile]) -> Map<String, Value> {
     let sums = sums.into_iter();
     sums.map(|(stage, count)| (stage.to_owned(), count.into()))
         .collect()
+}
+
+/// Since the start; connections are those open now.
+fn counted(counts: &Counts) -> Value {
+    json!({
+        "connections": counts.connections,
+        "accepted": counts.accepted,
+        "refused": counts.refused,
+        "expelled": counts.expelled,
+        "framesIn": counts.frames_in,
+        "bytesIn": counts.bytes_in,
+        "reads": counts.reads,
+        "bytesOut": counts.bytes_out,
+        "writes": counts.writes,
+        "meshBatches": counts.mesh_batches,
+        "meshMessages": counts.mesh_messages,
+        "lateBeats": counts.late_beats,
+    })
 }
 
 fn spans(snapshot: &Snapshot) -> Map<String, Value> {

@@ -146,6 +146,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         CoreProfile {
             core: self.number,
             now_us,
+            counts: self.host.counts(),
             refused: self.host.profile().refusals(),
             snapshot: self.host.profile().snapshot(now_us),
         }

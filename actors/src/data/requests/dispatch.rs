@@ -75,7 +75,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             one_way: view.is_oneway(),
             read_us,
         };
-        self.reading.note(kind_of(view.code));
+        if self.host.profile().is_on() {
+            self.reading.note(kind_of(view.code));
+        }
         let handled = match view.code {
             request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
                 self.send(&view, caller, frame, to, parking);

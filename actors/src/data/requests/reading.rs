@@ -55,7 +55,8 @@ impl Reading {
         self.now.set(now);
     }
 
-    /// A frame is being handled; `kind` if it is of one that is timed.
+    /// A frame is being handled; `kind` if it is of one that is timed. Not while the profile is
+    /// off.
     pub fn note(&self, kind: Option<Kind>) {
         self.change(|now| {
             now.frames += 1;

@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
-use gantry_runtime::metrics::{Profile, Timing};
+use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::PeerRef;
 
 use crate::data::host::Host;
@@ -154,6 +154,10 @@ impl Host for FakeHost {
 
     fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::default()
     }
 
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {

@@ -13,7 +13,7 @@ use std::future::Future;
 use bytes::BytesMut;
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
-use gantry_runtime::metrics::{Profile, Timing};
+use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::PeerRef;
 use gantry_storage::disk::Disk;
 use gantry_storage::sim_disk::SimDisk;
@@ -93,6 +93,10 @@ impl Host for SimHost {
 
     fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::default()
     }
 
     fn send_core(&self, _core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
