@@ -90,6 +90,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let Some(mut pending) = actor.appends.pop_front() else {
                 break;
             };
+            // At once: a panic takes it, too.
+            forget(inner, &pending);
             actor.at_work = Some(pending.asker.clone());
             #[cfg(test)]
             if self.panic_on.get() == Some(actor.key) {
@@ -113,11 +115,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                         inner.owed.note(actor.key, &appended, time_ms);
                     }
                     actor.has_stored = true;
-                    forget(inner, &pending);
                     inner.acks.push(ack);
                 }
                 Err(AppendError::TailFull { .. }) => {
                     actor.has_stored |= pending.is_partly_stored();
+                    inner.inbox_count += 1;
+                    inner.inbox_bytes += pending.append.bytes();
                     actor.appends.push_front(pending);
                     inner.stalled_us = was_stalled.or(Some(self.host.mono_us()));
                     break;
@@ -125,7 +128,6 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 Err(error) => {
                     // The first elements of a batch are there to be sealed and seen all the same.
                     actor.has_stored |= pending.is_partly_stored();
-                    forget(inner, &pending);
                     self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
                 }
             }
