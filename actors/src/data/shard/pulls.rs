@@ -8,7 +8,8 @@
 //! 56, 57); a peer that is gone costs nothing more; whatever is not in the tail waits for its turn
 //! in the cold lane, behind what the pass does.
 //! **Limits** `cold_reads_max` reads from the device, none without memory for its reply;
-//! [`super::COLD_PULLS_MAX`] pulls that wait for their turn; suspended pulls as `queue::waiters` says.
+//! [`super::COLD_PULLS_MAX`] pulls that wait for their turn; suspended pulls as `queue::waiters`
+//! says.
 //! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
 //! (`requests::pulls`).
 

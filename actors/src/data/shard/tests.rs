@@ -10,7 +10,7 @@ use crate::data::host::Host as _;
 use crate::seam::{ToControl, ToData};
 use crate::settings::FlushDiskType;
 
-fn send(broker: &TestBroker, opaque: i32, queue_id: i32, body: &[u8]) {
+pub(super) fn send(broker: &TestBroker, opaque: i32, queue_id: i32, body: &[u8]) {
     broker.request(&send_frame(
         opaque,
         &SendHeader {
@@ -21,7 +21,7 @@ fn send(broker: &TestBroker, opaque: i32, queue_id: i32, body: &[u8]) {
     ));
 }
 
-fn sent(broker: &TestBroker, queue_id: i32, tag: &str, body: &[u8]) {
+pub(super) fn sent(broker: &TestBroker, queue_id: i32, tag: &str, body: &[u8]) {
     let properties = format!("TAGS\u{1}{tag}\u{2}");
     let header = SendHeader {
         queue_id,
@@ -199,24 +199,6 @@ fn trap_42_a_full_inbox_refuses_at_once_with_the_cause() {
 }
 
 #[test]
-fn pulls_that_wait_take_no_room_from_messages() {
-    let broker = TestBroker::new(1, 1, |s| {
-        s.send_queue_capacity = 2_u64.into();
-        s.memory_limit_bytes = 64 << 20;
-    });
-    let most = broker.cores[0].settings.memory_plan(1).inbox_bytes / super::ASK_BYTES;
-    let pulls = i32::try_from(most).unwrap() + 1;
-    for n in 0..pulls {
-        broker.request(&pull_frame(n, &pull_header("T", 0, 0)));
-    }
-    send(&broker, pulls, 0, b"x");
-    let replies = broker.replies();
-    let code = |opaque| replies.iter().find(|r| r.opaque == opaque).unwrap().code;
-    assert_eq!((code(pulls), code(pulls - 1)), (0, 2));
-    assert_ne!(code(0), 2);
-}
-
-#[test]
 fn a_poisoned_shard_refuses_with_the_reason() {
     let broker = TestBroker::new(1, 1, |_| {});
     *broker.stores[0].poison.borrow_mut() = Some("sync failed: EIO".into());
@@ -224,143 +206,6 @@ fn a_poisoned_shard_refuses_with_the_reason() {
     let reply = broker.reply();
     assert_eq!(reply.code, 14);
     assert!(reply.remark.unwrap().contains("EIO"));
-}
-
-#[test]
-fn traps_56_58_a_suspended_pull_is_answered_with_the_message() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    broker.request(&pull_frame(1, &long_pull("T", 0, 0)));
-    assert!(broker.replies().is_empty());
-    send(&broker, 2, 0, b"arrived");
-    let replies = broker.replies();
-    assert_eq!(replies.len(), 2);
-    let pulled = replies.iter().find(|reply| reply.opaque == 1).unwrap();
-    assert_eq!(pulled.code, 0);
-    assert_eq!(records(&pulled.body), [(0, "arrived".to_owned())]);
-}
-
-#[test]
-fn trap_57_what_does_not_match_wakes_nobody() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    sent(&broker, 0, "TagB", b"old");
-    let wanted = PullHeader {
-        subscription: Some("TagA"),
-        ..long_pull("T", 0, 1)
-    };
-    broker.request(&pull_frame(1, &wanted));
-    sent(&broker, 0, "TagB", b"not this");
-    assert!(broker.replies().is_empty());
-    broker.pass_ms(14_999);
-    assert!(broker.replies().is_empty());
-    broker.pass_ms(1);
-    let reply = broker.reply();
-    assert_eq!((reply.opaque, reply.code), (1, 20));
-    assert_eq!(ext(&reply, "nextBeginOffset"), "2");
-    let again = PullHeader {
-        subscription: Some("TagA"),
-        ..long_pull("T", 0, 2)
-    };
-    broker.request(&pull_frame(2, &again));
-    sent(&broker, 1, "TagA", b"another queue");
-    let header = SendHeader {
-        properties: "TAGS\u{1}TagA\u{2}",
-        ..send_header("T")
-    };
-    broker.request(&send_frame(3, &header, b"this"));
-    let pulled = broker
-        .replies()
-        .into_iter()
-        .find(|reply| reply.opaque == 2)
-        .unwrap();
-    assert_eq!(records(&pulled.body), [(2, "this".to_owned())]);
-}
-
-#[test]
-fn trap_55_without_the_flag_nothing_is_suspended() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    broker.request(&pull_frame(1, &pull_header("T", 0, 0)));
-    assert_eq!(broker.reply().code, 19);
-    broker.request(&pull_frame(2, &long_pull("T", 0, 0)));
-    broker.pass_ms(15_000);
-    let reply = broker.reply();
-    assert_eq!((reply.opaque, reply.code), (2, 19));
-}
-
-#[test]
-fn a_closed_peer_leaves_no_waiter_on_any_core() {
-    let broker = TestBroker::new(2, 2, |_| {});
-    for queue_id in 0..4 {
-        broker.request(&pull_frame(queue_id, &long_pull("T", queue_id, 0)));
-    }
-    broker.settle();
-    let waiting = || -> usize {
-        broker
-            .cores
-            .iter()
-            .flat_map(|core| core.shards())
-            .map(|s| s.waiters_count())
-            .sum()
-    };
-    assert_eq!(waiting(), 4);
-    broker.cores[0].peer_closed(peer(0, 1));
-    broker.settle();
-    assert_eq!(waiting(), 0);
-}
-
-#[test]
-fn cold_records_are_read_in_the_background() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    sent(&broker, 0, "a", b"cold");
-    broker.stores[0].is_cold.set(true);
-    broker.request(&pull_frame(1, &pull_header("T", 0, 0)));
-    assert_eq!(records(&broker.reply().body), [(0, "cold".to_owned())]);
-}
-
-#[test]
-fn readers_of_a_backlog_take_turns_with_new_messages() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    sent(&broker, 0, "a", b"cold");
-    broker.stores[0].is_cold.set(true);
-    let breaths_of_three = || {
-        broker.world.breaths.set(0);
-        for opaque in 0..3 {
-            broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
-        }
-        assert_eq!(broker.replies().len(), 3);
-        broker.world.breaths.get()
-    };
-    assert_eq!(breaths_of_three(), 3, "a message came just now");
-    let later_us = broker.world.now_us.get() + 1_000_000;
-    broker.world.now_us.set(later_us);
-    assert_eq!(breaths_of_three(), 0, "nothing came for a second");
-}
-
-#[test]
-fn without_memory_for_replies_pulls_are_refused_and_sends_go_on() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    sent(&broker, 0, "a", b"first");
-    broker.request(&pull_frame(1, &long_pull("T", 1, 0)));
-    broker.world.has_reply_room.set(false);
-    broker.request(&pull_frame(2, &pull_header("T", 0, 0)));
-    let reply = broker.reply();
-    let remark = reply.remark.unwrap_or_default();
-    assert_eq!((reply.code, reply.opaque), (2, 2), "{remark}");
-    assert!(remark.contains("stage replies"), "{remark}");
-    // A suspended pull that would now find something is told as well.
-    send(&broker, 3, 1, b"second");
-    let codes: Vec<_> = broker
-        .replies()
-        .iter()
-        .map(|r| (r.opaque, r.code))
-        .collect();
-    assert_eq!(codes.len(), 2, "{codes:?}");
-    assert!(
-        codes.contains(&(3, 0)) && codes.contains(&(1, 2)),
-        "{codes:?}"
-    );
-    broker.world.has_reply_room.set(true);
-    broker.request(&pull_frame(4, &pull_header("T", 1, 0)));
-    assert_eq!(broker.reply().code, 0);
 }
 
 #[test]
@@ -384,6 +229,7 @@ fn a_panicking_turn_costs_its_callers_an_error_and_nobody_else() {
             .code
     };
     assert_eq!((code_of(3), code_of(4)), (1, 0));
+    assert_eq!(shard.waiting().0, 0, "what the panic took is still counted");
     send(&broker, 5, 0, b"after");
     assert_eq!(ext(&broker.reply(), "queueOffset"), "1");
 }
