@@ -9,7 +9,8 @@ mod common;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::client::send_ext;
 use common::{Client, Dice, Gantry, code, ext, fresh, reply, until};
@@ -19,6 +20,9 @@ const MESSAGES: usize = 6_000;
 /// Sends, or messages sent back, that wait for their reply.
 const IN_FLIGHT: usize = 64;
 const KILLS: usize = 3;
+/// A kill comes after so many requests at least, and up to so many more.
+const ASKED_MIN: usize = 200;
+const ASKED_MORE: u64 = 600;
 
 /// Messages of a topic: body → physical offset.
 fn produce(client: &mut Client, topic: &str) -> Vec<(String, i64)> {
@@ -44,6 +48,7 @@ fn send_back_until_broken(
     addr: SocketAddr,
     group: &str,
     messages: &[(String, i64)],
+    asked: &AtomicUsize,
 ) -> (usize, Vec<String>) {
     let mut client = Client::connect(addr);
     let (mut taken, mut waiting) = (Vec::new(), HashMap::new());
@@ -56,6 +61,7 @@ fn send_back_until_broken(
             ("unitMode", "false"),
         ]);
         waiting.insert(client.post(SEND_BACK, &fields, b""), body);
+        asked.store(n + 1, Ordering::Relaxed);
         if client.flush().is_err() {
             return (n + 1, taken);
         }
@@ -85,8 +91,15 @@ fn kill_with_retries_in_flight(flush: &str) {
     for _ in 0..KILLS {
         let (addr, name) = (gantry.broker(), group.clone());
         let rest = messages[from..].to_vec();
-        let consumer = std::thread::spawn(move || send_back_until_broken(addr, &name, &rest));
-        std::thread::sleep(Duration::from_millis(60 + dice.roll() % 100));
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&count);
+        let consumer =
+            std::thread::spawn(move || send_back_until_broken(addr, &name, &rest, &asked));
+        // By their number, not by the clock: the broker may be fast.
+        let enough = ASKED_MIN + usize::try_from(dice.roll() % ASKED_MORE).unwrap();
+        while count.load(Ordering::Relaxed) < enough && !consumer.is_finished() {
+            std::hint::spin_loop();
+        }
         gantry.kill9();
         let (asked, answered) = consumer.join().unwrap();
         from += asked;
