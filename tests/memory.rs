@@ -53,7 +53,6 @@ struct Seen {
     bytes_max: u64,
     served: u32,
     slowest: Duration,
-    closed: usize,
 }
 
 fn open_files_max() -> usize {
@@ -258,7 +257,6 @@ fn run(load: &Load) -> Seen {
         bytes_max,
         served,
         slowest,
-        closed,
     }
 }
 
