@@ -28,15 +28,18 @@ pub enum Holder {
 /// Finds who keeps `address` from being bound: whoever has its port there or on every address.
 pub fn of(address: SocketAddr) -> Holder {
     let mut sockets = Vec::new();
+    let Ok(table) = fs::read_to_string("/proc/net/tcp") else {
+        return Holder::Unknown;
+    };
+    sockets.extend(sockets_in(&table, address));
     // A host without IPv6 has no second table.
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = fs::read_to_string(table).unwrap_or_default();
-        sockets.extend(sockets_in(&text, address));
-    }
-    // Connections that have no file any more (inode 0) don't keep a port from being bound.
+    let table = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    sockets.extend(sockets_in(&table, address));
+    // Sockets that have no file any more have no process either.
     sockets.retain(|inode| *inode != 0);
     if sockets.is_empty() {
-        return Holder::Unknown;
+        // Whoever served there would be in the table.
+        return Holder::Nobody;
     }
     owner(&sockets)
 }
@@ -131,6 +134,14 @@ mod tests {
             panic!("not found");
         };
         assert_eq!(id, std::process::id());
+    }
+
+    #[test]
+    fn a_port_that_nobody_listens_at_is_nobodys() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener);
+        assert_eq!(of(at), Holder::Nobody);
     }
 
     #[test]
