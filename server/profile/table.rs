@@ -76,6 +76,13 @@ fn counts(out: &mut String, counts: &Value) {
         let (messages, batches) = (of("meshMessages"), of("meshBatches"));
         let _ = writeln!(out, "mesh: {messages} words in {batches} batches");
     }
+    if of("gatherings") > 0 {
+        let _ = writeln!(
+            out,
+            "requests were left to gather {} times",
+            of("gatherings")
+        );
+    }
     if of("lateBeats") > 0 {
         let late = of("lateBeats");
         let _ = writeln!(out, "beats that came late (a core was held up): {late}");

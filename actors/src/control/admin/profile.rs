@@ -100,6 +100,7 @@ fn counted(counts: &Counts) -> Value {
         "meshBatches": counts.mesh_batches,
         "meshMessages": counts.mesh_messages,
         "lateBeats": counts.late_beats,
+        "gatherings": counts.gatherings,
     })
 }
 
