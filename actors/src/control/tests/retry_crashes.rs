@@ -13,6 +13,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::{request as code, response};
 use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_storage::sim_disk::Random;
 use gantry_storage::units::{PhysicalOffset, QueueOffset};
 
 use super::rig::{Rig, frame_of, peer, request, settings};
@@ -25,21 +26,9 @@ const SEEDS: u64 = 12;
 const LIVES: u64 = 3;
 const TRIES_MAX: i32 = 3;
 
-/// Xorshift.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 /// What the cores hold, and what they do wrong.
 struct Cores {
-    dice: Dice,
+    dice: Random,
     /// Request number → what was stored for it, each with its topic.
     stored: BTreeMap<u64, Vec<(String, i32)>>,
 }
@@ -76,7 +65,7 @@ fn tries(number: u64) -> i32 {
 
 impl Cores {
     fn fetch(&mut self, place: PhysicalOffset) -> Result<Bytes, FetchFault> {
-        match self.dice.roll(12) {
+        match self.dice.below(12) {
             0 => Err(FetchFault::Gone),
             1 => Err(FetchFault::Failed("the device failed".into())),
             _ => Ok(record(place.0)),
@@ -84,7 +73,7 @@ impl Cores {
     }
 
     fn supply(&mut self, record: &SupplyRecord) -> Result<Placed, Refusal> {
-        let kind = self.dice.roll(10);
+        let kind = self.dice.below(10);
         if kind == 0 {
             return Err(Refusal::new(response::SYSTEM_BUSY, "full"));
         }
@@ -146,16 +135,16 @@ fn send_back(rig: &Rig, number: u64) {
 }
 
 /// Requests of one life; answers by number.
-fn one_life(rig: &mut Rig, dice: &mut Dice, next: &mut u64, answers: &mut BTreeMap<u64, i32>) {
+fn one_life(rig: &mut Rig, dice: &Random, next: &mut u64, answers: &mut BTreeMap<u64, i32>) {
     // One panic fewer than the budget.
     let mut panics = gantry_runtime::control::RESTARTS_MAX as u64;
     for _ in 0..10 {
-        if panics > 0 && dice.roll(3) == 0 {
+        if panics > 0 && dice.below(3) == 0 {
             panics -= 1;
             tell(rig, request(INJECT_PANIC, &[("part", "retry")], ""), 0);
         }
         let first = *next;
-        for _ in 0..=dice.roll(6) {
+        for _ in 0..=dice.below(6) {
             send_back(rig, *next);
             *next += 1;
         }
@@ -169,7 +158,7 @@ fn one_life(rig: &mut Rig, dice: &mut Dice, next: &mut u64, answers: &mut BTreeM
         }
     }
     // The plane ends with these under way.
-    for _ in 0..=dice.roll(4) {
+    for _ in 0..=dice.below(4) {
         send_back(rig, *next);
         *next += 1;
     }
@@ -203,9 +192,9 @@ fn what_a_consumer_was_told_of_its_message_is_true() {
     };
     let (first, count) = (number("GANTRY_SEED", 1), number("GANTRY_SEEDS", SEEDS));
     for seed in first..first + count.min(200) {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let dice = Random::new(seed);
         let cores = Rc::new(RefCell::new(Cores {
-            dice: Dice(dice.roll(u64::MAX) | 1),
+            dice: Random::new(dice.next()),
             stored: BTreeMap::new(),
         }));
         let folder = tempfile::tempdir().unwrap();
@@ -214,7 +203,7 @@ fn what_a_consumer_was_told_of_its_message_is_true() {
             let mut rig = Rig::start(folder.path(), settings());
             let here = Rc::clone(&cores);
             rig.errand = Box::new(move |errand| here.borrow_mut().run(errand));
-            one_life(&mut rig, &mut dice, &mut next, &mut answers);
+            one_life(&mut rig, &dice, &mut next, &mut answers);
             rig.stop();
         }
         let told = answers.values().filter(|code| **code == 0).count();

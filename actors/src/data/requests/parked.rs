@@ -82,12 +82,6 @@ pub enum Park {
     Full,
 }
 
-impl Default for Parked {
-    fn default() -> Self {
-        Self::new(PARKED_BYTES_MAX)
-    }
-}
-
 impl Parked {
     /// Nothing parked; at most so many bytes of frames, and no more than [`PARKED_BYTES_MAX`].
     pub fn new(bytes_max: usize) -> Self {
@@ -205,7 +199,7 @@ mod tests {
 
     #[test]
     fn one_question_and_the_order_kept() {
-        let mut parked = Parked::default();
+        let mut parked = Parked::new(PARKED_BYTES_MAX);
         let Park::Ask(ticket) = parked.park(topic(), request(1, 10), 0) else {
             panic!()
         };
@@ -223,7 +217,7 @@ mod tests {
 
     #[test]
     fn bounds_hold_and_time_ends_the_wait() {
-        let mut parked = Parked::default();
+        let mut parked = Parked::new(PARKED_BYTES_MAX);
         assert_ne!(
             parked.park(topic(), request(1, PARKED_BYTES_MAX / 2), 0),
             Park::Full

@@ -120,6 +120,12 @@ impl TestBroker {
         self
     }
 
+    /// Halves that are open, of all shards.
+    pub fn open_halves(&self) -> usize {
+        let shards = self.cores.iter().flat_map(|core| core.shards());
+        shards.map(|shard| shard.open_halves()).sum()
+    }
+
     /// Knows the topics of parked messages: 20 of levels (two queues), 21 of timers.
     pub fn with_parking(self) -> Self {
         for (name, id, queues) in [

@@ -11,6 +11,7 @@ use futures_lite::future;
 use gantry_protocol::message::RecordView;
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::transaction::EndTransaction;
+use gantry_storage::sim_disk::Random;
 use gantry_storage::units::FilePosition;
 
 use super::ends_tests::{GIVEN_UP, HALF, half_header, half_properties};
@@ -35,18 +36,6 @@ fn knowing_topics(broker: TestBroker) -> TestBroker {
     broker.with_transactions().with_parking()
 }
 
-/// Xorshift.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Truth {
     Commit,
@@ -65,7 +54,7 @@ struct Sent {
 
 struct Sim {
     broker: TestBroker,
-    dice: Dice,
+    dice: Random,
     sent: Vec<Sent>,
     /// Halves whose producer was asked, and under which name.
     asked: Vec<(usize, (i64, i64))>,
@@ -77,7 +66,7 @@ impl Sim {
     fn new(seed: u64) -> Self {
         Self {
             broker: broker(),
-            dice: Dice(seed | 1),
+            dice: Random::new(seed),
             sent: Vec::new(),
             asked: Vec::new(),
             crashes: 0,
@@ -91,16 +80,16 @@ impl Sim {
 
     fn send(&mut self) {
         let number = self.sent.len();
-        let truth = match self.dice.roll(10) {
+        let truth = match self.dice.below(10) {
             0..=4 => Truth::Commit,
             5..=7 => Truth::Rollback,
             8 => Truth::Unknown,
             _ => Truth::Slow,
         };
-        let queue = i32::try_from(self.dice.roll(4)).unwrap();
+        let queue = i32::try_from(self.dice.below(4)).unwrap();
         // Some wait after their commit, at the level whose queue lies on their shard.
         let delay = format!("DELAY\u{1}{}\u{2}", 1 + (1 + queue) % 2);
-        let more = if self.dice.roll(4) == 0 { &*delay } else { "" };
+        let more = if self.dice.below(4) == 0 { &*delay } else { "" };
         let properties = half_properties("pg", more);
         let header = half_header("T", queue, &properties);
         let body = number.to_string();
@@ -134,7 +123,7 @@ impl Sim {
             return;
         }
         let count = self.sent.len() as u64;
-        let number = usize::try_from(self.dice.roll(count)).unwrap();
+        let number = usize::try_from(self.dice.below(count)).unwrap();
         let Sent { truth, told } = self.sent[number];
         let verdict = match truth {
             Truth::Commit => 8,
@@ -198,7 +187,7 @@ impl Sim {
                 Truth::Unknown => 0,
             };
             // Sometimes the answer gets lost.
-            if self.dice.roll(5) > 0 {
+            if self.dice.below(5) > 0 {
                 self.say(format!("answer {number}"));
                 self.say_end(told, verdict, true);
             }
@@ -206,7 +195,7 @@ impl Sim {
     }
 
     fn work(&mut self) {
-        let core = usize::try_from(self.dice.roll(2)).unwrap();
+        let core = usize::try_from(self.dice.below(2)).unwrap();
         let core = &self.broker.cores[core];
         let mut words = self.broker.world.take_words(core.number);
         core.on_words(&mut words);
@@ -216,7 +205,7 @@ impl Sim {
     }
 
     fn pass_time(&mut self) {
-        let ms = self.dice.roll(20_000);
+        let ms = self.dice.below(20_000);
         self.broker.world.pass_ms(ms);
         for core in &self.broker.cores {
             core.tick();
@@ -225,8 +214,8 @@ impl Sim {
     }
 
     fn disturb(&mut self) {
-        let kind = self.dice.roll(4);
-        let room = self.dice.roll(3);
+        let kind = self.dice.below(4);
+        let room = self.dice.below(3);
         for store in &self.broker.stores {
             match kind {
                 0 => store.is_cold.set(true),
@@ -265,7 +254,7 @@ impl Sim {
                 .iter()
                 .rposition(|(physical, _)| told.contains(physical));
             let from = kept.map_or(0, |at| at + 1);
-            let choice = self.dice.roll((ends.len() - from) as u64 + 1);
+            let choice = self.dice.below((ends.len() - from) as u64 + 1);
             let count = from + usize::try_from(choice).unwrap();
             survivors.push(store.survivor(count));
         }
@@ -277,7 +266,7 @@ impl Sim {
     }
 
     fn step(&mut self) {
-        match self.dice.roll(24) {
+        match self.dice.below(24) {
             0..=4 => self.send(),
             5..=9 => self.end(),
             10..=16 => self.work(),
@@ -327,7 +316,7 @@ impl Sim {
             self.collect_checks();
             self.answer_checks();
             self.broker.settle();
-            if self.open() == 0 {
+            if self.broker.open_halves() == 0 {
                 break;
             }
             self.broker.pass_ms(10_000);
@@ -335,12 +324,7 @@ impl Sim {
                 core.check_halves();
             }
         }
-        assert_eq!(self.open(), 0, "{:#?}", self.trace);
-    }
-
-    fn open(&self) -> usize {
-        let shards = self.broker.cores.iter().flat_map(|core| core.shards());
-        shards.map(|shard| shard.open_halves()).sum()
+        assert_eq!(self.broker.open_halves(), 0, "{:#?}", self.trace);
     }
 
     fn judge(&self) {

@@ -24,11 +24,6 @@ fn parked(broker: &TestBroker, topic: u32) -> Vec<bytes::Bytes> {
     stores.flat_map(|store| store.records_of(topic)).collect()
 }
 
-fn open(broker: &TestBroker) -> usize {
-    let shards = broker.cores.iter().flat_map(|core| core.shards());
-    shards.map(|shard| shard.open_halves()).sum()
-}
-
 #[test]
 fn a_level_begins_with_the_commit() {
     // The level's queue lies on the half's shard, and on another one.
@@ -61,7 +56,7 @@ fn a_level_begins_with_the_commit() {
             assert_eq!(property("REAL_QID"), Some(queue.to_string()));
             assert_eq!(property("DELAY").as_deref(), Some("2"));
             assert_eq!(property("TAGS").as_deref(), Some("a"));
-            assert_eq!(open(&broker), 0);
+            assert_eq!(broker.open_halves(), 0);
             assert_eq!(end(&broker, told, 8), 1, "a second commit parks nothing");
             broker.pass_ms(60_000);
             assert!(checks(&broker).is_empty());
@@ -112,7 +107,7 @@ fn a_rollback_parks_nothing_and_a_wrong_time_is_refused_at_once() {
     let properties = half_properties("pg", "TIMER_DELAY_SEC\u{1}101\u{2}");
     broker.request(&send_frame(3, &half_header("T", 0, &properties), b"x"));
     assert_eq!(broker.reply().code, 13);
-    assert_eq!(open(&broker), 0);
+    assert_eq!(broker.open_halves(), 0);
 }
 
 #[test]
@@ -135,7 +130,7 @@ fn a_message_tried_again_is_no_half_whatever_it_once_was() {
         assert_eq!(broker.reply().code, 0);
         broker.settle();
         assert_eq!(broker.owed().len(), 1);
-        assert_eq!(open(&broker), 0);
+        assert_eq!(broker.open_halves(), 0);
     }
     let view = parked(&broker, 20);
     for record in &view {

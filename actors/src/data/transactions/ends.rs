@@ -32,7 +32,8 @@ use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::transaction::Half;
 
-fn wrong(remark: impl Into<String>) -> Refusal {
+/// What RocketMQ answers to requests about halves that it can't do.
+pub(super) fn wrong(remark: impl Into<String>) -> Refusal {
     Refusal::new(response::SYSTEM_ERROR, remark.into())
 }
 
@@ -43,7 +44,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         view: &HeaderView<'_>,
         to: ReplyTo,
     ) -> Result<(), Refusal> {
-        let header = EndTransaction::parse(view).map_err(|error| wrong(error.to_string()))?;
+        let header = EndTransaction::parse(view).map_err(Refusal::malformed)?;
         let verdict = match header.commit_or_rollback {
             sys_flag::TRANSACTION_COMMIT => Verdict::Commit,
             sys_flag::TRANSACTION_ROLLBACK => Verdict::Rollback,

@@ -12,7 +12,6 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use gantry_protocol::code::response;
 use gantry_protocol::command::HeaderView;
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::transaction::ResumeCheckHalf;
@@ -20,7 +19,7 @@ use gantry_protocol::system_topic;
 use gantry_storage::address::locate;
 use gantry_storage::units::PhysicalOffset;
 
-use super::ends::copied;
+use super::ends::{copied, wrong};
 use super::rebuild::queue_on;
 use crate::data::core::DataCore;
 use crate::data::gather::{GatherAsk, GatherGoal};
@@ -29,10 +28,6 @@ use crate::data::queue::store::QueueStore;
 use crate::data::words::{Append, Marks, ReplyTo, TransactionStep};
 use crate::refusal::{Refusal, quoted};
 use crate::transaction::Half;
-
-fn wrong(remark: impl Into<String>) -> Refusal {
-    Refusal::new(response::SYSTEM_ERROR, remark.into())
-}
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// 323.

@@ -1,4 +1,4 @@
-//! What surrounds the board in the simulation of delayed messages: dice, log, device.
+//! What surrounds the board in the simulation of delayed messages: log, device.
 
 use gantry_storage::units::QueueKey;
 
@@ -19,30 +19,6 @@ pub enum Slip {
     RecallByPlace,
     /// A recall leaves the old record of a moved one to be found by the next start.
     RecallForgetsMoves,
-}
-
-/// Decides everything by its seed.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.roll() % n.max(1)
-    }
-
-    /// True so many times in a hundred.
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
 }
 
 /// A parked record.

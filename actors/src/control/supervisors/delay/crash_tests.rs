@@ -12,10 +12,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use gantry_storage::sim_disk::Random;
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueOffset, ShardId};
 
 use super::board::Board;
-use super::crash_model::{Dice, Log, Parked, RECORD_BYTES, Slip, key_of};
+use super::crash_model::{Log, Parked, RECORD_BYTES, Slip, key_of};
 use super::due::Entry;
 use super::marks::{Marks, Recalled, Stored};
 use crate::seam::errands::Scan;
@@ -26,7 +27,7 @@ const STEPS: u32 = 250;
 const SHARD: ShardId = ShardId(0);
 
 struct World {
-    dice: Dice,
+    dice: Random,
     slip: Slip,
     is_sync: bool,
     now_ms: u64,
@@ -48,7 +49,7 @@ struct World {
 
 impl World {
     fn new(seed: u64, slip: Slip) -> Self {
-        let mut dice = Dice(seed);
+        let dice = Random::new(seed);
         let log = Log {
             queues: vec![Vec::new(); usize::from(QUEUES)],
             ..Log::default()
