@@ -10,7 +10,7 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::client::send_ext;
+use common::client::{send_ext, topic_ext};
 use common::{Client, Gantry, code, ext, fresh, reply, until};
 
 /// From start to the first `SEND_OK`, with 100,000 queues and the optimised build.
@@ -39,20 +39,6 @@ impl Shape {
     fn count(self) -> u64 {
         self.topics as u64 * u64::try_from(self.queues).unwrap()
     }
-}
-
-fn topic_ext(topic: &str, queues: i32) -> Vec<(String, String)> {
-    let queues = queues.to_string();
-    ext(&[
-        ("topic", topic),
-        ("defaultTopic", "TBW102"),
-        ("readQueueNums", &queues),
-        ("writeQueueNums", &queues),
-        ("perm", "6"),
-        ("topicFilterType", "SINGLE_TAG"),
-        ("topicSysFlag", "0"),
-        ("order", "false"),
-    ])
 }
 
 /// Makes many requests of one code, a window at a time; those refused as too much again.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::client::{Pull, send_ext};
 use common::record::batch_element;
-use common::{Client, Frame, Gantry, code, ext, fresh, properties, records, reply, until};
-use serde_json::{Value, json};
+use common::{Client, Gantry, code, ext, fresh, properties, records, reply, until};
+use serde_json::Value;
 
 fn with_topic(stem: &str, queues: i32) -> (Gantry, Client, String) {
     let gantry = Gantry::up(&[]);
@@ -21,16 +21,6 @@ fn with_topic(stem: &str, queues: i32) -> (Gantry, Client, String) {
     let topic = fresh(stem);
     client.create_topic(&topic, queues);
     (gantry, client, topic)
-}
-
-fn beat(client: &mut Client, id: &str, group: &str, topic: &str) -> Frame {
-    let body = json!({"clientID": id, "producerDataSet": [],
-        "consumerDataSet": [{"groupName": group, "consumeType": "CONSUME_PASSIVELY",
-            "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
-            "unitMode": false, "subscriptionDataSet": [{"topic": topic, "subString": "*",
-                "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "TAG",
-                "classFilterMode": false}]}]});
-    client.call(code::HEART_BEAT, &[], body.to_string().as_bytes())
 }
 
 fn readable(client: &mut Client, topic: &str, queue: i32, count: i64) {
@@ -68,7 +58,7 @@ fn traps_3_63_replies_of_sends_and_pulls_have_all_their_numbers() {
 fn trap_12_a_held_pull_holds_up_nothing_else_on_its_connection() {
     let (gantry, mut client, topic) = with_topic("held", 4);
     let group = fresh("holders");
-    beat(&mut client, "holder", &group, &topic).expect(reply::SUCCESS);
+    client.beat("holder", &group, &topic).expect(reply::SUCCESS);
     let mut held = Vec::new();
     for queue in 0..4 {
         let pull = Pull::new(&topic, queue, 0).waiting(15_000);
@@ -77,7 +67,7 @@ fn trap_12_a_held_pull_holds_up_nothing_else_on_its_connection() {
     client.flush().unwrap();
     // Longer than this the clients do not wait for what follows.
     let end = Instant::now() + Duration::from_secs(3);
-    beat(&mut client, "holder", &group, &topic).expect(reply::SUCCESS);
+    client.beat("holder", &group, &topic).expect(reply::SUCCESS);
     let fields = ext(&[
         ("consumerGroup", &group),
         ("topic", &topic),
@@ -188,11 +178,11 @@ fn trap_72_nobody_gets_a_stale_list_of_members() {
         ids
     };
     let mut wanted = vec!["id-0".to_owned()];
-    beat(&mut first, "id-0", &group, &topic).expect(reply::SUCCESS);
+    first.beat("id-0", &group, &topic).expect(reply::SUCCESS);
     for n in 1..20 {
         let mut next = gantry.client();
         let id = format!("id-{n}");
-        beat(&mut next, &id, &group, &topic).expect(reply::SUCCESS);
+        next.beat(&id, &group, &topic).expect(reply::SUCCESS);
         wanted.push(id);
         wanted.sort();
         others.push(next);

@@ -29,18 +29,6 @@ fn physical(sent: &Frame) -> i64 {
     i64::from_str_radix(&sent.ext["msgId"][16..], 16).unwrap()
 }
 
-fn beat(client: &mut Client, id: &str, group: &str, topic: &str) {
-    let body = json!({"clientID": id, "producerDataSet": [],
-        "consumerDataSet": [{"groupName": group, "consumeType": "CONSUME_PASSIVELY",
-            "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
-            "unitMode": false, "subscriptionDataSet": [{"topic": topic, "subString": "*",
-                "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "TAG",
-                "classFilterMode": false}]}]});
-    let beat = body.to_string();
-    let told = client.call(code::HEART_BEAT, &[], beat.as_bytes());
-    told.expect(reply::SUCCESS);
-}
-
 fn max(client: &mut Client, topic: &str) -> i64 {
     client.offset(code::MAX_OFFSET, topic, 0, &[])
 }
@@ -111,7 +99,7 @@ fn trap_80_while_a_group_holds_queue_locks_its_retries_are_dead_letters() {
     let (topic, group) = (fresh("orderly"), fresh("orderly-group"));
     let (again, dead) = (format!("%RETRY%{group}"), format!("%DLQ%{group}"));
     client.create_topic(&topic, 1);
-    beat(&mut client, "c", &group, &topic);
+    client.beat("c", &group, &topic).expect(reply::SUCCESS);
     let broker = client.call(code::GET_BROKER_CONFIG, &[], b"").text();
     let name = broker
         .lines()

@@ -381,21 +381,36 @@ impl<'a> Pull<'a> {
     }
 }
 
+/// The fields of a request that creates or changes a topic.
+pub fn topic_ext(topic: &str, queues: i32) -> Vec<(String, String)> {
+    let queues = queues.to_string();
+    ext(&[
+        ("topic", topic),
+        ("defaultTopic", "TBW102"),
+        ("readQueueNums", &queues),
+        ("writeQueueNums", &queues),
+        ("perm", "6"),
+        ("topicFilterType", "SINGLE_TAG"),
+        ("topicSysFlag", "0"),
+        ("order", "false"),
+    ])
+}
+
 impl Client {
+    /// A heartbeat of one consumer of all tags of a topic.
+    pub fn beat(&mut self, id: &str, group: &str, topic: &str) -> Frame {
+        let body = json!({"clientID": id, "producerDataSet": [],
+            "consumerDataSet": [{"groupName": group, "consumeType": "CONSUME_PASSIVELY",
+                "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET",
+                "unitMode": false, "subscriptionDataSet": [{"topic": topic, "subString": "*",
+                    "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "TAG",
+                    "classFilterMode": false}]}]});
+        self.call(code::HEART_BEAT, &[], body.to_string().as_bytes())
+    }
+
     /// Creates or changes a topic.
     pub fn create_topic(&mut self, topic: &str, queues: i32) {
-        let queues = queues.to_string();
-        let fields = ext(&[
-            ("topic", topic),
-            ("defaultTopic", "TBW102"),
-            ("readQueueNums", &queues),
-            ("writeQueueNums", &queues),
-            ("perm", "6"),
-            ("topicFilterType", "SINGLE_TAG"),
-            ("topicSysFlag", "0"),
-            ("order", "false"),
-        ]);
-        self.call(code::CREATE_TOPIC, &fields, b"")
+        self.call(code::CREATE_TOPIC, &topic_ext(topic, queues), b"")
             .expect(reply::SUCCESS);
     }
 
