@@ -5,7 +5,7 @@
 //! **Invariants** each open half stands in `open` and in `due` exactly once. A half whose end is
 //! under way is not checked, and not ended a second time; an end that got lost on its way gives the
 //! half back to the checks. Only [`Halves::ended`] forgets a half.
-//! **Limits** some 100 bytes an open half (1,000,000 are measured in `memory_of_a_million`).
+//! **Limits** some 85 bytes an open half (1,000,000 are measured in `memory_of_a_million`).
 //! **Not here** the records (`shard::transactions`), who is asked (`control::supervisors`).
 
 use std::collections::{BTreeMap, BTreeSet};
