@@ -454,7 +454,7 @@ pub const GANTRY: &[Key] = &[
         "tailBytes",
         "16M",
         Bytes(1 << 20, 1 << 30),
-        Start("tail_bytes: ring of one shard"),
+        Start("tail_bytes: ring of one shard; a quarter is used until more is needed"),
     ),
     key(
         "shardCount",

@@ -3,8 +3,8 @@
 //! **Owns** the bytes of the log's newest window, at `ring[position % ring_bytes]`.
 //! **Lives on** the shard's core.
 //! **Invariants** byte for byte what the device gets; a run's header is put after its entries.
-//! **Limits** the ring is a power of two of at least `RING_BYTES_MIN`; what memory is left is
-//! unused.
+//! **Limits** the ring is a power of two of at least `RING_BYTES_MIN`, the memory's largest one or
+//! a smaller one; what memory is left is unused.
 //! **Not here** the layout of runs (`format`), who may overwrite (`staging`).
 
 use bytes::BytesMut;
@@ -46,12 +46,12 @@ pub struct Tail {
 impl Tail {
     /// Takes the memory as its last user left it; `None` when it is too small for any ring.
     pub fn new(memory: Box<dyn TailMemory>) -> Option<Self> {
-        let room = (memory.bytes().len() as u64).checked_sub(TAIL_HEADER_BYTES)?;
-        if room < RING_BYTES_MIN {
-            return None;
-        }
-        let ring_bytes = 1 << room.ilog2();
-        Some(Self { memory, ring_bytes })
+        let mut tail = Self {
+            memory,
+            ring_bytes: 0,
+        };
+        tail.ring_bytes = tail.ring_bytes_max();
+        (tail.ring_bytes >= RING_BYTES_MIN).then_some(tail)
     }
 
     /// Bytes of the ring.
@@ -74,10 +74,16 @@ impl Tail {
         fits
     }
 
-    /// Starts a new life of the ring with all the memory there is.
-    pub fn begin(&mut self, store_id: u64, epoch: u64) {
+    /// Bytes of the largest ring that the memory has room for.
+    pub fn ring_bytes_max(&self) -> u64 {
         let room = (self.memory.bytes().len() as u64).saturating_sub(TAIL_HEADER_BYTES);
-        self.ring_bytes = 1 << room.max(1).ilog2();
+        1 << room.max(1).ilog2()
+    }
+
+    /// Starts a new life of the ring with `ring_bytes` (a power of two). What it held is lost: the
+    /// device must have it.
+    pub fn begin(&mut self, store_id: u64, epoch: u64, ring_bytes: u64) {
+        self.ring_bytes = ring_bytes.min(self.ring_bytes_max());
         let header = TailHeader {
             store_id,
             ring_bytes: self.ring_bytes,
@@ -192,7 +198,7 @@ mod tests {
     fn the_header_tells_a_known_ring() {
         let mut tail = tail();
         assert_eq!(tail.header(), None);
-        tail.begin(7, 3);
+        tail.begin(7, 3, 64 << 10);
         let header = tail.header().unwrap();
         assert_eq!((header.store_id, header.epoch), (7, 3));
         assert!(tail.use_ring_of(&header));

@@ -57,7 +57,9 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
         }
         if log.options.flush_mode == FlushMode::Async {
             let enough = || {
-                log.staging.borrow().sealed_bytes() >= log.write_bytes_min.get()
+                let staging = log.staging.borrow();
+                staging.sealed_bytes() >= log.write_bytes_min.get()
+                    || staging.is_draining()
                     || log.closing.get()
                     || log.urgent.get() > log.marks.stable().0
             };

@@ -96,12 +96,11 @@ impl<D: Disk> ShardLog<D> {
 
     /// Starts this process's life of the ring; from here on it may be written.
     pub(crate) fn begin_tail(&self) {
-        let ring_bytes = self.staging.borrow_mut().begin_tail();
+        let (smallest, largest) = self.staging.borrow_mut().begin_tail();
         let segment_bytes = self.segments.segment_bytes();
         self.entry_bytes_max
-            .set(Staging::entry_bytes_max(ring_bytes, segment_bytes));
-        self.write_bytes_min
-            .set(WRITE_BYTES_MIN.min(ring_bytes / 4));
+            .set(Staging::entry_bytes_max(largest, segment_bytes));
+        self.write_bytes_min.set(WRITE_BYTES_MIN.min(smallest / 4));
     }
 
     /// Whether new bytes are refused for good.

@@ -1,17 +1,21 @@
 //! Packing: entries into runs, runs into groups, all of it in the tail.
 //!
-//! **Owns** where the next byte goes, the open run, the groups the device has not taken yet.
+//! **Owns** where the next byte goes, the open run, the groups the device has not taken yet, the
+//! change of the ring's size.
 //! **Lives on** the shard's core; no await in here.
 //! **Invariants** a run lies in one segment; a group (one device write) starts on a block and is
-//! padded with zeros to the next; nothing is put over bytes the device has not taken.
+//! padded with zeros to the next; nothing is put over bytes the device has not taken, and the ring
+//! changes its size only when there are none.
 //! **Limits** `RUN_BYTES_MAX`, `GROUP_BYTES`, the ring.
-//! **Not here** the device (`log_writer`), what an entry says (`format`).
+//! **Not here** the device (`log_writer`), what an entry says (`format`), which size the ring should
+//! have (`ring_size`).
 
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
 use crate::format::{RUN_HEADER_BYTES, RunHeader};
+use crate::log::ring_size::RingSize;
 use crate::tail::Tail;
 use crate::units::{BLOCK_BYTES, FilePosition};
 
@@ -67,6 +71,7 @@ pub enum NoRoom {
 /// The writing end of a shard's log.
 pub struct Staging {
     tail: Tail,
+    size: RingSize,
     start: StagingStart,
     /// The ring holds the log's bytes from here on, as far as they are not overwritten.
     base: FilePosition,
@@ -85,6 +90,7 @@ impl Staging {
     pub fn new(tail: Tail, start: StagingStart) -> Self {
         let position = start.position;
         Self {
+            size: RingSize::new(tail.ring_bytes_max()),
             tail,
             start,
             base: position,
@@ -105,10 +111,44 @@ impl Staging {
             .saturating_sub(RUN_HEADER_BYTES + BLOCK_BYTES)
     }
 
-    /// Makes the tail this process's own; returns the ring's bytes.
-    pub fn begin_tail(&mut self) -> u64 {
-        self.tail.begin(self.start.store_id, self.start.epoch);
-        self.tail.ring_bytes()
+    /// Makes the tail this process's own; returns the bytes of the smallest and of the largest
+    /// ring.
+    pub fn begin_tail(&mut self) -> (u64, u64) {
+        self.begin_ring(self.size.bytes());
+        (self.size.small_bytes(), self.tail.ring_bytes_max())
+    }
+
+    fn begin_ring(&mut self, bytes: u64) {
+        let StagingStart {
+            store_id, epoch, ..
+        } = self.start;
+        self.tail.begin(store_id, epoch, bytes);
+        self.base = self.head;
+    }
+
+    /// Whether entries are refused until the device has taken everything, so that the ring can
+    /// change its size.
+    pub fn is_draining(&self) -> bool {
+        self.size.change(self.head).is_some()
+    }
+
+    /// Changes the ring's size if it should be another one.
+    #[inline]
+    fn settle_size(&mut self, bytes: u64) -> Result<(), NoRoom> {
+        if Self::entry_bytes_max(self.tail.ring_bytes(), u64::MAX) < bytes {
+            self.size.need_whole(self.head);
+        }
+        let Some(size) = self.size.change(self.head) else {
+            return Ok(());
+        };
+        if self.is_open() || self.unwritten < self.runs_end {
+            return Err(NoRoom::Tail {
+                unwritten_bytes: self.head.since(self.unwritten),
+            });
+        }
+        self.begin_ring(size);
+        self.size.changed(size);
+        Ok(())
     }
 
     /// This process's epoch.
@@ -167,6 +207,7 @@ impl Staging {
         committed: FilePosition,
         segments_end: FilePosition,
     ) -> Result<FilePosition, NoRoom> {
+        self.settle_size(bytes)?;
         // A group never leaves its segment, and neither does the open run in it.
         let full_at = self.segment_end(self.group_start);
         let run_bytes = self.head.since(self.run_start).saturating_add(bytes);
@@ -212,6 +253,7 @@ impl Staging {
         let end = start.plus(bytes).block_up();
         let used = end.since(self.unwritten);
         if used > self.tail.ring_bytes() {
+            self.size.need_whole(self.head);
             return Err(NoRoom::Tail {
                 unwritten_bytes: self.head.since(self.unwritten),
             });
@@ -298,6 +340,7 @@ impl Staging {
     #[inline]
     pub fn holds(&self, position: FilePosition, len: u64) -> bool {
         let end = position.plus(len);
+        self.size.note_reader(self.head.since(position), self.head);
         let kept_from = self
             .head
             .block_up()

@@ -50,25 +50,76 @@ fn groups_start_on_blocks_and_follow_each_other() {
     assert_eq!(add(&mut staging, 50, 1), Ok(FilePosition(4096 + 64)));
 }
 
-#[test]
-fn a_full_ring_refuses_until_the_device_takes_something() {
-    let mut staging = staging();
+/// Adds sealed entries until the ring refuses; returns how many.
+fn fill(staging: &mut Staging) -> u64 {
     let mut taken = 0;
-    while add(&mut staging, 10_000, 1).is_ok() {
+    while add(staging, 10_000, 1).is_ok() {
         staging.seal(FilePosition(0));
         taken += 1;
     }
-    assert_eq!(taken, 26);
+    taken
+}
+
+fn write_all(staging: &mut Staging) {
+    while let Some(group) = staging.take_group(FilePosition(0)) {
+        staging.written(group);
+    }
+}
+
+#[test]
+fn a_full_ring_refuses_until_the_device_takes_something() {
+    let mut staging = staging();
+    fill(&mut staging);
+    write_all(&mut staging);
+    assert_eq!(fill(&mut staging), 26, "the whole ring");
     assert!(matches!(
         add(&mut staging, 10_000, 1),
         Err(NoRoom::Tail { .. })
     ));
+    let start = staging.untaken();
     let group = staging.take_group(FilePosition(0)).unwrap();
     assert!(add(&mut staging, 10_000, 1).is_err());
     staging.written(group);
     assert!(add(&mut staging, 10_000, 1).is_ok());
-    assert!(!staging.holds(FilePosition(64), 10_000), "overwritten");
-    assert!(staging.holds(FilePosition(200_000), 10_000));
+    assert!(!staging.holds(start.plus(64), 10_000), "overwritten");
+    assert!(staging.holds(start.plus(200_000), 10_000));
+}
+
+#[test]
+fn the_ring_changes_its_size_only_when_the_device_has_all_of_it() {
+    let mut staging = staging();
+    assert_eq!(fill(&mut staging), 6, "the small ring");
+    assert!(staging.is_draining());
+    let group = staging.take_group(FilePosition(0)).unwrap();
+    assert!(add(&mut staging, 10, 1).is_err());
+    assert!(staging.holds(FilePosition(64), 10_000));
+    staging.written(group);
+    assert_eq!(add(&mut staging, 10, 1), Ok(group.end().plus(64)));
+    assert!(!staging.is_draining());
+    assert!(!staging.holds(FilePosition(64), 10_000), "laid out anew");
+    staging.seal(FilePosition(0));
+    // Nobody needs it any more after a while.
+    let mut segments = 1;
+    while !staging.is_draining() {
+        write_all(&mut staging);
+        segments += u64::from(add(&mut staging, 30_000, segments).is_err());
+        assert!(segments < 10, "{:?}", staging.head());
+    }
+    assert_eq!(staging.tail.ring_bytes(), RING);
+    assert!(matches!(
+        add(&mut staging, 10, segments),
+        Err(NoRoom::Tail { .. })
+    ));
+    write_all(&mut staging);
+    assert!(add(&mut staging, 10, segments + 1).is_ok());
+    assert_eq!(staging.tail.ring_bytes(), RING / 4);
+    let long = RING / 2 - 8192;
+    assert!(add(&mut staging, long, segments + 1).is_err());
+    write_all(&mut staging);
+    assert!(
+        add(&mut staging, long, segments + 2).is_ok(),
+        "longer than the small ring takes"
+    );
 }
 
 #[test]
