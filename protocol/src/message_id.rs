@@ -95,6 +95,23 @@ pub fn offset_id(store_host: SocketAddr, physical_offset: i64) -> HexId {
     id
 }
 
+/// The offset ids of records of one broker, with commas between them.
+pub fn offset_ids(store_host: SocketAddr, offsets: impl ExactSizeIterator<Item = i64>) -> String {
+    let host = offset_id_host(store_host);
+    let host = host.as_str();
+    let mut ids = String::with_capacity((host.len() + 17) * offsets.len());
+    for (nth, offset) in offsets.enumerate() {
+        if nth > 0 {
+            ids.push(',');
+        }
+        ids.push_str(host);
+        // Only ASCII digits.
+        let digits = hex_digits(offset.cast_unsigned());
+        ids.push_str(std::str::from_utf8(&digits).unwrap_or_default());
+    }
+    ids
+}
+
 /// The first part of every offset id of one broker; [`hex_digits`] of the offset follows.
 pub(crate) fn offset_id_host(store_host: SocketAddr) -> HexId {
     let mut id = HexId::empty();
@@ -205,6 +222,19 @@ mod tests {
         assert_eq!(parse_offset_id(id.as_str()), Some((host, i64::MAX)));
         let mapped = offset_id("[::ffff:127.0.0.1]:1".parse().unwrap(), 0);
         assert_eq!(mapped.as_str().len(), 32);
+    }
+
+    #[test]
+    fn many_offset_ids_are_single_ones_joined() {
+        for host in ["127.0.0.1:10911", "[2001:db8::1]:10911"] {
+            let host = host.parse().unwrap();
+            let offsets = [0, 256, i64::MAX];
+            let single = offsets.map(|offset| offset_id(host, offset).to_string());
+            assert_eq!(offset_ids(host, offsets.into_iter()), single.join(","));
+        }
+        let none = std::iter::empty::<i64>();
+        let host = "127.0.0.1:10911".parse().unwrap();
+        assert_eq!(offset_ids(host, none), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use gantry_protocol::message::body_crc;
 use gantry_runtime::glommio_disk::{GlommioDisk, GlommioFile};
 use gantry_runtime::shard::{CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
@@ -145,9 +146,10 @@ async fn fill(disk: &GlommioDisk, queues: u16, bytes: u64, burst: u64) -> Outcom
                     reconsume_times: 0,
                     prepared_offset: 0,
                     body: &body,
+                    body_crc: body_crc(&body),
                     properties: b"",
                     tags_code: 0,
-                    keys: &[],
+                    key_hashes: &[],
                 };
                 while store.append(&record).is_err() {
                     store.seal();

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use crate::disk::{Disk, DiskErrorKind};
 use crate::error::{AppendError, FlushError, ReadError, RecoverError};
 use crate::format::segment_name;
+use crate::key_index::key_hash;
 use crate::shard_store::tests::{SEGMENT, SharedTail, bodies, limits, options, record};
 use crate::shard_store::{FlushMode, ShardStore};
 use crate::sim_disk::{SimDisk, SimOp};
@@ -28,7 +29,7 @@ async fn open(disk: &SimDisk, tail: &SharedTail, mode: FlushMode) -> Result<Stor
 
 /// Appends and waits until it is acknowledged for good.
 async fn put(store: &Store, body: &[u8]) -> Result<QueueOffset, String> {
-    let appended = store.append(&record(key(), body, &["k"]));
+    let appended = store.append(&record(key(), body, &[key_hash(key().topic, b"k")]));
     let appended = appended.map_err(|error| error.to_string())?;
     store.seal();
     let committed = store.until_committed(appended.end).await;

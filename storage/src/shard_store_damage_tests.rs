@@ -7,6 +7,7 @@ use super::*;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::ReadError;
 use crate::format::record_peek;
+use crate::key_index::key_hash;
 use crate::sim_disk::{FaultRates, RATE_SCALE, SimDisk};
 use crate::units::{FilePosition, PhysicalOffset};
 
@@ -26,7 +27,9 @@ fn five_cold(disk: &SimDisk, key: QueueKey) -> (Store, Vec<PhysicalOffset>) {
         let store = open(disk, &tail, FlushMode::Sync).await;
         let mut places = Vec::new();
         for number in 0..5 {
-            let appended = store.append(&record(key, &[number; 9000], &["k"])).unwrap();
+            let appended = store
+                .append(&record(key, &[number; 9000], &[key_hash(key.topic, b"k")]))
+                .unwrap();
             store.seal();
             store.until_committed(appended.end).await.unwrap();
             places.push(appended.physical);

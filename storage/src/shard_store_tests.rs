@@ -2,9 +2,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use gantry_protocol::message::body_crc;
 
 use super::*;
 use crate::error::{AppendError, ReadError, RecoverError};
+use crate::key_index::key_hash;
 use crate::sim_disk::{SimDisk, SimOp};
 use crate::tail::TailMemory;
 use crate::units::{Boundary, PhysicalOffset, StoreTimestamp};
@@ -59,7 +61,7 @@ pub(crate) fn options(flush_mode: FlushMode) -> StoreOptions {
     }
 }
 
-pub(crate) fn record<'a>(key: QueueKey, body: &'a [u8], keys: &'a [&'a str]) -> NewRecord<'a> {
+pub(crate) fn record<'a>(key: QueueKey, body: &'a [u8], key_hashes: &'a [u64]) -> NewRecord<'a> {
     NewRecord {
         key,
         topic: "Topic",
@@ -72,9 +74,10 @@ pub(crate) fn record<'a>(key: QueueKey, body: &'a [u8], keys: &'a [&'a str]) -> 
         reconsume_times: 0,
         prepared_offset: 0,
         body,
+        body_crc: body_crc(body),
         properties: b"",
         tags_code: 7,
-        keys,
+        key_hashes,
     }
 }
 
@@ -128,7 +131,9 @@ fn records_come_back_hot_cold_and_after_a_kill() {
         assert!(report.created);
         for n in 0..100u64 {
             let body = n.to_string().repeat(10);
-            let appended = store.append(&record(key, body.as_bytes(), &["k"])).unwrap();
+            let appended = store
+                .append(&record(key, body.as_bytes(), &[key_hash(key.topic, b"k")]))
+                .unwrap();
             assert_eq!(appended.queue_offset, QueueOffset(n));
             assert_eq!(store.bounds(key).max, QueueOffset(0), "not sealed yet");
         }
@@ -459,8 +464,9 @@ fn append_speed() {
     let disk = SimDisk::new(1);
     let body = vec![7; 1024];
     let properties = b"UNIQ_KEY\x01AC11000100002A9F0000000000000001\x02WAIT\x01true\x02";
-    let keys = ["AC11000100002A9F0000000000000001"];
-    let template = record(QueueKey::new(1, 0), &body, &keys);
+    let key = QueueKey::new(1, 0);
+    let hashes = [key_hash(key.topic, b"AC11000100002A9F0000000000000001")];
+    let template = record(key, &body, &hashes);
     let (mut appending, mut reading) = (Vec::new(), Vec::new());
     disk.block_on(async {
         let mut options = options(FlushMode::Async);

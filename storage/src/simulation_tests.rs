@@ -9,6 +9,7 @@ use bytes::BytesMut;
 
 use crate::disk::{Disk, DiskErrorKind};
 use crate::error::AppendError;
+use crate::key_index::key_hash;
 use crate::shard_store::tests::{SharedTail, bodies, limits, options, record};
 use crate::shard_store::{FlushMode, ShardStore};
 use crate::sim_disk::{Random, SimDisk, SimOp};
@@ -110,7 +111,7 @@ impl Life {
                 _ => self.choices.below(200_000),
             };
             body.resize(body.len() + usize::try_from(size).unwrap(), b'x');
-            match store.append(&record(key, &body, &["key"])) {
+            match store.append(&record(key, &body, &[key_hash(key.topic, b"key")])) {
                 Ok(appended) => {
                     let given = &mut self.queues.entry(key).or_default().given;
                     assert_eq!(appended.queue_offset, QueueOffset(given.len() as u64));

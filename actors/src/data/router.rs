@@ -155,7 +155,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         for word in words.drain(..) {
             match word {
                 CoreWord::Append(key, reply, append) => {
-                    let pushed = append.pushed.clone();
+                    let pushed = append.pushed().cloned();
                     if let Err(refusal) = self.route_append(key, reply, append) {
                         self.refuse_append(reply, pushed.as_deref(), &refusal);
                     }

@@ -17,6 +17,8 @@ use gantry_protocol::frame::HeaderEncoding;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
 
+use smallvec::SmallVec;
+
 use crate::data::filter::subscription::Wanted;
 use crate::seam::TopicEntry;
 use crate::seam::owed::OwedTime;
@@ -88,12 +90,25 @@ pub struct Append {
     pub reconsume_times: i32,
     /// The body as it is stored; of a batch, all its elements.
     pub body: Bytes,
+    /// Of the body as the record carries it, made while its bytes were in the cache; of a batch,
+    /// each element has its own.
+    pub body_crc: u32,
     /// The properties as they are stored; empty for a batch.
     pub properties: Bytes,
     /// What the properties say, as ranges of them.
     pub marks: Marks,
-    /// The elements of a batch, as ranges of `body`; empty for a single message.
+    /// The elements of a batch, as parts of `body`; empty for a single message.
     pub elements: Vec<Element>,
+    /// What few messages have: a message is moved from hand to hand some times, and is short
+    /// without it.
+    pub rare: Option<Box<Rare>>,
+    /// When its shard took it, µs.
+    pub arrived_us: u64,
+}
+
+/// What most messages don't have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rare {
     /// What its being stored means for a transaction.
     pub step: Option<TransactionStep>,
     /// Something is owed for it.
@@ -106,15 +121,41 @@ pub struct Append {
     pub recall: Option<Box<str>>,
     /// It is the reply to a request, which was pushed with this outcome: what its sender is told.
     pub pushed: Option<Arc<Pushed>>,
-    /// When its shard took it, µs.
-    pub arrived_us: u64,
+}
+
+impl Rare {
+    /// As an append has it: nothing, if there is nothing.
+    pub fn kept(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 impl Append {
+    /// See [`Rare::step`].
+    pub fn step(&self) -> Option<TransactionStep> {
+        self.rare.as_ref()?.step
+    }
+
+    /// See [`Rare::owed`].
+    pub fn owed(&self) -> Option<OwedTime> {
+        self.rare.as_ref()?.owed
+    }
+
+    /// See [`Rare::pushed`].
+    pub fn pushed(&self) -> Option<&Arc<Pushed>> {
+        self.rare.as_ref()?.pushed.as_ref()
+    }
+
+    /// Its rare parts, to be set.
+    pub fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     /// Bytes this request holds in memory while it waits.
     pub fn bytes(&self) -> usize {
         let elements = self.elements.len() * size_of::<Element>();
-        size_of::<Self>() + self.body.len() + self.properties.len() + elements
+        let rare = self.rare.as_ref().map_or(0, |_| size_of::<Rare>());
+        size_of::<Self>() + rare + self.body.len() + self.properties.len() + elements
     }
 }
 
@@ -140,18 +181,45 @@ pub struct Marks {
     pub no_wait: bool,
 }
 
-/// One message of a batch, as ranges of the batch's body.
+/// One message of a batch, as parts of the batch's body. All that storing needs is read out of it
+/// while it is split: when its turn comes, its bytes may have left the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     /// The user's flag.
     pub flag: i32,
+    /// Of its body, as the record carries it.
+    pub body_crc: u32,
     /// Its body.
-    pub body: Range<usize>,
+    pub body: Part,
     /// Its properties.
-    pub properties: Range<usize>,
-    /// What they say; ranges count from the properties' start.
-    pub marks: Marks,
+    pub properties: Part,
+    /// Hash of the tag, 0 without one.
+    pub tags_code: i64,
+    /// Of the keys it is found by.
+    pub key_hashes: KeyHashes,
 }
+
+/// Part of a frame's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its first byte.
+    pub at: u32,
+    /// Its bytes.
+    pub len: u32,
+}
+
+impl Part {
+    /// These bytes of `whole`; none when it has no such.
+    pub fn of(self, whole: &[u8]) -> &[u8] {
+        let at = self.at as usize;
+        whole
+            .get(at..at.saturating_add(self.len as usize))
+            .unwrap_or_default()
+    }
+}
+
+/// Hashes of the keys of one message: usually its unique key and one of its own.
+pub type KeyHashes = SmallVec<[u64; 2]>;
 
 /// What a stored record means for a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

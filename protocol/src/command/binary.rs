@@ -14,6 +14,9 @@ use bytes::{BufMut, BytesMut};
 use super::{EXT_FIELDS_MAX, ExtValue, HeaderParts, HeaderView, Language, widen_binary_code};
 use crate::error::HeaderError;
 
+/// Bytes of ext fields that are checked for UTF-8 at a time, if a field isn't longer itself.
+const RUN_BYTES: usize = 1024;
+
 /// Decodes a binary header into an empty view.
 ///
 /// # Errors
@@ -30,11 +33,15 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> Result<()
     let remark = take_bytes(&mut rest, remark_bytes as usize, "the remark")?;
     view.remark = (!remark.is_empty()).then(|| text(remark));
     let ext_bytes = u32::from_be_bytes(take(&mut rest, "the ext length")?);
-    let mut ext = take_bytes(&mut rest, ext_bytes as usize, "the ext fields")?;
+    let all = take_bytes(&mut rest, ext_bytes as usize, "the ext fields")?;
+    let mut texts = Texts::of(all);
+    let mut ext = all;
     while !ext.is_empty() {
         let key_bytes = u16::from_be_bytes(take(&mut ext, "an ext key length")?);
+        let key_at = all.len() - ext.len();
         let key = take_bytes(&mut ext, usize::from(key_bytes), "an ext key")?;
         let value_bytes = u32::from_be_bytes(take(&mut ext, "an ext value length")?);
+        let value_at = all.len() - ext.len();
         let value = take_bytes(&mut ext, value_bytes as usize, "an ext value")?;
         if key.is_empty() || value.is_empty() {
             continue;
@@ -42,16 +49,61 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> Result<()
         if view.ext.len() >= EXT_FIELDS_MAX {
             return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
         }
-        view.ext.push((text(key), text(value)));
+        // Two roads, so that the usual field is built where it will lie.
+        let (name, found) = (texts.find(key_at, key), texts.find(value_at, value));
+        if let (Some(name), Some(found)) = (name, found) {
+            view.ext.push((Cow::Borrowed(name), Cow::Borrowed(found)));
+        } else {
+            view.ext.push((text(key), text(value)));
+        }
     }
     Ok(())
 }
 
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => String::from_utf8_lossy(bytes),
+/// The texts of the ext fields, checked for UTF-8 many at a time: a length word below 128 is UTF-8
+/// as well, so that a check goes on through it.
+struct Texts<'a> {
+    all: &'a [u8],
+    /// What is checked.
+    checked: &'a str,
+    /// Where that begins.
+    from: usize,
+}
+
+impl<'a> Texts<'a> {
+    fn of(all: &'a [u8]) -> Self {
+        Self {
+            all,
+            checked: "",
+            from: 0,
+        }
     }
+
+    /// The field at `at`; none if it isn't UTF-8, or isn't surely.
+    #[inline]
+    fn find(&mut self, at: usize, field: &[u8]) -> Option<&'a str> {
+        let begin = at - self.from;
+        match self.checked.get(begin..begin + field.len()) {
+            None => self.check(at, field.len()),
+            found => found,
+        }
+    }
+
+    /// Checks on from `at`.
+    fn check(&mut self, at: usize, bytes: usize) -> Option<&'a str> {
+        let rest = self.all.get(at..)?;
+        let run = rest.get(..bytes.max(RUN_BYTES)).unwrap_or(rest);
+        self.from = at;
+        self.checked = match std::str::from_utf8(run) {
+            Ok(all) => all,
+            Err(error) => std::str::from_utf8(run.get(..error.valid_up_to())?).ok()?,
+        };
+        self.checked.get(..bytes)
+    }
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 fn take<const N: usize>(rest: &mut &[u8], what: &'static str) -> Result<[u8; N], HeaderError> {

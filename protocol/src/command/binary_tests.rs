@@ -144,3 +144,52 @@ proptest! {
         let _ = parse(&bytes);
     }
 }
+
+fn ext_of(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut ext = Vec::new();
+    for (name, value) in fields {
+        ext.put_u16(u16::try_from(name.len()).unwrap());
+        ext.put_slice(name);
+        ext.put_u32(u32::try_from(value.len()).unwrap());
+        ext.put_slice(value);
+    }
+    let mut header = vec![0, 10, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    header.put_u32(u32::try_from(ext.len()).unwrap());
+    header.put_slice(&ext);
+    header
+}
+
+/// Texts are checked many at a time; what comes out is what each alone would give.
+#[test]
+fn texts_are_those_of_each_field_alone() {
+    let long = "ä".repeat(700);
+    let values: [&[u8]; 9] = [
+        b"1",
+        // Its length is no UTF-8, nor is the next one's.
+        &[b'p'; 200],
+        long.as_bytes(),
+        b"bad \xff",
+        // Cut inside a letter: with the length behind it, it would be one.
+        b"cut \xc3",
+        b"\x80",
+        "gr\u{fc}n".as_bytes(),
+        &[b'q'; 0x80],
+        b"last",
+    ];
+    let names: Vec<Vec<u8>> = (0..values.len())
+        .map(|number| vec![b'n'; 1 + number * 40])
+        .collect();
+    let fields: Vec<(&[u8], &[u8])> = names.iter().map(Vec::as_slice).zip(values).collect();
+    let header = ext_of(&fields);
+    let view = parse(&header).unwrap();
+    assert_eq!(view.ext.len(), fields.len());
+    for ((name, value), (wanted_name, wanted)) in view.ext.iter().zip(&fields) {
+        assert_eq!(name, &String::from_utf8_lossy(wanted_name));
+        assert_eq!(value, &String::from_utf8_lossy(wanted));
+    }
+    // A name of 0xa9nn bytes completes the letter before it.
+    let name = vec![b'n'; 0xa900];
+    let header = ext_of(&[(b"a", b"cut \xc3"), (&name, b"v")]);
+    let view = parse(&header).unwrap();
+    assert_eq!(view.ext("a"), Some("cut \u{fffd}"));
+}

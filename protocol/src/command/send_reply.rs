@@ -1,19 +1,19 @@
 //! The usual answer to a send, filled into a form made once.
 //!
-//! **Owns** the answer "stored" to one message with a unique key under a JSON header: the frame
-//! that leaves this process most often.
+//! **Owns** the answer "stored" to one message with a unique key: the frame that leaves this
+//! process most often.
 //! **Lives on** the session's core; the form belongs to whoever answers sends.
 //! **Invariants** byte for byte what [`super::writer::write_reply`] writes for the same fields;
 //! what it isn't sure of it leaves to that.
 //! **Limits** [`REPLY_BYTES_MAX`].
-//! **Not here** other answers: refusals, batches, recall handles, the binary header.
+//! **Not here** other answers: refusals, batches, recall handles.
 
 use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use super::{VERSION, json};
-use crate::frame::{FRAME_HEAD_BYTES, HEADER_LENGTH_MASK, LENGTH_WORD_BYTES};
+use super::{FLAG_REPLY, Language, VERSION, json};
+use crate::frame::{FRAME_HEAD_BYTES, HEADER_LENGTH_MASK, HeaderEncoding, LENGTH_WORD_BYTES};
 use crate::message_id::{self, hex_digits};
 
 /// Longest answer made here; the usual one takes about 300 bytes.
@@ -41,32 +41,50 @@ pub struct Stored<'a> {
 /// The parts that are the same in every answer of a broker.
 #[derive(Debug, Clone)]
 pub struct SendReplyForm {
-    /// Both words of the frame, still zero, and the header up to the physical offset.
+    /// Both words of the frame, still zero, and the JSON header up to the physical offset.
     prefix: Box<[u8]>,
     /// From behind the request's number to the end.
     suffix: Box<[u8]>,
+    /// Of the binary header, from the flag to the physical offset; the ext fields' length is zero.
+    binary: Box<[u8]>,
 }
 
 impl SendReplyForm {
     /// A form; none when the texts are too long for it.
     pub fn new(region: &str, trace_on: bool, store_host: SocketAddr) -> Option<Self> {
+        let host = message_id::offset_id_host(store_host);
+        let host = host.as_str();
+        let trace_on = if trace_on { "true" } else { "false" };
         let mut prefix = BytesMut::new();
         prefix.put_u64(0);
         prefix.put_slice(b"{\"code\":0,\"extFields\":{\"MSG_REGION\":\"");
         json::put_escaped(&mut prefix, region);
         prefix.put_slice(b"\",\"TRACE_ON\":\"");
-        prefix.put_slice(if trace_on { b"true" } else { b"false" });
+        prefix.put_slice(trace_on.as_bytes());
         prefix.put_slice(b"\",\"msgId\":\"");
-        prefix.put_slice(message_id::offset_id_host(store_host).as_str().as_bytes());
+        prefix.put_slice(host.as_bytes());
         let suffix = format!(",\"version\":{VERSION}}}");
-        (prefix.len() <= PREFIX_BYTES_MAX).then(|| Self {
+        let mut binary = BytesMut::new();
+        binary.put_i32(FLAG_REPLY);
+        // No remark, and the length that is patched.
+        binary.put_u64(0);
+        let mut put = |name: &[u8], value: &str, more: usize| {
+            put_field(&mut binary, name, value.len() + more);
+            binary.put_slice(value.as_bytes());
+        };
+        put(b"MSG_REGION", region, 0);
+        put(b"TRACE_ON", trace_on, 0);
+        put(b"msgId", host, OFFSET_DIGITS);
+        let fits = prefix.len().max(binary.len()) <= PREFIX_BYTES_MAX;
+        fits.then(|| Self {
             prefix: prefix.as_ref().into(),
             suffix: suffix.into_bytes().into(),
+            binary: binary.as_ref().into(),
         })
     }
 
     /// Appends the answer as a whole frame, or says false and appends nothing.
-    pub fn write(&self, out: &mut BytesMut, stored: &Stored<'_>) -> bool {
+    pub fn write(&self, out: &mut BytesMut, encoding: HeaderEncoding, stored: &Stored<'_>) -> bool {
         let unique = stored.unique_key;
         if unique.is_empty() || unique.len() > UNIQUE_KEY_BYTES_MAX || !is_plain(unique) {
             return false;
@@ -75,6 +93,19 @@ impl SendReplyForm {
             bytes: [0; REPLY_BYTES_MAX],
             used: 0,
         };
+        match encoding {
+            HeaderEncoding::Json => self.fill_json(&mut line, stored),
+            HeaderEncoding::Binary => self.fill_binary(&mut line, stored),
+        }
+        let Some(frame) = line.finish(encoding) else {
+            return false;
+        };
+        out.put_slice(frame);
+        true
+    }
+
+    #[inline]
+    fn fill_json(&self, line: &mut Line, stored: &Stored<'_>) {
         line.put(&self.prefix);
         line.put_all(&hex_digits(stored.physical_offset.cast_unsigned()));
         line.put_all(b"\",\"queueId\":\"");
@@ -82,16 +113,44 @@ impl SendReplyForm {
         line.put_all(b"\",\"queueOffset\":\"");
         line.put(itoa::Buffer::new().format(stored.queue_offset).as_bytes());
         line.put_all(b"\",\"transactionId\":\"");
-        line.put(unique);
+        line.put(stored.unique_key);
         line.put_all(MIDDLE);
         line.put(itoa::Buffer::new().format(stored.opaque).as_bytes());
         line.put(&self.suffix);
-        let Some(frame) = line.finish() else {
-            return false;
-        };
-        out.put_slice(frame);
-        true
     }
+
+    #[inline]
+    fn fill_binary(&self, line: &mut Line, stored: &Stored<'_>) {
+        let [_, _, high, low] = VERSION.to_be_bytes();
+        line.put_all(&[0; FRAME_HEAD_BYTES]);
+        line.put_all(&[0, 0, Language::Java.number(), high, low]);
+        line.put_all(&stored.opaque.to_be_bytes());
+        line.put(&self.binary);
+        line.put_all(&hex_digits(stored.physical_offset.cast_unsigned()));
+        line.put_field(
+            b"queueId",
+            itoa::Buffer::new().format(stored.queue_id).as_bytes(),
+        );
+        line.put_field(
+            b"queueOffset",
+            itoa::Buffer::new().format(stored.queue_offset).as_bytes(),
+        );
+        line.put_field(b"transactionId", stored.unique_key);
+        line.patch_ext_length();
+    }
+}
+
+/// Digits of a physical offset.
+const OFFSET_DIGITS: usize = 16;
+/// Where the length of the ext fields lies in a binary answer's frame: behind code, language,
+/// version, number, flag and the remark's length.
+const EXT_LENGTH_AT: usize = FRAME_HEAD_BYTES + 2 + 1 + 2 + 4 + 4 + 4;
+
+/// Both lengths and the name of a binary ext field.
+fn put_field(out: &mut impl BufMut, name: &[u8], value_bytes: usize) {
+    out.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
+    out.put_slice(name);
+    out.put_u32(u32::try_from(value_bytes).unwrap_or(u32::MAX));
 }
 
 /// From behind the unique key to the request's number.
@@ -133,14 +192,35 @@ impl Line {
         self.used += N;
     }
 
+    /// An ext field of a binary header; of a name and a value that are short.
+    #[inline]
+    fn put_field<const N: usize>(&mut self, name: &[u8; N], value: &[u8]) {
+        let [.., high, low] = N.to_be_bytes();
+        self.put_all(&[high, low]);
+        self.put_all(name);
+        let [.., a, b, c, d] = value.len().to_be_bytes();
+        self.put_all(&[a, b, c, d]);
+        self.put(value);
+    }
+
+    fn patch_ext_length(&mut self) {
+        let bytes = self.used.saturating_sub(EXT_LENGTH_AT + 4);
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
+        if let Some(slot) = self.bytes.get_mut(EXT_LENGTH_AT..EXT_LENGTH_AT + 4) {
+            slot.copy_from_slice(&length);
+        }
+    }
+
     /// The frame with its two words; none when a piece had no room.
-    fn finish(&mut self) -> Option<&[u8]> {
+    fn finish(&mut self, encoding: HeaderEncoding) -> Option<&[u8]> {
         let header = u32::try_from(self.used.checked_sub(FRAME_HEAD_BYTES)?).ok()?;
         let length = u32::try_from(self.used - LENGTH_WORD_BYTES).ok()?;
         let frame = self.bytes.get_mut(..self.used)?;
         let (length_word, rest) = frame.split_first_chunk_mut::<4>()?;
         *length_word = length.to_be_bytes();
-        *rest.first_chunk_mut::<4>()? = (header & HEADER_LENGTH_MASK).to_be_bytes();
+        let type_byte = u32::from(encoding.type_byte());
+        let word = (type_byte << 24) | (header & HEADER_LENGTH_MASK);
+        *rest.first_chunk_mut::<4>()? = word.to_be_bytes();
         self.bytes.get(..self.used)
     }
 }

@@ -9,7 +9,12 @@ fn host() -> SocketAddr {
     "192.168.0.7:10911".parse().unwrap()
 }
 
-fn by_the_general_writer(region: &str, trace_on: bool, stored: &Stored<'_>) -> BytesMut {
+fn by_the_general_writer(
+    encoding: HeaderEncoding,
+    region: &str,
+    trace_on: bool,
+    stored: &Stored<'_>,
+) -> BytesMut {
     let mut out = BytesMut::new();
     let id = offset_id(host(), stored.physical_offset);
     let ext = [
@@ -23,8 +28,8 @@ fn by_the_general_writer(region: &str, trace_on: bool, stored: &Stored<'_>) -> B
             ExtValue::Str(std::str::from_utf8(stored.unique_key).unwrap()),
         ),
     ];
-    let (json, ext) = (HeaderEncoding::Json, Some(&ext[..]));
-    writer::write_reply(&mut out, json, stored.opaque, 0, None, ext, &[]).unwrap();
+    let ext = Some(&ext[..]);
+    writer::write_reply(&mut out, encoding, stored.opaque, 0, None, ext, &[]).unwrap();
     out
 }
 
@@ -33,6 +38,7 @@ proptest! {
     fn same_bytes_as_the_general_writer(
         region in "[a-zA-Z\"\\\\ü-]{0,40}",
         trace_on: bool,
+        is_binary: bool,
         opaque: i32,
         physical_offset in 0_i64..,
         queue_id: u16,
@@ -48,13 +54,14 @@ proptest! {
         };
         let form = SendReplyForm::new(&region, trace_on, host()).unwrap();
         let mut out = BytesMut::from(&b"before"[..]);
-        let written = form.write(&mut out, &stored);
+        let encoding = if is_binary { HeaderEncoding::Binary } else { HeaderEncoding::Json };
+        let written = form.write(&mut out, encoding, &stored);
         let escaped = unique.contains(['"', '\\']);
         prop_assert_eq!(written, !escaped);
         let before = out.split_to(6);
         prop_assert_eq!(&before[..], b"before");
         if written {
-            prop_assert_eq!(out, by_the_general_writer(&region, trace_on, &stored));
+            prop_assert_eq!(out, by_the_general_writer(encoding, &region, trace_on, &stored));
         } else {
             prop_assert!(out.is_empty());
         }
@@ -75,7 +82,8 @@ fn what_does_not_fit_is_left_to_the_general_writer() {
             queue_offset: 4,
             unique_key,
         };
-        assert!(!form.write(&mut out, &stored));
+        assert!(!form.write(&mut out, HeaderEncoding::Json, &stored));
+        assert!(!form.write(&mut out, HeaderEncoding::Binary, &stored));
     }
     assert!(out.is_empty());
 }

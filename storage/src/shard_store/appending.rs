@@ -7,7 +7,7 @@
 //! **Limits** `RECORD_BYTES_MAX`, `KEYS_COUNT_MAX` (more keys are not indexed).
 //! **Not here** packing (`staging`), the record's layout (protocol).
 
-use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_protocol::message::{EncodedRecord, RecordParts};
 use smallvec::SmallVec;
 
 use super::{Appended, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
@@ -15,7 +15,6 @@ use crate::address;
 use crate::disk::Disk;
 use crate::error::AppendError;
 use crate::format::{EntryHead, KEYS_COUNT_MAX, record_check};
-use crate::key_index::key_hash;
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
 use crate::units::{FilePosition, QueueOffset, StoreTimestamp};
@@ -35,12 +34,8 @@ impl<D: Disk> ShardStore<D> {
         let mut encoded = EncodedRecord::new(&parts(record, offset, store_timestamp))
             .map_err(|_| too_large(record))?;
         let length = encoded.record_bytes();
-        let hashes: SmallVec<[u64; 2]> = record
-            .keys
-            .iter()
-            .take(KEYS_COUNT_MAX)
-            .map(|key| key_hash(record.key.topic, key.as_bytes()))
-            .collect();
+        let hashes = record.key_hashes;
+        let hashes = hashes.get(..KEYS_COUNT_MAX).unwrap_or(hashes);
         let entry_bytes = EntryHead::entry_bytes(u64::from(length), hashes.len());
         let mut staging = self.log.staging.borrow_mut();
         if u64::from(length) > RECORD_BYTES_MAX || entry_bytes > self.log.entry_bytes_max.get() {
@@ -58,7 +53,7 @@ impl<D: Disk> ShardStore<D> {
         };
         let mut scratch = self.entry_scratch.borrow_mut();
         let into = (&mut *staging, &mut *scratch);
-        put(into, self.store_id, (&head, &hashes), &encoded);
+        put(into, self.store_id, (&head, hashes), &encoded);
         drop((staging, scratch));
         let entry = IndexEntry {
             position,
@@ -71,7 +66,7 @@ impl<D: Disk> ShardStore<D> {
             key: record.key,
             offset,
             entry,
-            hashes,
+            hashes: SmallVec::from_slice(hashes),
         });
         let end = position.plus(u64::from(length));
         Ok(Appended {
@@ -168,7 +163,7 @@ fn parts<'a>(
         reconsume_times: record.reconsume_times,
         prepared_transaction_offset: record.prepared_offset,
         body: record.body,
-        body_crc: body_crc(record.body),
+        body_crc: record.body_crc,
         properties: record.properties,
     }
 }

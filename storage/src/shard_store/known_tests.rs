@@ -3,6 +3,7 @@
 use super::super::tests::{SharedTail, options, record};
 use super::super::*;
 use crate::error::RecoverError;
+use crate::key_index::key_hash;
 use crate::sim_disk::SimDisk;
 use crate::units::FilePosition;
 
@@ -33,7 +34,11 @@ fn made(disk: &SimDisk) {
     lived(disk, async |opened| {
         let (store, _) = opened.unwrap();
         for number in 0..5 {
-            let end = store.append(&record(key(), &[number; 9000], &["k"]));
+            let end = store.append(&record(
+                key(),
+                &[number; 9000],
+                &[key_hash(key().topic, b"k")],
+            ));
             store.seal();
             store.until_committed(end.unwrap().end).await.unwrap();
         }
@@ -116,13 +121,17 @@ fn a_log_that_lacks_what_the_indexes_know_is_refused() {
     let late = disk.block_on(async {
         let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
         let (store, _) = opened.await.unwrap();
-        store.append(&record(key(), &[0; 9000], &["k"])).unwrap();
+        store
+            .append(&record(key(), &[0; 9000], &[key_hash(key().topic, b"k")]))
+            .unwrap();
         let taken = Rc::clone(&store);
         disk.spawn(async move { taken.checkpoint().await.unwrap() });
         while store.log.staging.borrow().is_open() {
             crate::disk::Disk::yield_now(&disk).await;
         }
-        let late = store.append(&record(key(), &[1; 9000], &["k"])).unwrap();
+        let late = store
+            .append(&record(key(), &[1; 9000], &[key_hash(key().topic, b"k")]))
+            .unwrap();
         store.seal();
         store.until_committed(late.end).await.unwrap();
         crate::disk::Disk::sleep_ms(&disk, 1000).await;

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::disk::DiskErrorKind;
+use crate::key_index::key_hash;
 use crate::shard_store::tests::{
     SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
 };
@@ -34,7 +35,12 @@ fn quiet_queue() -> QueueKey {
 async fn fill(disk: &SimDisk, store: &Store, segments: u64) {
     for _ in 0..segments * A_SEGMENT {
         let body = vec![7; BODY];
-        append_patiently(disk, store, &record(main_queue(), &body, &["k"])).await;
+        append_patiently(
+            disk,
+            store,
+            &record(main_queue(), &body, &[key_hash(main_queue().topic, b"k")]),
+        )
+        .await;
         disk.sleep_ms(1000).await;
     }
     store.checkpoint().await.unwrap();
@@ -42,7 +48,16 @@ async fn fill(disk: &SimDisk, store: &Store, segments: u64) {
 
 async fn filled(disk: &SimDisk, tail: &SharedTail, segments: u64) -> Store {
     let (store, _) = open(disk, tail).await;
-    append_patiently(disk, &store, &record(quiet_queue(), b"early", &["early"])).await;
+    append_patiently(
+        disk,
+        &store,
+        &record(
+            quiet_queue(),
+            b"early",
+            &[key_hash(quiet_queue().topic, b"early")],
+        ),
+    )
+    .await;
     fill(disk, &store, segments).await;
     store
 }

@@ -73,7 +73,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// A record to append; storage fills in queue offset, physical offset and the checksums.
+/// A record to append; storage fills in queue offset, physical offset and the entry's checksum.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRecord<'a> {
     /// The queue.
@@ -98,12 +98,15 @@ pub struct NewRecord<'a> {
     pub prepared_offset: i64,
     /// The body as it is stored.
     pub body: &'a [u8],
+    /// [`gantry_protocol::message::body_crc`] of the body, made while its bytes were at hand.
+    pub body_crc: u32,
     /// The encoded properties.
     pub properties: &'a [u8],
     /// The hash (or time) the queue index keeps beside the record.
     pub tags_code: i64,
-    /// Keys under which `query_key` finds the record.
-    pub keys: &'a [&'a str],
+    /// [`key_hash`](crate::key_index::key_hash) of each key under which `query_key` finds the
+    /// record.
+    pub key_hashes: &'a [u64],
 }
 
 /// Where an appended record is.

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures_lite::future;
 use gantry_protocol::code::response;
+use gantry_protocol::message::body_crc;
 use gantry_protocol::properties::SendProperties;
 use gantry_storage::address;
 use gantry_storage::error::ReadError;
@@ -22,7 +23,7 @@ use crate::data::host::Host;
 use crate::data::queue::asker::{Asker, SupplyBatch};
 use crate::data::queue::store::QueueStore;
 use crate::data::requests::send::marks;
-use crate::data::words::Append;
+use crate::data::words::{Append, Marks, Rare};
 use crate::refusal::Refusal;
 use crate::seam::errands::{
     Errand, ErrandDone, FetchFault, SCAN_ROWS_MAX, Scan, Scanned, SupplyRecord,
@@ -235,19 +236,20 @@ fn append_of(record: SupplyRecord) -> Append {
         born_ms: record.born_ms,
         born_host: record.born_host,
         reconsume_times: record.reconsume_times,
-        prepared_offset: record.prepared_offset,
+        body_crc: body_crc(&record.body),
         body: record.body,
         properties: record.properties,
-        marks: crate::data::words::Marks {
+        marks: Marks {
             no_wait: false,
             ..marks
         },
         elements: Vec::new(),
-        step: None,
-        owed: record.owed,
-        shown_queue: None,
-        recall: None,
-        pushed: None,
+        rare: Rare {
+            owed: record.owed,
+            prepared_offset: record.prepared_offset,
+            ..Rare::default()
+        }
+        .kept(),
         arrived_us: 0,
     }
 }

@@ -11,23 +11,24 @@
 //! (`shard::acks`).
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use bytes::Bytes;
 use gantry_runtime::metrics::Front;
 use gantry_storage::address;
 use gantry_storage::error::AppendError;
+use gantry_storage::key_index::key_hash;
 use gantry_storage::shard_store::{Appended, NewRecord};
-use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp};
-use smallvec::SmallVec;
+use gantry_storage::units::{
+    FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId,
+};
 
 use super::asker::Asker;
 use super::store::QueueStore;
-use crate::data::words::{Append, Marks, TransactionStep};
+use crate::data::words::{Append, KeyHashes, Marks, TransactionStep};
 
 /// Most keys of one message that are indexed, its unique key included.
 pub const INDEXED_KEYS_MAX: usize = 64;
-
-type Keys<'a> = SmallVec<[&'a str; 8]>;
 
 /// What every record of this broker carries.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +113,7 @@ impl Pending {
     }
 
     fn is_half(&self) -> bool {
-        let step = self.append.step;
+        let step = self.append.step();
         matches!(
             step,
             Some(TransactionStep::Half { .. } | TransactionStep::Moved { .. })
@@ -121,13 +122,13 @@ impl Pending {
 
     /// Whether it is what a decided half became.
     pub fn ends_a_transaction(&self) -> bool {
-        let step = self.append.step;
+        let step = self.append.step();
         matches!(step, Some(TransactionStep::Ending { .. }))
     }
 
     /// If something is owed for it, fixes when, and puts that time in the tags code's place.
     pub fn mark_owed(&mut self, now_ms: impl Fn() -> u64) -> Option<u64> {
-        let owed = self.append.owed?;
+        let owed = self.append.owed()?;
         let time_ms = owed.time_ms(now_ms());
         self.append.marks.tags_code = i64::try_from(time_ms).unwrap_or(i64::MAX);
         Some(time_ms)
@@ -145,27 +146,19 @@ impl Pending {
     ) -> Result<Ack, AppendError> {
         if self.append.elements.is_empty() {
             let append = &self.append;
-            let record = record_of(append, key, stamp, append.flag, &append.body);
             // A half is found by no key: only what it becomes is (trap 81).
-            let index_keys = stamp.index_keys && !self.is_half();
-            let stamp = &Stamp {
-                index_keys,
-                ..*stamp
+            let hashes = if stamp.index_keys && !self.is_half() {
+                marked_hashes(key.topic, &append.properties, &append.marks)
+            } else {
+                KeyHashes::new()
             };
-            let appended = put(store, record, &append.properties, &append.marks, stamp)?;
+            let appended = store.append(&NewRecord {
+                key_hashes: &hashes,
+                ..record_of(append, key, stamp)
+            })?;
             return Ok(self.ack(key, appended, Vec::new()));
         }
-        for element in self.append.elements.iter().skip(self.stored.len()) {
-            let append = &self.append;
-            let body = append.body.get(element.body.clone()).unwrap_or_default();
-            let properties = append
-                .body
-                .get(element.properties.clone())
-                .unwrap_or_default();
-            let record = record_of(append, key, stamp, element.flag, body);
-            self.stored
-                .push(put(store, record, properties, &element.marks, stamp)?);
-        }
+        self.store_elements(store, key, stamp)?;
         let stored = std::mem::take(&mut self.stored);
         let mut all = stored.into_iter();
         // A batch without elements is refused before it comes here.
@@ -181,8 +174,33 @@ impl Pending {
         Ok(self.ack(key, Appended { end, ..first }, further))
     }
 
+    fn store_elements<S: QueueStore>(
+        &mut self,
+        store: &S,
+        key: QueueKey,
+        stamp: &Stamp,
+    ) -> Result<(), AppendError> {
+        let append = &self.append;
+        self.stored.reserve_exact(append.elements.len());
+        let template = record_of(append, key, stamp);
+        for element in append.elements.iter().skip(self.stored.len()) {
+            let stored = store.append(&NewRecord {
+                flag: element.flag,
+                body: element.body.of(&append.body),
+                body_crc: element.body_crc,
+                properties: element.properties.of(&append.body),
+                tags_code: element.tags_code,
+                key_hashes: &element.key_hashes,
+                ..template
+            })?;
+            self.stored.push(stored);
+        }
+        Ok(())
+    }
+
     fn ack(&self, key: QueueKey, first: Appended, further: Vec<PhysicalOffset>) -> Ack {
         let append = &self.append;
+        let rare = append.rare.as_deref();
         let unique = append
             .marks
             .unique_key
@@ -191,14 +209,16 @@ impl Pending {
         let unique = unique.filter(|range| range.end <= append.properties.len());
         Ack {
             asker: self.asker.clone(),
-            queue_id: append.shown_queue.unwrap_or(key.queue.0),
+            queue_id: rare
+                .and_then(|rare| rare.shown_queue)
+                .unwrap_or(key.queue.0),
             offset: first.queue_offset,
             physical: first.physical,
             further,
             unique_key: unique.map(|range| append.properties.slice(range)),
             end: first.end,
             no_wait: append.marks.no_wait,
-            recall: append.recall.clone(),
+            recall: rare.and_then(|rare| rare.recall.clone()),
             key,
             times: SendTimes::default(),
         }
@@ -217,67 +237,42 @@ impl Ack {
     }
 }
 
-fn record_of<'a>(
-    append: &'a Append,
-    key: QueueKey,
-    stamp: &Stamp,
-    flag: i32,
-    body: &'a [u8],
-) -> NewRecord<'a> {
+/// The record of a single message, without its keys.
+fn record_of<'a>(append: &'a Append, key: QueueKey, stamp: &Stamp) -> NewRecord<'a> {
     NewRecord {
         key,
         topic: &append.topic.config.name,
-        flag,
+        flag: append.flag,
         sys_flag: append.sys_flag,
         born_timestamp: append.born_ms,
         born_host: append.born_host,
         store_timestamp: Some(stamp.now),
         store_host: stamp.store_host,
         reconsume_times: append.reconsume_times,
-        prepared_offset: append.prepared_offset,
-        body,
-        properties: &[],
-        tags_code: 0,
-        keys: &[],
+        prepared_offset: append.rare.as_ref().map_or(0, |rare| rare.prepared_offset),
+        body: &append.body,
+        body_crc: append.body_crc,
+        properties: &append.properties,
+        tags_code: append.marks.tags_code,
+        key_hashes: &[],
     }
 }
 
-fn put<S: QueueStore>(
-    store: &S,
-    record: NewRecord<'_>,
-    properties: &[u8],
-    marks: &Marks,
-    stamp: &Stamp,
-) -> Result<Appended, AppendError> {
-    let keys = if stamp.index_keys {
-        keys_of(properties, marks)
-    } else {
-        Keys::new()
-    };
-    let tags_code = marks.tags_code;
-    store.append(&NewRecord {
-        properties,
-        tags_code,
-        keys: &keys,
-        ..record
-    })
+fn marked_hashes(topic: TopicId, properties: &[u8], marks: &Marks) -> KeyHashes {
+    let value = |range: &Option<Range<usize>>| properties.get(range.clone()?);
+    key_hashes(topic, value(&marks.unique_key), value(&marks.keys))
 }
 
-/// The unique key and every word of `KEYS`.
-fn keys_of<'a>(properties: &'a [u8], marks: &Marks) -> Keys<'a> {
-    let text = |range: &Option<std::ops::Range<usize>>| {
-        let bytes = properties.get(range.clone()?)?;
-        std::str::from_utf8(bytes).ok()
-    };
-    let unique = text(&marks.unique_key);
-    let words = text(&marks.keys)
+/// Hashes of the unique key and of every word of `KEYS`.
+pub fn key_hashes(topic: TopicId, unique: Option<&[u8]>, keys: Option<&[u8]>) -> KeyHashes {
+    let words = keys
         .into_iter()
-        .flat_map(|keys| keys.split(' '));
-    let all = unique
-        .into_iter()
-        .chain(words)
-        .filter(|word| !word.is_empty());
-    all.take(INDEXED_KEYS_MAX).collect()
+        .flat_map(|keys| keys.split(|byte| *byte == b' '));
+    let all = unique.into_iter().chain(words);
+    let all = all.filter(|word| !word.is_empty());
+    all.take(INDEXED_KEYS_MAX)
+        .map(|word| key_hash(topic, word))
+        .collect()
 }
 
 #[cfg(test)]
@@ -292,11 +287,13 @@ mod tests {
             keys: Some(17..21),
             ..Marks::default()
         };
-        assert_eq!(keys_of(properties, &marks).as_slice(), ["U1", "a", "b"]);
+        let topic = TopicId(5);
+        let hashes = ["U1", "a", "b"].map(|word| key_hash(topic, word.as_bytes()));
+        assert_eq!(marked_hashes(topic, properties, &marks).as_slice(), hashes);
         let wrong = Marks {
             keys: Some(17..99),
             ..Marks::default()
         };
-        assert!(keys_of(properties, &wrong).is_empty());
+        assert!(marked_hashes(topic, properties, &wrong).is_empty());
     }
 }

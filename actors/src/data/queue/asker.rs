@@ -35,7 +35,7 @@ pub enum Asker {
 impl Asker {
     /// Who waits for a message that came from a core.
     pub fn of(reply: ReplyTo, append: &Append) -> Self {
-        match (append.step, &append.pushed) {
+        match (append.step(), append.pushed()) {
             (Some(step), _) => Self::Transaction(reply, step),
             (None, Some(pushed)) => Self::Replier(reply, Arc::clone(pushed)),
             (None, None) => Self::Client(reply),

@@ -248,7 +248,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return self.marks.write_pushed(&*self.host, to, &pushed, None);
         };
         let pushed = Arc::new(pushed);
-        append.pushed = Some(Arc::clone(&pushed));
+        append.rare_mut().pushed = Some(Arc::clone(&pushed));
         if let Err(refusal) = self.route_append(key, to, append) {
             self.refuse_append(to, Some(&pushed), &refusal);
         }

@@ -16,8 +16,7 @@ use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::send_reply::{SendReplyForm, Stored};
 use gantry_protocol::command::{ExtValue, writer};
-use gantry_protocol::frame::HeaderEncoding;
-use gantry_protocol::message_id::{HexId, offset_id};
+use gantry_protocol::message_id::{HexId, offset_id, offset_ids};
 use gantry_runtime::metrics::Timing;
 use gantry_storage::units::{FilePosition, PhysicalOffset};
 
@@ -156,7 +155,7 @@ impl SendReplyMarks {
         let (Some(form), Some(unique_key)) = (&self.form, &ack.unique_key) else {
             return false;
         };
-        if to.encoding != HeaderEncoding::Json || ack.recall.is_some() || !ack.further.is_empty() {
+        if ack.recall.is_some() || !ack.further.is_empty() {
             return false;
         }
         let stored = Stored {
@@ -168,7 +167,7 @@ impl SendReplyMarks {
         };
         let mut done = true;
         host.write_timed(to.peer, |out| {
-            done = form.write(out, &stored);
+            done = form.write(out, to.encoding, &stored);
             done.then_some(*timing)
         });
         done
@@ -176,13 +175,8 @@ impl SendReplyMarks {
 
     /// Ids of the further messages of a batch, after the first one's (trap 40).
     fn message_ids(&self, ack: &Ack) -> String {
-        let mut ids = String::with_capacity(33 * (ack.further.len() + 1));
-        ids.push_str(self.message_id(ack.physical).as_str());
-        for physical in &ack.further {
-            ids.push(',');
-            ids.push_str(self.message_id(*physical).as_str());
-        }
-        ids
+        let all: Vec<PhysicalOffset> = [&[ack.physical], ack.further.as_slice()].concat();
+        offset_ids(self.advertised, all.iter().map(|one| one.0.cast_signed()))
     }
 
     fn message_id(&self, physical: PhysicalOffset) -> HexId {

@@ -220,10 +220,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         let bytes = append.bytes();
         self.admit(&inner, key, &append.topic.config.name, bytes)?;
-        if matches!(append.step, Some(TransactionStep::Half { .. })) {
+        if matches!(append.step(), Some(TransactionStep::Half { .. })) {
             self.admit_half(&inner)?;
         }
-        if append.owed.is_some() {
+        if append.owed().is_some() {
             self.admit_owed(&inner)?;
         }
         inner.inbox_count += 1;

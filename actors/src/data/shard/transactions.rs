@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
+use gantry_protocol::message::body_crc;
 use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::shard_store::{NewRecord, ReadLimits};
 use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp};
@@ -423,10 +424,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             reconsume_times: 0,
             prepared_offset: 0,
             body: &text.body,
+            body_crc: body_crc(&text.body),
             properties: &text.properties,
             // Lets a rebuild find its place in the op queue without reading records.
             tags_code: i64::try_from(known.0).unwrap_or(i64::MAX),
-            keys: &[],
+            key_hashes: &[],
         }
     }
 

@@ -86,13 +86,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             now: StoreTimestamp(self.host.wall_ms()),
             index_keys: self.rules.index_keys,
         };
+        let mut has_tallied = false;
         for _ in 0..TURN_APPENDS_MAX {
-            let Some(mut pending) = actor.appends.pop_front() else {
+            // It stays in the lane meanwhile: a panic takes all that is there, and tells them.
+            let Some(pending) = actor.appends.front_mut() else {
                 break;
             };
-            // At once: a panic takes it, too.
-            forget(inner, &pending);
-            actor.at_work = Some(pending.asker.clone());
             #[cfg(test)]
             if self.panic_on.get() == Some(actor.key) {
                 self.panic_on.set(None);
@@ -109,7 +108,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     inner.totals.put_count += count;
                     inner.totals.put_bytes += bytes;
                     actor.tally.put(count, bytes);
-                    inner.note_tallied(actor);
+                    has_tallied = true;
                     if let Some(time_ms) = owed {
                         let appended = ack.appended(stamp.now);
                         inner.owed.note(actor.key, &appended, time_ms);
@@ -119,9 +118,6 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 }
                 Err(AppendError::TailFull { .. }) => {
                     actor.has_stored |= pending.is_partly_stored();
-                    inner.inbox_count += 1;
-                    inner.inbox_bytes += pending.append.bytes();
-                    actor.appends.push_front(pending);
                     inner.stalled_us = was_stalled.or(Some(self.host.mono_us()));
                     break;
                 }
@@ -131,8 +127,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
                 }
             }
+            forget(inner, pending);
+            drop(actor.appends.pop_front());
         }
-        actor.at_work = None;
+        if has_tallied {
+            inner.note_tallied(actor);
+        }
         if actor.has_stored {
             actor.has_stored = false;
             inner.fresh.push(actor.key);
@@ -162,14 +162,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     fn answer_sends(&self, inner: &mut Inner) {
         let deadline_ms = self.host.mono_ms() + self.rules.settings.sync_flush_timeout_ms.get();
         let mut acks = std::mem::take(&mut inner.acks);
-        for mut ack in acks.drain(..) {
-            inner.pass_times.mark(&mut ack);
-            if self.rules.sync_flush && !ack.no_wait {
-                inner.flushing.push(ack, deadline_ms);
-            } else {
-                self.acknowledge(&ack, ack.times.stored_us);
+        for ack in &mut acks {
+            inner.pass_times.mark(ack);
+            if !self.rules.sync_flush || ack.no_wait {
+                self.acknowledge(ack, ack.times.stored_us);
             }
         }
+        if self.rules.sync_flush {
+            for ack in acks.drain(..).filter(|ack| !ack.no_wait) {
+                inner.flushing.push(ack, deadline_ms);
+            }
+        }
+        acks.clear();
         inner.acks = acks;
         let committed = self.store.committed();
         while let Some(ack) = inner.flushing.pop_committed(committed) {

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use gantry_protocol::message::{EncodedRecord, RecordParts, body_crc};
+use gantry_protocol::message::{EncodedRecord, RecordParts};
 use gantry_storage::disk::DiskError;
 use gantry_storage::error::{AppendError, ReadError};
+use gantry_storage::key_index::key_hash;
 use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::retention::SegmentAge;
 use gantry_storage::shard_store::{
@@ -33,7 +34,7 @@ struct Row {
     physical: PhysicalOffset,
     tags_code: i64,
     time: StoreTimestamp,
-    keys: Vec<String>,
+    key_hashes: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -178,7 +179,7 @@ impl QueueStore for MemoryStore {
             reconsume_times: record.reconsume_times,
             prepared_transaction_offset: record.prepared_offset,
             body: record.body,
-            body_crc: body_crc(record.body),
+            body_crc: record.body_crc,
             properties: record.properties,
         };
         let mut bytes = BytesMut::new();
@@ -191,7 +192,7 @@ impl QueueStore for MemoryStore {
             physical,
             tags_code: record.tags_code,
             time,
-            keys: record.keys.iter().map(|key| (*key).to_owned()).collect(),
+            key_hashes: record.key_hashes.to_vec(),
         });
         Ok(Appended {
             queue_offset: QueueOffset(offset),
@@ -359,7 +360,8 @@ impl QueueStore for MemoryStore {
         let queues = self.queues.borrow();
         let rows = queues.iter().filter(|(key, _)| key.topic == topic);
         let rows = rows.flat_map(|(_, queue)| queue.rows.iter().rev());
-        let hits = rows.filter(|row| row.keys.iter().any(|key| key == word));
+        let hash = key_hash(topic, word.as_bytes());
+        let hits = rows.filter(|row| row.key_hashes.contains(&hash));
         Ok(hits.map(|row| row.physical).take(max).collect())
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_protocol::command::HeaderView;
+use gantry_protocol::message::body_crc;
 use gantry_protocol::properties::SendProperties;
 use gantry_protocol::request::transaction::EndTransaction;
 use gantry_protocol::{sys_flag, system_topic};
@@ -27,7 +28,7 @@ use crate::data::requests::send::delay::{Delay, PARKED_BYTES_MAX};
 use crate::data::requests::send::{marks, parking};
 use crate::data::router::CoreWord;
 use crate::data::shard::Shard;
-use crate::data::words::{Append, End, ReplyTo, TransactionStep, Verdict};
+use crate::data::words::{Append, End, Rare, ReplyTo, TransactionStep, Verdict};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::transaction::Half;
@@ -180,11 +181,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let append = copied(half, record, topic, step);
         let sys_flag =
             sys_flag::with_transaction_type(append.sys_flag, sys_flag::TRANSACTION_COMMIT);
-        let append = Append {
-            sys_flag,
-            prepared_offset: half.id.physical.0.cast_signed(),
-            ..append
-        };
+        let mut append = Append { sys_flag, ..append };
+        append.rare_mut().prepared_offset = half.id.physical.0.cast_signed();
         self.delayed(half, (key, append), &catalog)
     }
 
@@ -207,13 +205,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         delay.rewrite(sent, half.topic, half.queue, &mut properties);
         let text = std::str::from_utf8(&properties).unwrap_or_default();
         let marks = marks::of_kept(&SendProperties::scan(text), text);
-        let append = Append {
+        let mut append = Append {
             topic: Arc::clone(topic),
             properties: properties.into(),
             marks,
-            owed: delay.time(settings),
             ..append
         };
+        append.rare_mut().owed = delay.time(settings);
         Ok((parked, append))
     }
 
@@ -223,7 +221,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         half: QueueOffset,
         (key, to, append): (QueueKey, ReplyTo, Append),
     ) -> Result<(), Refusal> {
-        if key.shard(self.shards_count) == shard.id() && append.owed.is_none() {
+        if key.shard(self.shards_count) == shard.id() && append.owed().is_none() {
             shard.post_step(key, to, append);
             return Ok(());
         }
@@ -253,15 +251,15 @@ pub(super) fn copied(
         born_host: view.born_host,
         reconsume_times: view.reconsume_times,
         body: record.slice_ref(view.body),
+        body_crc: body_crc(view.body),
         properties: record.slice_ref(view.properties.as_bytes()),
         marks: marks::of_kept(&half.sent, view.properties),
         elements: Vec::new(),
         arrived_us: 0,
-        step: Some(step),
-        owed: None,
-        shown_queue: None,
-        prepared_offset: 0,
-        recall: None,
-        pushed: None,
+        rare: Rare {
+            step: Some(step),
+            ..Rare::default()
+        }
+        .kept(),
     }
 }

@@ -2,6 +2,7 @@ use bytes::BytesMut;
 
 use super::*;
 use crate::disk::DiskFile;
+use crate::key_index::key_hash;
 use crate::shard_store::tests::{
     SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
 };
@@ -24,7 +25,12 @@ fn made(seed: u64, count: u8, bytes: usize, mode: FlushMode) -> SimDisk {
         let opened = ShardStore::open(disk.clone(), tail.lend(), options(mode));
         let (store, _) = opened.await.unwrap();
         for n in 0..count {
-            append_patiently(&disk, &store, &record(key(), &vec![n; bytes], &["k"])).await;
+            append_patiently(
+                &disk,
+                &store,
+                &record(key(), &vec![n; bytes], &[key_hash(key().topic, b"k")]),
+            )
+            .await;
             store.until_committed(store.staged()).await.unwrap();
         }
         store.shutdown().await.unwrap();

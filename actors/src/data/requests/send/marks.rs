@@ -53,7 +53,8 @@ pub fn of_kept(found: &SendProperties<'_>, stored: &str) -> Marks {
     }
 }
 
-fn code_of(found: &SendProperties<'_>) -> i64 {
+/// Hash of the tag, 0 without one.
+pub fn code_of(found: &SendProperties<'_>) -> i64 {
     found.tags.map_or(0, tags_code)
 }
 

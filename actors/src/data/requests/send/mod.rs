@@ -19,7 +19,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
 use gantry_protocol::frame::Frame;
-use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX};
+use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX, body_crc};
 use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
 use gantry_protocol::properties::{self, BrokerProperties, SendProperties, rewrite_for_send};
 use gantry_protocol::recall_handle::RecallHandle;
@@ -30,8 +30,9 @@ use gantry_storage::units::{QueueId, QueueKey};
 use self::delay::Delay;
 use super::orderly::OrderlyGroups;
 use crate::data::catalog::Catalog;
+use crate::data::queue::append::key_hashes;
 use crate::data::transactions::rebuild::queue_on;
-use crate::data::words::{Append, Element, Marks, TransactionStep};
+use crate::data::words::{Append, Element, KeyHashes, Marks, Part, Rare, TransactionStep};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::settings::BrokerSettings;
@@ -295,7 +296,7 @@ impl SendDesk {
                 no_wait: found.no_wait,
                 ..Marks::default()
             };
-            (Bytes::new(), marks, split_batch(body)?)
+            (Bytes::new(), marks, self.split_batch(body, target.key)?)
         } else {
             let rewritten = self.rewrite(target, header, now_ms)?;
             half_due_ms = rewritten.half_due_ms;
@@ -315,6 +316,13 @@ impl SendDesk {
             marks.tags_code = i64::try_from(due_ms).unwrap_or(i64::MAX);
             step = Some(TransactionStep::Half { due_ms });
         }
+        let rare = Rare {
+            step,
+            owed: delay.time(&self.settings),
+            shown_queue,
+            recall,
+            ..Rare::default()
+        };
         let append = Append {
             topic: Arc::clone(topic),
             flag: header.flag,
@@ -323,18 +331,54 @@ impl SendDesk {
             born_host: peer,
             reconsume_times: header.reconsume_times,
             body: body.clone(),
+            body_crc: if header.batch { 0 } else { body_crc(body) },
             properties,
             marks,
             elements,
-            step,
-            owed: delay.time(&self.settings),
-            shown_queue,
-            prepared_offset: 0,
-            recall,
-            pushed: None,
+            rare: rare.kept(),
             arrived_us: 0,
         };
         Ok((key, append))
+    }
+
+    /// The elements of a batch for a queue, with all that storing needs of their bytes.
+    fn split_batch(&self, body: &[u8], key: QueueKey) -> Result<Vec<Element>, Refusal> {
+        let illegal = |remark: String| Refusal::new(response::MESSAGE_ILLEGAL, remark);
+        let base = body.as_ptr().addr();
+        let elements = BatchIter::new(body).map_err(|error| illegal(error.to_string()))?;
+        let index_keys = self.settings.message_index_enable;
+        let mut split = Vec::new();
+        for element in elements {
+            let element = element.map_err(|error| illegal(error.to_string()))?;
+            if split.len() == BATCH_ELEMENTS_MAX {
+                return Err(illegal(format!(
+                    "a batch holds at most {BATCH_ELEMENTS_MAX} messages"
+                )));
+            }
+            // A frame is shorter than 4 GiB.
+            let short = |number| u32::try_from(number).unwrap_or(u32::MAX);
+            let part = |part: &[u8]| Part {
+                at: short(part.as_ptr().addr().saturating_sub(base)),
+                len: short(part.len()),
+            };
+            let found = SendProperties::scan(element.properties);
+            let tags_code = marks::code_of(&found);
+            let key_hashes = if index_keys {
+                let unique = found.unique_key.map(str::as_bytes);
+                key_hashes(key.topic, unique, found.keys.map(str::as_bytes))
+            } else {
+                KeyHashes::new()
+            };
+            split.push(Element {
+                flag: element.flag,
+                body_crc: body_crc(element.body),
+                body: part(element.body),
+                properties: part(element.properties.as_bytes()),
+                tags_code,
+                key_hashes,
+            });
+        }
+        Ok(split)
     }
 
     /// Where halves of this target go.
@@ -523,33 +567,6 @@ fn check_transaction(
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
     }
     Ok(())
-}
-
-fn split_batch(body: &Bytes) -> Result<Vec<Element>, Refusal> {
-    let illegal = |remark: String| Refusal::new(response::MESSAGE_ILLEGAL, remark);
-    let base = body.as_ptr().addr();
-    let elements = BatchIter::new(body).map_err(|error| illegal(error.to_string()))?;
-    let mut split = Vec::new();
-    for element in elements {
-        let element = element.map_err(|error| illegal(error.to_string()))?;
-        if split.len() == BATCH_ELEMENTS_MAX {
-            return Err(illegal(format!(
-                "a batch holds at most {BATCH_ELEMENTS_MAX} messages"
-            )));
-        }
-        let range = |part: &[u8]| {
-            let start = part.as_ptr().addr().saturating_sub(base);
-            start..start + part.len()
-        };
-        let found = SendProperties::scan(element.properties);
-        split.push(Element {
-            flag: element.flag,
-            body: range(element.body),
-            properties: range(element.properties.as_bytes()),
-            marks: marks::of_kept(&found, element.properties),
-        });
-    }
-    Ok(split)
 }
 
 #[cfg(test)]

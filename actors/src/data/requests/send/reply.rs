@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_protocol::code::response;
 use gantry_protocol::frame::Frame;
+use gantry_protocol::message::body_crc;
 use gantry_protocol::properties::{self, SendProperties, name};
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::sys_flag;
@@ -83,15 +84,11 @@ impl SendDesk {
                 born_host: peer,
                 reconsume_times: header.reconsume_times,
                 body: frame.body.clone(),
+                body_crc: body_crc(&frame.body),
                 properties: properties.clone(),
                 marks,
                 elements: Vec::new(),
-                step: None,
-                owed: None,
-                shown_queue: None,
-                prepared_offset: 0,
-                recall: None,
-                pushed: None,
+                rare: None,
                 arrived_us: 0,
             }
         });
