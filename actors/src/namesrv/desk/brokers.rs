@@ -11,6 +11,7 @@ use gantry_protocol::request::namesrv::{
     BrokerHeartbeat, BrokerIdentity, BrokerNameHeader, MemberGroup, RegisterBroker,
 };
 use gantry_protocol::system_topic::ORDER_TOPIC_CONFIG_NAMESPACE;
+use gantry_runtime::own_heap::{WORTH_BYTES, on_own_heap};
 
 use super::{Answer, Asked, Desk, field, system_error};
 use crate::namesrv::bodies::{self, RegisterBody};
@@ -180,7 +181,10 @@ fn register_body(
 ) -> Result<RegisterBody, Refusal> {
     let (compressed, crc) = (header.compressed, header.body_crc);
     let (body, version) = (&asked.command.body, asked.command.version);
-    bodies::read_register(body, compressed, crc, version).map_err(|error| {
+    let read = on_own_heap(body.len() > WORTH_BYTES, || {
+        bodies::read_register(body, compressed, crc, version)
+    });
+    read.map_err(|error| {
         tracing::warn!(%error, "registration body refused");
         system_error(error.to_string())
     })
