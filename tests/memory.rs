@@ -1,5 +1,6 @@
 //! `memoryLimit` holds: many connections, consumers that ask for much and read
-//! nothing, a producer flat out; and who reads is served all the while. What is measured is anonymous and shared memory, from `/proc`.
+//! nothing, a producer flat out; and who reads is served all the while. What is measured is
+//! anonymous and shared memory, from `/proc`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -17,7 +17,6 @@ pub mod mailbox;
 pub mod mesh;
 pub mod metrics;
 pub mod net;
-pub mod own_heap;
 pub mod probe;
 pub mod shard;
 pub mod shared_budget;

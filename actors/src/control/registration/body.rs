@@ -14,7 +14,7 @@ use gantry_protocol::body::{RegisterBrokerBody, TopicConfig, TopicConfigWrapper,
 use gantry_protocol::code::request;
 use gantry_protocol::command::Command;
 
-use gantry_runtime::own_heap::{WORTH_BYTES, on_own_heap};
+use crate::own_heap::{WORTH_BYTES, on_own_heap};
 
 use crate::control::plane::Plane;
 use crate::control::topics::table::TopicTable;

@@ -15,7 +15,6 @@
 
 pub mod acks;
 pub mod asks;
-pub mod cold_lane;
 pub mod log_times;
 pub mod pulls;
 pub mod questions;
@@ -39,7 +38,6 @@ use gantry_storage::units::{FilePosition, QueueKey, ShardId};
 use hashbrown::HashMap;
 
 use self::acks::{FlushQueue, SendReplyMarks};
-use self::cold_lane::ColdLane;
 use self::log_times::LogTimes;
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
@@ -50,6 +48,7 @@ use super::host::Host;
 use super::queue::actor::{Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
 use super::queue::asker::Asker;
+use super::queue::cold_lane::ColdLane;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};

@@ -6,12 +6,12 @@
 //! **Limits** `ADDRESS_CHARS_MAX`, `NAME_CHARS_MAX`.
 //! **Not here** the rules of registration (`routes`).
 
+use crate::own_heap::{WORTH_BYTES, on_own_heap};
 use gantry_protocol::HeaderView;
 use gantry_protocol::request::namesrv::{
     BrokerHeartbeat, BrokerIdentity, BrokerNameHeader, MemberGroup, RegisterBroker,
 };
 use gantry_protocol::system_topic::ORDER_TOPIC_CONFIG_NAMESPACE;
-use gantry_runtime::own_heap::{WORTH_BYTES, on_own_heap};
 
 use super::{Answer, Asked, Desk, field, system_error};
 use crate::namesrv::bodies::{self, RegisterBody};

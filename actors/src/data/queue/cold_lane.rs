@@ -6,7 +6,8 @@
 //! that have read what they were sent come before those that have not; nobody waits for ever.
 //! **Limits** `most` pulls in all. One more displaces a pull of a connection that has several, if
 //! its own connection has none; else it is refused. [`LOOKS_MAX`] connections looked at a turn.
-//! **Not here** reading the device (`pulls`), what such a pull may hold (`memory_plan`).
+//! **Not here** reading the device (`data::shard::pulls`), what such a pull may hold
+//! (`memory_plan`).
 
 use std::collections::VecDeque;
 use std::hash::Hash;
