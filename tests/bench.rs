@@ -111,6 +111,11 @@ fn what_gantry_is_sent_comes_back_whole_and_in_order() {
             assert_eq!(received.as_u64(), Some(sent * groups), "{words:?}");
         }
         assert!(report["broker"]["rss_bytes"].as_u64().unwrap() > 1 << 20);
+        let disk = &report["machine"];
+        let sends = count(&report, "/acknowledged") > 0;
+        for figure in ["disk_bytes_per_record_byte", "disk_bytes_per_body_byte"] {
+            assert_eq!(disk[figure].is_number(), sends, "{words:?}: {disk}");
+        }
     }
 }
 

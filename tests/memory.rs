@@ -1,5 +1,6 @@
 //! `memoryLimit` holds: many connections, consumers that ask for much and read
-//! nothing, a producer flat out. What is measured is anonymous and shared memory, from `/proc`.
+//! nothing, a producer flat out; and who reads is served all the while. What is measured is
+//! anonymous and shared memory, from `/proc`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -33,9 +34,12 @@ const PULLS: i32 = 40;
 /// What it lets the kernel keep for it.
 const RECEIVE_BYTES: usize = 16 << 10;
 /// What a consumer that reads may have to wait for a send and a pull, refusals included.
-const SERVED_WITHIN: Duration = Duration::from_secs(5);
-/// So often it is served at least.
-const SERVED_MIN: u32 = 3;
+const SERVED_WITHIN: Duration = Duration::from_secs(3);
+/// So often it is served at least, by the optimised build: 90 to 200 times on two virtual CPUs that
+/// it shares with the slow consumers and the producer.
+const SERVED_MIN: u32 = 20;
+/// The same of a build for debugging.
+const SERVED_MIN_DEBUG: u32 = 3;
 const QUEUES: i32 = 8;
 
 /// How hard a run is.
@@ -272,16 +276,17 @@ fn judge(load: &Load, seen: &Seen) {
         "{} of {limit} bytes",
         seen.bytes_max
     );
-    assert!(
-        seen.served >= SERVED_MIN,
-        "served {} times only",
-        seen.served
-    );
+    let is_debug = cfg!(debug_assertions) && std::env::var_os("GANTRY_BIN").is_none();
+    let wanted = if is_debug {
+        SERVED_MIN_DEBUG
+    } else {
+        SERVED_MIN
+    };
+    assert!(seen.served >= wanted, "served {} times only", seen.served);
     assert!(seen.slowest < SERVED_WITHIN, "{:?} for one", seen.slowest);
 }
 
 #[test]
-#[ignore = "ten seconds; docs/TESTING.md"]
 fn memory_stays_below_its_limit() {
     if !with_files("memory_stays_below_its_limit") {
         return;

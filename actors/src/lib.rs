@@ -11,6 +11,7 @@ pub mod kept_settings;
 pub mod live;
 pub mod memory_plan;
 pub mod namesrv;
+pub mod own_heap;
 pub mod refusal;
 pub mod seam;
 pub mod settings;

@@ -25,6 +25,9 @@ use crate::seam::{OffsetRow, TopicEntry};
 use super::groups::table::{Forbidden, GroupTable};
 use super::topics::table::TopicTable;
 
+/// Topics read at once at the start: all of them would leave a hole of their size in the heap.
+const ROWS: usize = 256;
+
 /// Keys in `Namespace::DataVersions`; never change one.
 const TOPICS_VERSION: &[u8] = b"topics";
 const GROUPS_VERSION: &[u8] = b"groups";
@@ -171,9 +174,15 @@ impl Ledger {
     /// # Errors
     /// The store fails or a row can't be read.
     pub fn load_topics(&self) -> Result<StoredTopics, Refusal> {
-        let mut entries = Vec::new();
-        for (name, bytes) in self.tables.all(Namespace::Topics).map_err(failed)? {
-            entries.push(topic_from(&bytes).ok_or_else(|| unreadable("topic", &name))?);
+        let (mut entries, mut from) = (Vec::new(), Vec::new());
+        loop {
+            let rows = self.tables.range(Namespace::Topics, &from, None, ROWS);
+            let rows = rows.map_err(failed)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (name, bytes) in rows {
+                entries.push(topic_from(&bytes).ok_or_else(|| unreadable("topic", &name))?);
+            }
         }
         let next_id = self
             .tables

@@ -126,10 +126,16 @@ pub trait Host: 'static {
     }
 
     /// Whether memory for replies is left, and this peer has read enough of its own; otherwise
-    /// nothing is read for its pull.
+    /// nothing is read for its pull. Half of the memory is kept for peers that have read all.
     fn has_reply_room(&self, peer: PeerRef) -> bool {
         let _ = peer;
         true
+    }
+
+    /// Whether this peer has still to read some of what it was sent; false of other cores' peers.
+    fn has_unread(&self, peer: PeerRef) -> bool {
+        let _ = peer;
+        false
     }
 
     /// Counts a reply that is being made beside the connections' buffers.

@@ -200,8 +200,19 @@ impl Host for GlommioHost {
 
     fn has_reply_room(&self, peer: PeerRef) -> bool {
         // A peer of another core is known there; what is under way to it is counted.
+        let Some(session) = self.peers.get(peer) else {
+            return self.replies.has_room();
+        };
+        match session.out_bytes() {
+            0 => self.replies.has_room(),
+            // Who reads finds room even while those who don't fill what they may have.
+            _ => !self.replies.is_pressed() && session.takes_more(),
+        }
+    }
+
+    fn has_unread(&self, peer: PeerRef) -> bool {
         let here = self.peers.get(peer);
-        self.replies.has_room() && here.is_none_or(|session| session.takes_more())
+        here.is_some_and(|session| session.out_bytes() > 0)
     }
 
     fn hold_reply(&self, bytes: usize) -> Option<Held> {

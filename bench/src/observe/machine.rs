@@ -19,6 +19,13 @@ const NAMED_COUNT: usize = 3;
 /// Bytes of a sector in /proc/diskstats, whatever the device.
 const SECTOR_BYTES: u64 = 512;
 
+/// What disks have written since the machine's start.
+#[derive(Debug, Clone, Copy, Default)]
+struct DiskWrites {
+    count: u64,
+    bytes: u64,
+}
+
 /// The machine at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct MachineReading {
@@ -26,7 +33,7 @@ pub struct MachineReading {
     steal_seconds: f64,
     io_wait_seconds: f64,
     load: f64,
-    disk_written_bytes: u64,
+    disks: DiskWrites,
     /// CPU seconds and name by process.
     processes: HashMap<u32, (String, f64)>,
 }
@@ -46,6 +53,8 @@ pub struct MachineSpent {
     pub load: (f64, f64),
     /// Bytes written to all disks.
     pub disk_written_bytes: u64,
+    /// Writes that all disks have done.
+    pub disk_writes: u64,
     /// The largest other consumers: name and CPU seconds.
     pub largest: Vec<(String, f64)>,
     /// Share of all processors' time that others and the hypervisor took.
@@ -81,7 +90,7 @@ impl MachineReading {
             steal_seconds: seconds(7),
             io_wait_seconds: seconds(4),
             load: load.unwrap_or(0.0),
-            disk_written_bytes: disk_written_bytes(),
+            disks: disk_writes(),
             processes: processes(),
         }
     }
@@ -118,31 +127,31 @@ impl MachineReading {
             steal_seconds,
             io_wait_seconds: self.io_wait_seconds - before.io_wait_seconds,
             load: (before.load, self.load),
-            disk_written_bytes: self
-                .disk_written_bytes
-                .saturating_sub(before.disk_written_bytes),
+            disk_written_bytes: self.disks.bytes.saturating_sub(before.disks.bytes),
+            disk_writes: self.disks.count.saturating_sub(before.disks.count),
             largest,
             noise_share: (others_seconds + steal_seconds) / all_seconds,
         }
     }
 }
 
-/// Written by all whole disks; partitions and stacked devices would count twice.
-fn disk_written_bytes() -> u64 {
+/// What all whole disks have written; partitions and stacked devices would count twice.
+fn disk_writes() -> DiskWrites {
     const STACKED: [&str; 5] = ["loop", "ram", "dm-", "md", "zram"];
     let stats = fs::read_to_string("/proc/diskstats").unwrap_or_default();
-    let sectors: u64 = stats
-        .lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let name = *fields.get(2)?;
-            let whole = fs::exists(format!("/sys/block/{name}")).unwrap_or(false);
-            let counted = whole && !STACKED.iter().any(|stem| name.starts_with(stem));
-            let sectors: u64 = fields.get(9)?.parse().ok()?;
-            counted.then_some(sectors)
-        })
-        .sum();
-    sectors * SECTOR_BYTES
+    let mut all = DiskWrites::default();
+    for line in stats.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let Some(name) = fields.get(2) else { continue };
+        let whole = fs::exists(format!("/sys/block/{name}")).unwrap_or(false);
+        if !whole || STACKED.iter().any(|stem| name.starts_with(stem)) {
+            continue;
+        }
+        let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok());
+        all.count += number(7).unwrap_or(0);
+        all.bytes += number(9).unwrap_or(0) * SECTOR_BYTES;
+    }
+    all
 }
 
 fn processes() -> HashMap<u32, (String, f64)> {

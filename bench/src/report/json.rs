@@ -89,6 +89,7 @@ fn broker(report: &Report) -> Value {
 
 fn machine(report: &Report) -> Value {
     let machine = &report.observed.machine;
+    let cost = report.device_cost();
     let largest = machine.largest.iter();
     let largest: Vec<Value> = largest
         .map(|(name, cpu)| json!({"name": name, "cpu_seconds": cpu}))
@@ -103,6 +104,10 @@ fn machine(report: &Report) -> Value {
         "load_before": machine.load.0,
         "load_after": machine.load.1,
         "disk_written_bytes": machine.disk_written_bytes,
+        "disk_writes": machine.disk_writes,
+        "disk_writes_per_second": cost.map(|cost| cost.writes_per_second),
+        "disk_bytes_per_record_byte": cost.map(|cost| cost.per_record_byte),
+        "disk_bytes_per_body_byte": cost.map(|cost| cost.per_body_byte),
         "largest_others": largest,
     })
 }

@@ -35,6 +35,9 @@ pub struct Report {
     pub scenario: Vec<(&'static str, String)>,
     /// Bytes of one message's body.
     pub body_bytes: usize,
+    /// Bytes of one message in the form of a record, without what a broker adds to it; `None` where
+    /// nothing is sent.
+    pub record_bytes: Option<usize>,
     /// The latency that matters most here.
     pub main: Latency,
     /// What was measured.
@@ -62,6 +65,17 @@ pub struct Pending {
     pub with_bytes: u64,
     /// How long parking them took, seconds.
     pub fill_seconds: f64,
+}
+
+/// What the messages of a window cost the disks.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceCost {
+    /// Bytes written for each byte of the messages in the form of records.
+    pub per_record_byte: f64,
+    /// Bytes written for each byte of their bodies.
+    pub per_body_byte: f64,
+    /// Writes a second.
+    pub writes_per_second: f64,
 }
 
 /// `count` in `seconds`, 0 for no time.
@@ -122,6 +136,20 @@ impl Report {
     /// The generator's own.
     pub fn generator_cpu_per_million(&self) -> Option<f64> {
         per_million(self.observed.generator_cpu_seconds, self.events())
+    }
+
+    /// What all disks wrote in the window, for the messages accepted in it.
+    pub fn device_cost(&self) -> Option<DeviceCost> {
+        let count = self.observed.counts.acknowledged;
+        let record_bytes = self.record_bytes.filter(|_| count > 0)? as u64;
+        let machine = &self.observed.machine;
+        let part = |bytes: u64| mib(machine.disk_written_bytes) / mib(bytes * count);
+        let window = self.observed.window.as_secs_f64();
+        Some(DeviceCost {
+            per_record_byte: part(record_bytes),
+            per_body_byte: part((self.body_bytes as u64).max(1)),
+            writes_per_second: per_second(machine.disk_writes, window),
+        })
     }
 
     /// A latency's histogram.

@@ -125,6 +125,13 @@ fn machine(report: &Report, rows: &mut Rows) {
     let machine = &report.observed.machine;
     let written = mib(machine.disk_written_bytes);
     row(rows, "all disks MiB written", format!("{written:.1}"));
+    if let Some(cost) = report.device_cost() {
+        let name = "disk bytes a byte accepted as record / as body";
+        let value = format!("{:.3} / {:.3}", cost.per_record_byte, cost.per_body_byte);
+        row(rows, name, value);
+        let writes = format!("{:.0}", cost.writes_per_second);
+        row(rows, "disk writes/s", writes);
+    }
     let others = format!(
         "others {:.2}, stolen {:.2} ({:.1} % of the machine)",
         machine.others_seconds,

@@ -135,6 +135,7 @@ fn read_all(
             ("encoding", format!("{:?}", shape.encoding)),
         ],
         body_bytes: shape.size,
+        record_bytes: None,
         main: Latency::Pull,
         observed,
         totals,

@@ -127,6 +127,7 @@ pub fn drive(
     let report = Report {
         scenario: describe(plan, broker),
         body_bytes: plan.shape.size,
+        record_bytes: Some(plan.shape.record_bytes()),
         main: plan.main,
         observed,
         totals,

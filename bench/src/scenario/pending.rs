@@ -282,6 +282,7 @@ fn receive(
             ),
         ],
         body_bytes: shape.size,
+        record_bytes: None,
         main: Latency::Late,
         observed,
         totals,

@@ -71,6 +71,7 @@ pub fn run(args: &ConnectArgs) -> Result<(), BenchError> {
             ("at once", args.at_once.to_string()),
         ],
         body_bytes: 0,
+        record_bytes: None,
         main: Latency::Connect,
         observed,
         totals: ran?,

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use gantry_protocol::code::request as codes;
 use gantry_protocol::command::{ExtValue, writer};
 use gantry_protocol::frame::HeaderEncoding;
-use gantry_protocol::message::{BatchElement, encode_batch_element};
+use gantry_protocol::message::{BatchElement, RECORD_HEAD_BYTES_MIN, encode_batch_element};
 use memchr::memmem;
 
 use super::payload::{Filler, STAMP_BYTES, Stamp};
@@ -29,6 +29,8 @@ const UNIQUE_KEY_DIGITS: usize = 32;
 /// Digits of the unique key that count up; the rest name the run and the connection.
 const COUNTER_DIGITS: usize = 12;
 const OPAQUE_DIGITS: usize = 9;
+/// Lengths of topic and properties in a record.
+const RECORD_LENGTHS_BYTES: usize = 1 + 2;
 /// Fixed bytes of a batch element in front of its body.
 const ELEMENT_HEAD_BYTES: usize = 5 * 4;
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -104,6 +106,13 @@ impl SendShape {
     /// Queues of all topics.
     pub fn queues_count(&self) -> usize {
         self.topics.len() * self.queues as usize
+    }
+
+    /// Bytes of a message in the form of a record, without what a broker adds to its properties.
+    pub fn record_bytes(&self) -> usize {
+        let topic = self.topics.first().map_or(0, String::len);
+        let properties = properties(self.flavour, &unique_key(self.run, 0)).len();
+        RECORD_HEAD_BYTES_MIN + RECORD_LENGTHS_BYTES + self.size + topic + properties
     }
 }
 

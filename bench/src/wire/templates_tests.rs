@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 use gantry_protocol::command::HeaderView;
 use gantry_protocol::frame::take_frame;
-use gantry_protocol::message::BatchIter;
+use gantry_protocol::message::{BatchIter, RecordParts, record_len};
 
 use super::*;
 use crate::wire::payload;
@@ -129,4 +129,36 @@ fn every_due_time_of_a_stretch_is_taken_once() {
     assert!(!all.is_sorted());
     all.sort_unstable();
     assert!(all.into_iter().eq(5..5 + (1 << 16)));
+}
+
+#[test]
+fn a_records_bytes_are_those_of_the_protocol() {
+    let host = "127.0.0.1:1".parse().unwrap();
+    for flavour in [Flavour::Plain, Flavour::DelayLevel(3), Flavour::Half] {
+        let shape = SendShape {
+            flavour,
+            ..shape(HeaderEncoding::Json, 1)
+        };
+        let body = vec![0; shape.size];
+        let properties = properties(flavour, &unique_key(5, 1));
+        let parts = RecordParts {
+            topic: "T",
+            queue_id: 0,
+            flag: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: &body,
+            body_crc: 0,
+            properties: properties.as_bytes(),
+        };
+        let wanted = record_len(&parts).unwrap() as usize;
+        assert_eq!(shape.record_bytes(), wanted, "{flavour:?}");
+    }
 }

@@ -14,7 +14,13 @@ use gantry_protocol::body::{RegisterBrokerBody, TopicConfig, TopicConfigWrapper,
 use gantry_protocol::code::request;
 use gantry_protocol::command::Command;
 
+use crate::own_heap::{WORTH_BYTES, on_own_heap};
+
 use crate::control::plane::Plane;
+use crate::control::topics::table::TopicTable;
+
+/// Bytes of a topic in a body, at least.
+const TOPIC_BYTES: usize = 160;
 
 /// A request that names this broker.
 pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
@@ -28,8 +34,31 @@ pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
 
 /// A registration with all topics, or with those of `only` that exist.
 pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> Command {
-    let table = plane.topics.borrow();
-    let permission = plane.permission.get();
+    let is_compressed = plane.settings.compressed_register.get();
+    let (bytes, crc) = {
+        let table = plane.topics.borrow();
+        let (table, permission) = (&*table, plane.permission.get());
+        let is_large = only.is_none() && table.count() * TOPIC_BYTES > WORTH_BYTES;
+        on_own_heap(is_large, || {
+            register_body(table, only, permission).encode(is_compressed)
+        })
+    };
+    identified(plane, request::REGISTER_BROKER, opaque)
+        .with_ext(
+            "haServerAddr",
+            plane.settings.ha_advertised.to_string().as_str(),
+        )
+        .with_ext("compressed", is_compressed)
+        .with_ext("enableActingMaster", false)
+        .with_ext("bodyCrc32", i64::from(crc))
+        .with_body(bytes)
+}
+
+fn register_body(
+    table: &TopicTable,
+    only: Option<&BTreeSet<String>>,
+    permission: i32,
+) -> RegisterBrokerBody {
     let configs: Vec<TopicConfig> = match only {
         None => table
             .iter()
@@ -49,21 +78,10 @@ pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> 
             .collect(),
         ..TopicConfigWrapper::default()
     };
-    let body = RegisterBrokerBody {
+    RegisterBrokerBody {
         topics,
         filter_servers: Vec::new(),
-    };
-    let is_compressed = plane.settings.compressed_register.get();
-    let (bytes, crc) = body.encode(is_compressed);
-    identified(plane, request::REGISTER_BROKER, opaque)
-        .with_ext(
-            "haServerAddr",
-            plane.settings.ha_advertised.to_string().as_str(),
-        )
-        .with_ext("compressed", is_compressed)
-        .with_ext("enableActingMaster", false)
-        .with_ext("bodyCrc32", i64::from(crc))
-        .with_body(bytes)
+    }
 }
 
 fn cut(config: &TopicConfig, permission: i32) -> TopicConfig {

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod append;
 pub mod asker;
+pub mod cold_lane;
 pub mod offsets;
 pub mod order_lock;
 pub mod pull;

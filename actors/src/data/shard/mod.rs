@@ -9,7 +9,7 @@
 //! **Limits** `inbox_bytes_max` and `sendThreadPoolQueueCapacity` messages wait in all inboxes
 //! together, and one other request for each [`ASK_BYTES`] of the former; one more is refused at
 //! once, and neither kind takes the other's room. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`]
-//! requests a turn.
+//! requests a turn, [`TURN_PULLED_BYTES_MAX`] and [`PASS_PULLED_BYTES_MAX`] of answers to pulls.
 //! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass
 //! (`data::core`).
 
@@ -48,6 +48,7 @@ use super::host::Host;
 use super::queue::actor::{Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
 use super::queue::asker::Asker;
+use super::queue::cold_lane::ColdLane;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
 use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
@@ -64,6 +65,11 @@ pub const ASK_BYTES: usize = 1024;
 pub const TURN_APPENDS_MAX: usize = 64;
 /// Other requests one queue answers in a turn.
 pub const TURN_ASKS_MAX: usize = 32;
+/// Bytes that one queue gives to pulls in a turn: one full reply, 0.1 ms.
+pub const TURN_PULLED_BYTES_MAX: u64 = 256 * 1024;
+/// Bytes that all queues give to pulls in a pass: 1 ms, and about as much to write them out. The
+/// others wait for the next pass, sends don't.
+pub const PASS_PULLED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Reads from the device and searches that one shard has under way, at most (`memory_plan`).
 pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
@@ -125,6 +131,11 @@ struct Inner {
     by_key: HashMap<QueueKey, u32>,
     ready: Vec<u32>,
     spare: Vec<u32>,
+    /// Had their turn in this pass and want another one.
+    again: Vec<u32>,
+    /// Bytes given to pulls, ever; and when this pass began.
+    pulled_bytes: u64,
+    pass_pulled_from: u64,
     lanes: Lanes,
     dirty: VecDeque<u32>,
     inbox_count: usize,
@@ -142,8 +153,8 @@ struct Inner {
     transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
-    /// Pulls that the tail could not serve, in the order they came, and whether their task runs.
-    cold: VecDeque<ColdPull>,
+    /// Pulls that the tail could not serve, and whether their task runs.
+    cold: ColdLane<PeerRef, ColdPull>,
     cold_lane_runs: bool,
     /// When something was stored last, µs.
     fresh_us: u64,

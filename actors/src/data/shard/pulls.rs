@@ -197,19 +197,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
         waiter.times.ask_device(self.stamp_us());
-        if inner.cold.len() < COLD_PULLS_MAX {
-            inner.cold.push_back(ColdPull {
-                waiter,
-                from,
-                since_us: self.host.mono_us(),
-            });
+        let cold = ColdPull {
+            waiter,
+            from,
+            since_us: self.host.mono_us(),
+        };
+        let peer = cold.waiter.reply.peer;
+        let Some(refused) = inner.cold.push(peer, cold, COLD_PULLS_MAX) else {
             return;
-        }
+        };
         let remark = format!("shard {}, {COLD_PULLS_MAX} pulls wait for it", self.id);
-        self.host.refuse(
-            waiter.reply,
-            &self.host.busy(BusyCause::DeviceRead, &remark),
-        );
+        let busy = self.host.busy(BusyCause::DeviceRead, &remark);
+        self.host.refuse(refused.waiter.reply, &busy);
     }
 
     /// Starts the cold lane unless it runs or has nothing it may do.
@@ -227,7 +226,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         });
     }
 
-    /// Starts the cold pulls that have waited longest: one, so that sends and pulls of what is new
+    /// Starts the cold pulls whose turn it is: one, so that sends and pulls of what is new
     /// wait for one reader of a backlog and not for all of them; more when there is nothing new.
     /// False when no more may start.
     fn start_some_cold(self: &Rc<Self>) -> bool {
@@ -240,7 +239,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         };
         for _ in 0..count {
             let may_run = inner.cold_under_way < self.rules.cold_reads_max;
-            let next = may_run.then(|| inner.cold.pop_front()).flatten();
+            let has_unread = |peer| self.host.has_unread(peer);
+            let next = may_run.then(|| inner.cold.take(has_unread)).flatten();
             let Some(cold) = next else {
                 inner.cold_lane_runs = false;
                 return false;
@@ -410,6 +410,7 @@ impl Inner {
         }
         self.totals.found_count += 1;
         self.totals.got_count += got.count;
+        self.pulled_bytes += got.bytes;
         let (key, group) = (waiter.key, &waiter.pull.group);
         let tallied = match actor {
             Some(actor) => {

@@ -162,3 +162,25 @@ fn without_memory_for_replies_pulls_are_refused_and_sends_go_on() {
     broker.request(&pull_frame(4, &pull_header("T", 1, 0)));
     assert_eq!(broker.reply().code, 0);
 }
+
+#[test]
+fn large_answers_of_one_queue_keep_no_other_queue_waiting() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let large = vec![b'm'; 64 << 10];
+    for _ in 0..5 {
+        sent(&broker, 0, "a", &large);
+    }
+    sent(&broker, 1, "a", b"small");
+    for opaque in 0..20 {
+        broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+    }
+    broker.request(&pull_frame(20, &pull_header("T", 1, 0)));
+    let mut passes = Vec::new();
+    while broker.cores[0].pass() {
+        let replies = broker.world.take_replies(peer(0, 1));
+        passes.push(replies.iter().map(|r| r.opaque).collect::<Vec<_>>());
+    }
+    assert!(passes[0].contains(&20), "{passes:?}");
+    assert!(passes[0].len() <= 3 && passes.len() >= 9, "{passes:?}");
+    assert!(broker.world.take_replies(peer(0, 1)).len() <= 2);
+}

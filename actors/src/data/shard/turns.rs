@@ -4,7 +4,7 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** answers leave after the seal; waiting pulls are woken after it, when the record
 //! is readable (trap 58). While the tail is full no queue stores, so no queue overtakes another's
-//! place.
+//! place. Pulls of one queue, or of many, keep nobody waiting for more than their bytes of a pass.
 //! **Limits** [`PANICS_MAX`] panics in [`PANIC_WINDOW_US`]; one more ends the process.
 //! **Not here** single requests (`pulls`, `asks`, `queue::append`).
 
@@ -15,7 +15,9 @@ use gantry_protocol::code::response;
 use gantry_storage::error::AppendError;
 use gantry_storage::units::StoreTimestamp;
 
-use super::{Inner, Shard, TURN_APPENDS_MAX, TURN_ASKS_MAX};
+use super::{
+    Inner, PASS_PULLED_BYTES_MAX, Shard, TURN_APPENDS_MAX, TURN_ASKS_MAX, TURN_PULLED_BYTES_MAX,
+};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::append::{Pending, Stamp};
@@ -37,9 +39,14 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let was_stalled = inner.stalled_us.take();
         self.begin_times(inner);
         let mut turns = std::mem::replace(&mut inner.ready, std::mem::take(&mut inner.spare));
+        inner.pass_pulled_from = inner.pulled_bytes;
         for slot in turns.drain(..) {
             self.turn_of(inner, slot, was_stalled);
         }
+        // Behind those whose requests this pass had no turn for.
+        let mut again = std::mem::take(&mut inner.again);
+        inner.ready.append(&mut again);
+        inner.again = again;
         inner.spare = turns;
         self.after_turns(inner);
         !inner.ready.is_empty() && inner.stalled_us.is_none()
@@ -49,13 +56,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let place = inner.actors.get_mut(slot as usize).and_then(Option::take);
         let Some(mut actor) = place else { return };
         actor.is_ready = false;
+        let asks_count = actor.asks.len();
         let turn = || self.turn(inner, &mut actor, was_stalled);
         if catch_unwind(AssertUnwindSafe(turn)).is_err() {
             self.repair(inner, &mut actor);
         }
         if !actor.appends.is_empty() || !actor.asks.is_empty() {
             actor.is_ready = true;
-            inner.ready.push(slot);
+            let had_none = asks_count > 0 && actor.asks.len() == asks_count;
+            let to = if had_none {
+                &mut inner.ready
+            } else {
+                &mut inner.again
+            };
+            to.push(slot);
         } else {
             inner.lanes.take_back(&mut actor);
         }
@@ -66,7 +80,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn turn(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, was_stalled: Option<u64>) {
         self.store_some(inner, actor, was_stalled);
+        let pulled_from = inner.pulled_bytes;
         for _ in 0..TURN_ASKS_MAX {
+            let of_pass = inner.pulled_bytes - inner.pass_pulled_from;
+            let of_turn = inner.pulled_bytes - pulled_from;
+            if of_turn >= TURN_PULLED_BYTES_MAX || of_pass >= PASS_PULLED_BYTES_MAX {
+                break;
+            }
             let Some((reply, request)) = actor.asks.pop_front() else {
                 break;
             };

@@ -115,6 +115,11 @@ impl Host for FakeHost {
         self.world.has_reply_room.get()
     }
 
+    fn has_unread(&self, peer: PeerRef) -> bool {
+        let outs = self.world.outs.borrow();
+        outs.get(&peer).is_some_and(|out| !out.is_empty())
+    }
+
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core == self.core {
             let mut out = self
