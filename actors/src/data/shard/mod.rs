@@ -142,6 +142,8 @@ struct Inner {
     transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
+    /// Pulls that came to the end of their queue.
+    pulls_at_end: u64,
     /// Pulls that the tail could not serve, in the order they came, and whether their task runs.
     cold: VecDeque<ColdPull>,
     cold_lane_runs: bool,
@@ -308,6 +310,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Suspended pulls.
     pub fn waiters_count(&self) -> usize {
         self.inner.borrow().waiters.len()
+    }
+
+    /// Pulls since the start that came to the end of their queue.
+    pub fn pulls_at_end(&self) -> u64 {
+        self.inner.borrow().pulls_at_end
     }
 
     /// Totals since start.
