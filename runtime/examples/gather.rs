@@ -46,7 +46,7 @@ fn main() -> Outcome<()> {
     let path = format!("/dev/shm/gather-{}", std::process::id());
     let memory = SharedTail::open(Path::new(&path), TAIL_BYTES)?;
     let mut tail = Tail::new(Box::new(memory)).ok_or("a tail of this size")?;
-    tail.begin(1, 1);
+    tail.begin(1, 1, tail.ring_bytes_max());
     std::fs::remove_file(path)?;
     let mut sender = Sender {
         socket,

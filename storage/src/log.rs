@@ -11,7 +11,6 @@ pub(crate) mod pieces;
 pub(crate) mod poison;
 pub(crate) mod read_ahead;
 pub(crate) mod recovery;
-pub(crate) mod ring_size;
 pub(crate) mod segment;
 pub(crate) mod segment_pool;
 pub(crate) mod segments;

@@ -7,6 +7,8 @@
 //! a smaller one; what memory is left is unused.
 //! **Not here** the layout of runs (`format`), who may overwrite (`staging`).
 
+pub(crate) mod ring_size;
+
 use bytes::BytesMut;
 
 use crate::format::{TAIL_HEADER_BYTES, TailHeader};

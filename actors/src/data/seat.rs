@@ -26,7 +26,7 @@ use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
 use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::{
-    Claim, CloseReason, FrameHandler, Net, NetOptions, PeerRef, PeerTable, Session,
+    Claim, CloseReason, FrameHandler, Listening, Net, NetOptions, PeerRef, PeerTable, Session,
 };
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, breathe};
 use gantry_runtime::shared_budget::{Held, SharedBudget};
@@ -271,8 +271,13 @@ impl FrameHandler for Front {
         self.core.frames_done(first_us, read_us, now_us);
     }
 
-    fn is_waited_for(&self) -> bool {
-        self.core.shards().any(|shard| shard.waiters_count() > 0)
+    fn listening(&self) -> Listening {
+        let mut all = Listening::default();
+        for shard in self.core.shards() {
+            all.pulls += shard.pulls_at_end();
+            all.waits |= shard.waiters_count() > 0;
+        }
+        all
     }
 
     fn on_close(self: &Rc<Self>, session: &Rc<Session>) {

@@ -4,9 +4,10 @@
 //! how long.
 //! **Lives on** each data core, in its writer task.
 //! **Invariants** a core looks away only after everything read has been answered as far as it can
-//! be, at most [`NetOptions::coalesce_max_us`](super::NetOptions::coalesce_max_us) at a time, and
-//! only while that does not slow the senders down: senders that wait for an answer before they send
-//! again are recognised by their rate, which falls when answers come later.
+//! be, comes back at most [`NetOptions::coalesce_max_us`](super::NetOptions::coalesce_max_us) after
+//! its last look, and does so only while that does not slow the senders down: senders that wait for
+//! an answer before they send again are recognised by their rate, which falls when answers come
+//! later. Pulls of consumers that have read everything follow answers, so they aren't in that rate.
 //! **Limits** the windows and shares named below; every [`GATHERING_WINDOWS_MAX`] windows the rate
 //! without gathering is measured again.
 //! **Not here** reading and writing (`connection`, `writer`).
@@ -17,11 +18,13 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::metrics::CoreMetrics;
 
-/// Longest time a core may look away, whatever the setting: what timers, accepts and other cores
-/// may have to wait.
+/// Longest time a core may look away, whatever the setting.
 pub const COALESCE_US_MAX: u64 = 2_000;
-/// At most this long while a consumer waits for the next message: it wants it now.
-pub const WAITED_FOR_US: u64 = 200;
+/// At most this long between two looks while a consumer waits for the next message: it wants it
+/// now.
+pub const WAITED_FOR_US: u64 = 250;
+/// A shorter rest of the time between two looks isn't slept: the kernel's timers are that coarse.
+const AWAY_US_MIN: u64 = 50;
 /// The rate is measured over this long.
 const WINDOW_US: u64 = 100_000;
 /// The first look at what gathering does to the rate: short, so that senders who wait for answers
@@ -29,8 +32,10 @@ const WINDOW_US: u64 = 100_000;
 const TRIAL_US: u64 = 20_000;
 /// Gathering goes on for this many windows before the rate without it is measured again (4 s).
 pub const GATHERING_WINDOWS_MAX: u32 = 40;
-/// Fewer frames than this a gathering are not worth a delay.
-const FRAMES_PER_GATHERING_MIN: u64 = 2;
+/// Fewer requests than this a gathering are not worth a delay.
+const REQUESTS_PER_GATHERING_MIN: u64 = 2;
+/// With a consumer waiting each one brings a delivery and the next pull, and counts twice.
+const WAITED_FOR_COUNTS: u64 = 2;
 /// A core that finds this many frames a round without gathering has enough.
 const FRAMES_PER_ROUND_MAX: u64 = 8;
 /// A rate below this share of the one without gathering: the senders wait for their answers.
@@ -40,7 +45,27 @@ const REST_US_MIN: u64 = 2_000_000;
 /// Longest such pause. A trial in this time costs a waiting sender 0.03 %.
 const REST_US_MAX: u64 = 64_000_000;
 const _: () = assert!(TRIAL_US < WINDOW_US && WAITED_FOR_US <= COALESCE_US_MAX);
+const _: () = assert!(AWAY_US_MIN < WAITED_FOR_US);
 const _: () = assert!(TRIAL_US * 50 < REST_US_MIN && REST_US_MIN < REST_US_MAX);
+
+/// What a core has read, and for whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Frames since the start.
+    pub(super) frames: u64,
+    /// What its consumers wait for.
+    pub(super) listening: Listening,
+}
+
+/// Consumers that have read everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// Pulls that came to the end of their queue, since the start: their consumers ask again as
+    /// soon as there is something.
+    pub pulls: u64,
+    /// Whether one of them waits now.
+    pub waits: bool,
+}
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +84,11 @@ struct Pace {
     max_us: u64,
     phase: Phase,
     window_from_us: u64,
-    frames_from: u64,
+    sends_from: u64,
     rounds: u64,
+    pulls: u64,
+    /// Until when a consumer counts as waiting although none of its pulls is here.
+    waited_until_us: u64,
     resting_until_us: u64,
     rest_us: u64,
 }
@@ -73,24 +101,32 @@ impl Pace {
                 gathered_rate: None,
             },
             window_from_us: 0,
-            frames_from: 0,
+            sends_from: 0,
             rounds: 0,
+            pulls: 0,
+            waited_until_us: 0,
             resting_until_us: 0,
             rest_us: REST_US_MIN,
         }
     }
 
-    /// After a round of reading and answering: how long to look away now, in microseconds.
-    /// `frames`: read since the start.
-    fn after_round(&mut self, now_us: u64, frames: u64, is_waited_for: bool) -> u64 {
+    /// After a round of reading and answering: how long to look away now, in microseconds; `None`
+    /// while requests don't gather. `since_look_us`: since the last gathering's end, if this round
+    /// followed it.
+    fn after_round(&mut self, now_us: u64, seen: Seen, since_look_us: u64) -> Option<u64> {
         if self.max_us == 0 {
-            return 0;
+            return None;
         }
         self.rounds += 1;
-        let away_us = if is_waited_for {
-            self.max_us.min(WAITED_FOR_US)
+        let pulls = seen.listening.pulls;
+        if std::mem::replace(&mut self.pulls, pulls) != pulls {
+            self.waited_until_us = now_us.saturating_add(WINDOW_US);
+        }
+        let is_waited_for = seen.listening.waits || now_us < self.waited_until_us;
+        let (every_us, counts) = if is_waited_for {
+            (self.max_us.min(WAITED_FOR_US), WAITED_FOR_COUNTS)
         } else {
-            self.max_us
+            (self.max_us, 1)
         };
         let window_us = match self.phase {
             Phase::Trial { .. } => TRIAL_US,
@@ -98,20 +134,26 @@ impl Pace {
         };
         let took_us = now_us.saturating_sub(self.window_from_us);
         if took_us >= window_us {
-            let seen = frames.saturating_sub(self.frames_from);
-            let rate = seen.saturating_mul(1_000_000) / took_us.max(1);
-            self.phase = self.next_phase(now_us, rate, seen, away_us);
+            let all_sends = seen.frames.saturating_sub(pulls);
+            let sends = all_sends.saturating_sub(self.sends_from);
+            let rate = sends.saturating_mul(1_000_000) / took_us.max(1);
+            let is_worth =
+                rate.saturating_mul(every_us * counts) >= REQUESTS_PER_GATHERING_MIN * 1_000_000;
+            self.phase = self.next_phase(now_us, rate, sends, is_worth);
             self.window_from_us = now_us;
-            self.frames_from = frames;
+            self.sends_from = all_sends;
             self.rounds = 0;
         }
+        let away_us = every_us.saturating_sub(since_look_us);
         match self.phase {
-            Phase::Watching { .. } => 0,
-            Phase::Trial { .. } | Phase::Gathering { .. } => away_us,
+            Phase::Watching { .. } => None,
+            Phase::Trial { .. } | Phase::Gathering { .. } if away_us < AWAY_US_MIN => Some(0),
+            Phase::Trial { .. } | Phase::Gathering { .. } => Some(away_us),
         }
     }
 
-    fn next_phase(&mut self, now_us: u64, rate: u64, seen: u64, away_us: u64) -> Phase {
+    /// `sends`: in this window; `rate`: of them, a second.
+    fn next_phase(&mut self, now_us: u64, rate: u64, sends: u64, is_worth: bool) -> Phase {
         let watching = Phase::Watching {
             gathered_rate: None,
         };
@@ -123,8 +165,8 @@ impl Pace {
                 if gathered_rate.is_some() {
                     self.rest_us = REST_US_MIN;
                 }
-                let has_enough = seen >= FRAMES_PER_ROUND_MAX.saturating_mul(self.rounds);
-                if now_us < self.resting_until_us || has_enough || !is_worth(rate, away_us) {
+                let has_enough = sends >= FRAMES_PER_ROUND_MAX.saturating_mul(self.rounds);
+                if now_us < self.resting_until_us || has_enough || !is_worth {
                     return watching;
                 }
                 Phase::Trial { free_rate: rate }
@@ -134,7 +176,6 @@ impl Pace {
                 free_rate,
                 windows_left: GATHERING_WINDOWS_MAX,
             },
-            Phase::Gathering { .. } if !is_worth(rate, away_us) => watching,
             Phase::Gathering {
                 free_rate,
                 windows_left,
@@ -166,8 +207,15 @@ fn is_slowed(free_rate: u64, gathered_rate: u64) -> bool {
     gathered_rate.saturating_mul(100) < free_rate.saturating_mul(RATE_KEPT_PERCENT)
 }
 
-fn is_worth(rate: u64, away_us: u64) -> bool {
-    rate.saturating_mul(away_us) >= FRAMES_PER_GATHERING_MIN * 1_000_000
+/// What happened between two rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Nothing: requests don't gather now.
+    Free,
+    /// Nothing: it was time for the next look.
+    Late,
+    /// The core looked away.
+    Gathered,
 }
 
 /// The gathering of one core.
@@ -175,6 +223,8 @@ pub(super) struct Coalescing {
     pace: Pace,
     clock: Rc<Clock>,
     metrics: Rc<CoreMetrics>,
+    /// When the last gathering ended, if the round since then followed it.
+    looked_us: Option<u64>,
 }
 
 impl Coalescing {
@@ -183,25 +233,46 @@ impl Coalescing {
             pace: Pace::new(max_us),
             clock,
             metrics,
+            looked_us: None,
         }
     }
 
     /// Called after a round; returns when the core should look at its sockets again.
     ///
     /// The whole thread sleeps: a core that parks instead is woken by every arrival, and a sleeping
-    /// task would change nothing about that. What arrives meanwhile is found at once afterwards,
-    /// without parking. `is_waited_for`: whether a consumer waits for the next message.
-    pub(super) fn after_round(&mut self, is_waited_for: impl FnOnce() -> bool) {
+    /// task would change nothing about that.
+    pub(super) fn after_round(&mut self, listening: impl FnOnce() -> Listening) -> Pause {
         if self.pace.max_us == 0 {
-            return;
+            return Pause::Free;
         }
-        let frames = self.metrics.counts().frames_in;
         let now_us = self.clock.mono_us_now();
-        let away_us = self.pace.after_round(now_us, frames, is_waited_for());
-        if away_us > 0 {
-            std::thread::sleep(Duration::from_micros(away_us));
-            self.metrics.count(|counts| counts.gatherings += 1);
+        let seen = Seen {
+            frames: self.frames(),
+            listening: listening(),
+        };
+        let looked_us = self.looked_us.take().unwrap_or(now_us);
+        let since_look_us = now_us.saturating_sub(looked_us);
+        match self.pace.after_round(now_us, seen, since_look_us) {
+            None => return Pause::Free,
+            Some(0) => {
+                self.looked_us = Some(now_us);
+                return Pause::Late;
+            }
+            Some(away_us) => std::thread::sleep(Duration::from_micros(away_us)),
         }
+        self.metrics.count(|counts| counts.gatherings += 1);
+        self.looked_us = Some(self.clock.mono_us_now());
+        Pause::Gathered
+    }
+
+    /// Nothing came: what comes next doesn't follow a gathering.
+    pub(super) fn forget_look(&mut self) {
+        self.looked_us = None;
+    }
+
+    /// Frames read since the start.
+    pub(super) fn frames(&self) -> u64 {
+        self.metrics.counts().frames_in
     }
 }
 

@@ -7,21 +7,29 @@ const ROUND_US: u64 = 50;
 /// Runs `until_us` of senders; returns frames, and the times of the rounds that were looked away
 /// after.
 fn run(pace: &mut Pace, until_us: u64, waited_for: bool, mut load: impl Load) -> (u64, Vec<u64>) {
-    let (mut now_us, mut frames, mut away_at) = (pace.window_from_us, pace.frames_from, Vec::new());
-    let first = frames;
+    let (mut now_us, mut frames, mut away_at) = (pace.window_from_us, pace.sends_from, Vec::new());
+    let (first, mut followed) = (frames, false);
     let end_us = now_us + until_us;
     while now_us < end_us {
         // A core without work is woken by the next arrival.
         now_us = now_us.max(load.next_us(now_us));
         frames += load.take(now_us);
         now_us += ROUND_US;
-        let away_us = pace.after_round(now_us, frames, waited_for);
-        if away_us > 0 {
+        let since_look_us = if followed { ROUND_US } else { 0 };
+        let seen = seen(frames, 0, waited_for);
+        let away_us = pace.after_round(now_us, seen, since_look_us).unwrap_or(0);
+        followed = away_us > 0;
+        if followed {
             away_at.push(now_us);
         }
         now_us += away_us;
     }
     (frames - first, away_at)
+}
+
+fn seen(frames: u64, pulls: u64, waits: bool) -> Seen {
+    let listening = Listening { pulls, waits };
+    Seen { frames, listening }
 }
 
 trait Load {
@@ -145,10 +153,58 @@ fn a_waiting_consumer_bounds_the_delay() {
     for _ in 0..20_000 {
         now_us += 100;
         frames += 1;
-        longest = longest.max(pace.after_round(now_us, frames, true));
+        let away_us = pace.after_round(now_us, seen(frames, 0, true), 0);
+        longest = longest.max(away_us.unwrap_or(0));
     }
     assert_eq!(longest, WAITED_FOR_US);
     assert_eq!(Pace::new(u64::MAX).max_us, COALESCE_US_MAX);
+}
+
+/// A consumer of a busy queue: its pull comes back while requests gather, finds the next messages
+/// and never waits. Its pulls become fewer when it gets more at a time, the sends don't.
+#[test]
+fn pulls_that_follow_messages_are_no_senders() {
+    let mut pace = Pace::new(1_000);
+    let (mut now_us, mut sends, mut pulls) = (0, 0, 0);
+    let (mut rounds, mut gathered, mut longest_us) = (0, 0, 0);
+    while now_us < 10_000_000 {
+        rounds += 1;
+        pulls += 1;
+        let seen = seen(sends + pulls, pulls, false);
+        let away_us = pace.after_round(now_us, seen, 0).unwrap_or(0);
+        gathered += u64::from(away_us > 0);
+        longest_us = longest_us.max(away_us);
+        // At 5,000 a second: one, or what has gathered.
+        let next_us = (now_us + away_us + ROUND_US).max((sends + 1) * 200);
+        sends = next_us / 200;
+        now_us = next_us;
+    }
+    assert_eq!(longest_us, WAITED_FOR_US);
+    assert!(gathered * 10 > rounds * 9, "{gathered} of {rounds}");
+}
+
+#[test]
+fn what_is_sent_to_a_waiting_consumer_counts_twice() {
+    let gathered = |rate, waits| {
+        let mut pace = Pace::new(WAITED_FOR_US);
+        !run(&mut pace, 1_000_000, waits, paced(rate, 0))
+            .1
+            .is_empty()
+    };
+    assert!(gathered(5_000, true) && !gathered(5_000, false));
+    assert!(gathered(9_000, false) && !gathered(3_000, true));
+}
+
+#[test]
+fn work_is_taken_off_the_time_between_two_looks() {
+    let mut pace = Pace::new(1_000);
+    run(&mut pace, 1_000_000, false, paced(10_000, 0));
+    let (at_us, frames) = (pace.window_from_us, pace.sends_from);
+    let mut away_us = |since_us| pace.after_round(at_us, seen(frames, 0, false), since_us);
+    assert_eq!((away_us(0), away_us(300)), (Some(1_000), Some(700)));
+    assert_eq!(away_us(1_000 - AWAY_US_MIN), Some(AWAY_US_MIN));
+    // Time for the next look, which isn't the end of gathering.
+    assert_eq!((away_us(990), away_us(5_000)), (Some(0), Some(0)));
 }
 
 /// The real clock and thread.
@@ -164,7 +220,7 @@ fn a_core_looks_away_and_counts_it() {
         // One frame every 50 us.
         let frames = (round_us - begin_us) / 50;
         metrics.count(|counts| counts.frames_in = frames);
-        coalescing.after_round(|| false);
+        coalescing.after_round(Listening::default);
         if metrics.counts().gatherings > 0 {
             asleep = Some(clock.mono_us_now() - round_us);
         }

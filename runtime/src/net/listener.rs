@@ -80,6 +80,10 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
     if let Err(error) = socket2::SockRef::from(&stream).set_reuse_address(true) {
         tracing::debug!(%peer_addr, %error, "SO_REUSEADDR refused");
     }
+    if let Err(error) = socket2::SockRef::from(&stream).set_nonblocking(true) {
+        tracing::warn!(%peer_addr, %error, "a socket can't be read without waiting");
+        return;
+    }
     net.clock.refresh();
     net.metrics.count(|counts| {
         counts.accepted += 1;

@@ -14,6 +14,7 @@ mod connection;
 mod listener;
 mod peers;
 mod session;
+mod watched;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -32,7 +33,7 @@ use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, TaskQueues};
 use crate::shared_budget::SharedBudget;
 use coalescing::Coalescing;
-pub use coalescing::{COALESCE_US_MAX, WAITED_FOR_US};
+pub use coalescing::{COALESCE_US_MAX, Listening, WAITED_FOR_US};
 pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;
@@ -113,10 +114,10 @@ pub trait FrameHandler: 'static {
         let _ = (first_us, read_us, now_us);
     }
 
-    /// Whether a consumer waits on this core for a message to come: requests then gather for at
-    /// most [`WAITED_FOR_US`].
-    fn is_waited_for(&self) -> bool {
-        false
+    /// The consumers that wait on this core for a message to come: requests then gather for at most
+    /// [`WAITED_FOR_US`].
+    fn listening(&self) -> Listening {
+        Listening::default()
     }
 
     /// The connection is gone; called once. [`PeerTable::get`] no longer finds it.
@@ -157,7 +158,15 @@ impl<H: FrameHandler> Net<H> {
             Rc::clone(&core.metrics),
         );
         let front = Rc::downgrade(&handler);
-        let is_waited_for = move || front.upgrade().is_some_and(|front| front.is_waited_for());
+        let listening = move || {
+            let front = front.upgrade();
+            front.map_or_else(Listening::default, |front| front.listening())
+        };
+        let looks_per_ring = if core.count > 1 {
+            1
+        } else {
+            writer::LOOKS_PER_RING
+        };
         let net = Rc::new(Self {
             queues: core.queues,
             clock: Rc::clone(&core.clock),
@@ -177,7 +186,7 @@ impl<H: FrameHandler> Net<H> {
             acceptors: RefCell::default(),
         });
         let lane = Rc::downgrade(&net.lane);
-        core.spawn_serve(writer::run(lane, coalescing, is_waited_for));
+        core.spawn_serve(writer::run(lane, coalescing, looks_per_ring, listening));
         core.spawn_clean(sweep(Rc::downgrade(&net)));
         net
     }

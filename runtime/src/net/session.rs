@@ -12,6 +12,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
+use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::peers::PeerRef;
+use super::watched::MISSES_MAX;
 use super::writer::WriteLane;
 use crate::metrics::{Run, Timing};
 use crate::shared_budget::{Held, SharedBudget};
@@ -81,6 +83,8 @@ pub struct Session {
     end_after_flush: Cell<bool>,
     reason: Cell<Option<CloseReason>>,
     last_read_ms: Cell<u64>,
+    /// Looks at its socket in a row that found nothing.
+    misses: Cell<u32>,
     user: RefCell<Option<Rc<dyn Any>>>,
 }
 
@@ -116,6 +120,7 @@ impl Session {
             end_after_flush: Cell::new(false),
             reason: Cell::new(None),
             last_read_ms: Cell::new(new.now_ms),
+            misses: Cell::new(0),
             user: RefCell::new(None),
         })
     }
@@ -336,10 +341,25 @@ impl Session {
         cx: &mut Context<'_>,
         into: &mut [u8],
     ) -> Poll<std::io::Result<usize>> {
-        match self.stream.borrow_mut().as_mut() {
-            Some(stream) => Pin::new(stream).poll_read(cx, into),
-            None => Poll::Ready(Ok(0)),
+        let mut stream = self.stream.borrow_mut();
+        let Some(stream) = stream.as_mut() else {
+            return Poll::Ready(Ok(0));
+        };
+        if self.lane.watched.is_on() {
+            match (&*socket2::SockRef::from(&*stream)).read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.misses.set(self.misses.get() + 1);
+                    if self.misses.get() < MISSES_MAX && self.lane.watched.wait(cx) {
+                        return Poll::Pending;
+                    }
+                }
+                read => {
+                    self.misses.set(0);
+                    return Poll::Ready(read);
+                }
+            }
         }
+        Pin::new(stream).poll_read(cx, into)
     }
 
     /// Writes as much as the socket takes now.

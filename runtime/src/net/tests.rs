@@ -1,6 +1,7 @@
 //! Real sockets on loopback.
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::*;
@@ -13,6 +14,8 @@ struct Echo {
     closed: flume::Sender<CloseReason>,
     peers: Rc<PeerTable>,
     last: Cell<Option<PeerRef>>,
+    metrics: Rc<CoreMetrics>,
+    gatherings: Arc<AtomicU64>,
 }
 
 /// A body that asks for 8 MiB of answers to one small frame.
@@ -42,6 +45,8 @@ impl FrameHandler for Echo {
             session.out().extend_from_slice(&bytes);
         }
         session.flush_soon();
+        let gatherings = self.metrics.counts().gatherings;
+        self.gatherings.store(gatherings, Ordering::Relaxed);
     }
 
     fn on_close(self: &Rc<Self>, session: &Rc<Session>) {
@@ -50,9 +55,17 @@ impl FrameHandler for Echo {
     }
 }
 
+type Seat = (
+    flume::Sender<SocketAddr>,
+    flume::Sender<CloseReason>,
+    NetOptions,
+    Arc<AtomicU64>,
+);
+
 struct Server {
     addr: SocketAddr,
     closed: flume::Receiver<CloseReason>,
+    gatherings: Arc<AtomicU64>,
     shutdown: Shutdown,
     cores: Option<DataCores>,
 }
@@ -62,18 +75,21 @@ impl Server {
         let shutdown = Shutdown::new();
         let (news, seen) = flume::bounded(1);
         let (closed, closed_seen) = flume::unbounded();
-        let seat = (news, closed, options);
+        let gatherings = Arc::default();
+        let seat = (news, closed, options, Arc::clone(&gatherings));
         let plan = CorePlan::new(unbound(1));
         let cores = DataCores::start(
             &plan,
             &shutdown,
             vec![seat],
-            |core, (news, closed, options): (flume::Sender<SocketAddr>, _, NetOptions)| async move {
+            |core, (news, closed, options, gatherings): Seat| async move {
                 let peers = PeerTable::new(core.index);
                 let echo = Echo {
                     closed,
                     peers: Rc::clone(&peers),
                     last: Cell::new(None),
+                    metrics: Rc::clone(&core.metrics),
+                    gatherings,
                 };
                 let net = Net::new(&core, options, Rc::new(echo), peers);
                 let addr = net
@@ -88,6 +104,7 @@ impl Server {
         Self {
             addr: seen.recv().unwrap(),
             closed: closed_seen,
+            gatherings,
             shutdown,
             cores: Some(cores),
         }
@@ -183,6 +200,42 @@ fn half_a_frame_then_silence_ends_by_the_idle_limit() {
     assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0);
     assert!(begin.elapsed() < Duration::from_secs(5));
     assert_eq!(server.reason(), CloseReason::Idle);
+}
+
+/// Sockets that are read without the rings being asked go back to them when nothing comes; one that
+/// has been silent is heard all the same, and so is an end.
+#[test]
+fn sockets_are_heard_while_requests_gather_and_afterwards() {
+    let server = Server::start(NetOptions {
+        coalesce_max_us: 1_000,
+        ..NetOptions::default()
+    });
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| server.client()).collect();
+    let (ping, mut sent) = (frame(b"steady"), 0);
+    let begin = Instant::now();
+    // About one each 100 us to three of them, whatever is answered.
+    while server.gatherings.load(Ordering::Relaxed) < 100 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nothing gathers");
+        for client in clients.iter_mut().take(3) {
+            client.write_all(&ping).unwrap();
+        }
+        sent += 1;
+        std::thread::sleep(Duration::from_micros(250));
+    }
+    let mut got = vec![0; ping.len()];
+    let silent = clients.last_mut().unwrap();
+    silent.write_all(&ping).unwrap();
+    silent.read_exact(&mut got).unwrap();
+    for client in clients.iter_mut().take(3) {
+        client.read_exact(&mut vec![0; ping.len() * sent]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    for client in &mut clients {
+        client.write_all(&ping).unwrap();
+        client.read_exact(&mut got).unwrap();
+    }
+    drop(clients.pop());
+    assert_eq!(server.reason(), CloseReason::Peer);
 }
 
 #[test]

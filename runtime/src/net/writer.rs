@@ -5,24 +5,37 @@
 //! **Invariants** a session is in the list at most once; everything appended to it by tasks that
 //! were ready before the writer's turn leaves in one system call. A socket that takes no more gets
 //! a task of its own until it has been drained, so it holds up nobody.
-//! **Limits** the list is bounded by the number of connections.
-//! **Not here** the bound of the out buffer (`session`).
+//! **Limits** the list is bounded by the number of connections. While requests gather, the rings
+//! are asked at every [`LOOKS_PER_RING`]th look.
+//! **Not here** the bound of the out buffer (`session`), how long requests gather (`coalescing`).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use futures_lite::future::yield_now;
 use glommio::TaskQueueHandle;
 
-use super::coalescing::Coalescing;
+use super::coalescing::{Coalescing, Listening, Pause};
 use super::session::{CloseReason, Session};
+use super::watched::Watched;
 use crate::clock::Clock;
 use crate::metrics::CoreMetrics;
-use crate::shard::spawn_into;
+use crate::shard::{breathe, spawn_into};
 
 /// This room's name in the profile.
 const ROOM: &str = "net/writer";
+
+/// While requests gather, a single core asks its rings at each second look only: idle sockets,
+/// timers and the device wait for two gatherings at most. More seldom is hardly cheaper, and the
+/// slowest requests get slower. With several cores they are asked at each look: requests come
+/// through the mesh.
+pub(super) const LOOKS_PER_RING: u32 = 2;
+/// The first so many looks ask the rings, too: until the sockets that are busy are known.
+const FIRST_LOOKS: u32 = 8;
+/// Looks in a row that find nothing after which the sockets are left to the rings.
+const EMPTY_LOOKS_MAX: u32 = 4;
 
 /// The sessions of a core that have something to write.
 pub(super) struct WriteLane {
@@ -31,6 +44,7 @@ pub(super) struct WriteLane {
     metrics: Rc<CoreMetrics>,
     dirty: RefCell<Vec<Rc<Session>>>,
     waker: RefCell<Option<Waker>>,
+    pub(super) watched: Watched,
 }
 
 impl WriteLane {
@@ -45,6 +59,7 @@ impl WriteLane {
             metrics,
             dirty: RefCell::default(),
             waker: RefCell::default(),
+            watched: Watched::default(),
         })
     }
 
@@ -63,6 +78,12 @@ impl WriteLane {
         }
         std::mem::swap(&mut *dirty, batch);
         Poll::Ready(())
+    }
+
+    /// Writes what there is to write; `batch` is empty before and after.
+    fn write_dirty(self: &Rc<Self>, batch: &mut Vec<Rc<Session>>) {
+        std::mem::swap(&mut *self.dirty.borrow_mut(), batch);
+        self.write_all(batch);
     }
 
     fn has_nothing_left(&self) -> bool {
@@ -121,11 +142,12 @@ impl Drop for WriteLane {
     }
 }
 
-/// The writer task of a core; ends with its lane. `is_waited_for`: see [`Coalescing::after_round`].
+/// The writer task of a core; ends with its lane. `looks_per_ring`: see [`look_on`].
 pub(super) async fn run(
     lane: Weak<WriteLane>,
     mut coalescing: Coalescing,
-    is_waited_for: impl Fn() -> bool,
+    looks_per_ring: u32,
+    listening: impl Fn() -> Listening,
 ) {
     let mut batch = Vec::new();
     loop {
@@ -138,10 +160,64 @@ pub(super) async fn run(
         }
         let Some(lane) = lane.upgrade() else { return };
         lane.write_all(&mut batch);
-        if lane.has_nothing_left() {
-            coalescing.after_round(&is_waited_for);
+        if lane.has_nothing_left() && coalescing.after_round(&listening) != Pause::Free {
+            look_on(&lane, &mut coalescing, looks_per_ring, &listening).await;
         }
     }
+}
+
+/// For as long as requests gather: reads the sockets that are busy without asking the rings, which
+/// costs as much as three messages, and asks those at every `looks_per_ring`th look: other sockets,
+/// timers, the device and other cores wait that long. Ends when nothing comes any more.
+async fn look_on(
+    lane: &Rc<WriteLane>,
+    coalescing: &mut Coalescing,
+    looks_per_ring: u32,
+    listening: &impl Fn() -> Listening,
+) {
+    let mut batch = Vec::new();
+    let mut empty_looks = 0;
+    // At first the busy sessions still wait at the rings.
+    let mut asks = FIRST_LOOKS;
+    let mut looks = 0;
+    lane.watched.begin();
+    loop {
+        let frames = coalescing.frames();
+        lane.watched.look();
+        settle().await;
+        lane.write_dirty(&mut batch);
+        looks += 1;
+        if asks > 0 || looks >= looks_per_ring {
+            asks = asks.saturating_sub(1);
+            looks = 0;
+            breathe().await;
+            settle().await;
+            lane.write_dirty(&mut batch);
+        }
+        if coalescing.frames() == frames {
+            empty_looks += 1;
+        } else {
+            empty_looks = 0;
+        }
+        let is_over = empty_looks >= EMPTY_LOOKS_MAX || !lane.has_nothing_left();
+        if is_over {
+            break;
+        }
+        match coalescing.after_round(listening) {
+            Pause::Free => break,
+            // Whoever has that much to do needn't save looks.
+            Pause::Late => asks = asks.max(1),
+            Pause::Gathered => {}
+        }
+    }
+    coalescing.forget_look();
+    lane.watched.end();
+}
+
+/// Lets the readers that were woken run, then the passes that they woke.
+async fn settle() {
+    yield_now().await;
+    yield_now().await;
 }
 
 /// Writes one session whose socket is full, until nothing waits or it ends.

@@ -7,16 +7,16 @@
 //! padded with zeros to the next; nothing is put over bytes the device has not taken, and the ring
 //! changes its size only when there are none.
 //! **Limits** `RUN_BYTES_MAX`, `GROUP_BYTES`, the ring.
-//! **Not here** the device (`log_writer`), what an entry says (`format`), which size the ring should
-//! have (`ring_size`).
+//! **Not here** the device (`log_writer`), what an entry says (`format`), which size the ring
+//! should have (`tail::ring_size`).
 
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
 use crate::format::{RUN_HEADER_BYTES, RunHeader};
-use crate::log::ring_size::RingSize;
 use crate::tail::Tail;
+use crate::tail::ring_size::RingSize;
 use crate::units::{BLOCK_BYTES, FilePosition};
 
 /// An open run of this size is closed before the next entry, so that a scan needs little memory.

@@ -153,6 +153,8 @@ struct Inner {
     transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,
+    /// Pulls that came to the end of their queue.
+    pulls_at_end: u64,
     /// Pulls that the tail could not serve, and whether their task runs.
     cold: ColdLane<PeerRef, ColdPull>,
     cold_lane_runs: bool,
@@ -319,6 +321,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Suspended pulls.
     pub fn waiters_count(&self) -> usize {
         self.inner.borrow().waiters.len()
+    }
+
+    /// Pulls since the start that came to the end of their queue.
+    pub fn pulls_at_end(&self) -> u64 {
+        self.inner.borrow().pulls_at_end
     }
 
     /// Totals since start.

@@ -66,8 +66,8 @@ pub struct ColdPull {
 
 /// What reading did.
 enum Reading {
-    /// A reply is written, or nobody is there any more.
-    Answered(Got),
+    /// A reply is written, or nobody is there any more; where its reader goes on.
+    Answered(Got, QueueOffset),
     /// Nothing matched up to here, and a reply wasn't wanted for that.
     Unmatched(QueueOffset),
     /// The device is needed.
@@ -103,6 +103,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             Ok(from) => self.read_now(inner, Some(actor), waiter, from),
             Err(verdict) => {
                 inner.totals.missed_count += 1;
+                inner.pulls_at_end += 1;
                 if verdict.may_suspend() {
                     self.suspend(inner, waiter, bounds, verdict);
                 } else {
@@ -124,7 +125,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             return self.refuse_without_room(&waiter);
         }
         match self.read_hot(&waiter, from, true) {
-            Reading::Answered(got) => inner.note_got(actor, &waiter, got),
+            Reading::Answered(got, next) => {
+                inner.pulls_at_end += u64::from(next >= self.store.bounds(waiter.key).max);
+                inner.note_got(actor, &waiter, got);
+            }
             Reading::Unmatched(_) => {}
             Reading::Cold => self.read_cold(inner, waiter, from),
         }
@@ -152,7 +156,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// matched.
     fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
-        let mut reading = Reading::Answered(Got::default());
+        let mut reading = Reading::Answered(Got::default(), from);
         self.host.write_timed(to.peer, |out| {
             let frame = writer::start_late_reply(out, to.encoding);
             let read = self
@@ -176,7 +180,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     let written =
                         frame.finish(out, to.opaque, verdict.code, Some(status), Some(&ext));
                     debug_assert!(written.is_ok(), "a read is bounded below a frame");
-                    reading = Reading::Answered(got_of(&read, 0));
+                    reading = Reading::Answered(got_of(&read, 0), read.next_offset);
                     self.time_pull(waiter, read.bytes)
                 }
             }
@@ -343,7 +347,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             match self.read_hot(waiter, waiter.scanned, false) {
-                Reading::Answered(got) => {
+                Reading::Answered(got, _) => {
                     if let Some(waiter) = inner.waiters.take(id) {
                         inner.note_got(None, &waiter, got);
                     }

@@ -39,6 +39,31 @@ fn traps_56_58_a_suspended_pull_is_answered_with_the_message() {
     assert_eq!(records(&pulled.body), [(0, "arrived".to_owned())]);
 }
 
+/// What `coalescing` takes for consumers that follow their queue.
+#[test]
+fn pulls_that_come_to_the_end_are_counted_once() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let at_end = || -> u64 {
+        broker.settle();
+        broker.cores[0].shards().map(|s| s.pulls_at_end()).sum()
+    };
+    broker.request(&pull_frame(1, &long_pull("T", 0, 0)));
+    assert_eq!(at_end(), 1);
+    send(&broker, 2, 0, b"wakes it");
+    assert_eq!((broker.replies().len(), at_end()), (2, 1));
+    sent(&broker, 0, "a", b"more");
+    let one = PullHeader {
+        max_msg_nums: 1,
+        ..pull_header("T", 0, 0)
+    };
+    broker.request(&pull_frame(3, &one));
+    assert_eq!((broker.reply().code, at_end()), (0, 1), "a backlog");
+    broker.request(&pull_frame(4, &pull_header("T", 0, 1)));
+    assert_eq!((broker.reply().code, at_end()), (0, 2));
+    broker.request(&pull_frame(5, &pull_header("T", 0, 2)));
+    assert_eq!((broker.reply().code, at_end()), (19, 3));
+}
+
 #[test]
 fn trap_57_what_does_not_match_wakes_nobody() {
     let broker = TestBroker::new(1, 1, |_| {});
