@@ -8,7 +8,7 @@
 //!
 //! glibc gives each thread a heap, and returns memory from the end of a heap only. A body of 12,500
 //! topics leaves 11 MiB of holes between what is kept of it and what was there before. On a heap of
-//! its own nothing is kept, so most of it goes back (what the allocator keeps of that heap is named in docs/TESTING.md).
+//! its own nothing is kept, so most of it goes back.
 
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
