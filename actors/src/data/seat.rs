@@ -40,7 +40,7 @@ use gantry_storage::units::ShardId;
 use super::core::{CorePlace, DataCore};
 use super::host::Host;
 use super::requests::parked::Caller;
-use super::router::{CoreWord, core_of_shard};
+use super::router::{CoreWord, MOVED_FRAMES_BYTES_MIN, core_of_shard};
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
 
@@ -111,7 +111,13 @@ impl GlommioHost {
         let (frames, timing) = {
             let mut scratch = self.scratch.borrow_mut();
             let timing = write(&mut scratch);
-            (scratch.split().freeze(), timing)
+            // A long one keeps its memory to itself, so that it can become the out buffer there.
+            let frames = if scratch.len() >= MOVED_FRAMES_BYTES_MIN {
+                std::mem::take(&mut *scratch)
+            } else {
+                scratch.split()
+            };
+            (frames.freeze(), timing)
         };
         if frames.is_empty() {
             return;

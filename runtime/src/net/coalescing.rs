@@ -40,6 +40,9 @@ const WAITED_FOR_COUNTS: u64 = 2;
 const FRAMES_PER_ROUND_MAX: u64 = 8;
 /// A rate below this share of the one without gathering: the senders wait for their answers.
 const RATE_KEPT_PERCENT: u64 = 85;
+/// A rate below this share leaves no doubt; what lies between is looked at twice: a sender that
+/// stood still for some ms, and made up for it in the next window, looks the same once.
+const RATE_LOST_PERCENT: u64 = 50;
 /// Pause after senders were found to wait; doubled each time.
 const REST_US_MIN: u64 = 2_000_000;
 /// Longest such pause. A trial in this time costs a waiting sender 0.03 %.
@@ -86,6 +89,9 @@ struct Pace {
     window_from_us: u64,
     sends_from: u64,
     rounds: u64,
+    /// The rate in the window before, and how many windows in a row were doubtful.
+    last_rate: u64,
+    doubts: u32,
     pulls: u64,
     /// Until when a consumer counts as waiting although none of its pulls is here.
     waited_until_us: u64,
@@ -103,6 +109,8 @@ impl Pace {
             window_from_us: 0,
             sends_from: 0,
             rounds: 0,
+            last_rate: 0,
+            doubts: 0,
             pulls: 0,
             waited_until_us: 0,
             resting_until_us: 0,
@@ -157,41 +165,65 @@ impl Pace {
         let watching = Phase::Watching {
             gathered_rate: None,
         };
+        let before = std::mem::replace(&mut self.last_rate, rate);
         match self.phase {
             Phase::Watching { gathered_rate } => {
-                if gathered_rate.is_some_and(|gathered| is_slowed(rate, gathered)) {
-                    return self.rest(now_us);
-                }
-                if gathered_rate.is_some() {
-                    self.rest_us = REST_US_MIN;
+                if let Some(gathered) = gathered_rate {
+                    match self.verdict(rate, gathered) {
+                        Verdict::Slowed => return self.rest(now_us),
+                        Verdict::Doubtful => return self.phase,
+                        Verdict::Kept => self.rest_us = REST_US_MIN,
+                    }
                 }
                 let has_enough = sends >= FRAMES_PER_ROUND_MAX.saturating_mul(self.rounds);
-                if now_us < self.resting_until_us || has_enough || !is_worth {
+                let is_resting = now_us < self.resting_until_us;
+                if before == 0 || is_resting || has_enough || !is_worth {
                     return watching;
                 }
-                Phase::Trial { free_rate: rate }
+                // Not the first burst of somebody who has just begun.
+                let free_rate = rate.min(before);
+                Phase::Trial { free_rate }
             }
-            Phase::Trial { free_rate } if is_slowed(free_rate, rate) => self.rest(now_us),
-            Phase::Trial { free_rate } => Phase::Gathering {
-                free_rate,
-                windows_left: GATHERING_WINDOWS_MAX,
+            Phase::Trial { free_rate } => match self.verdict(free_rate, rate) {
+                Verdict::Slowed => self.rest(now_us),
+                Verdict::Doubtful => self.phase,
+                Verdict::Kept => Phase::Gathering {
+                    free_rate,
+                    windows_left: GATHERING_WINDOWS_MAX,
+                },
             },
             Phase::Gathering {
                 free_rate,
                 windows_left,
-            } => {
-                if windows_left == 0 || is_slowed(free_rate, rate) {
-                    // The senders may have become slower by themselves: the next window tells.
-                    return Phase::Watching {
-                        gathered_rate: Some(rate),
-                    };
-                }
-                Phase::Gathering {
+            } => match self.verdict(free_rate, rate) {
+                Verdict::Kept if windows_left > 0 => Phase::Gathering {
                     free_rate,
                     windows_left: windows_left - 1,
-                }
-            }
+                },
+                Verdict::Doubtful => self.phase,
+                // The senders may have become slower by themselves: the next windows tell.
+                Verdict::Kept | Verdict::Slowed => Phase::Watching {
+                    gathered_rate: Some(u64::midpoint(before, rate)),
+                },
+            },
         }
+    }
+
+    /// What gathering does to a rate. Only the second doubtful window in a row counts.
+    fn verdict(&mut self, free_rate: u64, gathered_rate: u64) -> Verdict {
+        let is_below =
+            |percent| gathered_rate.saturating_mul(100) < free_rate.saturating_mul(percent);
+        if !is_below(RATE_KEPT_PERCENT) {
+            self.doubts = 0;
+            return Verdict::Kept;
+        }
+        let in_trial = matches!(self.phase, Phase::Trial { .. });
+        if self.doubts > 0 || in_trial && is_below(RATE_LOST_PERCENT) {
+            self.doubts = 0;
+            return Verdict::Slowed;
+        }
+        self.doubts += 1;
+        Verdict::Doubtful
     }
 
     fn rest(&mut self, now_us: u64) -> Phase {
@@ -203,8 +235,11 @@ impl Pace {
     }
 }
 
-fn is_slowed(free_rate: u64, gathered_rate: u64) -> bool {
-    gathered_rate.saturating_mul(100) < free_rate.saturating_mul(RATE_KEPT_PERCENT)
+/// What gathering does to a rate.
+enum Verdict {
+    Kept,
+    Doubtful,
+    Slowed,
 }
 
 /// What happened between two rounds.

@@ -58,6 +58,33 @@ impl Load for Paced {
     }
 }
 
+/// Stands still for 30 of 130 ms, and makes up for it.
+struct Stalling(Paced);
+
+impl Stalling {
+    fn still_until_us(now_us: u64) -> u64 {
+        let since_us = now_us % 130_000;
+        if since_us < 30_000 {
+            now_us - since_us + 30_000
+        } else {
+            now_us
+        }
+    }
+}
+
+impl Load for Stalling {
+    fn next_us(&self, now_us: u64) -> u64 {
+        Self::still_until_us(self.0.next_us(now_us))
+    }
+
+    fn take(&mut self, now_us: u64) -> u64 {
+        if Self::still_until_us(now_us) > now_us {
+            return 0;
+        }
+        self.0.take(now_us)
+    }
+}
+
 /// Each of `clients` sends again some time after its answer.
 struct Waiting {
     clients: u64,
@@ -103,6 +130,16 @@ fn senders_with_a_rate_of_their_own_are_gathered() {
         away_at.len()
     );
     assert!(away_at[0] < 300_000, "{}", away_at[0]);
+}
+
+#[test]
+fn senders_that_stand_still_now_and_then_are_gathered_all_the_same() {
+    for from_us in (0..130_000).step_by(3_000) {
+        let mut pace = Pace::new(1_000);
+        let load = Stalling(paced(10_000, from_us));
+        let (_, away_at) = run(&mut pace, 20_000_000, false, load);
+        assert!(away_at.len() > 19_000, "from {from_us}: {}", away_at.len());
+    }
 }
 
 #[test]

@@ -252,8 +252,10 @@ impl Staging {
         }
         let end = start.plus(bytes).block_up();
         let used = end.since(self.unwritten);
-        if used > self.tail.ring_bytes() {
+        if used > self.size.small_bytes() {
             self.size.need_whole(self.head);
+        }
+        if used > self.tail.ring_bytes() {
             return Err(NoRoom::Tail {
                 unwritten_bytes: self.head.since(self.unwritten),
             });
