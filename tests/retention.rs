@@ -11,7 +11,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::client::Pull;
+use common::client::{Pull, topic_ext};
 use common::{Client, Frame, Gantry, code, ext, fresh, reply, until};
 
 const BODY_BYTES: usize = 500_000;
@@ -197,18 +197,8 @@ fn nothing_goes_outside_its_hour_until_an_operator_asks() {
 }
 
 fn set_own_time(client: &mut Client, topic: &str, hours: &str) {
-    let attributes = format!("+reserve.time={hours}");
-    let fields = ext(&[
-        ("topic", topic),
-        ("defaultTopic", "TBW102"),
-        ("readQueueNums", "1"),
-        ("writeQueueNums", "1"),
-        ("perm", "6"),
-        ("topicFilterType", "SINGLE_TAG"),
-        ("topicSysFlag", "0"),
-        ("order", "false"),
-        ("attributes", &attributes),
-    ]);
+    let mut fields = topic_ext(topic, 1);
+    fields.push(("attributes".to_owned(), format!("+reserve.time={hours}")));
     client
         .call(code::CREATE_TOPIC, &fields, b"")
         .expect(reply::SUCCESS);

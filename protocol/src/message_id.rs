@@ -96,10 +96,10 @@ pub fn offset_id(store_host: SocketAddr, physical_offset: i64) -> HexId {
 }
 
 /// The offset ids of records of one broker, with commas between them.
-pub fn offset_ids(store_host: SocketAddr, offsets: impl ExactSizeIterator<Item = i64>) -> String {
+pub fn offset_ids(store_host: SocketAddr, offsets: impl Iterator<Item = i64>) -> String {
     let host = offset_id_host(store_host);
     let host = host.as_str();
-    let mut ids = String::with_capacity((host.len() + 17) * offsets.len());
+    let mut ids = String::with_capacity((host.len() + 17) * offsets.size_hint().0);
     for (nth, offset) in offsets.enumerate() {
         if nth > 0 {
             ids.push(',');

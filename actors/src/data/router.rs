@@ -224,9 +224,9 @@ pub const MOVED_FRAMES_BYTES_MIN: usize = 16 << 10;
 
 /// Adds `frames` to `out`.
 fn join(out: &mut BytesMut, frames: Bytes) {
-    if out.is_empty() && frames.len() >= MOVED_FRAMES_BYTES_MIN {
+    if frames.len() >= MOVED_FRAMES_BYTES_MIN {
         match frames.try_into_mut() {
-            Ok(own) => *out = own,
+            Ok(own) => out.unsplit(own),
             Err(shared) => out.extend_from_slice(&shared),
         }
     } else {

@@ -114,7 +114,7 @@ impl Staging {
     /// Makes the tail this process's own; returns the bytes of the smallest and of the largest
     /// ring.
     pub fn begin_tail(&mut self) -> (u64, u64) {
-        self.begin_ring(self.size.bytes());
+        self.begin_ring(self.size.small_bytes());
         (self.size.small_bytes(), self.tail.ring_bytes_max())
     }
 
@@ -129,16 +129,19 @@ impl Staging {
     /// Whether entries are refused until the device has taken everything, so that the ring can
     /// change its size.
     pub fn is_draining(&self) -> bool {
-        self.size.change(self.head).is_some()
+        self.size
+            .change(self.tail.ring_bytes(), self.head)
+            .is_some()
     }
 
     /// Changes the ring's size if it should be another one.
     #[inline]
     fn settle_size(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        if Self::entry_bytes_max(self.tail.ring_bytes(), u64::MAX) < bytes {
+        let ring_bytes = self.tail.ring_bytes();
+        if Self::entry_bytes_max(ring_bytes, u64::MAX) < bytes {
             self.size.need_whole(self.head);
         }
-        let Some(size) = self.size.change(self.head) else {
+        let Some(size) = self.size.change(ring_bytes, self.head) else {
             return Ok(());
         };
         if self.is_open() || self.unwritten < self.runs_end {

@@ -28,7 +28,6 @@ const PATIENCE_GROWTH_MAX: u64 = 64;
 pub struct RingSize {
     whole: u64,
     small: u64,
-    is_whole: bool,
     patience: u64,
     /// The whole memory is needed until the log has got here.
     needed_until: Cell<FilePosition>,
@@ -41,22 +40,12 @@ impl RingSize {
         Self {
             whole,
             small,
-            is_whole: false,
             patience: whole.saturating_mul(PATIENCE_RINGS),
             needed_until: Cell::default(),
         }
     }
 
-    /// Bytes of the ring as it should be now.
-    pub fn bytes(&self) -> u64 {
-        if self.is_whole {
-            self.whole
-        } else {
-            self.small
-        }
-    }
-
-    /// Bytes of the small one.
+    /// Bytes of the small one, which is the first.
     pub fn small_bytes(&self) -> u64 {
         self.small
     }
@@ -74,20 +63,18 @@ impl RingSize {
         }
     }
 
-    /// The size to change to, if it should be another one with the log's end at `head`.
+    /// The size to change to, if a ring of `bytes` should be another one with the log's end at
+    /// `head`.
     #[inline]
-    pub fn change(&self, head: FilePosition) -> Option<u64> {
+    pub fn change(&self, bytes: u64, head: FilePosition) -> Option<u64> {
         let needs_whole = head < self.needed_until.get();
-        if needs_whole == self.is_whole || self.small == self.whole {
-            return None;
-        }
-        Some(if needs_whole { self.whole } else { self.small })
+        let wanted = if needs_whole { self.whole } else { self.small };
+        (wanted != bytes).then_some(wanted)
     }
 
     /// The ring has `bytes` bytes now.
     pub fn changed(&mut self, bytes: u64) {
-        self.is_whole = bytes == self.whole;
-        if self.is_whole {
+        if bytes == self.whole {
             let most = self.whole * PATIENCE_RINGS * PATIENCE_GROWTH_MAX;
             self.patience = self.patience.saturating_mul(2).min(most);
         }
@@ -99,41 +86,44 @@ mod tests {
     use super::*;
 
     const WHOLE: u64 = 16 << 20;
+    const SMALL: u64 = 4 << 20;
 
     #[test]
     fn it_is_small_until_somebody_needs_more_and_again_after_a_while() {
         let mut size = RingSize::new(WHOLE);
-        assert_eq!((size.bytes(), size.small_bytes()), (4 << 20, 4 << 20));
+        assert_eq!(size.small_bytes(), SMALL);
         let head = FilePosition(1 << 40);
-        size.note_reader(4 << 20, head);
+        assert_eq!(size.change(SMALL, head), None, "small at first");
+        size.note_reader(SMALL, head);
         size.note_reader(WHOLE + 1, head);
         assert_eq!(
-            size.change(head),
+            size.change(SMALL, head),
             None,
             "nobody whom the whole ring would help"
         );
-        size.note_reader((4 << 20) + 1, head);
-        assert_eq!(size.change(head), Some(WHOLE));
+        size.note_reader(SMALL + 1, head);
+        assert_eq!(size.change(SMALL, head), Some(WHOLE));
         size.changed(WHOLE);
-        assert_eq!((size.bytes(), size.change(head)), (WHOLE, None));
+        assert_eq!(size.change(WHOLE, head), None);
         let last = head.plus(WHOLE * 16 - 1);
-        assert_eq!(size.change(last), None);
-        assert_eq!(size.change(last.plus(1)), Some(4 << 20));
+        assert_eq!(size.change(WHOLE, last), None);
+        assert_eq!(size.change(WHOLE, last.plus(1)), Some(SMALL));
         size.note_reader(WHOLE, last);
         assert_eq!(
-            size.change(last.plus(WHOLE * 32 - 1)),
+            size.change(WHOLE, last.plus(WHOLE * 32 - 1)),
             None,
             "patience doubled"
         );
-        assert_eq!(size.change(last.plus(WHOLE * 32)), Some(4 << 20));
+        assert_eq!(size.change(WHOLE, last.plus(WHOLE * 32)), Some(SMALL));
     }
 
     #[test]
     fn a_memory_that_is_small_stays_as_it_is() {
         let size = RingSize::new(RING_BYTES_MIN);
+        assert_eq!(size.small_bytes(), RING_BYTES_MIN);
         size.need_whole(FilePosition(1));
-        assert_eq!(size.change(FilePosition(1)), None);
-        assert_eq!(size.bytes(), RING_BYTES_MIN);
-        assert_eq!(RingSize::new(2 * RING_BYTES_MIN).bytes(), RING_BYTES_MIN);
+        assert_eq!(size.change(RING_BYTES_MIN, FilePosition(1)), None);
+        let double = RingSize::new(2 * RING_BYTES_MIN);
+        assert_eq!(double.small_bytes(), RING_BYTES_MIN);
     }
 }

@@ -10,6 +10,7 @@
 //! **Not here** the storing (`queue::append`).
 
 use std::collections::VecDeque;
+use std::iter;
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
@@ -175,8 +176,8 @@ impl SendReplyMarks {
 
     /// Ids of the further messages of a batch, after the first one's (trap 40).
     fn message_ids(&self, ack: &Ack) -> String {
-        let all: Vec<PhysicalOffset> = [&[ack.physical], ack.further.as_slice()].concat();
-        offset_ids(self.advertised, all.iter().map(|one| one.0.cast_signed()))
+        let all = iter::once(&ack.physical).chain(&ack.further);
+        offset_ids(self.advertised, all.map(|one| one.0.cast_signed()))
     }
 
     fn message_id(&self, physical: PhysicalOffset) -> HexId {

@@ -294,11 +294,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 debug_assert!(written.is_ok(), "a read is bounded below a frame");
                 let timing = self.time_pull(&waiter, read.bytes);
                 self.host.write_timed(to.peer, |buffer| {
-                    if buffer.is_empty() {
-                        *buffer = out;
-                    } else {
-                        buffer.extend_from_slice(&out);
-                    }
+                    buffer.unsplit(out);
                     timing
                 });
                 drop(held);
