@@ -278,7 +278,7 @@ pub const BROKER: &[Key] = &[
     ),
     key(
         "coalesceMaxUs",
-        "1000",
+        "1200",
         Int(0, 2_000),
         Start("coalesce_max_us; 0: requests never gather"),
     ),
