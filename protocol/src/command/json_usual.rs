@@ -134,12 +134,11 @@ impl<'a> Walk<'a, '_> {
         }
         loop {
             let name = self.name()?;
-            // Two roads, so that the usual field is built where it will lie.
             if let Some(value) = self.plain() {
-                view.ext.push((Cow::Borrowed(name), Cow::Borrowed(value)));
+                view.ext.push(name, value);
             } else {
                 let value = self.escaped()?;
-                view.ext.push((Cow::Borrowed(name), Cow::Owned(value)));
+                view.ext.push_made(Cow::Borrowed(name), Cow::Owned(value));
             }
             if self.ends()? {
                 return Some(());
@@ -238,7 +237,7 @@ impl<'a> Walk<'a, '_> {
                 return None;
             };
             out.put(self.bytes, from, escape)?;
-            out.put_byte(*low - b'0')?;
+            out.put_byte(*low - b'0');
             from = escape + 6;
         }
         out.put(self.bytes, from, close)?;
@@ -251,7 +250,7 @@ impl<'a> Walk<'a, '_> {
 /// A string being unescaped. Its runs are short (a property's name, its value), so they are copied
 /// in lanes, which may write rubbish behind the run: a call of the library's copy costs more.
 struct Unescaped {
-    /// At least a lane longer than what will be put.
+    /// With room for a lane more than what will be put.
     bytes: Vec<u8>,
     used: usize,
 }
@@ -259,16 +258,16 @@ struct Unescaped {
 impl Unescaped {
     fn with_room(bytes: usize) -> Self {
         Self {
-            bytes: vec![0; bytes + LANE],
+            bytes: Vec::with_capacity(bytes + LANE),
             used: 0,
         }
     }
 
     #[inline]
-    fn put_byte(&mut self, byte: u8) -> Sure<()> {
-        *self.bytes.get_mut(self.used)? = byte;
+    fn put_byte(&mut self, byte: u8) {
+        self.bytes.truncate(self.used);
+        self.bytes.push(byte);
         self.used += 1;
-        Some(())
     }
 
     #[inline]
@@ -277,7 +276,8 @@ impl Unescaped {
         while at < to {
             // Behind a property string come other fields; a header that ends sooner is unusual.
             let lane = all.get(at..)?.first_chunk::<LANE>()?;
-            *self.bytes.get_mut(self.used..)?.first_chunk_mut::<LANE>()? = *lane;
+            self.bytes.truncate(self.used);
+            self.bytes.extend_from_slice(lane);
             let step = (to - at).min(LANE);
             self.used += step;
             at += step;

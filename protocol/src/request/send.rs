@@ -139,13 +139,13 @@ impl<'a> SendHeader<'a> {
     /// A required field is missing, or a number is none; the error uses the spelling of the code.
     pub fn parse(view: &'a HeaderView<'_>) -> Result<Self, FieldError> {
         let mut raw: Raw<'a> = [None; FIELDS];
-        for (name, value) in &view.ext {
+        view.ext.each(|name, value| {
             if let Some(slot) = slot_of(name)
                 && let Some(entry) = raw.get_mut(slot)
             {
                 *entry = Some(value);
             }
-        }
+        });
         let names = if uses_letters(view.code) {
             &LETTERS
         } else {
