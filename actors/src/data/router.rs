@@ -95,6 +95,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     ///
     /// # Errors
     /// The queue's inbox, or the road to its core, is full.
+    #[inline]
     pub fn route_append(
         &self,
         key: QueueKey,
