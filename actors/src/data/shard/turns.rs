@@ -140,7 +140,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 }
             }
             forget(inner, charged);
-            drop(actor.appends.pop_front());
+            // Dropped where it lies.
+            actor.appends.drain(..1);
         }
         if has_tallied {
             inner.note_tallied(actor);
