@@ -189,7 +189,8 @@ fn golden_layout_of_a_record() {
         properties: b"KEYS\x01k\x02",
     };
     let encoded = gantry_protocol::message::EncodedRecord::new(&parts).unwrap();
-    let record: Vec<u8> = encoded.pieces().into_iter().flatten().copied().collect();
+    let mut record = Vec::new();
+    encoded.write(&mut record);
     assert_eq!(
         hex(&record),
         "00000067daa320a75ba80bb20000000300000007000000000000000500000000000012340000000000000000\
@@ -225,9 +226,11 @@ fn a_record_is_intact_or_not() {
             properties: b"k\x01v\x02",
         };
         let encoded = EncodedRecord::new(&parts).unwrap();
-        let [head, _, a, b, c, d] = encoded.pieces();
-        let check = record_check(42, &[head, a, b, c, d]);
-        let mut record: Vec<u8> = encoded.pieces().concat();
+        let (mut summed, mut record) = (Vec::new(), Vec::new());
+        encoded.put_head(&mut summed);
+        encoded.put_end(&mut summed);
+        let check = record_check(42, &[&summed]);
+        encoded.write(&mut record);
         assert!(record_is_intact(42, &check, &record));
         assert!(!record_is_intact(43, &check, &record), "another store's");
         assert!(!record_is_intact(42, &check[..3], &record));

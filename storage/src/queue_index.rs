@@ -164,9 +164,11 @@ impl QueueIndex {
     }
 
     /// Gives `next_offset` out: the entry follows with `append`, in this order.
-    pub fn assign(&mut self, key: QueueKey) {
+    pub fn assign(&mut self, key: QueueKey) -> QueueOffset {
         let queue = self.queues.entry(key).or_default();
+        let offset = queue.next.saturating_add(u64::from(queue.ahead));
         queue.ahead = queue.ahead.saturating_add(1);
+        QueueOffset(offset)
     }
 
     /// Appends the entry of the record at `offset`. A store time below its predecessor's is raised

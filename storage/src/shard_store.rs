@@ -15,13 +15,12 @@ mod reading;
 mod retaining;
 mod sparse;
 mod types;
+mod unindexed;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
-
-use smallvec::SmallVec;
 
 pub use reading::DAMAGE_NOTED_MAX;
 pub use retaining::{Dropped, RetainError};
@@ -39,21 +38,8 @@ use crate::log::shard_log::ShardLog;
 use crate::log::signal::Signal;
 use crate::queue_index::IndexEntry;
 use crate::queue_index::paged::PagedIndex;
-use crate::units::{FilePosition, QueueBounds, QueueKey, QueueOffset, TopicId};
-
-/// A record that is not yet in the indexes, because it may not be acknowledged yet.
-struct Pending {
-    key: QueueKey,
-    offset: QueueOffset,
-    entry: IndexEntry,
-    hashes: SmallVec<[u64; 2]>,
-}
-
-impl Pending {
-    fn end(&self) -> FilePosition {
-        self.entry.position.plus(u64::from(self.entry.length))
-    }
-}
+use crate::units::{FilePosition, QueueBounds, QueueKey, TopicId};
+use unindexed::Unindexed;
 
 /// One shard's store.
 pub struct ShardStore<D: Disk> {
@@ -65,7 +51,7 @@ pub struct ShardStore<D: Disk> {
     sparse_reads: Cell<(u64, u64)>,
     folder: String,
     store_id: u64,
-    pending: RefCell<VecDeque<Pending>>,
+    unindexed: RefCell<Unindexed>,
     scratch: RefCell<Vec<IndexEntry>>,
     /// The small pieces of the entry being put.
     entry_scratch: RefCell<Vec<u8>>,
@@ -157,9 +143,7 @@ impl<D: Disk> ShardStore<D> {
 
     /// Forgets all queues of a topic; the next record of a queue with this key gets offset 0.
     pub fn drop_topic(&self, topic: TopicId) {
-        self.pending
-            .borrow_mut()
-            .retain(|pending| pending.key.topic != topic);
+        self.unindexed.borrow_mut().drop_topic(topic);
         self.index.index_mut().drop_topic(topic);
     }
 }

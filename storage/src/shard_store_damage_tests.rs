@@ -9,7 +9,7 @@ use crate::error::ReadError;
 use crate::format::record_peek;
 use crate::key_index::key_hash;
 use crate::sim_disk::{FaultRates, RATE_SCALE, SimDisk};
-use crate::units::{FilePosition, PhysicalOffset};
+use crate::units::{FilePosition, PhysicalOffset, QueueOffset};
 
 type Store = Rc<ShardStore<SimDisk>>;
 

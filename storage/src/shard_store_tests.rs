@@ -9,7 +9,7 @@ use crate::error::{AppendError, ReadError, RecoverError};
 use crate::key_index::key_hash;
 use crate::sim_disk::{SimDisk, SimOp};
 use crate::tail::TailMemory;
-use crate::units::{Boundary, PhysicalOffset, StoreTimestamp};
+use crate::units::{Boundary, PhysicalOffset, QueueOffset, StoreTimestamp};
 
 pub(crate) const SEGMENT: u64 = 8 << 20;
 

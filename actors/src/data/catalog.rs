@@ -18,6 +18,7 @@ use hashbrown::HashMap;
 
 use super::filter::expressions::Expressions;
 use super::filter::subscription::Filter;
+use super::requests::send::check_topic_name;
 use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
 
 /// Permission bit: readable.
@@ -74,10 +75,18 @@ impl Group {
     }
 }
 
+/// A topic.
+#[derive(Debug)]
+struct Known {
+    entry: Arc<TopicEntry>,
+    /// Clients may send to a topic of this name: found out once, not for each message.
+    is_sendable: bool,
+}
+
 /// One core's catalog.
 #[derive(Debug)]
 pub struct Catalog {
-    topics: HashMap<String, Arc<TopicEntry>>,
+    topics: HashMap<String, Known>,
     names: HashMap<TopicId, Arc<TopicEntry>>,
     groups: HashMap<Arc<str>, Rc<Group>>,
     requesters: HashMap<Arc<str>, PeerRef>,
@@ -105,8 +114,8 @@ impl Catalog {
         match change {
             CatalogChange::TopicPut(entry) => self.put_topic(&entry),
             CatalogChange::TopicGone(name) => {
-                if let Some(entry) = self.topics.remove(&name) {
-                    self.names.remove(&entry.id);
+                if let Some(known) = self.topics.remove(&name) {
+                    self.names.remove(&known.entry.id);
                 }
             }
             CatalogChange::GroupPut(entry) => {
@@ -125,10 +134,14 @@ impl Catalog {
     fn put_topic(&mut self, entry: &Arc<TopicEntry>) {
         let name = entry.config.name.clone();
         self.names.insert(entry.id, Arc::clone(entry));
-        if let Some(old) = self.topics.insert(name, Arc::clone(entry))
-            && old.id != entry.id
+        let known = Known {
+            entry: Arc::clone(entry),
+            is_sendable: check_topic_name(&name).is_ok(),
+        };
+        if let Some(old) = self.topics.insert(name, known)
+            && old.entry.id != entry.id
         {
-            self.names.remove(&old.id);
+            self.names.remove(&old.entry.id);
         }
     }
 
@@ -157,7 +170,13 @@ impl Catalog {
 
     /// A topic by name.
     pub fn topic(&self, name: &str) -> Option<&Arc<TopicEntry>> {
-        self.topics.get(name)
+        self.topics.get(name).map(|known| &known.entry)
+    }
+
+    /// A topic by name, if clients may send to a topic of this name.
+    pub fn sendable(&self, name: &str) -> Option<&Arc<TopicEntry>> {
+        let known = self.topics.get(name)?;
+        known.is_sendable.then_some(&known.entry)
     }
 
     /// A topic by its number.

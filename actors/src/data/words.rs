@@ -9,10 +9,9 @@
 //! **Not here** the wire's spelling (`dispatch`), what is done with them (`queue`).
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use gantry_protocol::frame::HeaderEncoding;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
@@ -95,20 +94,18 @@ pub struct Append {
     pub body_crc: u32,
     /// The properties as they are stored; empty for a batch.
     pub properties: Bytes,
-    /// What the properties say, as ranges of them.
+    /// What the properties say, as parts of them.
     pub marks: Marks,
-    /// The elements of a batch, as parts of `body`; empty for a single message.
-    pub elements: Vec<Element>,
     /// What few messages have: a message is moved from hand to hand some times, and is short
     /// without it.
     pub rare: Option<Box<Rare>>,
-    /// When its shard took it, µs.
-    pub arrived_us: u64,
 }
 
 /// What most messages don't have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rare {
+    /// The elements of a batch, as parts of the body; empty for a single message.
+    pub elements: Vec<Element>,
     /// What its being stored means for a transaction.
     pub step: Option<TransactionStep>,
     /// Something is owed for it.
@@ -131,6 +128,11 @@ impl Rare {
 }
 
 impl Append {
+    /// See [`Rare::elements`].
+    pub fn elements(&self) -> &[Element] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.elements)
+    }
+
     /// See [`Rare::step`].
     pub fn step(&self) -> Option<TransactionStep> {
         self.rare.as_ref()?.step
@@ -153,9 +155,10 @@ impl Append {
 
     /// Bytes this request holds in memory while it waits.
     pub fn bytes(&self) -> usize {
-        let elements = self.elements.len() * size_of::<Element>();
-        let rare = self.rare.as_ref().map_or(0, |_| size_of::<Rare>());
-        size_of::<Self>() + rare + self.body.len() + self.properties.len() + elements
+        let elements = |rare: &Rare| rare.elements.len() * size_of::<Element>();
+        let rare = self.rare.as_ref();
+        let rare = rare.map_or(0, |rare| size_of::<Rare>() + elements(rare));
+        size_of::<Self>() + rare + self.body.len() + self.properties.len()
     }
 }
 
@@ -172,9 +175,9 @@ pub struct Pushed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Value of `UNIQ_KEY`.
-    pub unique_key: Option<Range<usize>>,
+    pub unique_key: Option<Part>,
     /// Value of `KEYS`.
-    pub keys: Option<Range<usize>>,
+    pub keys: Option<Part>,
     /// Hash of the tag, 0 without one.
     pub tags_code: i64,
     /// `WAIT` is false: `SEND_OK` doesn't wait for the flush.
@@ -199,7 +202,7 @@ pub struct Element {
     pub key_hashes: KeyHashes,
 }
 
-/// Part of a frame's bytes.
+/// Part of other bytes, of a frame or of properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// Its first byte.
@@ -209,6 +212,26 @@ pub struct Part {
 }
 
 impl Part {
+    /// `len` bytes from `at` on. Frames and properties are shorter than 4 GiB.
+    pub fn new(at: usize, len: usize) -> Self {
+        let short = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self {
+            at: short(at),
+            len: short(len),
+        }
+    }
+
+    /// These bytes as what is left of `whole`; none when it has no such.
+    pub fn cut_out(self, mut whole: Bytes) -> Option<Bytes> {
+        let (at, len) = (self.at as usize, self.len as usize);
+        let end = at.checked_add(len)?;
+        (end <= whole.len()).then(|| {
+            whole.truncate(end);
+            whole.advance(at);
+            whole
+        })
+    }
+
     /// These bytes of `whole`; none when it has no such.
     pub fn of(self, whole: &[u8]) -> &[u8] {
         let at = self.at as usize;

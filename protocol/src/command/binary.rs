@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use super::{EXT_FIELDS_MAX, ExtValue, HeaderParts, HeaderView, Language, widen_binary_code};
 use crate::error::HeaderError;
 
-/// Bytes of ext fields that are checked for UTF-8 at a time, if a field isn't longer itself.
+/// Bytes of ext fields that are checked for UTF-8 at a time.
 const RUN_BYTES: usize = 1024;
 
 /// Decodes a binary header into an empty view.
@@ -34,72 +34,77 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> Result<()
     view.remark = (!remark.is_empty()).then(|| text(remark));
     let ext_bytes = u32::from_be_bytes(take(&mut rest, "the ext length")?);
     let all = take_bytes(&mut rest, ext_bytes as usize, "the ext fields")?;
-    let mut texts = Texts::of(all);
-    let mut ext = all;
-    while !ext.is_empty() {
-        let key_bytes = u16::from_be_bytes(take(&mut ext, "an ext key length")?);
-        let key_at = all.len() - ext.len();
-        let key = take_bytes(&mut ext, usize::from(key_bytes), "an ext key")?;
-        let value_bytes = u32::from_be_bytes(take(&mut ext, "an ext value length")?);
-        let value_at = all.len() - ext.len();
-        let value = take_bytes(&mut ext, value_bytes as usize, "an ext value")?;
-        if key.is_empty() || value.is_empty() {
-            continue;
+    read_ext(all, view)
+}
+
+/// Decodes ext fields. Most are found in a text that is checked for UTF-8 once for many of them: a
+/// length word below 128 is UTF-8 as well, so that the check goes on through it.
+fn read_ext<'a>(all: &'a [u8], view: &mut HeaderView<'a>) -> Result<(), HeaderError> {
+    let (mut rest, mut text) = (all, checked(all));
+    while !rest.is_empty() {
+        while let Some((name, value, behind)) = usual_field(text) {
+            if !name.is_empty() && !value.is_empty() {
+                check_count(view)?;
+                view.ext.push(name, value);
+            }
+            rest = rest.get(text.len() - behind.len()..).unwrap_or_default();
+            text = behind;
         }
-        if view.ext.len() >= EXT_FIELDS_MAX {
-            return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
-        }
-        // Two roads, so that the usual field is built where it will lie.
-        let (name, found) = (texts.find(key_at, key), texts.find(value_at, value));
-        if let (Some(name), Some(found)) = (name, found) {
-            view.ext.push((Cow::Borrowed(name), Cow::Borrowed(found)));
-        } else {
-            view.ext.push((text(key), text(value)));
+        if !rest.is_empty() {
+            rest = read_any_field(rest, view)?;
+            text = checked(rest);
         }
     }
     Ok(())
 }
 
-/// The texts of the ext fields, checked for UTF-8 many at a time: a length word below 128 is UTF-8
-/// as well, so that a check goes on through it.
-struct Texts<'a> {
-    all: &'a [u8],
-    /// What is checked.
-    checked: &'a str,
-    /// Where that begins.
-    from: usize,
+/// The beginning of these fields, as far as it is UTF-8.
+fn checked(fields: &[u8]) -> &str {
+    let run = fields.get(..RUN_BYTES).unwrap_or(fields);
+    match std::str::from_utf8(run) {
+        Ok(text) => text,
+        Err(error) => {
+            let valid = run.get(..error.valid_up_to());
+            let valid = valid.and_then(|valid| std::str::from_utf8(valid).ok());
+            valid.unwrap_or_default()
+        }
+    }
 }
 
-impl<'a> Texts<'a> {
-    fn of(all: &'a [u8]) -> Self {
-        Self {
-            all,
-            checked: "",
-            from: 0,
-        }
-    }
+/// Name and value of the first field, and what is behind it; none if `text` doesn't hold it whole.
+#[inline]
+fn usual_field(text: &str) -> Option<(&str, &str, &str)> {
+    let name_bytes = u16::from_be_bytes(*text.as_bytes().first_chunk()?);
+    let (_, text) = text.split_at_checked(2)?;
+    let (name, text) = text.split_at_checked(usize::from(name_bytes))?;
+    let value_bytes = u32::from_be_bytes(*text.as_bytes().first_chunk()?);
+    let (_, text) = text.split_at_checked(4)?;
+    let (value, text) = text.split_at_checked(value_bytes as usize)?;
+    Some((name, value, text))
+}
 
-    /// The field at `at`; none if it isn't UTF-8, or isn't surely.
-    #[inline]
-    fn find(&mut self, at: usize, field: &[u8]) -> Option<&'a str> {
-        let begin = at - self.from;
-        match self.checked.get(begin..begin + field.len()) {
-            None => self.check(at, field.len()),
-            found => found,
-        }
+/// Decodes one field, whatever its texts are; gives what is behind it.
+fn read_any_field<'a>(
+    mut rest: &'a [u8],
+    view: &mut HeaderView<'a>,
+) -> Result<&'a [u8], HeaderError> {
+    let name_bytes = u16::from_be_bytes(take(&mut rest, "an ext key length")?);
+    let name = take_bytes(&mut rest, usize::from(name_bytes), "an ext key")?;
+    let value_bytes = u32::from_be_bytes(take(&mut rest, "an ext value length")?);
+    let value = take_bytes(&mut rest, value_bytes as usize, "an ext value")?;
+    if !name.is_empty() && !value.is_empty() {
+        check_count(view)?;
+        view.ext.push_made(text(name), text(value));
     }
+    Ok(rest)
+}
 
-    /// Checks on from `at`.
-    fn check(&mut self, at: usize, bytes: usize) -> Option<&'a str> {
-        let rest = self.all.get(at..)?;
-        let run = rest.get(..bytes.max(RUN_BYTES)).unwrap_or(rest);
-        self.from = at;
-        self.checked = match std::str::from_utf8(run) {
-            Ok(all) => all,
-            Err(error) => std::str::from_utf8(run.get(..error.valid_up_to())?).ok()?,
-        };
-        self.checked.get(..bytes)
+#[inline]
+fn check_count(view: &HeaderView<'_>) -> Result<(), HeaderError> {
+    if view.ext.len() >= EXT_FIELDS_MAX {
+        return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
     }
+    Ok(())
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {

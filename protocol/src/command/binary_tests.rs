@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(view.remark.as_deref().unwrap_or_default(), remark.as_str());
         prop_assert_eq!(view.ext.len(), ext.len());
         for ((k, v), (key, value)) in view.ext.iter().zip(&ext) {
-            prop_assert_eq!((k.as_ref(), v.as_ref()), (key.as_str(), value.as_str()));
+            prop_assert_eq!((k, v), (key.as_str(), value.as_str()));
         }
     }
 }

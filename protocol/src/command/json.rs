@@ -402,7 +402,7 @@ impl<'a> Scanner<'a> {
                 if fields.len() >= EXT_FIELDS_MAX {
                     return Err(HeaderError::TooManyFields(EXT_FIELDS_MAX));
                 }
-                fields.push((key, value));
+                fields.push_made(key, value);
             }
             if !self.more(b'}', "',' or '}'")? {
                 return Ok(());

@@ -228,7 +228,7 @@ proptest! {
         let ext = ext.unwrap_or_default();
         prop_assert_eq!(view.ext.len(), ext.len());
         for ((k, v), (key, value)) in view.ext.iter().zip(&ext) {
-            prop_assert_eq!((k.as_ref(), v.as_ref()), (key.as_str(), value.as_str()));
+            prop_assert_eq!((k, v), (key.as_str(), value.as_str()));
         }
     }
 }

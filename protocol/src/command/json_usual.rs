@@ -18,6 +18,10 @@ const USUAL_BYTES_MAX: usize = 2048;
 /// Most quotes and backslashes: 22 names and strings, and two escapes for each of 20 properties.
 const MARKS_MAX: usize = 160;
 const LANE: usize = 16;
+/// Bytes looked at together.
+const CHUNK: usize = 4 * LANE;
+/// Marks noted at a time.
+const NOTED: usize = 8;
 
 const _: () = assert!(USUAL_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(MARKS_MAX / 4 < EXT_FIELDS_MAX);
@@ -31,7 +35,7 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> bool {
         return false;
     };
     let mut marks = Marks {
-        places: [0; MARKS_MAX],
+        places: [0; MARKS_MAX + NOTED],
         count: 0,
     };
     if !marks.find(header) {
@@ -48,7 +52,8 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> bool {
 
 /// Where quotes and backslashes are.
 struct Marks {
-    places: [u16; MARKS_MAX],
+    /// With room for what is noted in vain.
+    places: [u16; MARKS_MAX + NOTED],
     count: usize,
 }
 
@@ -56,40 +61,56 @@ impl Marks {
     /// False when there are too many.
     #[inline]
     fn find(&mut self, bytes: &[u8]) -> bool {
-        let (lanes, rest) = bytes.as_chunks::<LANE>();
+        let (chunks, rest) = bytes.as_chunks::<CHUNK>();
         let mut base = 0_u16;
-        for lane in lanes {
-            if !self.note(hits(*lane), base) {
+        for chunk in chunks {
+            if !self.note(hits(chunk), base) {
                 return false;
             }
-            base += 16;
+            base += 64;
         }
-        let mut lane = [0; LANE];
-        lane.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        self.note(hits(lane), base)
+        let mut last = [0; CHUNK];
+        if let Some(last) = last.get_mut(..rest.len()) {
+            last.copy_from_slice(rest);
+        }
+        self.note(hits(&last), base)
     }
 
+    /// Notes eight at a time, whether there are so many or not: how many a chunk has can't be
+    /// foreseen, and a loop that ends with the last one is taken wrongly once a chunk.
     #[inline]
-    fn note(&mut self, mut hits: u32, base: u16) -> bool {
-        while hits != 0 {
-            let Some(place) = self.places.get_mut(self.count) else {
+    fn note(&mut self, mut hits: u64, base: u16) -> bool {
+        let end = self.count + hits.count_ones() as usize;
+        while self.count < end {
+            let places = self.places.get_mut(self.count..).unwrap_or_default();
+            let Some(places) = places.first_chunk_mut::<NOTED>() else {
                 return false;
             };
-            // A lane has 16 bytes.
-            *place = base + u16::try_from(hits.trailing_zeros()).unwrap_or(0);
-            self.count += 1;
-            hits &= hits - 1;
+            for place in places {
+                // A chunk has 64 bytes; what is noted in vain is any of them.
+                let at = (hits | 1 << 63).trailing_zeros();
+                *place = base + u16::try_from(at).unwrap_or(0);
+                hits &= hits.wrapping_sub(1);
+            }
+            self.count += NOTED;
         }
-        true
+        self.count = end;
+        end <= MARKS_MAX
     }
 }
 
+/// The quotes and backslashes of a chunk, bit by bit.
 #[inline]
-fn hits(lane: [u8; LANE]) -> u32 {
-    let lane = u8x16::from(lane);
-    let quotes = lane.simd_eq(u8x16::splat(b'"'));
-    let backslashes = lane.simd_eq(u8x16::splat(b'\\'));
-    (quotes | backslashes).to_bitmask()
+fn hits(chunk: &[u8; CHUNK]) -> u64 {
+    let (lanes, _) = chunk.as_chunks::<LANE>();
+    let of_lane = |lane: &[u8; LANE]| {
+        let lane = u8x16::from(*lane);
+        let quotes = lane.simd_eq(u8x16::splat(b'"'));
+        let backslashes = lane.simd_eq(u8x16::splat(b'\\'));
+        u64::from((quotes | backslashes).to_bitmask())
+    };
+    let all = lanes.iter().rev();
+    all.fold(0, |hits, lane| hits << LANE | of_lane(lane))
 }
 
 struct Walk<'a, 'm> {
@@ -134,12 +155,11 @@ impl<'a> Walk<'a, '_> {
         }
         loop {
             let name = self.name()?;
-            // Two roads, so that the usual field is built where it will lie.
             if let Some(value) = self.plain() {
-                view.ext.push((Cow::Borrowed(name), Cow::Borrowed(value)));
+                view.ext.push(name, value);
             } else {
                 let value = self.escaped()?;
-                view.ext.push((Cow::Borrowed(name), Cow::Owned(value)));
+                view.ext.push_made(Cow::Borrowed(name), Cow::Owned(value));
             }
             if self.ends()? {
                 return Some(());
@@ -238,7 +258,7 @@ impl<'a> Walk<'a, '_> {
                 return None;
             };
             out.put(self.bytes, from, escape)?;
-            out.put_byte(*low - b'0')?;
+            out.put_byte(*low - b'0');
             from = escape + 6;
         }
         out.put(self.bytes, from, close)?;
@@ -251,7 +271,7 @@ impl<'a> Walk<'a, '_> {
 /// A string being unescaped. Its runs are short (a property's name, its value), so they are copied
 /// in lanes, which may write rubbish behind the run: a call of the library's copy costs more.
 struct Unescaped {
-    /// At least a lane longer than what will be put.
+    /// With room for a lane more than what will be put.
     bytes: Vec<u8>,
     used: usize,
 }
@@ -259,16 +279,16 @@ struct Unescaped {
 impl Unescaped {
     fn with_room(bytes: usize) -> Self {
         Self {
-            bytes: vec![0; bytes + LANE],
+            bytes: Vec::with_capacity(bytes + LANE),
             used: 0,
         }
     }
 
     #[inline]
-    fn put_byte(&mut self, byte: u8) -> Sure<()> {
-        *self.bytes.get_mut(self.used)? = byte;
+    fn put_byte(&mut self, byte: u8) {
+        self.bytes.truncate(self.used);
+        self.bytes.push(byte);
         self.used += 1;
-        Some(())
     }
 
     #[inline]
@@ -277,7 +297,8 @@ impl Unescaped {
         while at < to {
             // Behind a property string come other fields; a header that ends sooner is unusual.
             let lane = all.get(at..)?.first_chunk::<LANE>()?;
-            *self.bytes.get_mut(self.used..)?.first_chunk_mut::<LANE>()? = *lane;
+            self.bytes.truncate(self.used);
+            self.bytes.extend_from_slice(lane);
             let step = (to - at).min(LANE);
             self.used += step;
             at += step;

@@ -54,6 +54,24 @@ fn what_is_unusual_is_left_to_the_grammar() {
 }
 
 proptest! {
+    /// However densely they lie, and wherever the bytes end.
+    #[test]
+    fn marks_are_found(
+        bytes in prop::collection::vec(prop::sample::select(br#""\\abc"#.to_vec()), 0..600),
+    ) {
+        let mut marks = Marks {
+            places: [0; MARKS_MAX + NOTED],
+            count: 0,
+        };
+        let is_mark = |at: &usize| matches!(bytes[*at], b'"' | b'\\');
+        let wanted: Vec<usize> = (0..bytes.len()).filter(is_mark).collect();
+        prop_assert_eq!(marks.find(&bytes), wanted.len() <= MARKS_MAX);
+        if wanted.len() <= MARKS_MAX {
+            let found = marks.places[..marks.count].iter().copied().map(usize::from);
+            prop_assert!(found.eq(wanted));
+        }
+    }
+
     /// Bytes of a good header changed here and there: whatever the short road takes, it reads as
     /// the grammar does.
     #[test]

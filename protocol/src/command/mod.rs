@@ -8,6 +8,7 @@
 //! **Not here** what ext fields mean (`request`), what codes mean (`code`).
 
 pub mod binary;
+mod ext_fields;
 pub mod json;
 mod json_usual;
 mod owned;
@@ -15,8 +16,9 @@ pub mod send_reply;
 mod view;
 pub mod writer;
 
+pub use ext_fields::ExtFields;
 pub use owned::Command;
-pub use view::{ExtFields, HeaderView};
+pub use view::HeaderView;
 
 /// Bit 0 of `flag`: this frame answers a request.
 pub const FLAG_REPLY: i32 = 1;

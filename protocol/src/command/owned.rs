@@ -73,9 +73,7 @@ impl Command {
 
     /// Owns what a view borrows.
     pub fn from_view(view: &HeaderView<'_>, body: Bytes) -> Self {
-        let owned = |(k, v): &(std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
-            (k.to_string(), v.to_string())
-        };
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Self {
             encoding: view.encoding,
             code: view.code,
@@ -100,9 +98,7 @@ impl Command {
             opaque: self.opaque,
             flag: self.flag,
             remark: self.remark.as_deref().map(Into::into),
-            ext: ext
-                .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
-                .collect(),
+            ext: ext.map(|(k, v)| (k.as_str(), v.as_str())).collect(),
         }
     }
 

@@ -89,23 +89,24 @@ impl SendReplyForm {
         if unique.is_empty() || unique.len() > UNIQUE_KEY_BYTES_MAX || !is_plain(unique) {
             return false;
         }
+        let at = out.len();
+        out.extend_from_slice(&[0; REPLY_BYTES_MAX]);
         let mut line = Line {
-            bytes: [0; REPLY_BYTES_MAX],
-            used: 0,
+            rest: out.get_mut(at..).unwrap_or_default(),
+            is_whole: true,
         };
         match encoding {
             HeaderEncoding::Json => self.fill_json(&mut line, stored),
             HeaderEncoding::Binary => self.fill_binary(&mut line, stored),
         }
-        let Some(frame) = line.finish(encoding) else {
-            return false;
-        };
-        out.put_slice(frame);
-        true
+        let (left, is_whole) = (line.rest.len(), line.is_whole);
+        let used = REPLY_BYTES_MAX.saturating_sub(left);
+        out.truncate(if is_whole { at + used } else { at });
+        is_whole && finish(out.get_mut(at..).unwrap_or_default(), encoding).is_some()
     }
 
     #[inline]
-    fn fill_json(&self, line: &mut Line, stored: &Stored<'_>) {
+    fn fill_json(&self, line: &mut Line<'_>, stored: &Stored<'_>) {
         line.put(&self.prefix);
         line.put_all(&hex_digits(stored.physical_offset.cast_unsigned()));
         line.put_all(b"\",\"queueId\":\"");
@@ -120,7 +121,7 @@ impl SendReplyForm {
     }
 
     #[inline]
-    fn fill_binary(&self, line: &mut Line, stored: &Stored<'_>) {
+    fn fill_binary(&self, line: &mut Line<'_>, stored: &Stored<'_>) {
         let [_, _, high, low] = VERSION.to_be_bytes();
         line.put_all(&[0; FRAME_HEAD_BYTES]);
         line.put_all(&[0, 0, Language::Java.number(), high, low]);
@@ -136,7 +137,6 @@ impl SendReplyForm {
             itoa::Buffer::new().format(stored.queue_offset).as_bytes(),
         );
         line.put_field(b"transactionId", stored.unique_key);
-        line.patch_ext_length();
     }
 }
 
@@ -167,29 +167,37 @@ fn is_plain(text: &[u8]) -> bool {
     })
 }
 
-/// One frame being filled in.
-struct Line {
-    bytes: [u8; REPLY_BYTES_MAX],
-    used: usize,
+/// What is left of a frame being filled in, where it will be sent from.
+struct Line<'a> {
+    rest: &'a mut [u8],
+    /// Every piece had room so far.
+    is_whole: bool,
 }
 
-impl Line {
+impl Line<'_> {
     #[inline]
     fn put(&mut self, piece: &[u8]) {
-        if let Some(slot) = self.bytes.get_mut(self.used..self.used + piece.len()) {
-            slot.copy_from_slice(piece);
+        let rest = std::mem::take(&mut self.rest);
+        match rest.split_at_mut_checked(piece.len()) {
+            Some((slot, after)) => {
+                slot.copy_from_slice(piece);
+                self.rest = after;
+            }
+            None => self.is_whole = false,
         }
-        self.used += piece.len();
     }
 
     /// `put` of a piece whose length the compiler knows: a few moves, no call.
     #[inline]
     fn put_all<const N: usize>(&mut self, piece: &[u8; N]) {
-        let rest = self.bytes.get_mut(self.used..).unwrap_or_default();
-        if let Some(slot) = rest.first_chunk_mut::<N>() {
-            *slot = *piece;
+        let rest = std::mem::take(&mut self.rest);
+        match rest.split_first_chunk_mut::<N>() {
+            Some((slot, after)) => {
+                *slot = *piece;
+                self.rest = after;
+            }
+            None => self.is_whole = false,
         }
-        self.used += N;
     }
 
     /// An ext field of a binary header; of a name and a value that are short.
@@ -202,27 +210,23 @@ impl Line {
         self.put_all(&[a, b, c, d]);
         self.put(value);
     }
+}
 
-    fn patch_ext_length(&mut self) {
-        let bytes = self.used.saturating_sub(EXT_LENGTH_AT + 4);
-        let length = u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
-        if let Some(slot) = self.bytes.get_mut(EXT_LENGTH_AT..EXT_LENGTH_AT + 4) {
-            slot.copy_from_slice(&length);
-        }
+/// Fills in the lengths of a frame that is whole.
+fn finish(frame: &mut [u8], encoding: HeaderEncoding) -> Option<()> {
+    let length = |from: usize| u32::try_from(frame.len().checked_sub(from)?).ok();
+    let (whole, header) = (length(LENGTH_WORD_BYTES)?, length(FRAME_HEAD_BYTES)?);
+    let type_byte = u32::from(encoding.type_byte());
+    let word = (type_byte << 24) | (header & HEADER_LENGTH_MASK);
+    let ext = length(EXT_LENGTH_AT + 4);
+    let (length_word, rest) = frame.split_first_chunk_mut::<4>()?;
+    *length_word = whole.to_be_bytes();
+    *rest.first_chunk_mut::<4>()? = word.to_be_bytes();
+    if encoding == HeaderEncoding::Binary {
+        let slot = frame.get_mut(EXT_LENGTH_AT..)?.first_chunk_mut::<4>()?;
+        *slot = ext?.to_be_bytes();
     }
-
-    /// The frame with its two words; none when a piece had no room.
-    fn finish(&mut self, encoding: HeaderEncoding) -> Option<&[u8]> {
-        let header = u32::try_from(self.used.checked_sub(FRAME_HEAD_BYTES)?).ok()?;
-        let length = u32::try_from(self.used - LENGTH_WORD_BYTES).ok()?;
-        let frame = self.bytes.get_mut(..self.used)?;
-        let (length_word, rest) = frame.split_first_chunk_mut::<4>()?;
-        *length_word = length.to_be_bytes();
-        let type_byte = u32::from(encoding.type_byte());
-        let word = (type_byte << 24) | (header & HEADER_LENGTH_MASK);
-        *rest.first_chunk_mut::<4>()? = word.to_be_bytes();
-        self.bytes.get(..self.used)
-    }
+    Some(())
 }
 
 #[cfg(test)]

@@ -4,22 +4,15 @@
 //! **Lives on** the session's core, for the time one request is dispatched.
 //! **Invariants** text without escapes is borrowed; of duplicate keys the last one counts, as in
 //! the Java map.
-//! **Limits** `EXT_INLINE` fields without an allocation, `EXT_FIELDS_MAX` in all.
+//! **Limits** `EXT_FIELDS_MAX` fields.
 //! **Not here** the grammar (`json`, `binary`).
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
+use super::ext_fields::ExtFields;
 use super::{FLAG_ONE_WAY, FLAG_REPLY, Language, binary, json};
 use crate::error::HeaderError;
 use crate::frame::HeaderEncoding;
-
-/// Ext fields kept without an allocation: a 310 send has 13 to 15, plus namespace fields.
-const EXT_INLINE: usize = 20;
-
-/// Names and values in the order they were sent.
-pub type ExtFields<'a> = SmallVec<[(Cow<'a, str>, Cow<'a, str>); EXT_INLINE]>;
 
 /// A decoded header that borrows the frame's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +79,8 @@ impl<'a> HeaderView<'a> {
         self.ext
             .iter()
             .rev()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_ref())
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 
     /// Whether this answers a request of ours.

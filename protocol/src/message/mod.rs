@@ -14,8 +14,8 @@ mod view;
 pub use batch::{BatchElement, BatchIter, encode_batch_element};
 pub use record::{
     EncodedRecord, MAGIC_V1, MAGIC_V2, PROPERTIES_BYTES_MAX, RECORD_HEAD_BYTES_MAX,
-    RECORD_HEAD_BYTES_MIN, RecordHead, RecordParts, TOPIC_V1_BYTES_MAX, TOPIC_V2_BYTES_MAX,
-    body_crc, record_len,
+    RECORD_HEAD_BYTES_MIN, RecordParts, TOPIC_V1_BYTES_MAX, TOPIC_V2_BYTES_MAX, body_crc,
+    record_len,
 };
 pub use tags::tags_code;
 pub use view::{RecordIter, RecordView};

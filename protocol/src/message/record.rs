@@ -2,8 +2,8 @@
 //!
 //! **Owns** field order, widths, both magics and the limits a record's lengths have.
 //! **Lives on** the core of the queue's actor.
-//! **Invariants** the pieces, laid one after the other, are exactly [`record_len`] bytes; nothing
-//! is copied but the fixed fields. Limits are errors, never cut lengths (trap 46).
+//! **Invariants** head, body and end, laid one after the other, are exactly [`record_len`] bytes.
+//! Limits are errors, never cut lengths (trap 46).
 //! **Limits** [`PROPERTIES_BYTES_MAX`], [`TOPIC_V2_BYTES_MAX`], a body of an `i32`'s length.
 //! **Not here** reading (`view`), the largest message a broker accepts (`actors`).
 
@@ -125,74 +125,35 @@ pub fn record_len(parts: &RecordParts<'_>) -> Result<u32, RecordError> {
     u32::try_from(total).map_err(|_| too_long)
 }
 
-/// Everything of a record before its body.
-#[derive(Debug, Clone, Copy)]
-pub struct RecordHead {
-    bytes: [u8; RECORD_HEAD_BYTES_MAX],
-    len: usize,
+/// What is left of a record's head to be filled. Its place is kept in registers: a head that
+/// counted its bytes beside them waited for that count at each field, 20 ns in all.
+struct Head<'a> {
+    rest: &'a mut [u8],
 }
 
-impl RecordHead {
-    fn put(&mut self, piece: &[u8]) {
-        // 112 bytes hold the longest head: see the const-assert above and `encode`.
-        if let Some(slot) = self.bytes.get_mut(self.len..self.len + piece.len()) {
-            slot.copy_from_slice(piece);
-            self.len += piece.len();
+impl Head<'_> {
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        let rest = std::mem::take(&mut self.rest);
+        // 112 bytes hold the longest head: see the const-assert above and `head_bytes`.
+        if let Some((slot, after)) = rest.split_first_chunk_mut::<N>() {
+            *slot = bytes;
+            self.rest = after;
         }
     }
 
+    #[inline]
     fn put_host(&mut self, host: SocketAddr) {
         match host.ip().to_canonical() {
-            IpAddr::V4(v4) => self.put(&v4.octets()),
-            IpAddr::V6(v6) => self.put(&v6.octets()),
+            IpAddr::V4(v4) => self.put(v4.octets()),
+            IpAddr::V6(v6) => self.put(v6.octets()),
         }
-        self.put(&u32::from(host.port()).to_be_bytes());
+        self.put(u32::from(host.port()).to_be_bytes());
     }
+}
 
-    fn encode(parts: &RecordParts<'_>, total: u32, body_len: u32) -> Self {
-        let mut head = Self {
-            bytes: [0; RECORD_HEAD_BYTES_MAX],
-            len: 0,
-        };
-        let v2 = parts.topic.len() > TOPIC_V1_BYTES_MAX;
-        head.put(&total.to_be_bytes());
-        head.put(&if v2 { MAGIC_V2 } else { MAGIC_V1 }.to_be_bytes());
-        head.put(&parts.body_crc.to_be_bytes());
-        head.put(&parts.queue_id.to_be_bytes());
-        head.put(&parts.flag.to_be_bytes());
-        head.put(&parts.queue_offset.to_be_bytes());
-        head.put(&parts.physical_offset.to_be_bytes());
-        head.put(&host_flags(parts).to_be_bytes());
-        head.put(&parts.born_timestamp.to_be_bytes());
-        head.put_host(parts.born_host);
-        head.put(&parts.store_timestamp.to_be_bytes());
-        head.put_host(parts.store_host);
-        head.put(&parts.reconsume_times.to_be_bytes());
-        head.put(&parts.prepared_transaction_offset.to_be_bytes());
-        head.put(&body_len.to_be_bytes());
-        head
-    }
-
-    /// The encoded bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    /// Replaces the logical offset, for writers that learn it last.
-    pub fn set_queue_offset(&mut self, queue_offset: i64) {
-        self.patch(QUEUE_OFFSET_AT, queue_offset);
-    }
-
-    /// Replaces the physical offset, for writers that learn it last.
-    pub fn set_physical_offset(&mut self, physical_offset: i64) {
-        self.patch(PHYSICAL_OFFSET_AT, physical_offset);
-    }
-
-    fn patch(&mut self, at: usize, value: i64) {
-        if let Some(slot) = self.bytes.get_mut(at..at + 8) {
-            slot.copy_from_slice(&value.to_be_bytes());
-        }
-    }
+fn head_bytes(parts: &RecordParts<'_>) -> usize {
+    RECORD_HEAD_BYTES_MIN - 16 + host_bytes(parts.born_host) + host_bytes(parts.store_host)
 }
 
 /// The system flag with the bits of both hosts' address families as they are.
@@ -207,39 +168,26 @@ fn host_flags(parts: &RecordParts<'_>) -> i32 {
     flags
 }
 
-/// A record ready to be copied, in the pieces it is made of.
+/// A record whose lengths are checked, ready to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct EncodedRecord<'a> {
-    /// Everything before the body.
-    pub head: RecordHead,
+    parts: &'a RecordParts<'a>,
     len: u32,
-    topic_length: [u8; 2],
-    properties_length: [u8; 2],
-    body: &'a [u8],
-    topic: &'a str,
-    properties: &'a [u8],
+    queue_offset: i64,
+    physical_offset: i64,
 }
 
 impl<'a> EncodedRecord<'a> {
-    /// Encodes the fixed fields and checks every length.
+    /// Checks every length.
     ///
     /// # Errors
     /// A length exceeds what its field can hold.
-    pub fn new(parts: &RecordParts<'a>) -> Result<Self, RecordError> {
-        let len = record_len(parts)?;
-        let too_long = RecordError::BodyTooLong {
-            bytes: parts.body.len(),
-        };
-        let body_len = u32::try_from(parts.body.len()).map_err(|_| too_long)?;
-        let width = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+    pub fn new(parts: &'a RecordParts<'a>) -> Result<Self, RecordError> {
         Ok(Self {
-            head: RecordHead::encode(parts, len, body_len),
-            len,
-            topic_length: width(parts.topic.len()),
-            properties_length: width(parts.properties.len()),
-            body: parts.body,
-            topic: parts.topic,
-            properties: parts.properties,
+            parts,
+            len: record_len(parts)?,
+            queue_offset: parts.queue_offset,
+            physical_offset: parts.physical_offset,
         })
     }
 
@@ -248,24 +196,66 @@ impl<'a> EncodedRecord<'a> {
         self.len
     }
 
-    /// The record's bytes, to be copied one piece after the other.
-    pub fn pieces(&self) -> [&[u8]; 6] {
-        let skip = 2 - topic_length_bytes(self.topic.len());
-        [
-            self.head.as_bytes(),
-            self.body,
-            self.topic_length.get(skip..).unwrap_or_default(),
-            self.topic.as_bytes(),
-            &self.properties_length,
-            self.properties,
-        ]
+    /// Replaces both offsets, for writers that learn them last.
+    pub fn set_place(&mut self, queue_offset: i64, physical_offset: i64) {
+        self.queue_offset = queue_offset;
+        self.physical_offset = physical_offset;
     }
 
-    /// Appends the whole record; for writers that do not copy piece by piece.
+    /// The body.
+    pub fn body(&self) -> &'a [u8] {
+        self.parts.body
+    }
+
+    /// Appends everything before the body.
+    pub fn put_head(&self, out: &mut Vec<u8>) {
+        let parts = self.parts;
+        let at = out.len();
+        out.extend_from_slice(&[0; RECORD_HEAD_BYTES_MAX]);
+        out.truncate(at + head_bytes(parts));
+        let mut head = Head {
+            rest: out.get_mut(at..).unwrap_or_default(),
+        };
+        let v2 = parts.topic.len() > TOPIC_V1_BYTES_MAX;
+        let body_len = u32::try_from(parts.body.len()).unwrap_or(u32::MAX);
+        head.put(self.len.to_be_bytes());
+        head.put(if v2 { MAGIC_V2 } else { MAGIC_V1 }.to_be_bytes());
+        head.put(parts.body_crc.to_be_bytes());
+        head.put(parts.queue_id.to_be_bytes());
+        head.put(parts.flag.to_be_bytes());
+        head.put(self.queue_offset.to_be_bytes());
+        head.put(self.physical_offset.to_be_bytes());
+        head.put(host_flags(parts).to_be_bytes());
+        head.put(parts.born_timestamp.to_be_bytes());
+        head.put_host(parts.born_host);
+        head.put(parts.store_timestamp.to_be_bytes());
+        head.put_host(parts.store_host);
+        head.put(parts.reconsume_times.to_be_bytes());
+        head.put(parts.prepared_transaction_offset.to_be_bytes());
+        head.put(body_len.to_be_bytes());
+    }
+
+    /// Appends everything behind the body.
+    pub fn put_end(&self, out: &mut Vec<u8>) {
+        let (topic, properties) = (self.parts.topic, self.parts.properties);
+        let width = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+        let topic_length = width(topic.len());
+        let skip = 2 - topic_length_bytes(topic.len());
+        out.extend_from_slice(topic_length.get(skip..).unwrap_or_default());
+        out.extend_from_slice(topic.as_bytes());
+        out.extend_from_slice(&width(properties.len()));
+        out.extend_from_slice(properties);
+    }
+
+    /// Appends the whole record; for writers that do not copy part by part.
     pub fn write(&self, out: &mut impl bytes::BufMut) {
-        for piece in self.pieces() {
-            out.put_slice(piece);
-        }
+        let mut small = Vec::new();
+        self.put_head(&mut small);
+        out.put_slice(&small);
+        out.put_slice(self.body());
+        small.clear();
+        self.put_end(&mut small);
+        out.put_slice(&small);
     }
 }
 

@@ -110,13 +110,12 @@ fn long_topics_take_the_second_layout() {
 fn fields_are_replaced_in_place() {
     let born_host = "[2001:db8::9]:9".parse().unwrap();
     for born_host in [sample().born_host, born_host] {
-        let mut record = EncodedRecord::new(&RecordParts {
+        let parts = RecordParts {
             born_host,
             ..sample()
-        })
-        .unwrap();
-        record.head.set_queue_offset(5);
-        record.head.set_physical_offset(6);
+        };
+        let mut record = EncodedRecord::new(&parts).unwrap();
+        record.set_place(5, 6);
         let mut bytes = Vec::new();
         record.write(&mut bytes);
         let view = RecordView::parse(&bytes).unwrap();

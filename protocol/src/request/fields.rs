@@ -26,11 +26,15 @@ pub(super) fn boolean(text: &str) -> bool {
 }
 
 /// Parses a decimal number.
-pub(super) fn number<T: FromStr>(
+pub(super) fn number<T: FromStr + From<u8>>(
     name: &'static str,
     text: &str,
     allowed: &'static str,
 ) -> Result<T, FieldError> {
+    // Most numbers of a request have one digit.
+    if let [digit @ b'0'..=b'9'] = text.as_bytes() {
+        return Ok(T::from(digit - b'0'));
+    }
     text.parse()
         .map_err(|_| FieldError::bad(name, text, allowed))
 }

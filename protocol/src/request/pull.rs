@@ -70,8 +70,8 @@ struct Raw<'a> {
 impl<'a> Raw<'a> {
     fn read(view: &'a HeaderView<'_>) -> Self {
         let mut raw = Self::default();
-        for (name, value) in &view.ext {
-            let slot = match name.as_ref() {
+        for (name, value) in view.ext.iter() {
+            let slot = match name {
                 "consumerGroup" => &mut raw.consumer_group,
                 "topic" => &mut raw.topic,
                 "queueId" => &mut raw.queue_id,
@@ -86,7 +86,7 @@ impl<'a> Raw<'a> {
                 "maxMsgBytes" => &mut raw.max_msg_bytes,
                 _ => continue,
             };
-            *slot = Some(value.as_ref()).filter(|value| !value.is_empty());
+            *slot = Some(value).filter(|value| !value.is_empty());
         }
         raw
     }

@@ -8,7 +8,7 @@ fn offsets_are_given_out_before_their_entries_come() {
     let (mut index, key) = (QueueIndex::default(), QueueKey::new(3, 1));
     for next in 0..3 {
         assert_eq!(index.next_offset(key), QueueOffset(next));
-        index.assign(key);
+        assert_eq!(index.assign(key), QueueOffset(next));
     }
     assert_eq!(index.bounds(key).unwrap_or_default().max, QueueOffset(0));
     index.append(key, QueueOffset(0), entry(0)).unwrap();

@@ -8,16 +8,15 @@
 //! **Not here** packing (`staging`), the record's layout (protocol).
 
 use gantry_protocol::message::{EncodedRecord, RecordParts};
-use smallvec::SmallVec;
 
-use super::{Appended, NewRecord, Pending, RECORD_BYTES_MAX, ShardStore};
+use super::{Appended, NewRecord, RECORD_BYTES_MAX, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::AppendError;
 use crate::format::{EntryHead, KEYS_COUNT_MAX, record_check};
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
-use crate::units::{FilePosition, QueueOffset, StoreTimestamp};
+use crate::units::{FilePosition, StoreTimestamp};
 
 impl<D: Disk> ShardStore<D> {
     /// Stages one record in the open run: a memory copy, no wait. Not readable and not
@@ -30,9 +29,8 @@ impl<D: Disk> ShardStore<D> {
         let store_timestamp = record
             .store_timestamp
             .unwrap_or_else(|| StoreTimestamp(self.log.disk.now_ms()));
-        let offset = self.index.index().next_offset(record.key);
-        let mut encoded = EncodedRecord::new(&parts(record, offset, store_timestamp))
-            .map_err(|_| too_large(record))?;
+        let parts = parts(record, store_timestamp);
+        let mut encoded = EncodedRecord::new(&parts).map_err(|_| too_large(record))?;
         let length = encoded.record_bytes();
         let hashes = record.key_hashes;
         let hashes = hashes.get(..KEYS_COUNT_MAX).unwrap_or(hashes);
@@ -44,7 +42,8 @@ impl<D: Disk> ShardStore<D> {
         let start = self.log.reserve(&mut staging, entry_bytes)?;
         let position = start.plus(entry_bytes - u64::from(length));
         let physical = address::physical(self.log.options.shard, position);
-        encoded.head.set_physical_offset(signed(physical.0));
+        let offset = self.index.index_mut().assign(record.key);
+        encoded.set_place(signed(offset.0), signed(physical.0));
         let head = EntryHead {
             record_bytes: length,
             key: record.key,
@@ -61,13 +60,8 @@ impl<D: Disk> ShardStore<D> {
             tags_code: record.tags_code,
             store_time: store_timestamp,
         };
-        self.index.index_mut().assign(record.key);
-        self.pending.borrow_mut().push_back(Pending {
-            key: record.key,
-            offset,
-            entry,
-            hashes: SmallVec::from_slice(hashes),
-        });
+        let mut unindexed = self.unindexed.borrow_mut();
+        unindexed.push(record.key, offset, entry, hashes);
         let end = position.plus(u64::from(length));
         Ok(Appended {
             queue_offset: offset,
@@ -87,26 +81,23 @@ impl<D: Disk> ShardStore<D> {
     /// Puts what may be acknowledged by now into the indexes.
     pub(super) fn apply(&self) {
         let acknowledged = self.log.acknowledged();
-        let mut pending = self.pending.borrow_mut();
-        if pending
-            .front()
-            .is_none_or(|first| first.end() > acknowledged)
-        {
+        let mut unindexed = self.unindexed.borrow_mut();
+        if !unindexed.has_until(acknowledged) {
             return;
         }
         let mut index = self.index.index_mut();
-        while let Some(first) = pending.pop_front_if(|first| first.end() <= acknowledged) {
+        while let Some((first, hashes)) = unindexed.pop_until(acknowledged) {
             if let Err(fault) = index.append(first.key, first.offset, first.entry) {
                 // Offsets are given out densely, so this is a bug or a queue of 2^48 records.
                 self.log.fail(&fault);
                 return;
             }
-            for hash in &first.hashes {
+            for hash in hashes {
                 self.keys
-                    .add_hash(*hash, first.entry.position, first.entry.store_time);
+                    .add_hash(hash, first.entry.position, first.entry.store_time);
             }
         }
-        drop((pending, index));
+        drop((unindexed, index));
         self.wake_upkeep();
     }
 }
@@ -119,7 +110,6 @@ fn put(
     (head, hashes): (&EntryHead, &[u64]),
     record: &EncodedRecord<'_>,
 ) {
-    let [before, body, after @ ..] = record.pieces();
     scratch.clear();
     scratch.extend_from_slice(&head.encode());
     for hash in hashes {
@@ -127,11 +117,9 @@ fn put(
     }
     let check_at = scratch.len();
     scratch.extend_from_slice(&[0; 4]);
-    scratch.extend_from_slice(before);
+    record.put_head(scratch);
     let body_at = scratch.len();
-    for piece in after {
-        scratch.extend_from_slice(piece);
-    }
+    record.put_end(scratch);
     let summed = scratch.get(check_at + 4..).unwrap_or_default();
     let check = record_check(store_id, &[summed]);
     if let Some(slot) = scratch.get_mut(check_at..check_at + 4) {
@@ -139,21 +127,18 @@ fn put(
     }
     let (before, after) = scratch.split_at(body_at);
     staging.put(before);
-    staging.put(body);
+    staging.put(record.body());
     staging.put(after);
     staging.entry_done();
 }
 
-fn parts<'a>(
-    record: &NewRecord<'a>,
-    offset: QueueOffset,
-    store_timestamp: StoreTimestamp,
-) -> RecordParts<'a> {
+/// A record whose place is not yet known.
+fn parts<'a>(record: &NewRecord<'a>, store_timestamp: StoreTimestamp) -> RecordParts<'a> {
     RecordParts {
         topic: record.topic,
         queue_id: i32::from(record.key.queue.0),
         flag: record.flag,
-        queue_offset: signed(offset.0),
+        queue_offset: 0,
         physical_offset: 0,
         sys_flag: record.sys_flag,
         born_timestamp: record.born_timestamp,

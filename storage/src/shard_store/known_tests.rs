@@ -5,7 +5,7 @@ use super::super::*;
 use crate::error::RecoverError;
 use crate::key_index::key_hash;
 use crate::sim_disk::SimDisk;
-use crate::units::FilePosition;
+use crate::units::{FilePosition, QueueOffset};
 
 type Opened = Result<(Rc<ShardStore<SimDisk>>, RecoveryReport), RecoverError>;
 

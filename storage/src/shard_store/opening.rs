@@ -8,7 +8,6 @@
 //! **Not here** what counts as a run (`recovery`), what an index keeps.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::known::Known;
@@ -441,7 +440,7 @@ fn assemble<D: Disk>(
         sparse_reads: Cell::default(),
         folder,
         store_id: start.store_id,
-        pending: RefCell::new(VecDeque::new()),
+        unindexed: RefCell::default(),
         scratch: RefCell::new(Vec::new()),
         entry_scratch: RefCell::default(),
         upkeep: Signal::default(),

@@ -243,14 +243,12 @@ fn append_of(record: SupplyRecord) -> Append {
             no_wait: false,
             ..marks
         },
-        elements: Vec::new(),
         rare: Rare {
             owed: record.owed,
             prepared_offset: record.prepared_offset,
             ..Rare::default()
         }
         .kept(),
-        arrived_us: 0,
     }
 }
 

@@ -11,7 +11,6 @@
 //! (`shard::acks`).
 
 use std::net::SocketAddr;
-use std::ops::Range;
 
 use bytes::Bytes;
 use gantry_runtime::metrics::Front;
@@ -25,7 +24,7 @@ use gantry_storage::units::{
 
 use super::asker::Asker;
 use super::store::QueueStore;
-use crate::data::words::{Append, KeyHashes, Marks, TransactionStep};
+use crate::data::words::{Append, KeyHashes, Marks, Part, TransactionStep};
 
 /// Most keys of one message that are indexed, its unique key included.
 pub const INDEXED_KEYS_MAX: usize = 64;
@@ -48,6 +47,8 @@ pub struct Pending {
     pub asker: Asker,
     /// What.
     pub append: Append,
+    /// When its shard took it, µs.
+    pub arrived_us: u64,
     stored: Vec<Appended>,
 }
 
@@ -62,20 +63,34 @@ pub struct Ack {
     pub offset: QueueOffset,
     /// The first message's physical offset.
     pub physical: PhysicalOffset,
-    /// Physical offsets of the further messages of a batch.
-    pub further: Vec<PhysicalOffset>,
     /// The message's unique key; none for a batch.
     pub unique_key: Option<Bytes>,
     /// End of its bytes in the log.
     pub end: FilePosition,
     /// The producer doesn't want to wait for the flush.
     pub no_wait: bool,
-    /// `recallHandle` of the reply.
-    pub recall: Option<Box<str>>,
+    /// What few have: all are moved from hand to hand, and are short without it.
+    pub rare: Option<Box<RareAck>>,
     /// Where it is.
     pub key: QueueKey,
     /// How long it took so far, if that is recorded.
     pub times: SendTimes,
+}
+
+/// What most producers are not told.
+#[derive(Debug)]
+pub struct RareAck {
+    /// Physical offsets of the further messages of a batch.
+    pub further: Vec<PhysicalOffset>,
+    /// `recallHandle` of the reply.
+    pub recall: Option<Box<str>>,
+}
+
+impl RareAck {
+    fn kept(self) -> Option<Box<Self>> {
+        let has_some = self.recall.is_some() || !self.further.is_empty();
+        has_some.then(|| Box::new(self))
+    }
 }
 
 /// The stages of a send until its record is sealed.
@@ -90,6 +105,16 @@ pub struct SendTimes {
 }
 
 impl Ack {
+    /// See [`RareAck::further`].
+    pub fn further(&self) -> &[PhysicalOffset] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.further)
+    }
+
+    /// See [`RareAck::recall`].
+    pub fn recall(&self) -> Option<&str> {
+        self.rare.as_ref()?.recall.as_deref()
+    }
+
     /// Bytes of its records in the log; of a batch that was interrupted by a full tail, with the
     /// few bytes between its runs.
     pub fn stored_bytes(&self) -> u64 {
@@ -99,10 +124,12 @@ impl Ack {
 
 impl Pending {
     /// A message that waits to be stored.
-    pub fn new(asker: Asker, append: Append) -> Self {
+    #[inline]
+    pub fn new(asker: Asker, append: Append, arrived_us: u64) -> Self {
         Self {
             asker,
             append,
+            arrived_us,
             stored: Vec::new(),
         }
     }
@@ -134,7 +161,8 @@ impl Pending {
         Some(time_ms)
     }
 
-    /// Stores it, or the rest of it.
+    /// Stores it, or the rest of it, and adds what its producer will be told to `acks`. Afterwards
+    /// it has no properties any more.
     ///
     /// # Errors
     /// As the store says; after `TailFull` the same call goes on.
@@ -143,8 +171,9 @@ impl Pending {
         store: &S,
         key: QueueKey,
         stamp: &Stamp,
-    ) -> Result<Ack, AppendError> {
-        if self.append.elements.is_empty() {
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), AppendError> {
+        if self.append.elements().is_empty() {
             let append = &self.append;
             // A half is found by no key: only what it becomes is (trap 81).
             let hashes = if stamp.index_keys && !self.is_half() {
@@ -156,7 +185,8 @@ impl Pending {
                 key_hashes: &hashes,
                 ..record_of(append, key, stamp)
             })?;
-            return Ok(self.ack(key, appended, Vec::new()));
+            acks.push(self.ack(key, appended, Vec::new()));
+            return Ok(());
         }
         self.store_elements(store, key, stamp)?;
         let stored = std::mem::take(&mut self.stored);
@@ -171,7 +201,8 @@ impl Pending {
             next.physical
         });
         let further = further.collect();
-        Ok(self.ack(key, Appended { end, ..first }, further))
+        acks.push(self.ack(key, Appended { end, ..first }, further));
+        Ok(())
     }
 
     fn store_elements<S: QueueStore>(
@@ -181,9 +212,9 @@ impl Pending {
         stamp: &Stamp,
     ) -> Result<(), AppendError> {
         let append = &self.append;
-        self.stored.reserve_exact(append.elements.len());
+        self.stored.reserve_exact(append.elements().len());
         let template = record_of(append, key, stamp);
-        for element in append.elements.iter().skip(self.stored.len()) {
+        for element in append.elements().iter().skip(self.stored.len()) {
             let stored = store.append(&NewRecord {
                 flag: element.flag,
                 body: element.body.of(&append.body),
@@ -198,15 +229,16 @@ impl Pending {
         Ok(())
     }
 
-    fn ack(&self, key: QueueKey, first: Appended, further: Vec<PhysicalOffset>) -> Ack {
-        let append = &self.append;
+    #[inline]
+    fn ack(&mut self, key: QueueKey, first: Appended, further: Vec<PhysicalOffset>) -> Ack {
+        let append = &mut self.append;
+        // The record has the properties; whoever is told of it needs no more than the key.
+        let properties = std::mem::take(&mut append.properties);
+        let unique = append.marks.unique_key;
+        let unique = unique.filter(|_| append.elements().is_empty());
         let rare = append.rare.as_deref();
-        let unique = append
-            .marks
-            .unique_key
-            .clone()
-            .filter(|_| append.elements.is_empty());
-        let unique = unique.filter(|range| range.end <= append.properties.len());
+        let recall = rare.and_then(|rare| rare.recall.clone());
+        let rare_ack = RareAck { further, recall };
         Ack {
             asker: self.asker.clone(),
             queue_id: rare
@@ -214,11 +246,10 @@ impl Pending {
                 .unwrap_or(key.queue.0),
             offset: first.queue_offset,
             physical: first.physical,
-            further,
-            unique_key: unique.map(|range| append.properties.slice(range)),
+            rare: rare_ack.kept(),
+            unique_key: unique.and_then(|part| part.cut_out(properties)),
             end: first.end,
             no_wait: append.marks.no_wait,
-            recall: rare.and_then(|rare| rare.recall.clone()),
             key,
             times: SendTimes::default(),
         }
@@ -259,8 +290,8 @@ fn record_of<'a>(append: &'a Append, key: QueueKey, stamp: &Stamp) -> NewRecord<
 }
 
 fn marked_hashes(topic: TopicId, properties: &[u8], marks: &Marks) -> KeyHashes {
-    let value = |range: &Option<Range<usize>>| properties.get(range.clone()?);
-    key_hashes(topic, value(&marks.unique_key), value(&marks.keys))
+    let value = |part: Option<Part>| Some(part?.of(properties));
+    key_hashes(topic, value(marks.unique_key), value(marks.keys))
 }
 
 /// Hashes of the unique key and of every word of `KEYS`.
@@ -283,15 +314,15 @@ mod tests {
     fn unique_key_and_every_word_are_indexed() {
         let properties = b"UNIQ_KEY\x01U1\x02KEYS\x01a  b\x02";
         let marks = Marks {
-            unique_key: Some(9..11),
-            keys: Some(17..21),
+            unique_key: Some(Part::new(9, 2)),
+            keys: Some(Part::new(17, 4)),
             ..Marks::default()
         };
         let topic = TopicId(5);
         let hashes = ["U1", "a", "b"].map(|word| key_hash(topic, word.as_bytes()));
         assert_eq!(marked_hashes(topic, properties, &marks).as_slice(), hashes);
         let wrong = Marks {
-            keys: Some(17..99),
+            keys: Some(Part::new(17, 82)),
             ..Marks::default()
         };
         assert!(marked_hashes(topic, properties, &wrong).is_empty());

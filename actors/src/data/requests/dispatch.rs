@@ -151,11 +151,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let now_ms = self.host.wall_ms();
         let checked = {
             let catalog = self.catalog.borrow();
+            let store = |key, append| self.route_append(key, to, append);
             self.desk
-                .check(&catalog, &header, frame, caller.addr, now_ms)?
+                .check(&catalog, &header, frame, caller.addr, now_ms, store)?
         };
         match checked {
-            Checked::Ready(key, append) => self.route_append(key, to, append),
+            Checked::HandedOn => Ok(()),
             Checked::NoTopic if parking == Parking::Allowed => {
                 self.park_send(&header, caller, frame)
             }

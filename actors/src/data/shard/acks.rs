@@ -74,7 +74,7 @@ impl SendReplyMarks {
             return;
         }
         let single = self.message_id(ack.physical);
-        let joined = if ack.further.is_empty() {
+        let joined = if ack.further().is_empty() {
             None
         } else {
             Some(self.message_ids(ack))
@@ -94,12 +94,12 @@ impl SendReplyMarks {
             ("transactionId", ExtValue::Str(unique.unwrap_or_default())),
             (
                 "recallHandle",
-                ExtValue::Str(ack.recall.as_deref().unwrap_or_default()),
+                ExtValue::Str(ack.recall().unwrap_or_default()),
             ),
         ];
         // The last two only when there are such: batches have no key (trap 40), and only a timed
         // message with a key has a handle.
-        let count = match (unique, &ack.recall) {
+        let count = match (unique, ack.recall()) {
             (None, _) => all.len() - 2,
             (Some(_), None) => all.len() - 1,
             (Some(_), Some(_)) => all.len(),
@@ -156,7 +156,7 @@ impl SendReplyMarks {
         let (Some(form), Some(unique_key)) = (&self.form, &ack.unique_key) else {
             return false;
         };
-        if ack.recall.is_some() || !ack.further.is_empty() {
+        if ack.rare.is_some() {
             return false;
         }
         let stored = Stored {
@@ -176,7 +176,7 @@ impl SendReplyMarks {
 
     /// Ids of the further messages of a batch, after the first one's (trap 40).
     fn message_ids(&self, ack: &Ack) -> String {
-        let all = iter::once(&ack.physical).chain(&ack.further);
+        let all = iter::once(&ack.physical).chain(ack.further());
         offset_ids(self.advertised, all.map(|one| one.0.cast_signed()))
     }
 

@@ -73,7 +73,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let place = inner.actors.get_mut(*slot as usize).and_then(Option::take);
             let Some(mut actor) = place else { continue };
             while let Some(first) = actor.appends.front() {
-                let waited_us = now_us.saturating_sub(first.append.arrived_us);
+                let waited_us = now_us.saturating_sub(first.arrived_us);
                 let stays = first.is_partly_stored() || first.ends_a_transaction();
                 if waited_us < limit_us || stays {
                     break;
@@ -81,7 +81,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 let Some(pending) = actor.appends.pop_front() else {
                     break;
                 };
-                forget(inner, &pending);
+                forget(inner, pending.append.bytes());
                 let remark = format!(
                     "shard {}, topic {} queue {}: the disk is behind; waited {} ms, {} requests \
                      wait",

@@ -63,10 +63,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// A message is stored, which came at `posted_us`.
-    pub(super) fn time_front(&self, inner: &mut Inner, ack: &mut Ack, posted_us: u64) {
+    /// The message of the last acknowledgement is stored, which came at `posted_us`.
+    pub(super) fn time_front(&self, inner: &mut Inner, posted_us: u64) {
         let profile = self.host.profile();
         if profile.is_on()
+            && let Some(ack) = inner.acks.last_mut()
             && let Some(to) = ack.asker.sender()
         {
             let begun_us = inner.pass_times.begun_us;

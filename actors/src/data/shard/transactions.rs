@@ -263,13 +263,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Stores what an end or a check leads to; it was admitted when it came.
-    pub fn post_step(&self, key: QueueKey, reply: ReplyTo, mut append: Append) {
-        append.arrived_us = self.host.mono_us();
+    pub fn post_step(&self, key: QueueKey, reply: ReplyTo, append: Append) {
         let mut inner = self.inner.borrow_mut();
         inner.inbox_count += 1;
         inner.inbox_bytes += append.bytes();
         let asker = Asker::of(reply, &append);
-        inner.push_append(key, Pending::new(asker, append));
+        inner.push_append(key, Pending::new(asker, append, self.host.mono_us()));
         self.signal.set();
     }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
-use crate::data::queue::append::{Pending, Stamp};
+use crate::data::queue::append::Stamp;
 use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
 use crate::refusal::Refusal;
@@ -117,24 +117,16 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 self.panic_on.set(None);
                 panic!("a test wants this panic");
             }
+            let charged = pending.append.bytes();
             self.in_store.set(true);
             let owed = pending.mark_owed(|| self.host.wall_ms_now());
-            let stored = pending.store(&*self.store, actor.key, &stamp);
+            let stored = pending.store(&*self.store, actor.key, &stamp, &mut inner.acks);
             self.in_store.set(false);
             match stored {
-                Ok(mut ack) => {
-                    self.time_front(inner, &mut ack, pending.append.arrived_us);
-                    let (count, bytes) = (1 + ack.further.len() as u64, ack.stored_bytes());
-                    inner.totals.put_count += count;
-                    inner.totals.put_bytes += bytes;
-                    actor.tally.put(count, bytes);
+                Ok(()) => {
+                    self.time_front(inner, pending.arrived_us);
+                    note_stored(inner, actor, owed, stamp.now);
                     has_tallied = true;
-                    if let Some(time_ms) = owed {
-                        let appended = ack.appended(stamp.now);
-                        inner.owed.note(actor.key, &appended, time_ms);
-                    }
-                    actor.has_stored = true;
-                    inner.acks.push(ack);
                 }
                 Err(AppendError::TailFull { .. }) => {
                     actor.has_stored |= pending.is_partly_stored();
@@ -147,8 +139,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
                 }
             }
-            forget(inner, pending);
-            drop(actor.appends.pop_front());
+            forget(inner, charged);
+            // Dropped where it lies.
+            actor.appends.drain(..1);
         }
         if has_tallied {
             inner.note_tallied(actor);
@@ -252,9 +245,29 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 }
 
-pub(super) fn forget(inner: &mut Inner, pending: &Pending) {
+/// Counts the message of the last acknowledgement, for which something may be owed then.
+fn note_stored(
+    inner: &mut Inner,
+    actor: &mut QueueActor,
+    owed_ms: Option<u64>,
+    now: StoreTimestamp,
+) {
+    let Some(ack) = inner.acks.last() else { return };
+    let (count, bytes) = (1 + ack.further().len() as u64, ack.stored_bytes());
+    inner.totals.put_count += count;
+    inner.totals.put_bytes += bytes;
+    actor.tally.put(count, bytes);
+    if let Some(time_ms) = owed_ms {
+        let appended = ack.appended(now);
+        inner.owed.note(actor.key, &appended, time_ms);
+    }
+    actor.has_stored = true;
+}
+
+/// A message that was charged so many bytes leaves the inboxes.
+pub(super) fn forget(inner: &mut Inner, bytes: usize) {
     inner.inbox_count = inner.inbox_count.saturating_sub(1);
-    inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
+    inner.inbox_bytes = inner.inbox_bytes.saturating_sub(bytes);
 }
 
 /// What a producer is told when the store doesn't take its message.

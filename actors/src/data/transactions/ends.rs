@@ -254,8 +254,6 @@ pub(super) fn copied(
         body_crc: body_crc(view.body),
         properties: record.slice_ref(view.properties.as_bytes()),
         marks: marks::of_kept(&half.sent, view.properties),
-        elements: Vec::new(),
-        arrived_us: 0,
         rare: Rare {
             step: Some(step),
             ..Rare::default()

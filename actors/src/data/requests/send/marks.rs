@@ -1,39 +1,38 @@
 //! What storing a message needs to know of its properties, found without a second pass.
 //!
-//! **Owns** the step from `SendProperties` (texts of the string as sent) to [`Marks`] (ranges of
+//! **Owns** the step from `SendProperties` (texts of the string as sent) to [`Marks`] (parts of
 //! the string as stored).
 //! **Lives on** the session's data core; pure.
-//! **Invariants** a range covers exactly the value it names; where that can't be shown cheaply, the
+//! **Invariants** a part covers exactly the value it names; where that can't be shown cheaply, the
 //! stored string is searched.
 //! **Limits** none of its own.
 //! **Not here** the rewriting (`gantry_protocol::properties`).
 
-use std::ops::Range;
-
 use gantry_protocol::message::tags_code;
 use gantry_protocol::properties::{self, SendProperties};
 
-use crate::data::words::Marks;
+use crate::data::words::{Marks, Part};
 
 /// The marks of a message whose properties were `sent` and are now `stored`.
 pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &[u8]) -> Marks {
-    let range = |value: Option<&str>, name| {
+    let part = |value: Option<&str>, name| {
         let value = value?;
         if found.is_kept {
-            return range_in(value, sent);
+            return part_in(value, sent);
         }
         let stored = std::str::from_utf8(stored).ok()?;
-        kept_range(value, sent, stored).or_else(|| search(stored, name))
+        kept_part(value, sent, stored).or_else(|| search(stored, name))
     };
     let unique_key = match &found.made_unique_key {
         // A made key is the last item of the string.
         Some(made) => {
-            let end = stored.len().saturating_sub(1);
-            end.checked_sub(made.as_str().len()).map(|start| start..end)
+            let bytes = made.as_str().len();
+            let at = stored.len().checked_sub(bytes + 1);
+            at.map(|at| Part::new(at, bytes))
         }
-        None => range(found.unique_key, properties::name::UNIQ_KEY),
+        None => part(found.unique_key, properties::name::UNIQ_KEY),
     };
-    let keys = range(found.keys, properties::name::KEYS);
+    let keys = part(found.keys, properties::name::KEYS);
     Marks {
         unique_key,
         keys,
@@ -44,10 +43,10 @@ pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &[u8]) -> Ma
 
 /// The marks of a batch element, whose properties stay as they are.
 pub fn of_kept(found: &SendProperties<'_>, stored: &str) -> Marks {
-    let range = |value: Option<&str>| kept_range(value?, stored, stored);
+    let part = |value: Option<&str>| kept_part(value?, stored, stored);
     Marks {
-        unique_key: range(found.unique_key),
-        keys: range(found.keys),
+        unique_key: part(found.unique_key),
+        keys: part(found.keys),
         tags_code: code_of(found),
         no_wait: found.no_wait,
     }
@@ -59,20 +58,20 @@ pub fn code_of(found: &SendProperties<'_>) -> i64 {
 }
 
 /// Where `value`, a part of `sent`, lies in it.
-fn range_in(value: &str, sent: &str) -> Option<Range<usize>> {
-    let start = value.as_ptr().addr().checked_sub(sent.as_ptr().addr())?;
-    Some(start..start + value.len())
+fn part_in(value: &str, sent: &str) -> Option<Part> {
+    let at = value.as_ptr().addr().checked_sub(sent.as_ptr().addr())?;
+    Some(Part::new(at, value.len()))
 }
 
 /// Where `value`, a part of `sent`, lies in `stored`, if nothing before it was dropped.
-fn kept_range(value: &str, sent: &str, stored: &str) -> Option<Range<usize>> {
-    let range = range_in(value, sent)?;
-    (stored.get(range.clone()) == Some(value)).then_some(range)
+fn kept_part(value: &str, sent: &str, stored: &str) -> Option<Part> {
+    let part = part_in(value, sent)?;
+    (part.of(stored.as_bytes()) == value.as_bytes()).then_some(part)
 }
 
-fn search(stored: &str, name: &str) -> Option<Range<usize>> {
+fn search(stored: &str, name: &str) -> Option<Part> {
     let value = properties::get(stored, name)?;
-    kept_range(value, stored, stored)
+    kept_part(value, stored, stored)
 }
 
 #[cfg(test)]
@@ -92,15 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn ranges_hold_the_values_whether_items_were_dropped_or_not() {
+    fn parts_hold_the_values_whether_items_were_dropped_or_not() {
         for sent in [
             "KEYS\u{1}a b\u{2}UNIQ_KEY\u{1}U\u{2}TAGS\u{1}TagA\u{2}",
             "POP_CK\u{1}x\u{2}KEYS\u{1}a b\u{2}UNIQ_KEY\u{1}U\u{2}TAGS\u{1}TagA",
             "e\u{1}\u{2}TAGS\u{1}TagA\u{2}UNIQ_KEY\u{1}U\u{2}KEYS\u{1}a b\u{2}",
         ] {
             let (stored, marks) = marks(sent);
-            assert_eq!(&stored[marks.keys.unwrap()], "a b", "{sent}");
-            assert_eq!(&stored[marks.unique_key.unwrap()], "U", "{sent}");
+            let value = |part: Option<Part>| part.unwrap().of(stored.as_bytes());
+            assert_eq!(value(marks.keys), b"a b", "{sent}");
+            assert_eq!(value(marks.unique_key), b"U", "{sent}");
             assert_eq!(marks.tags_code, 2_598_919);
         }
     }
@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn trap_47_a_made_key_is_found() {
         let (stored, marks) = marks("a\u{1}b\u{2}");
-        assert_eq!(stored[marks.unique_key.unwrap()].len(), 32);
+        let made = marks.unique_key.unwrap().of(stored.as_bytes());
+        assert_eq!(made.len(), 32);
         assert_eq!(marks.keys, None);
     }
 }

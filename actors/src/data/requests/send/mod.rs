@@ -78,13 +78,9 @@ struct Rewritten {
 
 /// What a send needs before it can be stored.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "boxing would allocate for each message"
-)]
 pub enum Checked {
-    /// It can be stored in this queue.
-    Ready(QueueKey, Append),
+    /// Nothing: it was handed on.
+    HandedOn,
     /// Its topic must be made first.
     NoTopic,
     /// The dead-letter topic it goes to must be made first.
@@ -123,7 +119,8 @@ impl SendDesk {
         self.orderly.borrow_mut().note(group, queues, take, now_ms);
     }
 
-    /// Checks a send and prepares it.
+    /// Checks a send, prepares it and hands it to `store`: a message is long, and is copied by each
+    /// who gives it back.
     ///
     /// # Errors
     /// What the producer is told.
@@ -134,10 +131,11 @@ impl SendDesk {
         frame: &Frame,
         peer: SocketAddr,
         now_ms: u64,
+        store: impl FnOnce(QueueKey, Append) -> Result<(), Refusal>,
     ) -> Result<Checked, Refusal> {
         self.check_acceptance(now_ms)?;
-        check_topic_name(header.topic)?;
-        let Some(topic) = catalog.topic(header.topic) else {
+        let Some(topic) = catalog.sendable(header.topic) else {
+            check_topic_name(header.topic)?;
             return Ok(Checked::NoTopic);
         };
         self.check_broker(catalog, topic)?;
@@ -157,8 +155,9 @@ impl SendDesk {
             topic,
             key,
         };
-        let (key, append) = self.prepare(&target, header, &frame.body, peer, now_ms)?;
-        Ok(Checked::Ready(key, append))
+        let sent = (header, &frame.body, peer);
+        self.prepare(&target, sent, now_ms, store)?;
+        Ok(Checked::HandedOn)
     }
 
     /// Where a message goes that a consumer sends to its retry topic itself, when not there: it was
@@ -283,11 +282,10 @@ impl SendDesk {
     fn prepare(
         &self,
         target: &Target<'_>,
-        header: &SendHeader<'_>,
-        body: &Bytes,
-        peer: SocketAddr,
+        (header, body, peer): (&SendHeader<'_>, &Bytes, SocketAddr),
         now_ms: u64,
-    ) -> Result<(QueueKey, Append), Refusal> {
+        store: impl FnOnce(QueueKey, Append) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let (mut half_due_ms, mut delay, mut recall) = (None, Delay::None, None);
         let mut sys_flag = header.sys_flag;
         let (properties, mut marks, elements) = if header.batch {
@@ -317,6 +315,7 @@ impl SendDesk {
             step = Some(TransactionStep::Half { due_ms });
         }
         let rare = Rare {
+            elements,
             step,
             owed: delay.time(&self.settings),
             shown_queue,
@@ -334,11 +333,9 @@ impl SendDesk {
             body_crc: if header.batch { 0 } else { body_crc(body) },
             properties,
             marks,
-            elements,
             rare: rare.kept(),
-            arrived_us: 0,
         };
-        Ok((key, append))
+        store(key, append)
     }
 
     /// The elements of a batch for a queue, with all that storing needs of their bytes.
@@ -355,11 +352,9 @@ impl SendDesk {
                     "a batch holds at most {BATCH_ELEMENTS_MAX} messages"
                 )));
             }
-            // A frame is shorter than 4 GiB.
-            let short = |number| u32::try_from(number).unwrap_or(u32::MAX);
-            let part = |part: &[u8]| Part {
-                at: short(part.as_ptr().addr().saturating_sub(base)),
-                len: short(part.len()),
+            let part = |part: &[u8]| {
+                let at = part.as_ptr().addr().saturating_sub(base);
+                Part::new(at, part.len())
             };
             let found = SendProperties::scan(element.properties);
             let tags_code = marks::code_of(&found);
@@ -504,7 +499,11 @@ pub fn parking(
     Ok(Some((key, entry)))
 }
 
-fn check_topic_name(topic: &str) -> Result<(), Refusal> {
+/// Whether clients may send to a topic of this name, known or not.
+///
+/// # Errors
+/// What the producer is told.
+pub fn check_topic_name(topic: &str) -> Result<(), Refusal> {
     if topic.len() > TOPIC_V1_BYTES_MAX && !topic.starts_with(system_topic::RETRY_PREFIX) {
         let remark = format!(
             "the topic's name has {} bytes, at most 127 are taken",

@@ -87,9 +87,7 @@ impl SendDesk {
                 body_crc: body_crc(&frame.body),
                 properties: properties.clone(),
                 marks,
-                elements: Vec::new(),
                 rare: None,
-                arrived_us: 0,
             }
         });
         Ok(CheckedReply::Ready(CheckedPush {

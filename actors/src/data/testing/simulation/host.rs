@@ -54,6 +54,17 @@ impl SimHost {
         replies
     }
 
+    /// Forgets all replies written so far, and keeps their memory; returns their bytes.
+    pub fn drop_replies(&self) -> usize {
+        let mut outs = self.outs.borrow_mut();
+        let each = outs.values_mut().map(|out| {
+            let bytes = out.len();
+            out.clear();
+            bytes
+        });
+        each.sum()
+    }
+
     /// Offsets handed to the control plane, which are durable there.
     pub fn take_offsets(&self) -> Vec<OffsetRow> {
         self.offsets.take()

@@ -13,6 +13,7 @@ mod life;
 mod mix;
 mod oracle;
 mod runs;
+mod send_timing;
 mod starts;
 mod steps;
 mod world;
