@@ -18,6 +18,7 @@ use hashbrown::HashMap;
 
 use super::filter::expressions::Expressions;
 use super::filter::subscription::Filter;
+use crate::known_topics::KnownTopics;
 use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
 
 /// Permission bit: readable.
@@ -77,8 +78,7 @@ impl Group {
 /// One core's catalog.
 #[derive(Debug)]
 pub struct Catalog {
-    topics: HashMap<String, Arc<TopicEntry>>,
-    names: HashMap<TopicId, Arc<TopicEntry>>,
+    topics: KnownTopics,
     groups: HashMap<Arc<str>, Rc<Group>>,
     requesters: HashMap<Arc<str>, PeerRef>,
     requesters_by_peer: HashMap<PeerRef, Arc<str>>,
@@ -90,8 +90,7 @@ impl Catalog {
     /// An empty catalog.
     pub fn new(broker_permission: i32) -> Self {
         Self {
-            topics: HashMap::new(),
-            names: HashMap::new(),
+            topics: KnownTopics::default(),
             groups: HashMap::new(),
             requesters: HashMap::new(),
             requesters_by_peer: HashMap::new(),
@@ -103,12 +102,11 @@ impl Catalog {
     /// Applies one change.
     pub fn apply(&mut self, change: CatalogChange) {
         match change {
-            CatalogChange::TopicPut(entry) => self.put_topic(&entry),
-            CatalogChange::TopicGone(name) => {
-                if let Some(entry) = self.topics.remove(&name) {
-                    self.names.remove(&entry.id);
-                }
+            CatalogChange::Topics(entries) => {
+                entries.iter().for_each(|entry| self.topics.put(entry));
             }
+            CatalogChange::TopicPut(entry) => self.topics.put(&entry),
+            CatalogChange::TopicGone(name) => drop(self.topics.remove(&name)),
             CatalogChange::GroupPut(entry) => {
                 let name = Arc::clone(&entry.name);
                 let group = Group::new(entry, self.expressions.get_mut());
@@ -119,16 +117,6 @@ impl Catalog {
             }
             CatalogChange::BrokerPermission(permission) => self.broker_permission = permission,
             CatalogChange::Requester(change) => self.put_requester(change),
-        }
-    }
-
-    fn put_topic(&mut self, entry: &Arc<TopicEntry>) {
-        let name = entry.config.name.clone();
-        self.names.insert(entry.id, Arc::clone(entry));
-        if let Some(old) = self.topics.insert(name, Arc::clone(entry))
-            && old.id != entry.id
-        {
-            self.names.remove(&old.id);
         }
     }
 
@@ -162,7 +150,7 @@ impl Catalog {
 
     /// A topic by its number.
     pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<TopicEntry>> {
-        self.names.get(&id)
+        self.topics.get_by_id(id)
     }
 
     /// A group by name.

@@ -251,6 +251,14 @@ impl Rig {
         let mut topics = BTreeMap::new();
         for message in &self.seen {
             match message {
+                ToData::Catalog(CatalogChange::Topics(entries)) => {
+                    let named = |entry: &Arc<TopicEntry>| entry.config.name.clone();
+                    topics.extend(
+                        entries
+                            .iter()
+                            .map(|entry| (named(entry), Arc::clone(entry))),
+                    );
+                }
                 ToData::Catalog(CatalogChange::TopicPut(entry)) => {
                     topics.insert(entry.config.name.clone(), Arc::clone(entry));
                 }
