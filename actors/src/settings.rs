@@ -106,6 +106,8 @@ pub struct BrokerSettings {
     pub latency_profile_enable: bool,
     /// `coalesceMaxUs`: how long requests that come steadily may gather before they are read.
     pub coalesce_max_us: u64,
+    /// `queueSleepSeconds`: after so long without a new record a queue gives its memory back.
+    pub queue_sleep_seconds: u64,
     /// `useServerSideResetOffset`.
     pub use_server_side_reset_offset: LiveSwitch,
     /// `maxTransferBytesOnMessageInMemory`.

@@ -190,6 +190,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         message_index_enable: values.bool("messageIndexEnable"),
         latency_profile_enable: values.bool("latencyProfileEnable"),
         coalesce_max_us: values.unsigned("coalesceMaxUs"),
+        queue_sleep_seconds: values.unsigned("queueSleepSeconds"),
         use_server_side_reset_offset: values.bool("useServerSideResetOffset").into(),
         transfer_bytes_max_in_memory: values.count("maxTransferBytesOnMessageInMemory").into(),
         transfer_count_max_in_memory: values.count("maxTransferCountOnMessageInMemory").into(),

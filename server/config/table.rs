@@ -283,6 +283,12 @@ pub const BROKER: &[Key] = &[
         Start("coalesce_max_us; 0: requests never gather"),
     ),
     key(
+        "queueSleepSeconds",
+        "600",
+        Int(1, 86_400),
+        Start("queue_sleep_seconds"),
+    ),
+    key(
         "useServerSideResetOffset",
         "true",
         Bool,

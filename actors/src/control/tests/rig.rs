@@ -64,6 +64,7 @@ pub fn settings() -> BrokerSettings {
         message_index_enable: true,
         latency_profile_enable: true,
         coalesce_max_us: 0,
+        queue_sleep_seconds: 600,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: 262_144_u64.into(),
         transfer_count_max_in_memory: 32_u64.into(),
