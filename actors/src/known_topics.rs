@@ -3,9 +3,9 @@
 //! **Owns** how a set of topics is found by either.
 //! **Lives on** both planes: in the control plane's table and in each core's catalog.
 //! **Invariants** an entry is in both sets or in none; one entry a name. All sets of the process
-//! share the entries, and an entry's own name and number are its keys, for a broker may have 100,000.
-//! **Limits** none of its own; a topic takes 8 bytes of each set, and a byte, in a table 7/16 to 7/8
-//! full.
+//! share the entries, and an entry's own name and number are its keys, for a broker may have
+//! 100,000.
+//! **Limits** none of its own; a topic takes 9 bytes of each set, in tables 7/16 to 7/8 full.
 //! **Not here** which topics there may be (`control::topics`).
 
 use std::borrow::Borrow;

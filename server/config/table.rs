@@ -268,7 +268,7 @@ pub const BROKER: &[Key] = &[
         "messageIndexEnable",
         "true",
         Bool,
-        Start("message_index_enable"),
+        Start("index.keys_enable"),
     ),
     key(
         "latencyProfileEnable",
@@ -286,7 +286,7 @@ pub const BROKER: &[Key] = &[
         "queueSleepSeconds",
         "600",
         Int(1, 86_400),
-        Start("queue_sleep_seconds"),
+        Start("index.sleep_ms"),
     ),
     key(
         "useServerSideResetOffset",

@@ -20,7 +20,9 @@ use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
     TopicEntry,
 };
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
+use crate::settings::{
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+};
 
 use crate::control::ControlPlane;
 
@@ -61,10 +63,9 @@ pub fn settings() -> BrokerSettings {
         notify_consumer_ids_changed_enable: true.into(),
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
-        message_index_enable: true,
+        index: IndexSettings::STOCK,
         latency_profile_enable: true,
         coalesce_max_us: 0,
-        queue_sleep_seconds: 600,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: 262_144_u64.into(),
         transfer_count_max_in_memory: 32_u64.into(),

@@ -34,7 +34,9 @@ use crate::kept_settings::KeptSettings;
 use crate::live::KeyVerdict;
 use crate::seam::owed::OwedRow;
 use crate::seam::{CatalogChange, GroupEntry, ToControl, ToData, TopicEntry};
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
+use crate::settings::{
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+};
 
 /// A core of the tests.
 pub type TestCore = DataCore<MemoryStore, FakeHost>;
@@ -355,10 +357,9 @@ pub fn settings() -> BrokerSettings {
         notify_consumer_ids_changed_enable: true.into(),
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
-        message_index_enable: true,
+        index: IndexSettings::STOCK,
         latency_profile_enable: true,
         coalesce_max_us: 0,
-        queue_sleep_seconds: 600,
         use_server_side_reset_offset: true.into(),
         transfer_bytes_max_in_memory: (256_u64 << 10).into(),
         transfer_count_max_in_memory: 32_u64.into(),

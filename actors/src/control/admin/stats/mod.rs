@@ -25,8 +25,8 @@ use crate::seam::Counted;
 use rates::{Rates, Report, Traffic, per_second};
 use windows::{Count, DAY, HOUR, MINUTE, Windows};
 
-/// Most keys of one kind: with some 1.7 KiB each when they are busy all day, 56 MiB; one that was used
-/// once takes 150 bytes.
+/// Most keys of one kind: with some 1.7 KiB each when they are busy all day, 56 MiB; one that was
+/// used once takes 150 bytes.
 pub const KEYS_MAX: usize = 32_768;
 /// How often idle keys are looked for, ms.
 const SWEEP_MS: i64 = 3_600_000;
