@@ -8,10 +8,10 @@
 pub mod control;
 pub mod data;
 pub mod kept_settings;
+pub mod known_topics;
 pub mod live;
 pub mod memory_plan;
 pub mod namesrv;
-pub mod own_heap;
 pub mod refusal;
 pub mod seam;
 pub mod settings;

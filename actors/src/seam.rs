@@ -518,6 +518,9 @@ pub struct RequesterChange {
 /// A change of the catalog, sent to every core.
 #[derive(Debug, Clone)]
 pub enum CatalogChange {
+    /// The topics there are at the start: as one word, for a mailbox keeps room for as many as it
+    /// ever held.
+    Topics(Arc<[Arc<TopicEntry>]>),
     /// A topic was made or changed.
     TopicPut(Arc<TopicEntry>),
     /// A topic was deleted.

@@ -44,6 +44,15 @@ pub struct RetentionSettings {
     pub interval_ms: u64,
 }
 
+/// How the indexes are run.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexSettings {
+    /// `messageIndexEnable`.
+    pub keys_enable: bool,
+    /// `queueSleepSeconds`: after so long without a new record a queue gives its memory back.
+    pub sleep_ms: u64,
+}
+
 /// A broker's settings. Units are in the names; RocketMQ's key in the comment.
 #[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools)] // The switches are the operators' own.
@@ -100,8 +109,8 @@ pub struct BrokerSettings {
     pub lite_pull_message_enable: LiveSwitch,
     /// `rejectPullConsumerEnable`.
     pub reject_pull_consumer_enable: bool,
-    /// `messageIndexEnable`.
-    pub message_index_enable: bool,
+    /// What is indexed, and for how long in memory.
+    pub index: IndexSettings,
     /// `latencyProfileEnable`.
     pub latency_profile_enable: bool,
     /// `coalesceMaxUs`: how long requests that come steadily may gather before they are read.
@@ -180,6 +189,14 @@ pub struct BrokerSettings {
     pub kept: KeptSettings,
     /// The table of keys (code 25).
     pub key_check: KeyCheck,
+}
+
+impl IndexSettings {
+    /// The defaults.
+    pub const STOCK: Self = Self {
+        keys_enable: true,
+        sleep_ms: 600_000,
+    };
 }
 
 impl RetentionSettings {

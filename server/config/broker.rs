@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
 use gantry_actors::live::KeyVerdict;
-use gantry_actors::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
+use gantry_actors::settings::{
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+};
 use gantry_runtime::topology::{self, Placement};
 use gantry_storage::retention::{Rules, segments_per_run};
 
@@ -187,7 +189,10 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable").into(),
         lite_pull_message_enable: values.bool("litePullMessageEnable").into(),
         reject_pull_consumer_enable: values.bool("rejectPullConsumerEnable"),
-        message_index_enable: values.bool("messageIndexEnable"),
+        index: IndexSettings {
+            keys_enable: values.bool("messageIndexEnable"),
+            sleep_ms: values.unsigned("queueSleepSeconds") * 1000,
+        },
         latency_profile_enable: values.bool("latencyProfileEnable"),
         coalesce_max_us: values.unsigned("coalesceMaxUs"),
         use_server_side_reset_offset: values.bool("useServerSideResetOffset").into(),

@@ -268,7 +268,7 @@ pub const BROKER: &[Key] = &[
         "messageIndexEnable",
         "true",
         Bool,
-        Start("message_index_enable"),
+        Start("index.keys_enable"),
     ),
     key(
         "latencyProfileEnable",
@@ -281,6 +281,12 @@ pub const BROKER: &[Key] = &[
         "1200",
         Int(0, 2_000),
         Start("coalesce_max_us; 0: requests never gather"),
+    ),
+    key(
+        "queueSleepSeconds",
+        "600",
+        Int(1, 86_400),
+        Start("index.sleep_ms"),
     ),
     key(
         "useServerSideResetOffset",

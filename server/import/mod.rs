@@ -150,7 +150,7 @@ impl Work<'_> {
             read_queue_nums: topic.read_queue_nums,
             write_queue_nums: topic.write_queue_nums,
             perm: topic.perm,
-            filter_type: Some(&topic.filter_type),
+            filter_type: Some(topic.filter_type.name()),
             topic_sys_flag: Some(topic.topic_sys_flag),
             order: topic.order,
             attributes: Some(attributes.as_str()).filter(|text| !text.is_empty()),

@@ -160,6 +160,10 @@ pub trait Disk: Clone + 'static {
     /// An unguessable number (a simulated disk draws it from its seed).
     fn random_u64(&self) -> u64;
 
+    /// Many small blocks of memory have been freed: what the allocator keeps of them may go back to
+    /// the system. Where nothing is known of the allocator, nothing is done.
+    async fn give_memory_back(&self) {}
+
     /// Starts a background task on this core.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 }

@@ -142,6 +142,8 @@ pub struct QueueIndex {
     hot_bytes: usize,
     hot_bytes_max: usize,
     cache: PageCache,
+    /// Pages whose last entry is older are not kept once they are written: their queues sleep.
+    kept_from: StoreTimestamp,
     /// Places no queue refers to any more, for the page files to count down.
     freed: Vec<PagePlace>,
 }
@@ -394,10 +396,10 @@ impl QueueIndex {
             };
             self.unwritten_bytes = self.unwritten_bytes.saturating_sub(page.memory_bytes());
             let queue = self.queues.get_mut(&id.key);
-            if queue.is_some_and(|queue| queue.set_place(id.first_offset, place)) {
-                self.cache.insert(id, page);
-            } else {
+            if !queue.is_some_and(|queue| queue.set_place(id.first_offset, place)) {
                 self.freed.push(place);
+            } else if page.last_time() >= self.kept_from {
+                self.cache.insert(id, page);
             }
         }
         while self
@@ -438,8 +440,10 @@ impl QueueIndex {
         keys
     }
 
-    /// Completes the hot pages of these queues.
-    pub fn complete_pages(&mut self, keys: &[QueueKey]) {
+    /// Completes the hot pages of these queues, of which those without an append since `before`
+    /// sleep from now on: a sleeping queue keeps its table row and nothing else.
+    pub fn complete_pages(&mut self, keys: &[QueueKey], before: StoreTimestamp) {
+        self.kept_from = before;
         for key in keys {
             let Some(queue) = self.queues.get_mut(key) else {
                 continue;

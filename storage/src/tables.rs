@@ -22,8 +22,9 @@ use thiserror::Error;
 pub const KEY_BYTES_MAX: usize = 4096;
 /// Longest value: a subscription table of a large group fits.
 pub const VALUE_BYTES_MAX: usize = 4 << 20;
-/// Memory for pages of the file; the whole of a small broker's metadata fits.
-const CACHE_BYTES: usize = 8 << 20;
+/// Memory for pages of the file; the whole of a small broker's metadata fits, and 10,000 offsets of
+/// 200,000 are stored as fast with 2 MiB as with 8.
+const CACHE_BYTES: usize = 2 << 20;
 /// Layout version of the file, kept in `Namespace::Meta`.
 const LAYOUT_VERSION: u32 = 1;
 const LAYOUT_KEY: &[u8] = b"layout-version";

@@ -258,11 +258,8 @@ fn publish(plane: &Plane) {
     plane
         .outbox
         .change(CatalogChange::BrokerPermission(plane.permission.get()));
-    for entry in plane.topics.borrow().iter() {
-        plane
-            .outbox
-            .change(CatalogChange::TopicPut(Arc::clone(entry)));
-    }
+    let topics = plane.topics.borrow().iter().map(Arc::clone).collect();
+    plane.outbox.change(CatalogChange::Topics(topics));
     groups::publish_all(plane);
 }
 

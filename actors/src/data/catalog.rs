@@ -14,11 +14,12 @@ use std::sync::Arc;
 use gantry_protocol::body::{MessageModel, SubscriptionData};
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::TopicId;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::filter::expressions::Expressions;
 use super::filter::subscription::Filter;
 use super::requests::send::check_topic_name;
+use crate::known_topics::KnownTopics;
 use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
 
 /// Permission bit: readable.
@@ -75,19 +76,12 @@ impl Group {
     }
 }
 
-/// A topic.
-#[derive(Debug)]
-struct Known {
-    entry: Arc<TopicEntry>,
-    /// Clients may send to a topic of this name: found out once, not for each message.
-    is_sendable: bool,
-}
-
 /// One core's catalog.
 #[derive(Debug)]
 pub struct Catalog {
-    topics: HashMap<String, Known>,
-    names: HashMap<TopicId, Arc<TopicEntry>>,
+    topics: KnownTopics,
+    /// Those that clients may not send to, by their names: found out once, not for each message.
+    unsendable: HashSet<TopicId>,
     groups: HashMap<Arc<str>, Rc<Group>>,
     requesters: HashMap<Arc<str>, PeerRef>,
     requesters_by_peer: HashMap<PeerRef, Arc<str>>,
@@ -99,8 +93,8 @@ impl Catalog {
     /// An empty catalog.
     pub fn new(broker_permission: i32) -> Self {
         Self {
-            topics: HashMap::new(),
-            names: HashMap::new(),
+            topics: KnownTopics::default(),
+            unsendable: HashSet::new(),
             groups: HashMap::new(),
             requesters: HashMap::new(),
             requesters_by_peer: HashMap::new(),
@@ -112,10 +106,13 @@ impl Catalog {
     /// Applies one change.
     pub fn apply(&mut self, change: CatalogChange) {
         match change {
+            CatalogChange::Topics(entries) => {
+                entries.iter().for_each(|entry| self.put_topic(entry));
+            }
             CatalogChange::TopicPut(entry) => self.put_topic(&entry),
             CatalogChange::TopicGone(name) => {
-                if let Some(known) = self.topics.remove(&name) {
-                    self.names.remove(&known.entry.id);
+                if let Some(gone) = self.topics.remove(&name) {
+                    self.unsendable.remove(&gone.id);
                 }
             }
             CatalogChange::GroupPut(entry) => {
@@ -132,17 +129,10 @@ impl Catalog {
     }
 
     fn put_topic(&mut self, entry: &Arc<TopicEntry>) {
-        let name = entry.config.name.clone();
-        self.names.insert(entry.id, Arc::clone(entry));
-        let known = Known {
-            entry: Arc::clone(entry),
-            is_sendable: check_topic_name(&name).is_ok(),
-        };
-        if let Some(old) = self.topics.insert(name, known)
-            && old.entry.id != entry.id
-        {
-            self.names.remove(&old.entry.id);
+        if check_topic_name(&entry.config.name).is_err() {
+            self.unsendable.insert(entry.id);
         }
+        self.topics.put(entry);
     }
 
     fn put_requester(&mut self, change: RequesterChange) {
@@ -170,18 +160,18 @@ impl Catalog {
 
     /// A topic by name.
     pub fn topic(&self, name: &str) -> Option<&Arc<TopicEntry>> {
-        self.topics.get(name).map(|known| &known.entry)
+        self.topics.get(name)
     }
 
     /// A topic by name, if clients may send to a topic of this name.
     pub fn sendable(&self, name: &str) -> Option<&Arc<TopicEntry>> {
-        let known = self.topics.get(name)?;
-        known.is_sendable.then_some(&known.entry)
+        let entry = self.topics.get(name)?;
+        (!self.unsendable.contains(&entry.id)).then_some(entry)
     }
 
     /// A topic by its number.
     pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<TopicEntry>> {
-        self.names.get(&id)
+        self.topics.get_by_id(id)
     }
 
     /// A group by name.

@@ -124,7 +124,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             sync_flush: settings.flush_disk_type == FlushDiskType::Sync,
             settings: Arc::clone(settings),
             store_host: settings.advertised,
-            index_keys: settings.message_index_enable,
+            index_keys: settings.index.keys_enable,
             cores: self.cores,
             young_bytes: young_bytes(settings.memory_limit_bytes),
             inbox_bytes_max: memory.inbox_bytes,

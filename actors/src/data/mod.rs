@@ -19,4 +19,4 @@ pub mod transactions;
 pub mod words;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -514,6 +514,7 @@ async fn open_shards(
             zeros_ahead_bytes: ZEROS_AHEAD_BYTES,
             read_cache_bytes: memory.read_cache_bytes,
             index_cache_bytes: memory.index_cache_bytes,
+            sleep_ms: settings.index.sleep_ms,
             ..StoreOptions::default()
         };
         let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use gantry_protocol::body::{
     BrokerData, BrokerMemberGroup, ClusterInfo, DataVersion, KvTable, QueueData,
-    RegisterBrokerBody, TopicConfigWrapper, TopicList, TopicRouteData,
+    RegisterBrokerBody, TopicConfig, TopicConfigWrapper, TopicList, TopicRouteData,
 };
 use gantry_protocol::error::BodyError;
 use gantry_protocol::fastjson::{self, IntegerKeys, to_bytes};
@@ -45,24 +45,25 @@ pub fn read_register(
     if body.is_empty() {
         return Ok(RegisterBody::default());
     }
-    let wrapper = if version >= WRAPPED_BODY_VERSION {
-        RegisterBrokerBody::parse(body, compressed, crc, version)?.topics
-    } else {
-        TopicConfigWrapper::parse(body)?
-    };
-    let topics = wrapper.topics.into_iter().map(|(name, config)| {
+    let mut topics = Vec::new();
+    let mut take = |config: TopicConfig| {
         let queues = Queues {
             read: config.read_queue_nums,
             write: config.write_queue_nums,
             perm: config.perm,
             sys_flag: config.topic_sys_flag,
         };
-        (name, queues)
-    });
-    Ok(RegisterBody {
-        version: wrapper.data_version,
-        topics: topics.collect(),
-    })
+        topics.push((config.name, queues));
+    };
+    let version = if version >= WRAPPED_BODY_VERSION {
+        let read = RegisterBrokerBody::parse_with(body, compressed, crc, version, &mut take)?;
+        read.topics.data_version
+    } else {
+        let wrapper = TopicConfigWrapper::parse(body)?;
+        wrapper.topics.into_values().for_each(take);
+        wrapper.data_version
+    };
+    Ok(RegisterBody { version, topics })
 }
 
 /// Reads a `DataVersion`.

@@ -383,6 +383,8 @@ proptest! {
             config.attributes = attributes;
             body.topics.topics.insert(name, config);
         }
+        let as_tree = to_bytes(&body.to_value(), IntegerKeys::Quoted);
+        prop_assert_eq!(body.encode(false).0, as_tree);
         for compressed in [false, true] {
             let (bytes, crc) = body.encode(compressed);
             let crc = Some(i64::from(crc));

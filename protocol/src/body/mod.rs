@@ -32,7 +32,7 @@ pub use offsets::{ConsumerOffsets, DelayOffsets, parse_queue_offsets, reset_offs
 pub use register::{RegisterBrokerBody, TopicConfigWrapper};
 pub use route::{BrokerData, QueueData, TopicRouteData};
 pub use stats::{ConsumeStats, QueueConsumeStats, QueueStats, TopicStats};
-pub use topic_config::{TopicConfig, perm};
+pub use topic_config::{FilterType, TopicConfig, perm};
 pub use version::DataVersion;
 
 #[cfg(test)]

@@ -8,14 +8,15 @@
 //! **Limits** [`UNPACKED_BYTES_MAX`], [`TOPICS_MAX`].
 //! **Not here** what a registration changes (`actors::namesrv`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{DataVersion, TopicConfig};
+use super::{DataVersion, FilterType, TopicConfig};
 use crate::error::BodyError;
-use crate::fastjson::{self, IntegerKeys, Value};
+use crate::fastjson::{self, IntegerKeys, MapWriter, Value};
 use crate::message::body_crc;
 
 /// Largest unpacked registration: 100,000 topics of 200 bytes are 20 MB.
@@ -24,6 +25,8 @@ pub const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 pub const TOPICS_MAX: usize = 1_000_000;
 /// Release ordinal from which the compressed form ends with the static-topic mappings.
 const VERSION_WITH_MAPPINGS: i32 = 413;
+/// The member that holds the topics.
+const TOPIC_TABLE: &str = "topicConfigTable";
 
 /// A broker's topics: `TopicConfigAndMappingSerializeWrapper`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,20 +53,19 @@ impl TopicConfigWrapper {
                 .unwrap_or_default()
         };
         let topics = value
-            .get("topicConfigTable")
+            .get(TOPIC_TABLE)
             .map(Value::entries)
             .unwrap_or_default();
-        let topic = |(name, config): &(Value, Value)| {
-            let mut config = TopicConfig::from_value(config);
-            if config.name.is_empty() {
-                config.name = name.as_text()?.into_owned();
-            }
-            Some((config.name.clone(), config))
-        };
+        let mut table = BTreeMap::new();
+        for (name, config) in topics {
+            take_topic(name, config, &mut |config| {
+                table.insert(config.name.clone(), config);
+            });
+        }
         Self {
             data_version: version("dataVersion"),
             mapping_data_version: version("mappingDataVersion"),
-            topics: topics.iter().filter_map(topic).collect(),
+            topics: table,
             mapping_details: value.get("topicQueueMappingDetailMap").cloned(),
             mapping_infos: value.get("topicQueueMappingInfoMap").cloned(),
         }
@@ -87,7 +89,7 @@ impl TopicConfigWrapper {
         Value::object([
             ("dataVersion", self.data_version.to_value()),
             ("mappingDataVersion", self.mapping_data_version.to_value()),
-            ("topicConfigTable", Value::map(topics)),
+            (TOPIC_TABLE, Value::map(topics)),
             (
                 "topicQueueMappingDetailMap",
                 self.mapping_details.clone().unwrap_or_else(empty),
@@ -121,11 +123,32 @@ impl RegisterBrokerBody {
         claimed_crc: Option<i64>,
         version: i32,
     ) -> Result<Self, BodyError> {
+        let mut topics = BTreeMap::new();
+        let mut read = Self::parse_with(body, compressed, claimed_crc, version, &mut |config| {
+            topics.insert(config.name.clone(), config);
+        })?;
+        read.topics.topics = topics;
+        Ok(read)
+    }
+
+    /// As [`RegisterBrokerBody::parse`], but the topics are handed to `take` one by one, in the
+    /// order they come in: whoever needs little of them needs little memory.
+    ///
+    /// # Errors
+    /// As [`RegisterBrokerBody::parse`]; what was handed over before does not count then.
+    pub fn parse_with(
+        body: &[u8],
+        compressed: bool,
+        claimed_crc: Option<i64>,
+        version: i32,
+        take: &mut dyn FnMut(TopicConfig),
+    ) -> Result<Self, BodyError> {
         check_crc(body, claimed_crc)?;
         if compressed {
-            return Self::unpack(body, version);
+            return Self::unpack(body, version, take);
         }
-        let value = fastjson::parse(body)?;
+        let mut take = |name: Value, config: Value| take_topic(&name, &config, take);
+        let value = fastjson::parse_with_table(body, TOPIC_TABLE, &mut take)?;
         let wrapper = value.get("topicConfigSerializeWrapper");
         Ok(Self {
             topics: wrapper
@@ -145,16 +168,53 @@ impl RegisterBrokerBody {
 
     /// The body to send and its checksum for `bodyCrc32`.
     pub fn encode(&self, compressed: bool) -> (Bytes, u32) {
+        let topics = self.topics.topics.values().map(Cow::Borrowed);
+        self.encode_with(topics, compressed)
+    }
+
+    /// As [`RegisterBrokerBody::encode`], with these topics in the place of its own: they are asked
+    /// for one by one.
+    pub fn encode_with<'t>(
+        &self,
+        topics: impl ExactSizeIterator<Item = Cow<'t, TopicConfig>>,
+        compressed: bool,
+    ) -> (Bytes, u32) {
         let bytes = if compressed {
-            self.pack()
+            self.pack(topics)
         } else {
-            fastjson::to_bytes(&self.to_value(), IntegerKeys::Quoted)
+            self.write(topics)
         };
         let crc = body_crc(&bytes);
         (bytes, crc)
     }
 
-    fn pack(&self) -> Bytes {
+    fn write<'t>(&self, topics: impl Iterator<Item = Cow<'t, TopicConfig>>) -> Bytes {
+        let empty = Value::Map(Vec::new());
+        let wrapper = &self.topics;
+        let mut out = BytesMut::with_capacity(256);
+        let mut body = MapWriter::begin(&mut out, IntegerKeys::Quoted);
+        body.member("filterServerList", &Value::list(&self.filter_servers));
+        let mut inner = body.map("topicConfigSerializeWrapper");
+        inner.member("dataVersion", &wrapper.data_version.to_value());
+        inner.member(
+            "mappingDataVersion",
+            &wrapper.mapping_data_version.to_value(),
+        );
+        let mut table = inner.map(TOPIC_TABLE);
+        for config in topics {
+            table.member(&config.name, &config.to_value());
+        }
+        table.end();
+        let details = wrapper.mapping_details.as_ref().unwrap_or(&empty);
+        inner.member("topicQueueMappingDetailMap", details);
+        let infos = wrapper.mapping_infos.as_ref().unwrap_or(&empty);
+        inner.member("topicQueueMappingInfoMap", infos);
+        inner.end();
+        body.end();
+        out.freeze()
+    }
+
+    fn pack<'t>(&self, topics: impl ExactSizeIterator<Item = Cow<'t, TopicConfig>>) -> Bytes {
         let mut plain = Vec::new();
         let put_text = |out: &mut Vec<u8>, text: &[u8]| {
             out.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
@@ -162,9 +222,9 @@ impl RegisterBrokerBody {
         };
         let json = |value: &Value| fastjson::to_bytes(value, IntegerKeys::Quoted);
         put_text(&mut plain, &json(&self.topics.data_version.to_value()));
-        plain.put_u32(u32::try_from(self.topics.topics.len()).unwrap_or(u32::MAX));
-        for config in self.topics.topics.values() {
-            put_text(&mut plain, topic_line(config).as_bytes());
+        plain.put_u32(u32::try_from(topics.len()).unwrap_or(u32::MAX));
+        for config in topics {
+            put_text(&mut plain, topic_line(&config).as_bytes());
         }
         put_text(&mut plain, &json(&Value::list(&self.filter_servers)));
         let details = self
@@ -183,7 +243,11 @@ impl RegisterBrokerBody {
         written.unwrap_or_default().into()
     }
 
-    fn unpack(body: &[u8], version: i32) -> Result<Self, BodyError> {
+    fn unpack(
+        body: &[u8],
+        version: i32,
+        take: &mut dyn FnMut(TopicConfig),
+    ) -> Result<Self, BodyError> {
         let mut plain = Vec::new();
         let mut unpacker = flate2::read::ZlibDecoder::new(body).take(UNPACKED_BYTES_MAX + 1);
         let bytes = unpacker
@@ -195,12 +259,10 @@ impl RegisterBrokerBody {
         let mut rest = plain.as_slice();
         let data_version = fastjson::parse(take_text(&mut rest)?)?;
         let topics_count = take_u32(&mut rest)?;
-        let mut topics = BTreeMap::new();
         for _ in 0..bounded(topics_count)? {
             let line = std::str::from_utf8(take_text(&mut rest)?);
             let config = line.ok().and_then(parse_topic_line);
-            let config = config.ok_or(BodyError::Unpack("a topic's line"))?;
-            topics.insert(config.name.clone(), config);
+            take(config.ok_or(BodyError::Unpack("a topic's line"))?);
         }
         let filters = fastjson::parse(take_text(&mut rest)?)?;
         let filter_servers = filters.elements().iter().filter_map(Value::as_text);
@@ -212,7 +274,6 @@ impl RegisterBrokerBody {
         };
         let topics = TopicConfigWrapper {
             data_version: DataVersion::from_value(&data_version),
-            topics,
             mapping_details,
             ..TopicConfigWrapper::default()
         };
@@ -221,6 +282,16 @@ impl RegisterBrokerBody {
             filter_servers,
         })
     }
+}
+
+/// A member of the topic table; one without a name has its key's.
+fn take_topic(name: &Value, config: &Value, take: &mut dyn FnMut(TopicConfig)) {
+    let mut config = TopicConfig::from_value(config);
+    if config.name.is_empty() {
+        let Some(name) = name.as_text() else { return };
+        config.name = name.into_owned();
+    }
+    take(config);
 }
 
 fn check_crc(body: &[u8], claimed: Option<i64>) -> Result<(), BodyError> {
@@ -279,7 +350,7 @@ fn topic_line(config: &TopicConfig) -> String {
         config.read_queue_nums,
         config.write_queue_nums,
         config.perm,
-        config.filter_type,
+        config.filter_type.name(),
         String::from_utf8_lossy(&attributes),
     )
 }
@@ -290,7 +361,7 @@ fn parse_topic_line(line: &str) -> Option<TopicConfig> {
     config.read_queue_nums = parts.next()?.parse().ok()?;
     config.write_queue_nums = parts.next()?.parse().ok()?;
     config.perm = parts.next()?.parse().ok()?;
-    parts.next()?.clone_into(&mut config.filter_type);
+    config.filter_type = FilterType::of(parts.next()?);
     // Attributes were added in 5.0; a line that cannot be read as a table has none.
     if let Some(Ok(table)) = parts.next().map(|text| fastjson::parse(text.as_bytes())) {
         for (name, value) in table.entries() {

@@ -23,6 +23,34 @@ pub mod perm {
 /// Queues of a topic made without naming a count; the class's own default.
 const QUEUE_NUMS_DEFAULT: i32 = 16;
 
+/// `TopicFilterType`: whether a message may have several tags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FilterType {
+    /// One at most.
+    #[default]
+    SingleTag,
+    /// Several.
+    MultiTag,
+}
+
+impl FilterType {
+    /// The one of this name; any other name stands for the default.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "MULTI_TAG" => Self::MultiTag,
+            _ => Self::SingleTag,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SingleTag => "SINGLE_TAG",
+            Self::MultiTag => "MULTI_TAG",
+        }
+    }
+}
+
 /// The configuration of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicConfig {
@@ -34,8 +62,8 @@ pub struct TopicConfig {
     pub write_queue_nums: i32,
     /// Bits of [`perm`].
     pub perm: i32,
-    /// `SINGLE_TAG` or `MULTI_TAG`.
-    pub filter_type: String,
+    /// Whether its messages may have several tags.
+    pub filter_type: FilterType,
     /// 1 unit topic, 2 unit subscription.
     pub topic_sys_flag: i32,
     /// Ordered across brokers.
@@ -52,7 +80,7 @@ impl TopicConfig {
             read_queue_nums: queue_nums,
             write_queue_nums: queue_nums,
             perm: perm::READ | perm::WRITE,
-            filter_type: "SINGLE_TAG".to_owned(),
+            filter_type: FilterType::SingleTag,
             topic_sys_flag: 0,
             order: false,
             attributes: BTreeMap::new(),
@@ -69,9 +97,9 @@ impl TopicConfig {
             |(k, v): &(Value, Value)| Some((k.as_text()?.into_owned(), v.as_text()?.into_owned()));
         let filter_type = match value.get("topicFilterType") {
             // The enum's ordinal, as clients with integer enums write it.
-            Some(Value::Int(1)) => "MULTI_TAG".to_owned(),
-            Some(Value::Text(name)) => name.clone(),
-            _ => "SINGLE_TAG".to_owned(),
+            Some(Value::Int(1)) => FilterType::MultiTag,
+            Some(Value::Text(name)) => FilterType::of(name),
+            _ => FilterType::SingleTag,
         };
         Self {
             name: value.text_or_empty("topicName"),
@@ -92,7 +120,7 @@ impl TopicConfig {
             ("order", self.order.into()),
             ("perm", self.perm.into()),
             ("readQueueNums", self.read_queue_nums.into()),
-            ("topicFilterType", self.filter_type.as_str().into()),
+            ("topicFilterType", self.filter_type.name().into()),
             ("topicName", self.name.as_str().into()),
             ("topicSysFlag", self.topic_sys_flag.into()),
             ("writeQueueNums", self.write_queue_nums.into()),

@@ -13,8 +13,8 @@ mod write;
 
 use std::borrow::Cow;
 
-pub use read::{DEPTH_MAX, VALUES_MAX, parse};
-pub use write::{IntegerKeys, to_bytes};
+pub use read::{DEPTH_MAX, VALUES_MAX, parse, parse_with_table};
+pub use write::{IntegerKeys, MapWriter, to_bytes};
 
 /// A JSON value as Java's library understands it.
 #[derive(Debug, Clone, PartialEq)]

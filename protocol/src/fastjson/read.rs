@@ -22,11 +22,26 @@ pub const VALUES_MAX: usize = 2_000_000;
 /// # Errors
 /// No value, or one of the bounds is exceeded.
 pub fn parse(bytes: &[u8]) -> Result<Value, BodyError> {
+    parse_with_table(bytes, "", &mut |_, _| ())
+}
+
+/// As [`parse`], but the members of the maps called `table` are handed to `take` one by one, in the
+/// order they come in, and those maps are empty in the value.
+///
+/// # Errors
+/// As [`parse`]; what was handed over before is then part of nothing.
+pub fn parse_with_table(
+    bytes: &[u8],
+    table: &str,
+    take: &mut dyn FnMut(Value, Value),
+) -> Result<Value, BodyError> {
     Reader {
         bytes,
         at: 0,
         depth: 0,
         values: 0,
+        table,
+        take,
     }
     .value()
 }
@@ -36,6 +51,9 @@ struct Reader<'a> {
     at: usize,
     depth: usize,
     values: usize,
+    /// Never the name of a map when empty.
+    table: &'a str,
+    take: &'a mut dyn FnMut(Value, Value),
 }
 
 impl Reader<'_> {
@@ -104,17 +122,44 @@ impl Reader<'_> {
 
     fn map(&mut self) -> Result<Value, BodyError> {
         let mut pairs = Vec::new();
+        self.members(|reader, key| {
+            let is_table = matches!(&key, Value::Text(name) if *name == reader.table);
+            let value = if is_table && !reader.table.is_empty() && reader.peek() == Some(b'{') {
+                reader.nested(Self::table)?
+            } else {
+                reader.value()?
+            };
+            pairs.push((key, value));
+            Ok(())
+        })?;
+        Ok(Value::Map(pairs))
+    }
+
+    fn table(&mut self) -> Result<Value, BodyError> {
+        self.members(|reader, key| {
+            let value = reader.value()?;
+            (reader.take)(key, value);
+            Ok(())
+        })?;
+        Ok(Value::Map(Vec::new()))
+    }
+
+    /// The members of a map, whose values `read` takes.
+    fn members(
+        &mut self,
+        mut read: impl FnMut(&mut Self, Value) -> Result<(), BodyError>,
+    ) -> Result<(), BodyError> {
         while !self.take_if(b'}') {
             let key = self.key()?;
             if !self.take_if(b':') {
                 return Err(self.expected("':'"));
             }
-            pairs.push((key, self.value()?));
+            read(self, key)?;
             if !self.take_if(b',') && self.peek() != Some(b'}') {
                 return Err(self.expected("',' or '}'"));
             }
         }
-        Ok(Value::Map(pairs))
+        Ok(())
     }
 
     /// A quoted key, a bare one (`0`, `name`), or an object.

@@ -29,6 +29,52 @@ pub fn to_bytes(value: &Value, keys: IntegerKeys) -> Bytes {
     out.freeze()
 }
 
+/// A map that is written member by member: a table of 100,000 topics as one value would take 100 MB
+/// for a body of 20.
+pub struct MapWriter<'o> {
+    out: &'o mut BytesMut,
+    keys: IntegerKeys,
+    has_members: bool,
+}
+
+impl<'o> MapWriter<'o> {
+    /// Begins a map.
+    pub fn begin(out: &'o mut BytesMut, keys: IntegerKeys) -> Self {
+        out.put_u8(b'{');
+        Self {
+            out,
+            keys,
+            has_members: false,
+        }
+    }
+
+    fn put_name(&mut self, name: &str) {
+        if self.has_members {
+            self.out.put_u8(b',');
+        }
+        self.has_members = true;
+        put_text(self.out, name);
+        self.out.put_u8(b':');
+    }
+
+    /// Writes a member.
+    pub fn member(&mut self, name: &str, value: &Value) {
+        self.put_name(name);
+        put(self.out, value, self.keys);
+    }
+
+    /// Begins a member that is a map.
+    pub fn map(&mut self, name: &str) -> MapWriter<'_> {
+        self.put_name(name);
+        MapWriter::begin(self.out, self.keys)
+    }
+
+    /// Ends the map.
+    pub fn end(self) {
+        self.out.put_u8(b'}');
+    }
+}
+
 fn put(out: &mut BytesMut, value: &Value, keys: IntegerKeys) {
     match value {
         Value::Null => out.put_slice(b"null"),

@@ -1,6 +1,7 @@
 //! The real disk: direct I/O through the core's ring.
 //!
-//! **Owns** `gantry_storage::Disk` on glommio, the shared-memory tail's mapping, the store's lock.
+//! **Owns** `gantry_storage::Disk` on glommio, the shared-memory tail's mapping, the store's lock,
+//! and what a shard asks of its surroundings besides.
 //! **Lives on** a data core; the lock and the tail's place are chosen on the main thread.
 //! **Invariants** reads and writes bypass the page cache and never block the core; rare operations
 //! on folders go to glommio's blocking thread. A file system without direct I/O is refused at the
@@ -10,6 +11,7 @@
 
 mod file;
 mod lock;
+mod memory;
 mod shared_tail;
 
 use std::future::Future;
@@ -214,6 +216,10 @@ impl Disk for GlommioDisk {
 
     async fn sleep_ms(&self, ms: u64) {
         glommio::timer::sleep(Duration::from_millis(ms)).await;
+    }
+
+    async fn give_memory_back(&self) {
+        glommio::executor().spawn_blocking(memory::give_back).await;
     }
 
     async fn yield_now(&self) {

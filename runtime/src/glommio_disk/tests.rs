@@ -182,3 +182,26 @@ fn the_tail_keeps_its_bytes_and_its_larger_length() {
 }
 
 const TAIL_TOO_LONG: u64 = shared_tail::TAIL_BYTES_MAX + 4096;
+
+/// Bytes of memory that belong to this process alone.
+#[cfg(target_env = "gnu")]
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    let kib = line.split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn freed_memory_goes_back_although_something_stays_behind_it() {
+    const BLOCKS: usize = 200_000;
+    let mut blocks: Vec<Box<[u8; 200]>> = (0..BLOCKS).map(|_| Box::new([7; 200])).collect();
+    let last = blocks.pop().unwrap();
+    drop(blocks);
+    let before = anonymous_bytes();
+    memory::give_back();
+    let after = anonymous_bytes();
+    assert!(after + (30 << 20) < before, "{before} to {after}");
+    assert_eq!(*last, [7; 200]);
+}

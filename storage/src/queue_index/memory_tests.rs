@@ -42,7 +42,7 @@ fn hot_pages_beyond_their_bound_are_completed_largest_first() {
         "{smallest} {}",
         keys.len()
     );
-    index.complete_pages(&keys);
+    index.complete_pages(&keys, StoreTimestamp(0));
     assert_eq!(index.hot_bytes, hot_bytes(&index));
     assert!(!index.is_hot_full() && index.hot_bytes < before / 2);
     assert!(index.tired(StoreTimestamp(0)).is_empty());
@@ -58,8 +58,33 @@ fn pages_completed_early_are_written_in_the_order_of_their_queues() {
     }
     let keys = index.tired(StoreTimestamp(u64::MAX));
     assert_eq!(keys.len(), 200);
-    index.complete_pages(&keys);
+    index.complete_pages(&keys, StoreTimestamp(0));
     let batch = index.unwritten_batch(usize::MAX);
     assert_eq!(batch.len(), 200);
     assert!(batch.is_sorted_by_key(|(id, _)| id.key));
+}
+
+#[test]
+fn written_pages_of_queues_that_sleep_are_not_kept() {
+    let mut index = QueueIndex::default();
+    for queue in 0..10 {
+        for i in 0..=u64::from(queue) {
+            let key = QueueKey::new(1, queue);
+            index.append(key, QueueOffset(i), entry(i)).unwrap();
+        }
+    }
+    let before = entry(5).store_time;
+    let mut write = |keys: &[QueueKey]| {
+        index.complete_pages(keys, before);
+        let batch = index.unwritten_batch(usize::MAX);
+        let places = batch.iter().map(|(id, _)| (*id, PagePlace(0)));
+        index.pages_written(places);
+        index.resident_bytes()
+    };
+    let asleep: Vec<QueueKey> = (0..5).map(|queue| QueueKey::new(1, queue)).collect();
+    assert_eq!(write(&asleep), 0);
+    let busy: Vec<QueueKey> = (5..10).map(|queue| QueueKey::new(1, queue)).collect();
+    assert!(write(&busy) > 0);
+    let answer = index.lookup_hot(asleep[0], QueueOffset(0), 1, &mut Vec::new());
+    assert!(matches!(answer, Lookup::NeedsPages(_)));
 }

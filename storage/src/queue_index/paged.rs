@@ -213,11 +213,16 @@ impl<D: Disk> PagedIndex<D> {
     }
 
     /// Completes short pages of queues without an append since `before`, and of others when all
-    /// that are being filled hold too much memory; says how many.
+    /// that are being filled hold too much memory, and writes them as they become enough for it, so
+    /// that few wait at once; says how many. What can't be written now stays in memory.
     pub async fn put_to_sleep(&self, before: StoreTimestamp) -> usize {
         let tired = self.index.borrow().tired(before);
         for keys in tired.chunks(SLEEP_SLICE) {
-            self.index.borrow_mut().complete_pages(keys);
+            self.index.borrow_mut().complete_pages(keys, before);
+            if self.needs_flush() && self.flush().await.is_err() {
+                // The next flush says why.
+                break;
+            }
             self.disk.yield_now().await;
         }
         tired.len()

@@ -235,7 +235,7 @@ proptest! {
 
 pub(super) fn sleep_all(index: &mut QueueIndex) {
     let keys = index.tired(StoreTimestamp(u64::MAX));
-    index.complete_pages(&keys);
+    index.complete_pages(&keys, StoreTimestamp(0));
 }
 
 /// What the hot pages really hold.

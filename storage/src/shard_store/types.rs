@@ -48,6 +48,8 @@ pub struct StoreOptions {
     pub index_cache_bytes: u64,
     /// Complete index pages are written once they have so many bytes.
     pub index_flush_bytes: usize,
+    /// A queue without a new record for so long goes to sleep.
+    pub sleep_ms: u64,
     /// Key index entries collected in memory before they are written.
     pub key_entries_max: usize,
     /// Bytes before the log's head in which zeros are kept in quiet times, beyond the next segment;
@@ -67,6 +69,7 @@ impl Default for StoreOptions {
             read_cache_bytes: 16 << 20,
             index_cache_bytes: 32 << 20,
             index_flush_bytes: UNWRITTEN_BYTES_FLUSH,
+            sleep_ms: 600_000,
             key_entries_max: ACTIVE_ENTRIES_MAX,
             zeros_ahead_bytes: 0,
         }

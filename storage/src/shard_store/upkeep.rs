@@ -4,7 +4,7 @@
 //! **Lives on** the shard's core, one task.
 //! **Invariants** a checkpoint is written only when all that its index parts know is committed.
 //! **Limits** `checkpoint_bytes` of log, or `IDLE_MS` without news, between two checkpoints;
-//! `REST_MS` between two looks for queues that may go to sleep.
+//! `rest_ms` between two looks for queues that may go to sleep.
 //! **Not here** the checkpoint's bytes (`checkpoint`).
 
 use std::rc::Rc;
@@ -19,11 +19,13 @@ use crate::units::{FilePosition, StoreTimestamp};
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
 pub const IDLE_MS: u64 = 5000;
 
-/// A queue without a new record for so long goes to sleep, whether other queues have records or
-/// not: a page of its own for what it has, in exchange for the memory of the page it was filling.
-pub const SLEEP_MS: u64 = 600_000;
-/// How often such queues are looked for while any queue is filling a page.
-const REST_MS: u64 = SLEEP_MS / 10;
+/// A queue without a new record for `StoreOptions::sleep_ms` goes to sleep, whether other queues
+/// have records or not: a page of its own for what it has, in exchange for the memory of the page
+/// it was filling. Such queues are looked for so many times in that while, as long as any queue is
+/// filling a page.
+const LOOKS: u64 = 10;
+/// Queues that have gone to sleep before their memory is given back: some hundred KiB.
+const SLEPT_MANY: usize = 4096;
 /// Bytes of log for each byte of a checkpoint: checkpoints of many busy queues, which repeat all
 /// their short pages, add at most this part to what the device gets.
 const LOG_PER_CHECKPOINT: u64 = 4;
@@ -58,10 +60,15 @@ impl<D: Disk> ShardStore<D> {
         self.staged().since(self.checkpoint_position.get()) >= wanted
     }
 
-    /// Whether there are pages being filled that nobody has looked at for `REST_MS`.
+    /// Between two looks for queues that may go to sleep.
+    fn rest_ms(&self) -> u64 {
+        (self.log.options.sleep_ms / LOOKS).max(1)
+    }
+
+    /// Whether there are pages being filled that nobody has looked at for so long.
     fn rest_due(&self) -> bool {
         let now_ms = self.log.disk.now_mono_us() / 1000;
-        let is_long_ago = |rested: u64| now_ms.saturating_sub(rested) >= REST_MS;
+        let is_long_ago = |rested: u64| now_ms.saturating_sub(rested) >= self.rest_ms();
         self.index.has_hot() && self.rested_ms.get().is_none_or(is_long_ago)
     }
 
@@ -79,8 +86,8 @@ impl<D: Disk> ShardStore<D> {
         loop {
             let news = || self.staged() > self.checkpoint_position.get() || self.has_work();
             if self.index.has_hot() {
-                let stop = || news() || self.ends();
-                self.upkeep.wait_ms(&self.log.disk, REST_MS, stop).await;
+                let (disk, stop) = (&self.log.disk, || news() || self.ends());
+                self.upkeep.wait_ms(disk, self.rest_ms(), stop).await;
             } else {
                 let news = || (news() || self.ends()).then_some(());
                 self.upkeep.wait(news).await;
@@ -109,6 +116,10 @@ impl<D: Disk> ShardStore<D> {
             if rest || self.checkpoint_due() {
                 self.try_checkpoint().await;
             }
+            if self.slept.get() >= SLEPT_MANY {
+                self.slept.set(0);
+                self.log.disk.give_memory_back().await;
+            }
         }
     }
 
@@ -119,7 +130,11 @@ impl<D: Disk> ShardStore<D> {
         if self.index.is_hot_full() || self.checkpoint_due() || rest_due {
             let now_ms = self.log.disk.now_mono_us() / 1000;
             self.rested_ms.set(Some(now_ms));
-            let before = self.log.disk.now_ms().saturating_sub(SLEEP_MS);
+            let before = self
+                .log
+                .disk
+                .now_ms()
+                .saturating_sub(self.log.options.sleep_ms);
             slept = self.index.put_to_sleep(StoreTimestamp(before)).await;
         }
         let queues = self
@@ -139,6 +154,9 @@ impl<D: Disk> ShardStore<D> {
             tracing::warn!(%error, "index pages could not be written");
             let ends = || self.ends();
             self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+        }
+        if rest_due {
+            self.slept.set(self.slept.get() + slept);
         }
         rest_due && slept > 0
     }

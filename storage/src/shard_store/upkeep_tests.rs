@@ -1,6 +1,5 @@
 use std::rc::Rc;
 
-use super::SLEEP_MS;
 use crate::disk::Disk as _;
 use crate::shard_store::tests::{SharedTail, limits, options, record};
 use crate::shard_store::{FlushMode, ShardStore};
@@ -8,6 +7,7 @@ use crate::sim_disk::SimDisk;
 use crate::units::{QueueKey, StoreTimestamp};
 
 const QUEUES: u16 = 200;
+const SLEEP_MS: u64 = 600_000;
 
 type Store = Rc<ShardStore<SimDisk>>;
 

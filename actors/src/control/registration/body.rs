@@ -8,19 +8,18 @@
 //! **Limits** the frame limit; about 90,000 topics fit a full body.
 //! **Not here** sending (`link`).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_protocol::body::{RegisterBrokerBody, TopicConfig, TopicConfigWrapper, perm};
 use gantry_protocol::code::request;
 use gantry_protocol::command::Command;
 
-use crate::own_heap::{WORTH_BYTES, on_own_heap};
-
 use crate::control::plane::Plane;
 use crate::control::topics::table::TopicTable;
-
-/// Bytes of a topic in a body, at least.
-const TOPIC_BYTES: usize = 160;
+use crate::seam::TopicEntry;
 
 /// A request that names this broker.
 pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
@@ -37,11 +36,7 @@ pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> 
     let is_compressed = plane.settings.compressed_register.get();
     let (bytes, crc) = {
         let table = plane.topics.borrow();
-        let (table, permission) = (&*table, plane.permission.get());
-        let is_large = only.is_none() && table.count() * TOPIC_BYTES > WORTH_BYTES;
-        on_own_heap(is_large, || {
-            register_body(table, only, permission).encode(is_compressed)
-        })
+        encode(&table, only, plane.permission.get(), is_compressed)
     };
     identified(plane, request::REGISTER_BROKER, opaque)
         .with_ext(
@@ -54,41 +49,35 @@ pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> 
         .with_body(bytes)
 }
 
-fn register_body(
+/// One topic at a time: all of them as values would take five times the memory of the whole table.
+fn encode(
     table: &TopicTable,
     only: Option<&BTreeSet<String>>,
     permission: i32,
-) -> RegisterBrokerBody {
-    let configs: Vec<TopicConfig> = match only {
-        None => table
-            .iter()
-            .map(|entry| cut(&entry.config, permission))
-            .collect(),
-        Some(names) => names
-            .iter()
-            .filter_map(|name| table.get(name))
-            .map(|entry| cut(&entry.config, permission))
-            .collect(),
+    is_compressed: bool,
+) -> (Bytes, u32) {
+    let mut entries: Vec<&Arc<TopicEntry>> = match only {
+        None => table.iter().collect(),
+        Some(names) => names.iter().filter_map(|name| table.get(name)).collect(),
     };
-    let topics = TopicConfigWrapper {
-        data_version: *table.version(),
-        topics: configs
-            .into_iter()
-            .map(|config| (config.name.clone(), config))
-            .collect(),
-        ..TopicConfigWrapper::default()
-    };
-    RegisterBrokerBody {
-        topics,
+    entries.sort_unstable_by(|a, b| a.config.name.cmp(&b.config.name));
+    let body = RegisterBrokerBody {
+        topics: TopicConfigWrapper {
+            data_version: *table.version(),
+            ..TopicConfigWrapper::default()
+        },
         filter_servers: Vec::new(),
-    }
+    };
+    let configs = entries.iter().map(|entry| cut(&entry.config, permission));
+    body.encode_with(configs, is_compressed)
 }
 
-fn cut(config: &TopicConfig, permission: i32) -> TopicConfig {
-    let mut config = config.clone();
+fn cut(config: &TopicConfig, permission: i32) -> Cow<'_, TopicConfig> {
     let read_write = perm::READ | perm::WRITE;
-    if permission & read_write != read_write {
-        config.perm &= permission;
+    if permission & read_write == read_write {
+        return Cow::Borrowed(config);
     }
-    config
+    let mut config = config.clone();
+    config.perm &= permission;
+    Cow::Owned(config)
 }

@@ -20,7 +20,9 @@ use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
     TopicEntry,
 };
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
+use crate::settings::{
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+};
 
 use crate::control::ControlPlane;
 
@@ -61,7 +63,7 @@ pub fn settings() -> BrokerSettings {
         notify_consumer_ids_changed_enable: true.into(),
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
-        message_index_enable: true,
+        index: IndexSettings::STOCK,
         latency_profile_enable: true,
         coalesce_max_us: 0,
         use_server_side_reset_offset: true.into(),
@@ -251,6 +253,14 @@ impl Rig {
         let mut topics = BTreeMap::new();
         for message in &self.seen {
             match message {
+                ToData::Catalog(CatalogChange::Topics(entries)) => {
+                    let named = |entry: &Arc<TopicEntry>| entry.config.name.clone();
+                    topics.extend(
+                        entries
+                            .iter()
+                            .map(|entry| (named(entry), Arc::clone(entry))),
+                    );
+                }
                 ToData::Catalog(CatalogChange::TopicPut(entry)) => {
                     topics.insert(entry.config.name.clone(), Arc::clone(entry));
                 }

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::body::{
-    DataVersion, MessageQueue, QueueStats, TopicConfig, TopicConfigWrapper, TopicList, TopicStats,
+    DataVersion, FilterType, MessageQueue, QueueStats, TopicConfig, TopicConfigWrapper, TopicList,
+    TopicStats,
 };
 use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
@@ -155,9 +156,8 @@ fn wanted_config(command: &Command, plane: &Rc<Plane>) -> Result<TopicConfig, Re
     config.perm = reply::number(command, "perm")?;
     config.topic_sys_flag = reply::number_or(command, "topicSysFlag", 0)?;
     config.order = reply::switch_or(command, "order", false);
-    if reply::optional(command, "topicFilterType") == Some("MULTI_TAG") {
-        "MULTI_TAG".clone_into(&mut config.filter_type);
-    }
+    let filter_type = reply::optional(command, "topicFilterType").unwrap_or_default();
+    config.filter_type = FilterType::of(filter_type);
     let current = known
         .as_ref()
         .map(|entry| entry.config.attributes.clone())

@@ -114,7 +114,7 @@ pub fn from_template(
     }
     let queues = client_queues.min(template.write_queue_nums).max(0);
     let mut config = super::built_in::topic(wanted, queues, template.perm & !perm::INHERIT);
-    config.filter_type.clone_from(&template.filter_type);
+    config.filter_type = template.filter_type;
     config.topic_sys_flag = sys_flag(unit_mode, wanted);
     Ok(config)
 }

@@ -7,13 +7,13 @@
 //! **Limits** `TOPICS_MAX` topics.
 //! **Not here** persistence and registration (`super`), validation (`rules`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use gantry_protocol::body::{DataVersion, TopicConfig};
 use gantry_protocol::code::response;
 use gantry_storage::units::TopicId;
 
+use crate::known_topics::KnownTopics;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 
@@ -24,8 +24,7 @@ pub const TOPICS_MAX: usize = 100_000;
 /// All topics; see the room's head.
 #[derive(Debug, Default)]
 pub struct TopicTable {
-    by_name: HashMap<String, Arc<TopicEntry>>,
-    by_id: HashMap<TopicId, Arc<TopicEntry>>,
+    known: KnownTopics,
     version: DataVersion,
     next_id: u32,
 }
@@ -38,43 +37,37 @@ impl TopicTable {
         next_id: u32,
     ) -> Self {
         let mut table = Self {
-            by_name: HashMap::new(),
-            by_id: HashMap::new(),
+            known: KnownTopics::default(),
             version,
             next_id: next_id.max(1),
         };
         for entry in entries {
             // A row above the stored counter would be a lost counter write: never reuse its id.
             table.next_id = table.next_id.max(entry.id.0.saturating_add(1));
-            table.insert(Arc::new(entry));
+            table.known.put(&Arc::new(entry));
         }
         table
     }
 
-    fn insert(&mut self, entry: Arc<TopicEntry>) {
-        let name = entry.config.name.clone();
-        self.by_id.insert(entry.id, Arc::clone(&entry));
-        self.by_name.insert(name, entry);
-    }
-
     /// The topic of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<TopicEntry>> {
-        self.by_name.get(name)
+        self.known.get(name)
     }
 
     /// The name of a topic id.
     pub fn name_of(&self, id: TopicId) -> Option<&str> {
-        self.by_id.get(&id).map(|entry| entry.config.name.as_str())
+        let entry = self.known.get_by_id(id)?;
+        Some(&entry.config.name)
     }
 
     /// Every topic, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<TopicEntry>> {
-        self.by_name.values()
+        self.known.iter()
     }
 
     /// How many topics.
     pub fn count(&self) -> usize {
-        self.by_name.len()
+        self.known.count()
     }
 
     /// The version of the whole table.
@@ -93,9 +86,9 @@ impl TopicTable {
     /// # Errors
     /// 1 when the table would be over-full.
     pub fn check_room(&self, wanted: &[TopicConfig]) -> Result<(), Refusal> {
-        let is_new = |config: &&TopicConfig| !self.by_name.contains_key(&config.name);
+        let is_new = |config: &&TopicConfig| self.known.get(&config.name).is_none();
         let made = wanted.iter().filter(is_new).count();
-        if self.by_name.len() + made <= TOPICS_MAX {
+        if self.known.count() + made <= TOPICS_MAX {
             return Ok(());
         }
         Err(Refusal::new(
@@ -114,7 +107,7 @@ impl TopicTable {
     /// # Errors
     /// 1 when the table is full.
     pub fn put(&mut self, config: TopicConfig) -> Result<Option<Arc<TopicEntry>>, Refusal> {
-        let known = self.by_name.get(&config.name);
+        let known = self.known.get(&config.name);
         if known.is_some_and(|entry| entry.config == config) {
             return Ok(None);
         }
@@ -123,12 +116,12 @@ impl TopicTable {
             None => self.take_id(&config.name)?,
         };
         let entry = Arc::new(TopicEntry { id, config });
-        self.insert(Arc::clone(&entry));
+        self.known.put(&entry);
         Ok(Some(entry))
     }
 
     fn take_id(&mut self, name: &str) -> Result<TopicId, Refusal> {
-        let full = self.by_name.len() >= TOPICS_MAX || self.next_id == u32::MAX;
+        let full = self.known.count() >= TOPICS_MAX || self.next_id == u32::MAX;
         if full {
             return Err(Refusal::new(
                 response::SYSTEM_ERROR,
@@ -145,9 +138,7 @@ impl TopicTable {
 
     /// Removes a topic; its id is never given again.
     pub fn remove(&mut self, name: &str) -> Option<Arc<TopicEntry>> {
-        let entry = self.by_name.remove(name)?;
-        self.by_id.remove(&entry.id);
-        Some(entry)
+        self.known.remove(name)
     }
 
     /// Sets `order` on the topics that `ORDER_TOPIC_CONFIG` names (the body of a 103 reply). Never
@@ -159,7 +150,7 @@ impl TopicTable {
     ) -> Vec<Arc<TopicEntry>> {
         let mut changed = Vec::new();
         for name in ordered {
-            let Some(entry) = self.by_name.get(name).filter(|entry| !entry.config.order) else {
+            let Some(entry) = self.known.get(name).filter(|entry| !entry.config.order) else {
                 continue;
             };
             let mut config = entry.config.clone();
@@ -168,7 +159,7 @@ impl TopicTable {
                 id: entry.id,
                 config,
             });
-            self.insert(Arc::clone(&entry));
+            self.known.put(&entry);
             changed.push(entry);
         }
         changed

@@ -70,6 +70,8 @@ pub const TURN_PULLED_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes that all queues give to pulls in a pass: 1 ms, and about as much to write them out. The
 /// others wait for the next pass, sends don't.
 pub const PASS_PULLED_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Actors for which there is always room.
+const ROSTER_MIN: usize = 1024;
 /// Reads from the device and searches that one shard has under way, at most (`memory_plan`).
 pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
@@ -394,6 +396,22 @@ impl Inner {
         }
         self.by_key.insert(key, slot);
         slot
+    }
+
+    /// Gives back the tables of actors when they have room for many more than are awake.
+    fn shrink(&mut self) {
+        let wanted = ROSTER_MIN.max(2 * self.by_key.len());
+        if self.by_key.capacity() <= 8 * wanted {
+            return;
+        }
+        while matches!(self.actors.last(), Some(None)) {
+            self.actors.pop();
+        }
+        let count = self.actors.len();
+        self.free.retain(|slot| (*slot as usize) < count);
+        self.actors.shrink_to(wanted);
+        self.free.shrink_to(wanted);
+        self.by_key.shrink_to(wanted);
     }
 
     fn actor_of(&mut self, key: QueueKey) -> &mut QueueActor {

@@ -156,7 +156,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         for _ in 0..SWEEP_MAX.min(u32::try_from(inner.actors.len()).unwrap_or(SWEEP_MAX)) {
             let slot = inner.sweep_at;
             let place = inner.actors.get_mut(slot as usize);
-            inner.sweep_at = if place.is_some() { slot + 1 } else { 0 };
+            if place.is_none() {
+                inner.sweep_at = 0;
+                inner.shrink();
+                continue;
+            }
+            inner.sweep_at = slot + 1;
             if let Some(place) = place
                 && let Some(key) = place
                     .as_ref()

@@ -34,7 +34,9 @@ use crate::kept_settings::KeptSettings;
 use crate::live::KeyVerdict;
 use crate::seam::owed::OwedRow;
 use crate::seam::{CatalogChange, GroupEntry, ToControl, ToData, TopicEntry};
-use crate::settings::{BrokerRole, BrokerSettings, FlushDiskType, RetentionSettings};
+use crate::settings::{
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+};
 
 /// A core of the tests.
 pub type TestCore = DataCore<MemoryStore, FakeHost>;
@@ -355,7 +357,7 @@ pub fn settings() -> BrokerSettings {
         notify_consumer_ids_changed_enable: true.into(),
         lite_pull_message_enable: true.into(),
         reject_pull_consumer_enable: false,
-        message_index_enable: true,
+        index: IndexSettings::STOCK,
         latency_profile_enable: true,
         coalesce_max_us: 0,
         use_server_side_reset_offset: true.into(),

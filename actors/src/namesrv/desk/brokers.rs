@@ -6,7 +6,6 @@
 //! **Limits** `ADDRESS_CHARS_MAX`, `NAME_CHARS_MAX`.
 //! **Not here** the rules of registration (`routes`).
 
-use crate::own_heap::{WORTH_BYTES, on_own_heap};
 use gantry_protocol::HeaderView;
 use gantry_protocol::request::namesrv::{
     BrokerHeartbeat, BrokerIdentity, BrokerNameHeader, MemberGroup, RegisterBroker,
@@ -181,10 +180,7 @@ fn register_body(
 ) -> Result<RegisterBody, Refusal> {
     let (compressed, crc) = (header.compressed, header.body_crc);
     let (body, version) = (&asked.command.body, asked.command.version);
-    let read = on_own_heap(body.len() > WORTH_BYTES, || {
-        bodies::read_register(body, compressed, crc, version)
-    });
-    read.map_err(|error| {
+    bodies::read_register(body, compressed, crc, version).map_err(|error| {
         tracing::warn!(%error, "registration body refused");
         system_error(error.to_string())
     })

@@ -1,20 +1,31 @@
 //! Counts of one thing over the last minute, hour and day.
 //!
-//! **Owns** the slots of three windows, and what is read out of them.
+//! **Owns** the slots that three windows share, and what is read out of them.
 //! **Lives on** the control plane; pure.
-//! **Invariants** only slots in which something was counted take memory; a slot leaves when its
-//! window has passed it. The windows are RocketMQ's: 10 s slots for a minute, 10 min slots for an
+//! **Invariants** only slots in which something was counted take memory, and each count is kept
+//! once: a slot that the minute has passed is joined to its ten minutes, one that the hour has
+//! passed to its hour. The windows are RocketMQ's: 10 s slots for a minute, 10 min slots for an
 //! hour, 1 h slots for a day, one slot more than the window for the one that is being filled.
-//! **Limits** 7 + 7 + 25 slots.
+//! **Limits** 7 + 7 + 25 slots; a topic that was used once has one.
 //! **Not here** what is counted (`super`).
-
-use std::collections::VecDeque;
 
 /// How wide a slot is and how many of them a window has, besides the one being filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     slot_ms: i64,
     slots: i64,
+}
+
+impl Span {
+    /// When the slot of this time begins.
+    fn begin_ms(self, at_ms: i64) -> i64 {
+        at_ms - at_ms.rem_euclid(self.slot_ms)
+    }
+
+    /// When the oldest slot of the window begins.
+    fn oldest_ms(self, now_ms: i64) -> i64 {
+        self.begin_ms(now_ms) - self.slots * self.slot_ms
+    }
 }
 
 /// `statsMinute`.
@@ -33,6 +44,8 @@ pub const DAY: Span = Span {
     slots: 24,
 };
 const SPANS: [Span; 3] = [MINUTE, HOUR, DAY];
+// A slot of one window lies within one slot of the next.
+const _: () = assert!(HOUR.slot_ms % MINUTE.slot_ms == 0 && DAY.slot_ms % HOUR.slot_ms == 0);
 
 /// What is counted together: messages, their bytes, requests, ms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,7 +83,8 @@ pub struct Sum {
 #[derive(Debug)]
 pub struct Windows {
     first_ms: i64,
-    rings: [VecDeque<(i64, Count)>; SPANS.len()],
+    /// When a slot begins and what was counted in it, oldest first.
+    slots: Vec<(i64, Count)>,
 }
 
 impl Windows {
@@ -78,42 +92,50 @@ impl Windows {
     pub fn new(now_ms: i64) -> Self {
         Self {
             first_ms: now_ms,
-            rings: <[VecDeque<_>; SPANS.len()]>::default(),
+            slots: Vec::new(),
         }
     }
 
     /// Counts.
     pub fn add(&mut self, now_ms: i64, count: &Count) {
-        for (span, ring) in SPANS.iter().zip(&mut self.rings) {
-            let slot = now_ms / span.slot_ms;
-            match ring.back_mut() {
-                // A clock that went back counts into the newest slot.
-                Some((newest, sum)) if *newest >= slot => sum.add(count),
-                _ => {
-                    if ring.is_empty() {
-                        // Most of many topics are used once in a while: one slot, not four.
-                        ring.reserve_exact(1);
-                    }
-                    ring.push_back((slot, *count));
-                }
-            }
-            while ring.front().is_some_and(|(at, _)| *at < slot - span.slots) {
-                ring.pop_front();
+        let slot = MINUTE.begin_ms(now_ms);
+        match self.slots.last_mut() {
+            // A clock that went back counts into the newest slot.
+            Some((newest, sum)) if *newest >= slot => sum.add(count),
+            _ => {
+                self.join_old(now_ms);
+                // Most of many topics are used once in a while: one slot, not four.
+                self.slots.reserve_exact(1);
+                self.slots.push((slot, *count));
             }
         }
     }
 
+    /// Joins slots as far as the windows allow, and forgets those that all of them have passed.
+    fn join_old(&mut self, now_ms: i64) {
+        let joined = |at: i64| {
+            let span = SPANS.iter().find(|span| at >= span.oldest_ms(now_ms));
+            span.map(|span| span.begin_ms(at))
+        };
+        self.slots.retain(|(at, _)| joined(*at).is_some());
+        for (at, _) in &mut self.slots {
+            *at = joined(*at).unwrap_or(*at);
+        }
+        self.slots.dedup_by(|(at, count), (before, sum)| {
+            let is_same = at == before;
+            if is_same {
+                sum.add(count);
+            }
+            is_same
+        });
+    }
+
     /// What one of the windows holds.
     pub fn sum(&self, now_ms: i64, span: Span) -> Sum {
-        let oldest = now_ms / span.slot_ms - span.slots;
-        let begin_ms = (oldest * span.slot_ms).max(self.first_ms);
+        let oldest_ms = span.oldest_ms(now_ms);
+        let begin_ms = oldest_ms.max(self.first_ms);
         let mut count = Count::default();
-        let ring = SPANS.iter().zip(&self.rings).find(|(one, _)| **one == span);
-        for (_, slot) in ring
-            .into_iter()
-            .flat_map(|(_, ring)| ring)
-            .filter(|(at, _)| *at >= oldest)
-        {
+        for (_, slot) in self.slots.iter().filter(|(at, _)| *at >= oldest_ms) {
             count.add(slot);
         }
         Sum {
@@ -171,8 +193,8 @@ mod tests {
         for second in 0..200_000 {
             windows.add(second * 1000, &one());
         }
-        let lens: Vec<usize> = windows.rings.iter().map(VecDeque::len).collect();
-        assert_eq!(lens, [7, 7, 25]);
+        assert!(windows.slots.len() <= 7 + 7 + 25, "{}", windows.slots.len());
+        assert!(windows.slots.is_sorted_by(|a, b| a.0 < b.0));
     }
 
     #[test]
@@ -186,5 +208,27 @@ mod tests {
             2,
             "a clock went back"
         );
+    }
+
+    /// Whatever is counted when: as with three rings of slots.
+    #[test]
+    fn joined_slots_say_what_separate_ones_would() {
+        let mut windows = Windows::new(0);
+        let mut all = Vec::new();
+        let (mut now, mut step) = (0, 7_u64);
+        for n in 0..3_000 {
+            step = step.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Mostly seconds apart, at times hours.
+            let shift = if n % 50 == 0 { 40 } else { 49 };
+            now += i64::try_from(step >> shift).unwrap();
+            windows.add(now, &one());
+            all.push(now);
+            for span in SPANS {
+                let oldest = now / span.slot_ms - span.slots;
+                let wanted = all.iter().filter(|at| *at / span.slot_ms >= oldest).count();
+                let found = windows.sum(now, span).count.messages;
+                assert_eq!(found, wanted as u64, "{span:?} at {now}");
+            }
+        }
     }
 }

@@ -343,7 +343,7 @@ impl SendDesk {
         let illegal = |remark: String| Refusal::new(response::MESSAGE_ILLEGAL, remark);
         let base = body.as_ptr().addr();
         let elements = BatchIter::new(body).map_err(|error| illegal(error.to_string()))?;
-        let index_keys = self.settings.message_index_enable;
+        let index_keys = self.settings.index.keys_enable;
         let mut split = Vec::new();
         for element in elements {
             let element = element.map_err(|error| illegal(error.to_string()))?;
