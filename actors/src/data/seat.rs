@@ -282,6 +282,7 @@ impl FrameHandler for Front {
         for shard in self.core.shards() {
             all.pulls += shard.pulls_at_end();
             all.waits |= shard.waiters_count() > 0;
+            all.reads_device |= shard.reads_device();
         }
         all
     }

@@ -8,6 +8,7 @@
 //! its last look, and does so only while that does not slow the senders down: senders that wait for
 //! an answer before they send again are recognised by their rate, which falls when answers come
 //! later. Pulls of consumers that have read everything follow answers, so they aren't in that rate.
+//! While a backlog is read from the device it doesn't look away.
 //! **Limits** the windows and shares named below; every [`GATHERING_WINDOWS_MAX`] windows the rate
 //! without gathering is measured again.
 //! **Not here** reading and writing (`connection`, `writer`).
@@ -60,7 +61,7 @@ pub(super) struct Seen {
     pub(super) listening: Listening,
 }
 
-/// Consumers that have read everything.
+/// Consumers: those that have read everything, and those that read what is old.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Listening {
     /// Pulls that came to the end of their queue, since the start: their consumers ask again as
@@ -68,6 +69,9 @@ pub struct Listening {
     pub pulls: u64,
     /// Whether one of them waits now.
     pub waits: bool,
+    /// Whether the device is being read for one: a core that looks away finds
+    /// late what it gave, and asks it late for the next piece.
+    pub reads_device: bool,
 }
 
 /// What is being done.
@@ -95,6 +99,8 @@ struct Pace {
     pulls: u64,
     /// Until when a consumer counts as waiting although none of its pulls is here.
     waited_until_us: u64,
+    /// Until when a backlog counts as being read although no read is under way.
+    reading_until_us: u64,
     resting_until_us: u64,
     rest_us: u64,
 }
@@ -113,6 +119,7 @@ impl Pace {
             doubts: 0,
             pulls: 0,
             waited_until_us: 0,
+            reading_until_us: 0,
             resting_until_us: 0,
             rest_us: REST_US_MIN,
         }
@@ -129,6 +136,13 @@ impl Pace {
         let pulls = seen.listening.pulls;
         if std::mem::replace(&mut self.pulls, pulls) != pulls {
             self.waited_until_us = now_us.saturating_add(WINDOW_US);
+        }
+        if seen.listening.reads_device {
+            self.reading_until_us = now_us.saturating_add(WINDOW_US);
+        }
+        if now_us < self.reading_until_us {
+            self.start_over(now_us, seen.frames.saturating_sub(pulls));
+            return None;
         }
         let is_waited_for = seen.listening.waits || now_us < self.waited_until_us;
         let (every_us, counts) = if is_waited_for {
@@ -158,6 +172,17 @@ impl Pace {
             Phase::Trial { .. } | Phase::Gathering { .. } if away_us < AWAY_US_MIN => Some(0),
             Phase::Trial { .. } | Phase::Gathering { .. } => Some(away_us),
         }
+    }
+
+    /// No gathering, and no rate is known.
+    fn start_over(&mut self, now_us: u64, all_sends: u64) {
+        self.phase = Phase::Watching {
+            gathered_rate: None,
+        };
+        self.window_from_us = now_us;
+        self.sends_from = all_sends;
+        self.rounds = 0;
+        self.last_rate = 0;
     }
 
     /// `sends`: in this window; `rate`: of them, a second.

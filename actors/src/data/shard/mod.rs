@@ -345,6 +345,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.inner.borrow().pulls_at_end
     }
 
+    /// Whether the device is being read for a pull.
+    pub fn reads_device(&self) -> bool {
+        self.inner.borrow().cold_under_way > 0
+    }
+
     /// Totals since start.
     pub fn totals(&self) -> Totals {
         self.inner.borrow().totals
