@@ -6,29 +6,23 @@
 //! `... -- write FOLDER` commits groups of 512 KiB whole, and with parts of it in private segments.
 //! `... -- scan FOLDER` reads what a recovery would, from one file and from many.
 
+mod shard;
+
 use std::cell::Cell;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use gantry_protocol::message::body_crc;
 use gantry_runtime::glommio_disk::{GlommioDisk, GlommioFile};
-use gantry_runtime::shard::{CorePlan, DataCores};
-use gantry_runtime::shutdown::Shutdown;
-use gantry_runtime::topology::unbound;
+use gantry_runtime::shard::CoreContext;
 use gantry_storage::disk::{Disk, DiskFile, OpenMode};
 use gantry_storage::format::segment_name;
-use gantry_storage::shard_store::{NewRecord, ReadLimits, ShardStore, StoreOptions};
+use gantry_storage::shard_store::StoreOptions;
 use gantry_storage::units::{FilePosition, QueueKey, QueueOffset};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-type Store = ShardStore<GlommioDisk>;
+use shard::{BLOCK, CHUNK, Outcome, PULL, Sample, Store, cpu, on_core, stream};
 
-const BLOCK: u64 = 4096;
-const CHUNK: u64 = 256 << 10;
-/// Reads of one reader that are under way, as the shared log's read-ahead has them.
-const DEPTH: u64 = 5;
 /// Blocks that lie closer are read as one.
 const GAP: u64 = 16 << 10;
 /// Records asked for at a time when blocks are read as the index says: four pulls.
@@ -40,39 +34,24 @@ const COMMITS: u64 = 400;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let root = args.get(1).ok_or("see the head of this file")?.into();
-    let shutdown = Shutdown::new();
-    let plan = CorePlan::new(unbound(1));
-    let seats: Vec<(Vec<String>, std::path::PathBuf)> = vec![(args, root)];
-    let cores = DataCores::start(&plan, &shutdown, seats, |core, (args, root)| async move {
-        let run = async {
-            let disk = GlommioDisk::open(Path::new(&root), core.queues.flush).await?;
-            disk.make_dir("own").await?;
-            let number = |at: usize| args.get(at).and_then(|text| text.parse().ok());
-            match args.first().map(String::as_str) {
-                Some("read") => {
-                    let queues = u16::try_from(number(2).unwrap_or(64_u64))?;
-                    reading(
-                        &disk,
-                        queues,
-                        number(3).unwrap_or(1024),
-                        number(4).unwrap_or(4),
-                    )
-                    .await
-                }
-                Some("write") => writing(&disk).await,
-                Some("scan") => scanning(&disk).await,
-                _ => Err("read, write or scan".into()),
-            }
-        };
-        if let Err(error) = run.await {
-            println!("{error}");
+    let root: PathBuf = args.get(1).ok_or("see the head of this file")?.into();
+    on_core((args, root), |core, (args, root)| run(core, args, root))
+}
+
+async fn run(core: CoreContext, args: Vec<String>, root: PathBuf) -> Outcome<()> {
+    let disk = GlommioDisk::open(&root, core.queues.flush).await?;
+    disk.make_dir("own").await?;
+    let number = |at: usize| args.get(at).and_then(|text| text.parse().ok());
+    match args.first().map(String::as_str) {
+        Some("read") => {
+            let queues = u16::try_from(number(2).unwrap_or(64_u64))?;
+            let (mib, burst) = (number(3).unwrap_or(1024), number(4).unwrap_or(4));
+            reading(&disk, queues, mib, burst).await
         }
-    })?;
-    for (_, cause) in cores.join() {
-        println!("{cause}");
+        Some("write") => writing(&disk).await,
+        Some("scan") => scanning(&disk).await,
+        _ => Err("read, write or scan".into()),
     }
-    Ok(())
 }
 
 /// Bytes this process has had read from devices.
@@ -84,22 +63,11 @@ fn device_bytes() -> u64 {
     line.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// CPU time of this process, user and system, ms.
-fn cpu_ms() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = text.rsplit(')').next().unwrap_or_default();
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    ticks
-        .filter_map(|text| text.parse::<u64>().ok())
-        .sum::<u64>()
-        * 10
-}
-
-struct Measure(Instant, u64, u64);
+struct Measure(Instant, u64, Duration);
 
 impl Measure {
     fn begin() -> Self {
-        Self(Instant::now(), device_bytes(), cpu_ms())
+        Self(Instant::now(), device_bytes(), cpu())
     }
 
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -113,7 +81,7 @@ impl Measure {
             mib(delivered) / took,
             mib(read),
             read as f64 / delivered.max(1) as f64,
-            cpu_ms() - self.2,
+            cpu().saturating_sub(self.2).as_millis(),
         );
     }
 }
@@ -130,27 +98,11 @@ async fn open(disk: &GlommioDisk) -> Outcome<Rc<Store>> {
 
 async fn fill(disk: &GlommioDisk, queues: u16, bytes: u64, burst: u64) -> Outcome<()> {
     let store = open(disk).await?;
-    let (body, mut appended) = (vec![b'x'; 1024], 0);
+    let (sample, mut appended) = (Sample::new(0), 0);
     while appended < bytes {
         for queue in 0..queues {
             for _ in 0..burst {
-                let record = NewRecord {
-                    key: key(queue),
-                    topic: "own",
-                    flag: 0,
-                    sys_flag: 0,
-                    born_timestamp: 1,
-                    born_host: ([127, 0, 0, 1], 1).into(),
-                    store_timestamp: None,
-                    store_host: ([127, 0, 0, 1], 1).into(),
-                    reconsume_times: 0,
-                    prepared_offset: 0,
-                    body: &body,
-                    body_crc: body_crc(&body),
-                    properties: b"",
-                    tags_code: 0,
-                    key_hashes: &[],
-                };
+                let record = sample.record(key(queue), &[]);
                 while store.append(&record).is_err() {
                     store.seal();
                     disk.sleep_ms(1).await;
@@ -199,55 +151,12 @@ async fn raw(disk: &GlommioDisk, store: &Store) -> Outcome<()> {
     Ok(())
 }
 
-/// Reads the first `bytes` of a file in chunks, `DEPTH` of them under way.
-async fn stream(disk: &GlommioDisk, name: &str, bytes: u64) -> Outcome<()> {
-    let file = disk.open(name, OpenMode::Existing).await?;
-    let parts: Vec<(u64, u64)> = (0..bytes)
-        .step_by(usize::try_from(CHUNK)?)
-        .map(|at| (at, CHUNK.min(bytes - at)))
-        .collect();
-    side_by_side(parts, |(at, len)| {
-        let file = file.clone();
-        async move { Ok(file.read_at(at, usize::try_from(len)?).await.map(drop)?) }
-    })
-    .await?;
-    file.close().await?;
-    Ok(())
-}
-
-/// Does all of `work`, `DEPTH` at a time, each in a task of its own.
-async fn side_by_side<W, F>(work: Vec<W>, act: impl Fn(W) -> F) -> Outcome<()>
-where
-    F: std::future::Future<Output = Outcome<()>> + 'static,
-{
-    let mut under_way = std::collections::VecDeque::new();
-    for piece in work {
-        under_way.push_back(glommio::spawn_local(act(piece)));
-        if under_way.len() as u64 >= DEPTH
-            && let Some(first) = under_way.pop_front()
-        {
-            first.await?;
-        }
-    }
-    for rest in under_way {
-        rest.await?;
-    }
-    Ok(())
-}
-
 /// As pulls of 32 messages do it.
 async fn shared(store: &Store, wanted: QueueKey) -> Outcome<u64> {
-    let limits = ReadLimits {
-        messages: 32,
-        bytes: 256 << 10,
-        entries_examined: 800,
-    };
     let (mut next, mut bytes, mut out) = (QueueOffset(0), 0, BytesMut::new());
     while next < store.bounds(wanted).max {
         out.clear();
-        let read = store
-            .read(wanted, next, limits, &|_| true, &mut out)
-            .await?;
+        let read = store.read(wanted, next, PULL, &|_| true, &mut out).await?;
         next = read.next_offset;
         bytes += read.bytes;
     }
@@ -330,7 +239,7 @@ async fn writing(disk: &GlommioDisk) -> Outcome<()> {
         for sync in [false, true] {
             // The first time over each block costs the file system more; segments used again don't.
             for timed in [false, true] {
-                let (began, cpu) = (Instant::now(), cpu_ms());
+                let (began, used) = (Instant::now(), cpu());
                 commits(disk, &files, sync && timed).await?;
                 let took = began.elapsed();
                 if timed {
@@ -338,7 +247,7 @@ async fn writing(disk: &GlommioDisk) -> Outcome<()> {
                         "{queues:>2} private of {:>2} KiB, sync {sync:<5}: {:>6} µs a commit, CPU {:>4} µs",
                         part >> 10,
                         took.as_micros() / u128::from(COMMITS),
-                        (cpu_ms() - cpu) * 1000 / COMMITS,
+                        cpu().saturating_sub(used).as_micros() / u128::from(COMMITS),
                     );
                 }
             }

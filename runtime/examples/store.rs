@@ -6,28 +6,25 @@
 //! under `ASYNC_FLUSH` with their CPU, group commits and single commits under `SYNC_FLUSH`, and a
 //! cold read of all queues. Records carry a body of 1 KiB, properties and one key, as sends have.
 
+mod shard;
+
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use gantry_protocol::message::body_crc;
 use gantry_runtime::glommio_disk::{GlommioDisk, SharedTail};
-use gantry_runtime::shard::{CorePlan, DataCores};
-use gantry_runtime::shutdown::Shutdown;
-use gantry_runtime::topology::unbound;
+use gantry_runtime::shard::CoreContext;
 use gantry_storage::disk::{Disk, DiskFile, OpenMode};
+use gantry_storage::error::ReadError;
 use gantry_storage::format::segment_name;
-use gantry_storage::shard_store::{FlushMode, NewRecord, ReadLimits, ShardStore, StoreOptions};
+use gantry_storage::shard_store::{FlushMode, ShardStore, StoreOptions};
 use gantry_storage::units::{FilePosition, QueueKey, QueueOffset};
 use hdrhistogram::Histogram;
-use rustix::time::{ClockId, clock_gettime};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-type Store = ShardStore<GlommioDisk>;
+use shard::{BLOCK, Outcome, PULL, Sample, Store, cpu, on_core, stream};
 
 const QUEUES: u16 = 8;
-const BODY: usize = 1024;
 const PROPERTIES: usize = 118;
 /// Sends in flight: 4 connections with 64 each.
 const IN_FLIGHT: usize = 256;
@@ -43,43 +40,24 @@ const BREATH: Duration = Duration::from_micros(1);
 const QUIET: Duration = Duration::from_secs(6);
 const ZEROS_AHEAD: u64 = 1 << 30;
 const TAIL: u64 = (16 << 20) + 4096;
-const BLOCK: usize = 4096;
-/// A sequential reader's read, and how many of them are under way.
-const CHUNK: u64 = 256 << 10;
-const DEPTH: usize = 5;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = PathBuf::from(args.first().ok_or("see the head of this file")?);
     let millions: u64 = args.get(1).map_or(Ok(2), |text| text.parse())?;
-    let plan = CorePlan::new(unbound(1));
-    let seats = vec![(root, millions)];
-    let cores = DataCores::start(&plan, &Shutdown::new(), seats, |core, seat| async move {
-        let (root, millions): (PathBuf, u64) = seat;
-        let run = async {
-            let disk = GlommioDisk::open(&root, core.queues.flush).await?;
-            device(&disk).await?;
-            appends(&disk, &root, millions * 1_000_000, RATE).await?;
-            reads(&disk, &root).await?;
-            let place = root.join("synced");
-            let disk = GlommioDisk::open(&place, core.queues.flush).await?;
-            synced(&disk, &place).await
-        };
-        if let Err(error) = run.await {
-            println!("{error}");
-        }
-    })?;
-    for (_, cause) in cores.join() {
-        println!("{cause}");
-    }
-    Ok(())
+    on_core((root, millions), |core, (root, millions)| {
+        run(core, root, millions)
+    })
 }
 
-/// CPU time of the whole process, its kernel workers included.
-fn cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+async fn run(core: CoreContext, root: PathBuf, millions: u64) -> Outcome<()> {
+    let disk = GlommioDisk::open(&root, core.queues.flush).await?;
+    device(&disk).await?;
+    appends(&disk, &root, millions * 1_000_000, RATE).await?;
+    reads(&disk, &root).await?;
+    let place = root.join("synced");
+    let disk = GlommioDisk::open(&place, core.queues.flush).await?;
+    synced(&disk, &place).await
 }
 
 async fn open(disk: &GlommioDisk, root: &Path, flush_mode: FlushMode) -> Outcome<Rc<Store>> {
@@ -99,19 +77,14 @@ async fn open(disk: &GlommioDisk, root: &Path, flush_mode: FlushMode) -> Outcome
 
 /// Makes records like those of sends.
 struct Writer {
-    body: Vec<u8>,
-    crc: u32,
-    properties: Vec<u8>,
+    sample: Sample,
     count: u64,
 }
 
 impl Writer {
     fn new() -> Self {
-        let body = vec![b'x'; BODY];
         Self {
-            crc: body_crc(&body),
-            body,
-            properties: vec![b'p'; PROPERTIES],
+            sample: Sample::new(PROPERTIES),
             count: 0,
         }
     }
@@ -120,24 +93,8 @@ impl Writer {
     fn append(&mut self, store: &Store) -> Option<FilePosition> {
         let queue = u16::try_from(self.count % u64::from(QUEUES)).ok()?;
         let hash = self.count.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let record = NewRecord {
-            key: QueueKey::new(1, queue),
-            topic: "StorageExample",
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 1,
-            born_host: ([127, 0, 0, 1], 1).into(),
-            store_timestamp: None,
-            store_host: ([127, 0, 0, 1], 1).into(),
-            reconsume_times: 0,
-            prepared_offset: 0,
-            body: &self.body,
-            body_crc: self.crc,
-            properties: &self.properties,
-            tags_code: 0,
-            key_hashes: &[hash],
-        };
-        let appended = store.append(&record).ok()?;
+        let key = QueueKey::new(1, queue);
+        let appended = store.append(&self.sample.record(key, &[hash])).ok()?;
         self.count += 1;
         Some(appended.end)
     }
@@ -145,7 +102,7 @@ impl Writer {
 
 /// The device alone: 4 KiB and a sync, over zeros.
 async fn device(disk: &GlommioDisk) -> Outcome<()> {
-    let bytes = COMMITS * BLOCK as u64;
+    let bytes = COMMITS * BLOCK;
     let file = disk.open("zeroed", OpenMode::CreateLen(bytes)).await?;
     for at in (0..bytes).step_by(1 << 20) {
         let mut buf = disk.alloc(usize::try_from((bytes - at).min(1 << 20))?);
@@ -166,13 +123,14 @@ fn blocking_commits(path: &Path) -> Outcome<Histogram<u64>> {
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).custom_flags(direct).open(path)?;
-    let space = vec![1_u8; 2 * BLOCK];
-    let skip = space.as_ptr().align_offset(BLOCK);
-    let block = space.get(skip..skip + BLOCK).ok_or("no aligned block")?;
+    let len = usize::try_from(BLOCK)?;
+    let space = vec![1_u8; 2 * len];
+    let skip = space.as_ptr().align_offset(len);
+    let block = space.get(skip..skip + len).ok_or("no aligned block")?;
     let mut took = Histogram::new(3)?;
     for round in 0..COMMITS {
         let begin = Instant::now();
-        file.write_all_at(block, round * BLOCK as u64)?;
+        file.write_all_at(block, round * BLOCK)?;
         file.sync_data()?;
         took.saturating_record(micros(begin));
     }
@@ -263,19 +221,11 @@ fn say_read(name: &str, store: &Store, begin: (Instant, Duration)) {
     );
 }
 
-async fn read_queue(
-    store: Rc<Store>,
-    key: QueueKey,
-) -> Result<u64, gantry_storage::error::ReadError> {
-    let limits = ReadLimits {
-        messages: 32,
-        bytes: 256 << 10,
-        entries_examined: 800,
-    };
+async fn read_queue(store: Rc<Store>, key: QueueKey) -> Result<u64, ReadError> {
     let (mut next, mut records, mut out) = (QueueOffset(0), 0, BytesMut::new());
     while next < store.bounds(key).max {
         out.clear();
-        let read = store.read(key, next, limits, &|_| true, &mut out).await?;
+        let read = store.read(key, next, PULL, &|_| true, &mut out).await?;
         next = read.next_offset;
         records += u64::from(read.found);
         // A pull's reply goes out before the next pull comes.
@@ -288,24 +238,8 @@ async fn sequential(disk: &GlommioDisk, bytes: u64) -> Outcome<()> {
     let segment_bytes = StoreOptions::default().segment_bytes;
     for segment in (0..bytes).step_by(usize::try_from(segment_bytes)?) {
         let name = format!("shard-0/{}", segment_name(FilePosition(segment)));
-        let file = disk.open(&name, OpenMode::Existing).await?;
-        let end = segment_bytes.min(bytes - segment);
-        let mut under_way = std::collections::VecDeque::new();
-        for at in (0..end).step_by(usize::try_from(CHUNK)?) {
-            let (file, len) = (file.clone(), usize::try_from(CHUNK.min(end - at))?);
-            let len = len / BLOCK * BLOCK;
-            let read = async move { file.read_at(at, len).await.map(drop) };
-            under_way.push_back(glommio::spawn_local(read));
-            if under_way.len() >= DEPTH
-                && let Some(first) = under_way.pop_front()
-            {
-                first.await?;
-            }
-        }
-        for rest in under_way {
-            rest.await?;
-        }
-        file.close().await?;
+        let part = segment_bytes.min(bytes - segment);
+        stream(disk, &name, part / BLOCK * BLOCK).await?;
     }
     Ok(())
 }

@@ -62,8 +62,6 @@ pub struct ShardStore<D: Disk> {
     checkpointing: Cell<bool>,
     /// When queues without new records were last looked for, ms of the monotonic clock.
     rested_ms: Cell<Option<u64>>,
-    /// Queues that went to sleep since memory was given back.
-    slept: Cell<usize>,
     retained: retaining::Retained,
     /// Where records were found damaged, so that each is reported once.
     damage: RefCell<BTreeSet<FilePosition>>,

@@ -24,6 +24,7 @@ pub struct ExtFields<'a> {
     first: [(&'a str, &'a str); EXT_INLINE],
     more: Vec<(&'a str, &'a str)>,
     count: usize,
+    /// By place.
     made: SmallVec<[Made<'a>; 1]>,
 }
 
@@ -99,7 +100,9 @@ impl<'a> ExtFields<'a> {
 
     #[inline]
     fn get(&self, at: usize) -> (&str, &str) {
-        if let Some(made) = self.made.iter().find(|made| made.at == at) {
+        if let Ok(nth) = self.made.binary_search_by_key(&at, |made| made.at)
+            && let Some(made) = self.made.get(nth)
+        {
             return (&made.name, &made.value);
         }
         let borrowed = match self.first.get(at) {
@@ -124,18 +127,12 @@ impl PartialEq for ExtFields<'_> {
 
 impl Eq for ExtFields<'_> {}
 
-impl<'a> Extend<(&'a str, &'a str)> for ExtFields<'a> {
-    fn extend<T: IntoIterator<Item = (&'a str, &'a str)>>(&mut self, fields: T) {
-        for (name, value) in fields {
-            self.push(name, value);
-        }
-    }
-}
-
 impl<'a> FromIterator<(&'a str, &'a str)> for ExtFields<'a> {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(fields: T) -> Self {
         let mut all = Self::new();
-        all.extend(fields);
+        for (name, value) in fields {
+            all.push(name, value);
+        }
         all
     }
 }

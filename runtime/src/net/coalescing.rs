@@ -69,8 +69,8 @@ pub struct Listening {
     pub pulls: u64,
     /// Whether one of them waits now.
     pub waits: bool,
-    /// Whether the device is being read for one: a core that looks away finds
-    /// late what it gave, and asks it late for the next piece.
+    /// Whether the device is being read for one: a core that looks away finds late what the device
+    /// gave, and asks late for the next piece.
     pub reads_device: bool,
 }
 
@@ -83,6 +83,13 @@ enum Phase {
     Trial { free_rate: u64 },
     /// Gathering, with windows left until it is checked again.
     Gathering { free_rate: u64, windows_left: u32 },
+}
+
+impl Phase {
+    /// Nothing is known of the senders.
+    const NEW: Self = Self::Watching {
+        gathered_rate: None,
+    };
 }
 
 /// Decides; knows nothing of clocks and threads.
@@ -109,9 +116,7 @@ impl Pace {
     fn new(max_us: u64) -> Self {
         Self {
             max_us: max_us.min(COALESCE_US_MAX),
-            phase: Phase::Watching {
-                gathered_rate: None,
-            },
+            phase: Phase::NEW,
             window_from_us: 0,
             sends_from: 0,
             rounds: 0,
@@ -176,20 +181,16 @@ impl Pace {
 
     /// No gathering, and no rate is known.
     fn start_over(&mut self, now_us: u64, all_sends: u64) {
-        self.phase = Phase::Watching {
-            gathered_rate: None,
-        };
+        self.phase = Phase::NEW;
         self.window_from_us = now_us;
         self.sends_from = all_sends;
         self.rounds = 0;
         self.last_rate = 0;
+        self.doubts = 0;
     }
 
     /// `sends`: in this window; `rate`: of them, a second.
     fn next_phase(&mut self, now_us: u64, rate: u64, sends: u64, is_worth: bool) -> Phase {
-        let watching = Phase::Watching {
-            gathered_rate: None,
-        };
         let before = std::mem::replace(&mut self.last_rate, rate);
         match self.phase {
             Phase::Watching { gathered_rate } => {
@@ -203,7 +204,7 @@ impl Pace {
                 let has_enough = sends >= FRAMES_PER_ROUND_MAX.saturating_mul(self.rounds);
                 let is_resting = now_us < self.resting_until_us;
                 if before == 0 || is_resting || has_enough || !is_worth {
-                    return watching;
+                    return Phase::NEW;
                 }
                 // Not the first burst of somebody who has just begun.
                 let free_rate = rate.min(before);
@@ -254,9 +255,7 @@ impl Pace {
     fn rest(&mut self, now_us: u64) -> Phase {
         self.resting_until_us = now_us.saturating_add(self.rest_us);
         self.rest_us = self.rest_us.saturating_mul(2).min(REST_US_MAX);
-        Phase::Watching {
-            gathered_rate: None,
-        }
+        Phase::NEW
     }
 }
 

@@ -288,3 +288,13 @@ fn nothing_gathers_while_a_backlog_is_read() {
     assert!(gathered(2_000_000, true) <= 7);
     assert!(gathered(4_000_000, false) > 10_000);
 }
+
+#[test]
+fn doubts_from_before_a_backlog_was_read_do_not_count() {
+    let mut pace = Pace::new(1_200);
+    pace.doubts = 1;
+    let mut seen = seen(0, 0, false);
+    seen.listening.reads_device = true;
+    assert_eq!(pace.after_round(1_000, seen, 0), None);
+    assert_eq!((pace.doubts, pace.phase), (0, Phase::NEW));
+}

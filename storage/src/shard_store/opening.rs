@@ -448,7 +448,6 @@ fn assemble<D: Disk>(
         checkpoint_position: Cell::new(start.position),
         checkpointing: Cell::new(false),
         rested_ms: Cell::new(None),
-        slept: Cell::new(0),
         retained: super::retaining::Retained::default(),
         damage: RefCell::default(),
         checkpoint_bytes: Cell::new(0),

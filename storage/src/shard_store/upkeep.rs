@@ -83,6 +83,8 @@ impl<D: Disk> ShardStore<D> {
     }
 
     async fn upkeep_loop(&self) {
+        // Queues that went to sleep since memory was given back.
+        let mut slept = 0;
         loop {
             let news = || self.staged() > self.checkpoint_position.get() || self.has_work();
             if self.index.has_hot() {
@@ -112,29 +114,27 @@ impl<D: Disk> ShardStore<D> {
             }
             // Pages that went to sleep are in the checkpoint as well, else a start would bring them
             // back.
-            let rest = self.write_indexes().await;
-            if rest || self.checkpoint_due() {
+            let rested = self.write_indexes().await;
+            if rested > 0 || self.checkpoint_due() {
                 self.try_checkpoint().await;
             }
-            if self.slept.get() >= SLEPT_MANY {
-                self.slept.set(0);
+            slept += rested;
+            if slept >= SLEPT_MANY {
+                slept = 0;
                 self.log.disk.give_memory_back().await;
             }
         }
     }
 
-    /// True when queues went to sleep that nobody had looked at for long.
-    async fn write_indexes(&self) -> bool {
+    /// How many queues went to sleep that nobody had looked at for long.
+    async fn write_indexes(&self) -> usize {
         let rest_due = self.rest_due();
         let mut slept = 0;
         if self.index.is_hot_full() || self.checkpoint_due() || rest_due {
             let now_ms = self.log.disk.now_mono_us() / 1000;
             self.rested_ms.set(Some(now_ms));
-            let before = self
-                .log
-                .disk
-                .now_ms()
-                .saturating_sub(self.log.options.sleep_ms);
+            let (disk, sleep_ms) = (&self.log.disk, self.log.options.sleep_ms);
+            let before = disk.now_ms().saturating_sub(sleep_ms);
             slept = self.index.put_to_sleep(StoreTimestamp(before)).await;
         }
         let queues = self
@@ -155,10 +155,7 @@ impl<D: Disk> ShardStore<D> {
             let ends = || self.ends();
             self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
         }
-        if rest_due {
-            self.slept.set(self.slept.get() + slept);
-        }
-        rest_due && slept > 0
+        if rest_due { slept } else { 0 }
     }
 
     async fn try_checkpoint(&self) {
