@@ -161,6 +161,45 @@ fn the_gap_before_a_restart_is_not_taken_for_damage() {
     assert!(gaps > 5, "{gaps} of 60");
 }
 
+/// After a power cut the device has one run damaged, and the tail in the data folder another: each
+/// is taken from where it is whole, and the device has them all afterwards.
+#[test]
+fn runs_are_taken_from_the_device_again_behind_those_of_the_tail() {
+    for (bad_on_device, bad_in_tail) in [(0, 1), (0, 3), (1, 2), (2, 4), (3, 0)] {
+        let disk = SimDisk::new(5);
+        let key = QueueKey::new(1, 0);
+        let tail = SharedTail::new(1 << 20);
+        let mut places = Vec::new();
+        disk.block_on(async {
+            let store = open(&disk, &tail, FlushMode::Sync).await;
+            for number in 0..5 {
+                let body = [number; 9001];
+                let appended = store.append(&record(key, &body, &[])).unwrap();
+                store.seal();
+                store.until_committed(appended.end).await.unwrap();
+                places.push(appended.physical.0);
+            }
+        });
+        disk.kill();
+        disk.flip_bit(LOG, places[bad_on_device] + 300, 3).unwrap();
+        tail.lose_page(places[bad_in_tail] + 4096);
+        let all: Vec<Vec<u8>> = (0..5).map(|number| vec![number; 9001]).collect();
+        for tail in [tail, SharedTail::new(1 << 20)] {
+            let store = disk.block_on(open(&disk, &tail, FlushMode::Sync));
+            let found = disk.block_on(read_from(&store, key, 0)).unwrap();
+            assert!(
+                found == all,
+                "{bad_on_device} {bad_in_tail}: {}",
+                found.len()
+            );
+            drop(store);
+            disk.kill();
+            // The indexes of a start can't hide what the log has lost.
+            disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+        }
+    }
+}
+
 /// Of two un-synced runs the first is lost in a power cut, the second is not. After a new first run
 /// it has the right place and number, but not the epoch.
 #[test]

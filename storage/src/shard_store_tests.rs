@@ -33,6 +33,14 @@ impl SharedTail {
             bytes: self.0.borrow().clone(),
         })
     }
+
+    /// Zeroes the page in which the ring has `position`, as if the page had never been written.
+    pub(crate) fn lose_page(&self, position: u64) {
+        let mut bytes = self.0.borrow_mut();
+        let ring = bytes.len() - 4096;
+        let at = 4096 + (usize::try_from(position).unwrap() % ring) / 4096 * 4096;
+        bytes[at..at + 4096].fill(0);
+    }
 }
 
 impl AsRef<[u8]> for TailLoan {

@@ -25,8 +25,8 @@ const PROOF_BYTES: u64 = 4 << 20;
 
 /// Reads of the bytes that end the log, until two in a row agree.
 pub const END_READS_MAX: u32 = 8;
-/// Reads of a block that is to be written again, until two of them agree.
-const LEAD_READS_MAX: u32 = 5;
+/// Reads of the parts of blocks that are to be written again, until two of them agree.
+const PART_READS_MAX: u32 = 5;
 
 /// Where the scan is and what may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,16 +279,19 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         Ok(())
     }
 
-    /// The device's bytes from the last block boundary up to `position`, which are about to be
-    /// written again: read until two reads agree, so that one wrong read does not become lasting.
+    /// The device's bytes of `from..until`, all in one block that is about to be written again: read
+    /// until two reads agree, so that one wrong read does not become lasting.
     ///
     /// # Errors
     /// As the device says.
-    async fn block_before(&mut self, position: FilePosition) -> Result<Vec<u8>, DiskError> {
-        let from = position.block_down();
-        let len = position.since(from);
+    async fn agreed(
+        &mut self,
+        from: FilePosition,
+        until: FilePosition,
+    ) -> Result<Vec<u8>, DiskError> {
+        let len = until.since(from);
         let mut before = None;
-        for _ in 0..LEAD_READS_MAX {
+        for _ in 0..PART_READS_MAX {
             self.forget();
             self.fill(from, len).await?;
             let read = self.bytes(from, len).to_vec();
@@ -303,11 +306,19 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     }
 }
 
+/// Runs one behind the other that only the tail has, all in one segment.
+#[derive(Debug)]
+struct Extent {
+    start: FilePosition,
+    end: FilePosition,
+    /// The device has the run behind them.
+    is_followed: bool,
+}
+
 /// Runs found only in the tail, as they must be written to the device.
 #[derive(Debug, Default)]
 pub struct TailRuns {
-    /// First and last byte, one pair for each segment.
-    extents: Vec<(FilePosition, FilePosition)>,
+    extents: Vec<Extent>,
 }
 
 impl TailRuns {
@@ -345,13 +356,23 @@ impl TailRuns {
     }
 
     fn add<D: Disk>(&mut self, segments: &Segments<D>, header: &RunHeader) {
+        let start = segments.start_of(header.position);
         match self.extents.last_mut() {
-            Some((start, end))
-                if segments.start_of(*start) == segments.start_of(header.position) =>
-            {
-                *end = header.end();
+            Some(last) if !last.is_followed && segments.start_of(last.start) == start => {
+                last.end = header.end();
             }
-            _ => self.extents.push((header.position, header.end())),
+            _ => self.extents.push(Extent {
+                start: header.position,
+                end: header.end(),
+                is_followed: false,
+            }),
+        }
+    }
+
+    /// The device goes on where the tail's runs end: its bytes there are no one's to overwrite.
+    pub fn are_followed(&mut self) {
+        if let Some(last) = self.extents.last_mut() {
+            last.is_followed = true;
         }
     }
 
@@ -365,20 +386,24 @@ impl TailRuns {
         tail: &Tail,
         device: &mut DeviceScan<'_, D>,
     ) -> Result<(), DiskError> {
-        for (start, end) in &self.extents {
-            if !device.segments.exists(*start) {
-                device
-                    .segments
-                    .create(device.segments.start_of(*start))
-                    .await?;
+        for extent in &self.extents {
+            let (start, end) = (extent.start, extent.end);
+            if !device.segments.exists(start) {
+                let start = device.segments.start_of(start);
+                device.segments.create(start).await?;
             }
-            // The block before the first run belongs to runs the device has.
-            let mut lead = device.block_before(*start).await?;
-            let Some(segment) = device.segments.open(*start).await? else {
+            // Up to the first run and behind the last one, the block has runs of the device.
+            let mut lead = device.agreed(start.block_down(), start).await?;
+            let trail = if extent.is_followed {
+                device.agreed(end, end.block_up()).await?
+            } else {
+                Vec::new()
+            };
+            let Some(segment) = device.segments.open(start).await? else {
                 continue;
             };
             let mut at = start.block_down();
-            while at < *end {
+            while at < end {
                 let bytes = end.block_up().since(at).min(READ_BYTES);
                 let mut buf = disk.alloc(index(bytes));
                 buf.as_mut().fill(0);
@@ -389,6 +414,10 @@ impl TailRuns {
                 }
                 if let Some(into) = buf.as_mut().get_mut(from..until) {
                     tail.copy_to(at.plus(from as u64), into);
+                }
+                // There is room for it in the last block only.
+                if let Some(into) = buf.as_mut().get_mut(until..until + trail.len()) {
+                    into.copy_from_slice(&trail);
                 }
                 lead.clear();
                 segment.file.write_at(buf, segment.offset_of(at)).await?;

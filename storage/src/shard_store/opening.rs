@@ -258,33 +258,24 @@ impl<D: Disk> Replay<'_, D> {
     async fn run(&mut self, tail: &mut Tail, scan: &mut Scan) -> Result<Option<u64>, RecoverError> {
         let mut device = DeviceScan::new(self.segments);
         let mut progress = Progress::new(self.disk.now_mono_us());
-        let (mut end_seen, mut reads) = (None, 0);
-        loop {
-            while let Some(run) = device.next(scan).await? {
-                (end_seen, reads) = (None, 0);
-                self.report.runs_from_disk += 1;
-                let start = run.payload_start();
-                self.indexes
-                    .replay_run(run.payload, start, self.report)
-                    .await?;
-                if progress.is_due(self.disk.now_mono_us()) {
-                    self.tell(scan);
+        self.run_device(&mut device, scan, &mut progress).await?;
+        let header = tail
+            .header()
+            .filter(|header| header.store_id == scan.store_id);
+        let tail_epoch = header.map(|header| header.epoch);
+        if header.is_some_and(|header| tail.use_ring_of(&header)) {
+            tracing::debug!(epoch = tail_epoch, "reading the tail of the last process");
+            let mut runs = TailRuns::default();
+            // Where a run is damaged on the device and whole in the tail, the device may go on:
+            // after a power cut, a tail in the data folder is a mix of newer and older pages.
+            while self.run_tail(tail, &mut runs, scan).await? {
+                device.forget();
+                if self.run_device(&mut device, scan, &mut progress).await? {
+                    runs.are_followed();
                 }
             }
-            // Wrong reads must not cut the log off: what ends it is read until two reads agree.
-            if end_seen == Some(device.end_seen()) {
-                break;
-            }
-            end_seen = Some(device.end_seen());
-            reads += 1;
-            if reads > END_READS_MAX {
-                let name = segment_name(self.segments.start_of(scan.position));
-                let detail = format!("no two reads at position {} agree", scan.position);
-                return Err(DiskError::new(DiskErrorKind::Io, "read", name, detail).into());
-            }
-            device.forget();
+            runs.write(self.disk, tail, &mut device).await?;
         }
-        let tail_epoch = self.run_tail(tail, &mut device, scan).await?;
         if let Some(proof) = device.proof_of_damage(scan).await? {
             return Err(RecoverError::Damaged {
                 file: segment_name(self.segments.start_of(scan.position)),
@@ -310,33 +301,59 @@ impl<D: Disk> Replay<'_, D> {
         tracing::info!(replayed_mib, left_mib_max, records, "recovering the log");
     }
 
-    async fn run_tail(
+    /// Moves `scan` over the runs that the device has; whether there was one.
+    async fn run_device(
         &mut self,
-        tail: &mut Tail,
         device: &mut DeviceScan<'_, D>,
         scan: &mut Scan,
-    ) -> Result<Option<u64>, RecoverError> {
-        let header = tail
-            .header()
-            .filter(|header| header.store_id == scan.store_id);
-        let Some(header) = header else {
-            return Ok(None);
-        };
-        if !tail.use_ring_of(&header) {
-            return Ok(Some(header.epoch));
+        progress: &mut Progress,
+    ) -> Result<bool, RecoverError> {
+        let runs_before = self.report.runs_from_disk;
+        let (mut end_seen, mut reads) = (None, 0);
+        loop {
+            while let Some(run) = device.next(scan).await? {
+                (end_seen, reads) = (None, 0);
+                self.report.runs_from_disk += 1;
+                let start = run.payload_start();
+                self.indexes
+                    .replay_run(run.payload, start, self.report)
+                    .await?;
+                if progress.is_due(self.disk.now_mono_us()) {
+                    self.tell(scan);
+                }
+            }
+            // Wrong reads must not cut the log off: what ends it is read until two reads agree.
+            if end_seen == Some(device.end_seen()) {
+                return Ok(self.report.runs_from_disk > runs_before);
+            }
+            end_seen = Some(device.end_seen());
+            reads += 1;
+            if reads > END_READS_MAX {
+                let name = segment_name(self.segments.start_of(scan.position));
+                let detail = format!("no two reads at position {} agree", scan.position);
+                return Err(DiskError::new(DiskErrorKind::Io, "read", name, detail).into());
+            }
+            device.forget();
         }
-        tracing::debug!(epoch = header.epoch, "reading the tail of the last process");
-        let mut runs = TailRuns::default();
+    }
+
+    /// Moves `scan` over the runs that only the tail has; whether there was one.
+    async fn run_tail(
+        &mut self,
+        tail: &Tail,
+        runs: &mut TailRuns,
+        scan: &mut Scan,
+    ) -> Result<bool, RecoverError> {
+        let runs_before = self.report.runs_from_tail;
         let mut payload = Vec::new();
-        while let Some(run) = runs.next(tail, device.segments(), scan, &mut payload) {
+        while let Some(run) = runs.next(tail, self.segments, scan, &mut payload) {
             self.report.runs_from_tail += 1;
             let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
             self.indexes
                 .replay_run(&payload, start, self.report)
                 .await?;
         }
-        runs.write(self.disk, tail, device).await?;
-        Ok(Some(header.epoch))
+        Ok(self.report.runs_from_tail > runs_before)
     }
 }
 
