@@ -14,6 +14,7 @@ mod connection;
 mod listener;
 mod peers;
 mod session;
+mod taken_port;
 mod watched;
 mod writer;
 

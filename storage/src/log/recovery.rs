@@ -394,7 +394,7 @@ impl TailRuns {
             }
             // Up to the first run and behind the last one, the block has runs of the device.
             let mut lead = device.agreed(start.block_down(), start).await?;
-            let trail = if extent.is_followed {
+            let behind = if extent.is_followed {
                 device.agreed(end, end.block_up()).await?
             } else {
                 Vec::new()
@@ -416,8 +416,8 @@ impl TailRuns {
                     tail.copy_to(at.plus(from as u64), into);
                 }
                 // There is room for it in the last block only.
-                if let Some(into) = buf.as_mut().get_mut(until..until + trail.len()) {
-                    into.copy_from_slice(&trail);
+                if let Some(into) = buf.as_mut().get_mut(until..until + behind.len()) {
+                    into.copy_from_slice(&behind);
                 }
                 lead.clear();
                 segment.file.write_at(buf, segment.offset_of(at)).await?;

@@ -1,0 +1,230 @@
+//! Whether a port is taken, before it is bound.
+//!
+//! **Owns** the question to the kernel who listens.
+//! **Lives on** the core that binds first, once for each address.
+//! **Invariants** not knowing counts as no: binding then decides.
+//! **Limits** `ANSWER_BYTES` for each part of an answer; the kernel answers at once.
+//! **Not here** which process it is (the server's `port_holder`).
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// `AF_NETLINK`.
+const NETLINK: i32 = 16;
+/// `NETLINK_SOCK_DIAG`.
+const SOCK_DIAG: i32 = 4;
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// `NLM_F_REQUEST | NLM_F_DUMP`.
+const DUMP: u16 = 0x301;
+/// `NLMSG_DONE`.
+const DONE: u16 = 3;
+/// `AF_INET` and `AF_INET6`.
+const FAMILIES: [u8; 2] = [2, 10];
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// `1 << TCP_LISTEN`: connections aren't looked at, however many there are.
+const LISTENING: u32 = 1 << 10;
+/// Bytes of a message's head.
+const HEAD_BYTES: u8 = 16;
+/// Bytes of a request: its head, what is asked for, an address of which only the port counts.
+const REQUEST_BYTES: u8 = HEAD_BYTES + 8 + 48;
+/// A reply's local address: behind its head, four bytes of state and both ports.
+const ADDRESS_AT: usize = HEAD_BYTES as usize + 4 + 4;
+/// Room for one part of an answer; the kernel's are at most this long.
+const ANSWER_BYTES: usize = 32 << 10;
+/// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
+const PROC_LISTEN: &str = "0A";
+
+/// Whether a socket of this network namespace listens on an address that overlaps `addr`.
+pub(super) fn someone_listens(addr: SocketAddr) -> bool {
+    let mut ips = Vec::new();
+    for family in FAMILIES {
+        match listening_ips(family, addr.port()) {
+            Ok(found) => ips.extend(found),
+            // A kernel without this kind of question. Its tables have the connections as well.
+            Err(_) => return tables_have(addr),
+        }
+    }
+    ips.iter().any(|ip| overlaps(*ip, addr))
+}
+
+fn overlaps(ip: IpAddr, addr: SocketAddr) -> bool {
+    ip.is_unspecified() || addr.ip().is_unspecified() || ip == addr.ip()
+}
+
+/// The addresses at which sockets of a family listen on a port.
+fn listening_ips(family: u8, port: u16) -> std::io::Result<Vec<IpAddr>> {
+    let protocol = Some(Protocol::from(SOCK_DIAG));
+    let mut socket = Socket::new(Domain::from(NETLINK), Type::RAW, protocol)?;
+    socket.write_all(&request(family, port))?;
+    let mut ips = Vec::new();
+    let mut answer = vec![0; ANSWER_BYTES];
+    loop {
+        let bytes = socket.read(&mut answer)?;
+        let mut left = answer.get(..bytes).unwrap_or_default();
+        while let Some((kind, message, rest)) = split_message(left) {
+            match kind {
+                DONE => return Ok(ips),
+                BY_FAMILY => ips.extend(local_ip(family, message)),
+                _ => return Err(std::io::ErrorKind::Unsupported.into()),
+            }
+            left = rest;
+        }
+        if bytes == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn request(family: u8, port: u16) -> Vec<u8> {
+    let mut request = Vec::with_capacity(REQUEST_BYTES.into());
+    request.extend_from_slice(&u32::from(REQUEST_BYTES).to_ne_bytes());
+    request.extend_from_slice(&BY_FAMILY.to_ne_bytes());
+    request.extend_from_slice(&DUMP.to_ne_bytes());
+    // Sequence and sender: the kernel's answers are the only ones here.
+    request.extend_from_slice(&[0; 8]);
+    request.extend_from_slice(&[family, TCP, 0, 0]);
+    request.extend_from_slice(&LISTENING.to_ne_bytes());
+    request.extend_from_slice(&port.to_be_bytes());
+    request.resize(REQUEST_BYTES.into(), 0);
+    request
+}
+
+/// The kind of the first message, all of its bytes, and what follows it.
+fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let message = bytes.get(..len).filter(|_| len >= HEAD_BYTES.into())?;
+    let rest = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, message, rest))
+}
+
+fn local_ip(family: u8, message: &[u8]) -> Option<IpAddr> {
+    let address = message.get(ADDRESS_AT..)?;
+    if family == FAMILIES[0] {
+        Some(Ipv4Addr::from(*address.first_chunk::<4>()?).into())
+    } else {
+        let ip = Ipv6Addr::from(*address.first_chunk::<16>()?);
+        Some(IpAddr::from(ip).to_canonical())
+    }
+}
+
+fn tables_have(addr: SocketAddr) -> bool {
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        text.lines().skip(1).any(|line| listens_on(line, addr))
+    })
+}
+
+/// One line of `/proc/net/tcp`: `sl local_address rem_address st ...`.
+fn listens_on(line: &str, addr: SocketAddr) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    let (Some(local), Some(_), Some(state)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    let Some((ip, port)) = local.split_once(':') else {
+        return false;
+    };
+    state == PROC_LISTEN
+        && u16::from_str_radix(port, 16) == Ok(addr.port())
+        && read_ip(ip).is_none_or(|ip| overlaps(ip, addr))
+}
+
+/// The kernel prints each 32-bit word of the address in its own byte order.
+fn read_ip(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        hex.get(at..at + 8)
+            .and_then(|part| u32::from_str_radix(part, 16).ok())
+    };
+    match hex.len() {
+        8 => Some(IpAddr::from(word(0)?.to_ne_bytes())),
+        32 => {
+            let mut octets = [0_u8; 16];
+            for (index, chunk) in octets.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(index * 8)?.to_ne_bytes());
+            }
+            Some(IpAddr::from(octets).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Both ways of asking see the same listeners, whatever they are bound to.
+    #[test]
+    fn sees_a_listener() {
+        for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            let Ok(socket) = TcpListener::bind(bound) else {
+                // A host without IPv6.
+                assert!(bound.starts_with('['), "{bound}");
+                continue;
+            };
+            let port = socket.local_addr().unwrap().port();
+            let any = bound.contains("0.0.0.0") || bound.contains("::]");
+            for (asked, is_taken) in [
+                ("127.0.0.1", any || bound.starts_with("127")),
+                ("127.0.0.2", any),
+                ("0.0.0.0", true),
+                ("::1", any || bound.starts_with("[::1]")),
+                ("::", true),
+            ] {
+                let addr = SocketAddr::new(asked.parse().unwrap(), port);
+                assert_eq!(someone_listens(addr), is_taken, "{bound} {asked}");
+                assert_eq!(tables_have(addr), is_taken, "table, {bound} {asked}");
+            }
+            drop(socket);
+            let addr = SocketAddr::from(([0, 0, 0, 0], port));
+            assert!(!someone_listens(addr) && !tables_have(addr), "{bound}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_no_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        let _accepted = listener.accept().unwrap();
+        drop(listener);
+        assert!(!someone_listens(addr) && !tables_have(addr));
+    }
+
+    #[test]
+    fn an_answer_cut_short_is_none() {
+        let mut whole = request(FAMILIES[0], 9876);
+        assert_eq!(whole.len(), usize::from(REQUEST_BYTES));
+        let (kind, message, rest) = split_message(&whole).unwrap();
+        assert_eq!((kind, message.len(), rest.len()), (BY_FAMILY, 72, 0));
+        for len in 0..whole.len() {
+            assert_eq!(split_message(&whole[..len]), None, "{len}");
+        }
+        whole[0] = 15;
+        assert_eq!(split_message(&whole), None);
+        assert_eq!(local_ip(FAMILIES[1], &whole[..ADDRESS_AT + 15]), None);
+    }
+
+    #[test]
+    fn reads_what_the_kernel_prints() {
+        assert_eq!(read_ip("0100007F"), Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(
+            read_ip("0000000000000000FFFF00000100007F"),
+            Some(IpAddr::from([127, 0, 0, 1]))
+        );
+        for bad in [
+            "",
+            "x",
+            "  sl  local",
+            "0: zz:zz 0:0 0A",
+            "0: 0100007F 0:0 0A",
+        ] {
+            assert!(!listens_on(bad, SocketAddr::from(([0, 0, 0, 0], 1))));
+        }
+    }
+}
