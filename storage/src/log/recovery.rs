@@ -279,8 +279,8 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         Ok(())
     }
 
-    /// The device's bytes of `from..until`, all in one block that is about to be written again: read
-    /// until two reads agree, so that one wrong read does not become lasting.
+    /// The device's bytes of `from..until`, all in one block that is about to be written again:
+    /// read until two reads agree, so that one wrong read does not become lasting.
     ///
     /// # Errors
     /// As the device says.
