@@ -102,6 +102,17 @@ pub trait Disk: Clone + 'static {
     /// An aligned buffer of exactly `len` bytes (a multiple of `BLOCK_BYTES`), content undefined.
     fn alloc(&self, len: usize) -> Self::Buf;
 
+    /// An aligned buffer with the bytes of both pieces, one behind the other (together a multiple
+    /// of `BLOCK_BYTES`): what is written to the device next and read by nobody else.
+    fn alloc_filled(&self, pieces: [&[u8]; 2]) -> Self::Buf {
+        let [first, rest] = pieces;
+        let mut buf = self.alloc(first.len() + rest.len());
+        let (into_first, into_rest) = buf.as_mut().split_at_mut(first.len());
+        into_first.copy_from_slice(first);
+        into_rest.copy_from_slice(rest);
+        buf
+    }
+
     /// Opens a file.
     ///
     /// # Errors

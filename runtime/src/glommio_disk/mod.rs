@@ -13,6 +13,7 @@ mod file;
 mod lock;
 mod memory;
 mod shared_tail;
+mod streaming;
 
 use std::future::Future;
 use std::io;
@@ -170,6 +171,15 @@ impl Disk for GlommioDisk {
 
     fn alloc(&self, len: usize) -> DmaBuffer {
         glommio::allocate_dma_buffer(len)
+    }
+
+    fn alloc_filled(&self, pieces: [&[u8]; 2]) -> DmaBuffer {
+        let [first, rest] = pieces;
+        let mut buf = glommio::allocate_dma_buffer(first.len() + rest.len());
+        let (into_first, into_rest) = buf.as_mut().split_at_mut(first.len());
+        streaming::copy(into_first, first);
+        streaming::copy(into_rest, rest);
+        buf
     }
 
     async fn open(&self, name: &str, mode: OpenMode) -> Result<GlommioFile, DiskError> {

@@ -15,7 +15,7 @@ use crate::log::shard_log::ShardLog;
 use crate::log::staging::Group;
 use crate::log::watermark::{Committed, Stable, Staged};
 use crate::shard_store::FlushMode;
-use crate::units::{FilePosition, index};
+use crate::units::FilePosition;
 
 /// Bytes of one write call.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
@@ -92,8 +92,10 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
     let mut at = group.start;
     while at < group.end() {
         let bytes = group.end().since(at).min(WRITE_BYTES_MAX);
-        let mut buf = log.disk.alloc(index(bytes));
-        log.staging.borrow().copy_to(at, buf.as_mut());
+        let buf = {
+            let staging = log.staging.borrow();
+            log.disk.alloc_filled(staging.pieces(at, bytes))
+        };
         let offset = segment.offset_of(at);
         at = at.plus(bytes);
         // Under SYNC every write is synced by itself: the last one's sync covers no other.

@@ -336,9 +336,9 @@ impl Staging {
         self.unwritten = group.end();
     }
 
-    /// Copies a group's bytes.
-    pub fn copy_to(&self, position: FilePosition, into: &mut [u8]) {
-        self.tail.copy_to(position, into);
+    /// A group's bytes, in one or two pieces.
+    pub fn pieces(&self, position: FilePosition, len: u64) -> [&[u8]; 2] {
+        self.tail.pieces(position, len)
     }
 
     /// Whether the ring still has all of `position..position + len`.
