@@ -45,6 +45,8 @@ const PEER_SETTINGS: [&str; 8] = [
     "maxHashSlotNum=5000000",
     "maxIndexNum=20000000",
 ];
+/// The same limit for Gantry, whose other settings are its defaults.
+const GANTRY_SETTINGS: [&str; 1] = ["waitTimeMillsInSendQueue=10000"];
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Process id of Gantry in its folder; the peer's script writes its own.
@@ -227,6 +229,9 @@ impl Server {
         command.args(["up", "--listen", "127.0.0.1", "--port", &port]);
         command.args(["--namesrv-port", &namesrv, "--set", flush, "--data"]);
         command.arg(self.dir.join("data"));
+        for setting in GANTRY_SETTINGS {
+            command.args(["--set", setting]);
+        }
         for setting in &self.settings.set {
             command.args(["--set", setting]);
         }
