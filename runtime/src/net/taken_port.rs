@@ -3,11 +3,12 @@
 //! **Owns** the question to the kernel who listens.
 //! **Lives on** the core that binds first, once for each address.
 //! **Invariants** not knowing counts as no: binding then decides.
-//! **Limits** `ANSWER_BYTES` for each part of an answer; the kernel answers at once.
+//! **Limits** `ANSWER_BYTES` for each part of an answer, `ANSWER_LIMIT` for waiting for it.
 //! **Not here** which process it is (the server's `port_holder`).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -35,6 +36,8 @@ const REQUEST_BYTES: u8 = HEAD_BYTES + 8 + 48;
 const ADDRESS_AT: usize = HEAD_BYTES as usize + 4 + 4;
 /// Room for one part of an answer; the kernel's are at most this long.
 const ANSWER_BYTES: usize = 32 << 10;
+/// The kernel answers while it is asked; what only looks like one may not answer at all.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
 const PROC_LISTEN: &str = "0A";
 
@@ -59,6 +62,7 @@ fn overlaps(ip: IpAddr, addr: SocketAddr) -> bool {
 fn listening_ips(family: u8, port: u16) -> std::io::Result<Vec<IpAddr>> {
     let protocol = Some(Protocol::from(SOCK_DIAG));
     let mut socket = Socket::new(Domain::from(NETLINK), Type::RAW, protocol)?;
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
     socket.write_all(&request(family, port))?;
     let mut ips = Vec::new();
     let mut answer = vec![0; ANSWER_BYTES];
