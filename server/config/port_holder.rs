@@ -7,7 +7,9 @@
 //! **Not here** what follows from it (`address`).
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+
+use gantry_runtime::net::tcp_table::{LISTENING, Row};
 
 /// Who has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,46 +48,11 @@ pub fn of(address: SocketAddr) -> Holder {
 
 /// Inodes of the sockets of `table` that are in the way of `wanted` and connected to nobody.
 fn sockets_in(table: &str, wanted: SocketAddr) -> Vec<u64> {
-    let rows = table.lines().skip(1);
-    let found = rows.filter_map(|row| {
-        let mut fields = row.split_whitespace();
-        let local = fields.nth(1)?;
-        let state = fields.nth(1)?;
-        let inode = fields.nth(5)?.parse().ok()?;
-        // Listening, or bound and not yet listening.
-        (is_in_the_way(local, wanted) && matches!(state, "0A" | "07")).then_some(inode)
-    });
-    found.collect()
-}
-
-/// Whether a socket at `local` (address and port as `/proc/net/tcp` has them) keeps `wanted` from
-/// being bound. What can't be read is taken to be in the way.
-fn is_in_the_way(local: &str, wanted: SocketAddr) -> bool {
-    let Some((ip, port)) = local.split_once(':') else {
-        return false;
-    };
-    if u16::from_str_radix(port, 16) != Ok(wanted.port()) {
-        return false;
-    }
-    let is_any = wanted.ip().is_unspecified() || ip.bytes().all(|digit| digit == b'0');
-    is_any || ip_of(ip).is_none_or(|ip| ip == wanted.ip())
-}
-
-/// The kernel prints each 32-bit word of an address in its own byte order.
-fn ip_of(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let part = hex.get(at..at + 8)?;
-        u32::from_str_radix(part, 16).ok().map(u32::to_ne_bytes)
-    };
-    match hex.len() {
-        8 => Some(IpAddr::from(word(0)?)),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-            let octets: [u8; 16] = words.concat().try_into().ok()?;
-            Some(IpAddr::from(octets).to_canonical())
-        }
-        _ => None,
-    }
+    let rows = table.lines().filter_map(Row::of);
+    // Listening, or bound and not yet listening.
+    let found = rows.filter(|row| matches!(row.state, LISTENING | "07"));
+    let found = found.filter(|row| row.is_in_the_way(wanted));
+    found.filter_map(|row| row.inode).collect()
 }
 
 fn owner(sockets: &[u64]) -> Holder {

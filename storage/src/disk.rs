@@ -108,9 +108,14 @@ pub trait Disk: Clone + 'static {
         let [first, rest] = pieces;
         let mut buf = self.alloc(first.len() + rest.len());
         let (into_first, into_rest) = buf.as_mut().split_at_mut(first.len());
-        into_first.copy_from_slice(first);
-        into_rest.copy_from_slice(rest);
+        Self::copy_out(into_first, first);
+        Self::copy_out(into_rest, rest);
         buf
+    }
+
+    /// Fills a part of such a buffer with as many bytes.
+    fn copy_out(into: &mut [u8], from: &[u8]) {
+        into.copy_from_slice(from);
     }
 
     /// Opens a file.

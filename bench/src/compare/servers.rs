@@ -33,10 +33,12 @@ const NAMESRV_HEAP: &str = "512m";
 const JAVA_OPTS: &str = "-XX:G1HeapRegionSize=16m -XX:G1ReservePercent=25 \
      -XX:InitiatingHeapOccupancyPercent=30 -XX:SoftRefLRUPolicyMSPerMB=0 -XX:+AlwaysPreTouch \
      -XX:-OmitStackTraceInFastThrow -XX:-UseLargePages";
+/// The limit that both sides have widened; Gantry's other settings are its defaults.
+const BUSY_WAIT: &str = "waitTimeMillsInSendQueue=10000";
 /// Fast-fail limits widened, so that a busy moment is waited out and not refused; files and index
 /// of RocketMQ's default size (the script's own are small).
 const PEER_SETTINGS: [&str; 8] = [
-    "waitTimeMillsInSendQueue=10000",
+    BUSY_WAIT,
     "osPageCacheBusyTimeOutMills=10000",
     "sendThreadPoolQueueCapacity=100000",
     "pullThreadPoolQueueCapacity=100000",
@@ -45,8 +47,6 @@ const PEER_SETTINGS: [&str; 8] = [
     "maxHashSlotNum=5000000",
     "maxIndexNum=20000000",
 ];
-/// The same limit for Gantry, whose other settings are its defaults.
-const GANTRY_SETTINGS: [&str; 1] = ["waitTimeMillsInSendQueue=10000"];
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Process id of Gantry in its folder; the peer's script writes its own.
@@ -227,11 +227,9 @@ impl Server {
         let port = self.addr().port().to_string();
         let namesrv = self.namesrv_port().to_string();
         command.args(["up", "--listen", "127.0.0.1", "--port", &port]);
-        command.args(["--namesrv-port", &namesrv, "--set", flush, "--data"]);
+        command.args(["--namesrv-port", &namesrv, "--set", flush]);
+        command.args(["--set", BUSY_WAIT, "--data"]);
         command.arg(self.dir.join("data"));
-        for setting in GANTRY_SETTINGS {
-            command.args(["--set", setting]);
-        }
         for setting in &self.settings.set {
             command.args(["--set", setting]);
         }

@@ -173,13 +173,8 @@ impl Disk for GlommioDisk {
         glommio::allocate_dma_buffer(len)
     }
 
-    fn alloc_filled(&self, pieces: [&[u8]; 2]) -> DmaBuffer {
-        let [first, rest] = pieces;
-        let mut buf = glommio::allocate_dma_buffer(first.len() + rest.len());
-        let (into_first, into_rest) = buf.as_mut().split_at_mut(first.len());
-        streaming::copy(into_first, first);
-        streaming::copy(into_rest, rest);
-        buf
+    fn copy_out(into: &mut [u8], from: &[u8]) {
+        streaming::copy(into, from);
     }
 
     async fn open(&self, name: &str, mode: OpenMode) -> Result<GlommioFile, DiskError> {

@@ -33,8 +33,9 @@ pub(super) fn copy(into: &mut [u8], from: &[u8]) {
         let into_parts = into.chunks_exact_mut(PART_BYTES);
         for (into, part) in into_parts.zip(line.chunks_exact(PART_BYTES)) {
             // SAFETY: SSE2 is part of x86_64. Both slices have the 16 bytes that are read and
-            // written; `into` is aligned to 16, since lines begin at `head_bytes`, a multiple of 64
-            // behind which they are 64 apart; the load needs no alignment.
+            // written. `into` is aligned to 16: `head_bytes` ends where the address is a multiple
+            // of 64, or with the slice, and then there is no line; lines are 64 apart and parts 16.
+            // The load needs no alignment.
             unsafe {
                 let part = _mm_loadu_si128(part.as_ptr().cast());
                 _mm_stream_si128(into.as_mut_ptr().cast(), part);

@@ -15,6 +15,7 @@ mod listener;
 mod peers;
 mod session;
 mod taken_port;
+pub mod tcp_table;
 mod watched;
 mod writer;
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::tcp_table::{self, Row, overlaps};
+
 /// `AF_NETLINK`.
 const NETLINK: i32 = 16;
 /// `NETLINK_SOCK_DIAG`.
@@ -38,49 +40,50 @@ const ADDRESS_AT: usize = HEAD_BYTES as usize + 4 + 4;
 const ANSWER_BYTES: usize = 32 << 10;
 /// The kernel answers while it is asked; what only looks like one may not answer at all.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
-const PROC_LISTEN: &str = "0A";
 
 /// Whether a socket of this network namespace listens on an address that overlaps `addr`.
 pub(super) fn someone_listens(addr: SocketAddr) -> bool {
-    let mut ips = Vec::new();
-    for family in FAMILIES {
-        match listening_ips(family, addr.port()) {
-            Ok(found) => ips.extend(found),
-            // A kernel without this kind of question. Its tables have the connections as well.
-            Err(_) => return tables_have(addr),
-        }
+    match listening_ips(addr.port()) {
+        Ok(ips) => ips.iter().any(|ip| overlaps(*ip, addr)),
+        // A kernel without this kind of question. Its tables have the connections as well.
+        Err(_) => tables_have(addr),
     }
-    ips.iter().any(|ip| overlaps(*ip, addr))
 }
 
-fn overlaps(ip: IpAddr, addr: SocketAddr) -> bool {
-    ip.is_unspecified() || addr.ip().is_unspecified() || ip == addr.ip()
-}
-
-/// The addresses at which sockets of a family listen on a port.
-fn listening_ips(family: u8, port: u16) -> std::io::Result<Vec<IpAddr>> {
+/// The addresses at which sockets listen on a port.
+fn listening_ips(port: u16) -> std::io::Result<Vec<IpAddr>> {
     let protocol = Some(Protocol::from(SOCK_DIAG));
     let mut socket = Socket::new(Domain::from(NETLINK), Type::RAW, protocol)?;
     socket.set_read_timeout(Some(ANSWER_LIMIT))?;
-    socket.write_all(&request(family, port))?;
-    let mut ips = Vec::new();
-    let mut answer = vec![0; ANSWER_BYTES];
-    loop {
-        let bytes = socket.read(&mut answer)?;
-        let mut left = answer.get(..bytes).unwrap_or_default();
-        while let Some((kind, message, rest)) = split_message(left) {
-            match kind {
-                DONE => return Ok(ips),
-                BY_FAMILY => ips.extend(local_ip(family, message)),
-                _ => return Err(std::io::ErrorKind::Unsupported.into()),
-            }
-            left = rest;
-        }
-        if bytes == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
+    let (mut ips, mut answer) = (Vec::new(), vec![0; ANSWER_BYTES]);
+    for family in FAMILIES {
+        socket.write_all(&request(family, port))?;
+        while !take_ips(&mut socket, &mut answer, family, &mut ips)? {}
     }
+    Ok(ips)
+}
+
+/// Reads one part of an answer; true when it was the last one.
+fn take_ips(
+    socket: &mut Socket,
+    answer: &mut [u8],
+    family: u8,
+    ips: &mut Vec<IpAddr>,
+) -> std::io::Result<bool> {
+    let bytes = socket.read(answer)?;
+    if bytes == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut left = answer.get(..bytes).unwrap_or_default();
+    while let Some((kind, message, rest)) = split_message(left) {
+        match kind {
+            DONE => return Ok(true),
+            BY_FAMILY => ips.extend(local_ip(family, message)),
+            _ => return Err(std::io::ErrorKind::Unsupported.into()),
+        }
+        left = rest;
+    }
+    Ok(false)
 }
 
 fn request(family: u8, port: u16) -> Vec<u8> {
@@ -119,41 +122,9 @@ fn local_ip(family: u8, message: &[u8]) -> Option<IpAddr> {
 fn tables_have(addr: SocketAddr) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
         let text = std::fs::read_to_string(table).unwrap_or_default();
-        text.lines().skip(1).any(|line| listens_on(line, addr))
+        let mut rows = text.lines().filter_map(Row::of);
+        rows.any(|row| row.state == tcp_table::LISTENING && row.is_in_the_way(addr))
     })
-}
-
-/// One line of `/proc/net/tcp`: `sl local_address rem_address st ...`.
-fn listens_on(line: &str, addr: SocketAddr) -> bool {
-    let mut words = line.split_whitespace().skip(1);
-    let (Some(local), Some(_), Some(state)) = (words.next(), words.next(), words.next()) else {
-        return false;
-    };
-    let Some((ip, port)) = local.split_once(':') else {
-        return false;
-    };
-    state == PROC_LISTEN
-        && u16::from_str_radix(port, 16) == Ok(addr.port())
-        && read_ip(ip).is_none_or(|ip| overlaps(ip, addr))
-}
-
-/// The kernel prints each 32-bit word of the address in its own byte order.
-fn read_ip(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        hex.get(at..at + 8)
-            .and_then(|part| u32::from_str_radix(part, 16).ok())
-    };
-    match hex.len() {
-        8 => Some(IpAddr::from(word(0)?.to_ne_bytes())),
-        32 => {
-            let mut octets = [0_u8; 16];
-            for (index, chunk) in octets.chunks_exact_mut(4).enumerate() {
-                chunk.copy_from_slice(&word(index * 8)?.to_ne_bytes());
-            }
-            Some(IpAddr::from(octets).to_canonical())
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -212,23 +183,5 @@ mod tests {
         whole[0] = 15;
         assert_eq!(split_message(&whole), None);
         assert_eq!(local_ip(FAMILIES[1], &whole[..ADDRESS_AT + 15]), None);
-    }
-
-    #[test]
-    fn reads_what_the_kernel_prints() {
-        assert_eq!(read_ip("0100007F"), Some(IpAddr::from([127, 0, 0, 1])));
-        assert_eq!(
-            read_ip("0000000000000000FFFF00000100007F"),
-            Some(IpAddr::from([127, 0, 0, 1]))
-        );
-        for bad in [
-            "",
-            "x",
-            "  sl  local",
-            "0: zz:zz 0:0 0A",
-            "0: 0100007F 0:0 0A",
-        ] {
-            assert!(!listens_on(bad, SocketAddr::from(([0, 0, 0, 0], 1))));
-        }
     }
 }

@@ -269,7 +269,6 @@ impl<D: Disk> Replay<'_, D> {
             // Where a run is damaged on the device and whole in the tail, the device may go on:
             // after a power cut, a tail in the data folder is a mix of newer and older pages.
             while self.run_tail(tail, &mut runs, scan).await? {
-                device.forget();
                 if self.run_device(&mut device, scan, &mut progress).await? {
                     runs.are_followed();
                 }
