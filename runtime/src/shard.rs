@@ -27,9 +27,10 @@ use crate::metrics::CoreMetrics;
 use crate::shutdown::{Shutdown, panic_text};
 use crate::topology::Placement;
 
-/// Memory registered with the ring of each core. Registered memory counts against the memlock limit
-/// (8 MiB by default), and the log's buffers are pooled by `glommio_disk`.
-pub const IO_MEMORY_BYTES: usize = 2 * 1024 * 1024;
+/// Memory of each core for direct I/O: room for the log's writes in flight, each of which takes a
+/// power of two of up to 1 MiB. What has no room there comes from the heap, and its pages are new
+/// each time. It is registered with the core's rings if the memlock limit allows that.
+pub const IO_MEMORY_BYTES: usize = 4 * 1024 * 1024;
 /// How long user code runs before the rings are looked at again if no socket asks for it: a task
 /// that computes for longer than a few milliseconds has to [`breathe`].
 ///

@@ -1,10 +1,11 @@
 //! Group commit: takes what has piled up in the tail to the device, and syncs it.
 //!
 //! **Owns** the order of device writes and when they happen.
-//! **Lives on** the shard's core: one writer task, and one syncing task under `FlushMode::Async`.
-//! **Invariants** one group in flight, in log order; a watermark moves only after the device's
-//! word; any failure poisons the shard.
-//! **Limits** writes of at most `WRITE_BYTES_MAX`.
+//! **Lives on** the shard's core: one writer task, under `FlushMode::Async` a task for each group
+//! in flight and one that syncs.
+//! **Invariants** groups are taken and end in log order; a watermark moves only after the device's
+//! word for all before it; any failure poisons the shard.
+//! **Limits** writes of at most `WRITE_BYTES_MAX`; `GROUPS_IN_FLIGHT_MAX`.
 //! **Not here** what is in a group (`staging`).
 
 use std::rc::Rc;
@@ -19,6 +20,9 @@ use crate::units::FilePosition;
 
 /// Bytes of one write call.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
+/// Groups the device has at a time under `FlushMode::Async`: while the core is busy with one's
+/// end, the device has the next. Under `FlushMode::Sync` there is one (ADR 0003).
+const GROUPS_IN_FLIGHT_MAX: usize = 2;
 
 /// Starts the tasks that take `log` to the device.
 pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
@@ -38,35 +42,8 @@ pub fn start<D: Disk>(log: &Rc<ShardLog<D>>) {
     }
 }
 
-async fn write_loop<D: Disk>(log: &ShardLog<D>) {
-    loop {
-        let go_on = log
-            .work
-            .wait(|| {
-                if log.poison.is_set() {
-                    return Some(false);
-                }
-                if log.staging.borrow().sealed_bytes() > 0 {
-                    return Some(true);
-                }
-                log.closing.get().then_some(false)
-            })
-            .await;
-        if !go_on {
-            return;
-        }
-        if log.options.flush_mode == FlushMode::Async {
-            let enough = || {
-                let staging = log.staging.borrow();
-                staging.sealed_bytes() >= log.write_bytes_min.get()
-                    || staging.is_draining()
-                    || log.closing.get()
-                    || log.urgent.get() > log.marks.stable().0
-            };
-            log.work
-                .wait_ms(&log.disk, log.options.write_delay_ms, enough)
-                .await;
-        }
+async fn write_loop<D: Disk>(log: &Rc<ShardLog<D>>) {
+    while wait_for_work(log).await {
         let group = log.staging.borrow_mut().take_group(log.marks.committed().0);
         let Some(group) = group else { continue };
         // Taking a group may have sealed a run.
@@ -74,10 +51,55 @@ async fn write_loop<D: Disk>(log: &ShardLog<D>) {
             log.marks.stage(Staged(group.runs_end));
             log.progressed();
         }
-        if let Err(error) = write_group(log, group).await {
-            log.fail(&error);
-            return;
+        if log.options.flush_mode == FlushMode::Sync {
+            take_to_device(log, group).await;
+            continue;
         }
+        log.task_begins();
+        let writer = Rc::clone(log);
+        log.disk.spawn(async move {
+            take_to_device(&writer, group).await;
+            writer.task_ends();
+        });
+    }
+}
+
+/// Waits for a group that should be written now; false when there will be none any more.
+async fn wait_for_work<D: Disk>(log: &ShardLog<D>) -> bool {
+    let go_on = log
+        .work
+        .wait(|| {
+            if log.poison.is_set() {
+                return Some(false);
+            }
+            let staging = log.staging.borrow();
+            if staging.in_flight_count() >= GROUPS_IN_FLIGHT_MAX {
+                return None;
+            }
+            if staging.sealed_bytes() > 0 {
+                return Some(true);
+            }
+            log.closing.get().then_some(false)
+        })
+        .await;
+    if go_on && log.options.flush_mode == FlushMode::Async {
+        let enough = || {
+            let staging = log.staging.borrow();
+            staging.sealed_bytes() >= log.write_bytes_min.get()
+                || staging.is_draining()
+                || log.closing.get()
+                || log.urgent.get() > log.marks.stable().0
+        };
+        log.work
+            .wait_ms(&log.disk, log.options.write_delay_ms, enough)
+            .await;
+    }
+    go_on
+}
+
+async fn take_to_device<D: Disk>(log: &ShardLog<D>, group: Group) {
+    if let Err(error) = write_group(log, group).await {
+        log.fail(&error);
     }
 }
 
@@ -106,6 +128,14 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         }
         log.writes_count.set(log.writes_count.get() + 1);
         log.written_bytes.set(log.written_bytes.get() + bytes);
+    }
+    // Those before it end first.
+    let is_next = || log.staging.borrow().is_next_written(group);
+    log.progress
+        .wait(|| (is_next() || log.poison.is_set()).then_some(()))
+        .await;
+    if !is_next() {
+        return Ok(());
     }
     log.staging.borrow_mut().written(group);
     // Only now: a sync that began before this write was done does not cover it.

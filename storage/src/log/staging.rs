@@ -81,6 +81,7 @@ pub struct Staging {
     group_start: FilePosition,
     runs_end: FilePosition,
     groups: VecDeque<Group>,
+    in_flight: VecDeque<Group>,
     /// First byte the device has not taken.
     unwritten: FilePosition,
 }
@@ -100,6 +101,7 @@ impl Staging {
             group_start: position,
             runs_end: position,
             groups: VecDeque::new(),
+            in_flight: VecDeque::new(),
             unwritten: position,
         }
     }
@@ -328,11 +330,25 @@ impl Staging {
             self.seal(committed);
             self.close_group();
         }
-        self.groups.pop_front()
+        let group = self.groups.pop_front()?;
+        self.in_flight.push_back(group);
+        Some(group)
     }
 
-    /// The device has taken everything before the end of `group`.
+    /// Groups taken that the device has not.
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether the device has taken everything before `group`, which it got.
+    pub fn is_next_written(&self, group: Group) -> bool {
+        self.in_flight.front() == Some(&group)
+    }
+
+    /// The device has taken everything before the end of `group`, the first in flight.
     pub fn written(&mut self, group: Group) {
+        debug_assert!(self.is_next_written(group), "groups end in log order");
+        self.in_flight.pop_front();
         self.unwritten = group.end();
     }
 
