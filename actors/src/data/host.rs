@@ -35,6 +35,14 @@ pub trait Host: 'static {
     /// says so far how, unless it has appended nothing.
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>);
 
+    /// Whole frames for `peer` that have a buffer of their own, better not copied if they are long.
+    fn write_own(&self, peer: PeerRef, frames: BytesMut, timing: Option<Timing>) {
+        self.write_timed(peer, |out| {
+            out.unsplit(frames);
+            timing
+        });
+    }
+
     /// Ms since the Unix epoch, as of this tick.
     fn wall_ms(&self) -> u64;
 

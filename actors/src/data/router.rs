@@ -10,7 +10,7 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
 use gantry_runtime::shared_budget::Held;
@@ -181,10 +181,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     }
                 }
                 CoreWord::Frames(peer, frames, timing, held) => {
-                    self.host.write_timed(peer, |out| {
-                        join(out, frames);
-                        timing
-                    });
+                    self.write_frames(peer, frames, timing);
                     drop(held);
                 }
                 CoreWord::Decoded {
@@ -206,6 +203,21 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
+    fn write_frames(&self, peer: PeerRef, frames: Bytes, timing: Option<Timing>) {
+        let frames = if frames.len() >= MOVED_FRAMES_BYTES_MIN {
+            frames.try_into_mut()
+        } else {
+            Err(frames)
+        };
+        match frames {
+            Ok(own) => self.host.write_own(peer, own, timing),
+            Err(frames) => self.host.write_timed(peer, |out| {
+                out.extend_from_slice(&frames);
+                timing
+            }),
+        }
+    }
+
     /// Tells every core that a connection is gone.
     pub fn peer_closed(&self, peer: PeerRef) {
         self.forget_peer(peer);
@@ -224,40 +236,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 }
 
 /// Frames of this size go to another core as a buffer of their own, and become the out buffer of
-/// their connection if that is empty; shorter ones are cheaper to copy.
+/// their connection; shorter ones are cheaper to copy.
 pub const MOVED_FRAMES_BYTES_MIN: usize = 16 << 10;
-
-/// Adds `frames` to `out`.
-fn join(out: &mut BytesMut, frames: Bytes) {
-    if frames.len() >= MOVED_FRAMES_BYTES_MIN {
-        match frames.try_into_mut() {
-            Ok(own) => out.unsplit(own),
-            Err(shared) => out.extend_from_slice(&shared),
-        }
-    } else {
-        out.extend_from_slice(&frames);
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_frames_become_an_empty_out_buffer_without_a_copy() {
-        let long = BytesMut::from(&[7; MOVED_FRAMES_BYTES_MIN][..]);
-        let place = long.as_ptr();
-        let mut out = BytesMut::new();
-        join(&mut out, long.freeze());
-        assert_eq!((out.as_ptr(), out.len()), (place, MOVED_FRAMES_BYTES_MIN));
-        join(&mut out, Bytes::from(vec![8; MOVED_FRAMES_BYTES_MIN]));
-        join(&mut out, Bytes::from_static(&[9]));
-        assert_eq!(out.len(), 2 * MOVED_FRAMES_BYTES_MIN + 1);
-        assert_eq!(out.last(), Some(&9));
-        let (mut other, shared) = (BytesMut::new(), out.freeze());
-        join(&mut other, shared.clone());
-        assert_eq!(other, shared, "somebody else has them as well");
-    }
 
     #[test]
     fn shards_are_dealt_out_evenly() {

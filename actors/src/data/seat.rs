@@ -140,6 +140,16 @@ impl GlommioHost {
     }
 }
 
+impl GlommioHost {
+    /// Something was appended for `session`.
+    fn written(&self, session: &Rc<Session>, timing: Option<Timing>) {
+        if let Some(timing) = timing.filter(|_| self.profile().is_on()) {
+            session.note_answer(&timing);
+        }
+        session.flush_soon();
+    }
+}
+
 impl Host for GlommioHost {
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>) {
         if peer.core != self.context.index {
@@ -155,10 +165,20 @@ impl Host for GlommioHost {
             (out.len() > before, timing)
         };
         if grown {
-            if let Some(timing) = timing.filter(|_| self.profile().is_on()) {
-                session.note_answer(&timing);
-            }
-            session.flush_soon();
+            self.written(&session, timing);
+        }
+    }
+
+    fn write_own(&self, peer: PeerRef, frames: BytesMut, timing: Option<Timing>) {
+        if peer.core != self.context.index || frames.len() < MOVED_FRAMES_BYTES_MIN {
+            return self.write_timed(peer, |out| {
+                out.unsplit(frames);
+                timing
+            });
+        }
+        if let Some(session) = self.peers.get(peer) {
+            session.push_out(frames);
+            self.written(&session, timing);
         }
     }
 

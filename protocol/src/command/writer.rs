@@ -2,9 +2,9 @@
 //!
 //! **Owns** the framing of replies and requests: both words, header, body.
 //! **Lives on** the session's core; clients and control actors use it as well.
-//! **Invariants** no allocation besides growth of `out`; replies carry the reply flag (trap 4),
-//! version 513, language JAVA and string values only (trap 1). A frame that would exceed
-//! `FRAME_BYTES_MAX` is removed from `out` again and reported.
+//! **Invariants** no allocation besides growth of `out` and a late header; replies carry the reply
+//! flag (trap 4), version 513, language JAVA and string values only (trap 1). A frame that would
+//! exceed `FRAME_BYTES_MAX` is removed from `out` again and reported.
 //! **Limits** `FRAME_BYTES_MAX`.
 //! **Not here** which ext fields a reply needs (`actors`).
 
@@ -67,6 +67,12 @@ fn patch_header_word(out: &mut BytesMut, start: usize, encoding: HeaderEncoding,
     let word = (u32::from(encoding.type_byte()) << 24) | header;
     if let Some(slot) = out.get_mut(start + LENGTH_WORD_BYTES..start + FRAME_HEAD_BYTES) {
         slot.copy_from_slice(&word.to_be_bytes());
+    }
+}
+
+fn place_header(out: &mut BytesMut, start: usize, header: &[u8]) {
+    if let Some(slot) = out.get_mut(start..start + header.len()) {
+        slot.copy_from_slice(header);
     }
 }
 
@@ -230,43 +236,39 @@ impl LateReply {
         ext: Option<Ext<'_>>,
     ) -> Result<usize, FrameError> {
         let parts = reply_parts(opaque, code, remark);
-        let body_end = out.len();
-        // The header is first written behind the body, where there is room to measure it.
+        // Measured apart: behind the body it would make `out` grow, which copies the body.
+        let mut header = BytesMut::with_capacity(LATE_HEADER_ROOM);
         match self.encoding {
-            HeaderEncoding::Json => json::write(out, &parts, fields(ext)),
-            HeaderEncoding::Binary => binary::write(out, &parts, fields(ext)),
+            HeaderEncoding::Json => json::write(&mut header, &parts, fields(ext)),
+            HeaderEncoding::Binary => binary::write(&mut header, &parts, fields(ext)),
         }
-        let header_bytes = out.len() - body_end;
+        let header_bytes = header.len();
         let header_start = self.start + FRAME_HEAD_BYTES;
         let fits = match self.encoding {
             HeaderEncoding::Json => header_bytes <= self.header_room,
             HeaderEncoding::Binary => header_bytes == self.header_room,
         };
         if fits {
-            out.copy_within(body_end.., header_start);
-            out.truncate(body_end);
+            place_header(out, header_start, &header);
             patch_header_word(out, self.start, self.encoding, self.header_room);
         } else {
-            self.move_body(out, body_end, header_bytes);
+            self.move_body(out, header_bytes);
+            place_header(out, header_start, &header);
             patch_header_word(out, self.start, self.encoding, header_bytes);
         }
         finish_at(out, self.start)
     }
 
-    /// Places a header of another size than the room kept for it.
-    fn move_body(&self, out: &mut BytesMut, body_end: usize, header_bytes: usize) {
-        let header_start = self.start + FRAME_HEAD_BYTES;
+    /// Makes the room for a header of another size than the one kept for it.
+    fn move_body(&self, out: &mut BytesMut, header_bytes: usize) {
         let body_start = self.body_start();
-        let body_bytes = body_end - body_start;
-        let header = out.split_off(body_end);
-        if header_bytes > self.header_room {
-            out.put_bytes(0, header_bytes - self.header_room);
+        let body_end = out.len();
+        let moved_start = self.start + FRAME_HEAD_BYTES + header_bytes;
+        if moved_start > body_start {
+            out.put_bytes(0, moved_start - body_start);
         }
-        out.copy_within(body_start..body_end, header_start + header_bytes);
-        out.truncate(header_start + header_bytes + body_bytes);
-        if let Some(slot) = out.get_mut(header_start..header_start + header_bytes) {
-            slot.copy_from_slice(&header);
-        }
+        out.copy_within(body_start..body_end, moved_start);
+        out.truncate(moved_start + body_end - body_start);
     }
 
     /// Removes everything written since the reply was begun.

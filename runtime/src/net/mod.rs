@@ -12,6 +12,7 @@ pub mod client;
 mod coalescing;
 mod connection;
 mod listener;
+mod out_buffer;
 mod peers;
 mod session;
 mod taken_port;

@@ -12,29 +12,25 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use rustix::net::SendFlags;
 
+use super::out_buffer::OutBuffer;
 use super::peers::PeerRef;
 use super::watched::MISSES_MAX;
 use super::writer::WriteLane;
 use crate::metrics::{Run, Timing};
 use crate::shared_budget::{Held, SharedBudget};
 
-/// An out buffer keeps this much capacity after it has been written.
-const OUT_KEEP_BYTES: usize = 64 * 1024;
-/// From this size on an out buffer grows by steps: doubled, it could take all that is left.
-const OUT_DOUBLES_BYTES: usize = 1024 * 1024;
-/// Such a step; larger than the usual answer.
-const OUT_STEP_BYTES: usize = 1024 * 1024;
 /// Kinds of timed answers that may wait in one out buffer; further ones are not timed.
 const RUNS_MAX: usize = 256;
 /// Latest ones that another answer is compared with: answers of a pass come queue by queue.
@@ -68,7 +64,7 @@ pub struct Session {
     local_addr: SocketAddr,
     stream: RefCell<Option<TcpStream>>,
     lane: Rc<WriteLane>,
-    out: RefCell<BytesMut>,
+    out: RefCell<OutBuffer>,
     /// The timed answers in it.
     runs: RefCell<Vec<Run>>,
     /// Memory of the out buffer, as counted.
@@ -109,7 +105,7 @@ impl Session {
             local_addr: new.local_addr,
             stream: RefCell::new(Some(new.stream)),
             lane: new.lane,
-            out: RefCell::new(BytesMut::new()),
+            out: RefCell::default(),
             runs: RefCell::default(),
             held: RefCell::new(new.replies.hold(0)),
             stuck_ms: Cell::new(0),
@@ -148,13 +144,13 @@ impl Session {
     /// The out buffer, to append whole frames to; follow with [`Session::flush_soon`]. The borrow
     /// must end before any other call on this session. Appending to an ended session is harmless.
     pub fn out(&self) -> RefMut<'_, BytesMut> {
-        let mut out = self.out.borrow_mut();
-        if out.len() >= OUT_DOUBLES_BYTES && out.capacity() - out.len() < OUT_STEP_BYTES / 2 {
-            let mut larger = BytesMut::with_capacity(out.len() + OUT_STEP_BYTES);
-            larger.extend_from_slice(&out);
-            *out = larger;
-        }
-        out
+        RefMut::map(self.out.borrow_mut(), OutBuffer::open)
+    }
+
+    /// Appends whole frames that have a buffer of their own, which is better not copied; follow
+    /// with [`Session::flush_soon`].
+    pub fn push_out(&self, frames: BytesMut) {
+        self.out.borrow_mut().push(frames);
     }
 
     /// Whether an answer that may be large should still be made for it: less than half of what
@@ -166,12 +162,12 @@ impl Session {
     /// Writes what was appended, once, when the tasks that are ready now have run.
     pub fn flush_soon(self: &Rc<Self>) {
         if !self.is_open() {
-            *self.out.borrow_mut() = BytesMut::new();
+            self.out.borrow_mut().clear();
             return;
         }
         let (len, capacity) = {
             let out = self.out.borrow();
-            (out.len(), out.capacity())
+            (out.len(), out.allocated())
         };
         let has_room = {
             let mut held = self.held.borrow_mut();
@@ -214,7 +210,7 @@ impl Session {
     /// Appends one encoded frame and schedules its write.
     pub fn send(self: &Rc<Self>, frame: &[u8]) {
         if self.is_open() {
-            self.out.borrow_mut().extend_from_slice(frame);
+            self.out().extend_from_slice(frame);
             self.flush_soon();
         }
     }
@@ -230,7 +226,7 @@ impl Session {
             return;
         }
         self.reason.set(Some(reason));
-        *self.out.borrow_mut() = BytesMut::new();
+        self.out.borrow_mut().clear();
         self.held.borrow_mut().resize(0);
         *self.runs.borrow_mut() = Vec::new();
         if let Some(stream) = self.stream.borrow().as_ref() {
@@ -324,9 +320,9 @@ impl Session {
     pub(super) fn release_idle_memory(&self) {
         if let Ok(mut out) = self.out.try_borrow_mut()
             && out.is_empty()
-            && out.capacity() > 0
+            && out.allocated() > 0
         {
-            *out = BytesMut::new();
+            out.clear();
             self.held.borrow_mut().resize(0);
         }
         if let Ok(mut runs) = self.runs.try_borrow_mut()
@@ -372,18 +368,15 @@ impl Session {
         let mut out = self.out.borrow_mut();
         while !out.is_empty() {
             flushed.calls += 1;
-            match Pin::new(&mut *stream).poll_write(cx, &out) {
+            let written = poll_write(stream, cx, &out.slices());
+            match written {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     flushed.failed = true;
                     break;
                 }
                 Poll::Ready(Ok(n)) => {
                     flushed.bytes += n;
-                    if n == out.len() {
-                        out.clear();
-                    } else {
-                        out.advance(n);
-                    }
+                    out.advance(n);
                 }
                 Poll::Pending => {
                     flushed.pending = true;
@@ -391,23 +384,9 @@ impl Session {
                 }
             }
         }
-        self.fit_memory(&mut out);
+        out.fit();
+        self.held.borrow_mut().resize(out.allocated());
         flushed
-    }
-
-    /// Gives back memory that what still waits does not need.
-    fn fit_memory(&self, out: &mut BytesMut) {
-        let mut held = self.held.borrow_mut();
-        if out.is_empty() {
-            if out.capacity() > OUT_KEEP_BYTES {
-                *out = BytesMut::new();
-            }
-            held.resize(out.capacity());
-        } else if held.bytes() > OUT_KEEP_BYTES && out.len() < held.bytes() / 4 {
-            // What was written stays in the allocation until the rest moves.
-            *out = BytesMut::from(out.as_ref());
-            held.resize(out.capacity());
-        }
     }
 
     /// After a write: whoever waits for room goes on, and a connection that should end does.
@@ -441,6 +420,27 @@ pub(super) struct Flushed {
     pub(super) failed: bool,
     /// The socket takes no more now; the waker is registered.
     pub(super) pending: bool,
+}
+
+/// Writes some of `slices`. glommio writes one of them at a time; several go to the socket itself,
+/// as far as that takes them at once.
+fn poll_write(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<std::io::Result<usize>> {
+    if slices.len() > 1 {
+        let flags = (SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            .bits()
+            .cast_signed();
+        match socket2::SockRef::from(&*stream).send_vectored_with_flags(slices, flags) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            written => return Poll::Ready(written),
+        }
+    }
+    let first: &[u8] = slices.first().map_or(&[], |slice| slice);
+    Pin::new(stream).poll_write(cx, first)
 }
 
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
