@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
 use gantry_actors::data::seat::{CoreSeat, RunningCore, read_identity};
+use gantry_actors::memory_plan::MemoryPlan;
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::glommio_disk::StoreLock;
@@ -202,7 +203,8 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let mut to_data = Vec::new();
     let (mut seats, mut reins) = (Vec::new(), Vec::new());
     let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
-    let replies = SharedBudget::new(settings.memory_plan(cores).replies_bytes);
+    let memory = settings.memory_plan(cores);
+    let replies = SharedBudget::new(memory.replies_bytes);
     for mesh_seat in mesh::seats(placements.len()) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
@@ -221,7 +223,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let control = ControlPlane::start(Arc::clone(&settings), &tables, at_control, to_data, &stop)
         .map_err(|error| error.to_string())?;
     let core_count = placements.len();
-    let cores = start_cores(placements, seats, &stop);
+    let cores = start_cores(memory, placements, seats, &stop);
     let started = cores.and_then(|cores| {
         let reports = recovered(&reins)?;
         open_ports(&reins)?;
@@ -327,12 +329,14 @@ fn open_folder(mut settings: BrokerSettings) -> Result<(Arc<BrokerSettings>, Sto
 }
 
 fn start_cores(
+    memory: MemoryPlan,
     placements: Vec<Placement>,
     seats: Vec<Seat>,
     stop: &Shutdown,
 ) -> Result<DataCores, String> {
-    DataCores::start(&CorePlan::new(placements), stop, seats, run_core)
-        .map_err(|error| error.to_string())
+    let mut plan = CorePlan::new(placements);
+    plan.io_memory_bytes = memory.io_memory_bytes;
+    DataCores::start(&plan, stop, seats, run_core).map_err(|error| error.to_string())
 }
 
 /// A data core's life.

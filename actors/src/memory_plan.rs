@@ -9,6 +9,7 @@
 //! and groups (`docs/OPERATIONS.md` says how much).
 
 use gantry_runtime::net::{ASSEMBLY_BYTES_MAX, OUT_BYTES_MAX, OUT_BYTES_SOFT};
+use gantry_runtime::shard::IO_MEMORY_BYTES_MAX;
 use gantry_storage::shard_store::{RECORD_BYTES_MAX, StoreOptions};
 
 use crate::data::shard::{COLD_READS_MAX, INBOX_BYTES_MAX};
@@ -29,6 +30,8 @@ const COLD_PARTS: u64 = 2;
 /// What one of those takes: a chunk for its reply, another for the records, with room for one that
 /// is larger.
 const COLD_READ_BYTES: u64 = 1 << 20;
+/// Reads and writes of the device that a core has under way.
+const IO_BYTES: u64 = 8 << 20;
 /// No connection may hold more than this part of the replies.
 const CONNECTION_PART: u64 = 8;
 
@@ -56,6 +59,8 @@ pub struct MemoryPlan {
     pub read_cache_bytes: u64,
     /// Index pages that a shard keeps.
     pub index_cache_bytes: u64,
+    /// Memory of a core for direct I/O; cold log that its shards keep lies in it.
+    pub io_memory_bytes: usize,
 }
 
 impl MemoryPlan {
@@ -68,6 +73,8 @@ impl MemoryPlan {
         let cache = share(CACHE_PARTS) / shards;
         let one_message = 2 * RECORD_BYTES_MAX;
         let cold_reads = share(COLD_PARTS) / shards / COLD_READ_BYTES;
+        let read_cache_bytes = (cache / 3).min(stock.read_cache_bytes);
+        let kept = read_cache_bytes * shards.div_ceil(cores);
         Self {
             replies_bytes: size(replies),
             out_bytes_max: size((replies / CONNECTION_PART).max(one_message)).min(OUT_BYTES_MAX),
@@ -76,8 +83,9 @@ impl MemoryPlan {
                 .min(ASSEMBLY_BYTES_MAX),
             inbox_bytes: size((share(INBOX_PARTS) / shards).max(one_message)).min(INBOX_BYTES_MAX),
             cold_reads: size(cold_reads).clamp(2, COLD_READS_MAX),
-            read_cache_bytes: (cache / 3).min(stock.read_cache_bytes),
+            read_cache_bytes,
             index_cache_bytes: (cache / 3 * 2).min(stock.index_cache_bytes),
+            io_memory_bytes: size(kept + IO_BYTES).min(IO_MEMORY_BYTES_MAX),
         }
     }
 }
@@ -101,6 +109,7 @@ mod tests {
         assert_eq!(plan.cold_reads, COLD_READS_MAX);
         assert_eq!(plan.read_cache_bytes, stock.read_cache_bytes);
         assert_eq!(plan.index_cache_bytes, stock.index_cache_bytes);
+        assert_eq!(plan.io_memory_bytes, IO_MEMORY_BYTES_MAX);
     }
 
     #[test]
@@ -110,7 +119,8 @@ mod tests {
             let inboxes = plan.inbox_bytes as u64 * shards;
             let assembly = plan.assembly_bytes as u64 * shards * 2;
             let caches = (plan.read_cache_bytes + plan.index_cache_bytes) * shards;
-            let cold = plan.cold_reads as u64 * COLD_READ_BYTES * shards;
+            let io = plan.io_memory_bytes as u64 - plan.read_cache_bytes;
+            let cold = (plan.cold_reads as u64 * COLD_READ_BYTES).max(io) * shards;
             // Half as much as an inbox waits for topics to be made.
             let parked = inboxes / 2;
             let waiting = plan.replies_bytes as u64 + inboxes + parked + assembly;

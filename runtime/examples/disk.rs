@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use gantry_runtime::glommio_disk::GlommioDisk;
-use gantry_runtime::shard::{CorePlan, DataCores};
+use gantry_runtime::shard::{CorePlan, DataCores, IO_MEMORY_BYTES_MAX};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::unbound;
 use gantry_storage::disk::{Disk, DiskError, DiskFile, OpenMode};
@@ -19,7 +19,8 @@ fn main() {
     let folder = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
     let root = PathBuf::from(folder).join(format!("disk-example-{}", std::process::id()));
     let shutdown = Shutdown::new();
-    let plan = CorePlan::new(unbound(1));
+    let mut plan = CorePlan::new(unbound(1));
+    plan.io_memory_bytes = IO_MEMORY_BYTES_MAX;
     let seats = vec![root.clone()];
     let cores = DataCores::start(&plan, &shutdown, seats, |core, root: PathBuf| async move {
         let disk = match GlommioDisk::open(&root, core.queues.flush).await {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::StartError;
-use crate::shard::IO_MEMORY_BYTES;
+use crate::shard::IO_MEMORY_BYTES_MAX;
 
 /// Oldest kernel with the operations that glommio 0.9 uses.
 const KERNEL_MIN: (u32, u32) = (5, 8);
@@ -262,7 +262,7 @@ fn ring_operations(name: &'static str, ring: &io_uring::IoUring) -> Finding {
 /// Whether `cores` executors may lock their buffers; raises the soft limit where it may.
 pub fn memlock(cores: usize) -> Finding {
     let name = "locked memory";
-    let each = IO_MEMORY_BYTES as u64 + ring_locked_bytes();
+    let each = IO_MEMORY_BYTES_MAX as u64 + ring_locked_bytes();
     let need = each.saturating_mul(cores.max(1) as u64);
     let limit = raise(Resource::Memlock, u64::MAX);
     match limit {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_protocol::message::body_crc;
 use gantry_runtime::glommio_disk::GlommioDisk;
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, IO_MEMORY_BYTES_MAX};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::unbound;
 use gantry_storage::disk::{Disk, DiskFile, OpenMode};
@@ -38,7 +38,8 @@ where
     W: Fn(CoreContext, S) -> F + Clone + Send + 'static,
     F: Future<Output = Outcome<()>> + 'static,
 {
-    let plan = CorePlan::new(unbound(1));
+    let mut plan = CorePlan::new(unbound(1));
+    plan.io_memory_bytes = IO_MEMORY_BYTES_MAX;
     let cores = DataCores::start(&plan, &Shutdown::new(), vec![seat], move |core, seat| {
         let run = work(core, seat);
         async move {
