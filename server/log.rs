@@ -10,13 +10,17 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+/// glommio warns in the kernel's words of what the start reports in ours (locked memory).
+const QUIET: &str = "glommio::sys::uring=error";
+
 /// Starts logging. `filter` is a level, or a tracing filter such as `info,gantry_actors=debug`.
 ///
 /// # Errors
 /// The filter can't be read.
 pub fn start(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        format!("--log {filter}: {error}; use error, warn, info, debug, trace or a tracing filter")
+    let given = filter;
+    let filter = EnvFilter::try_new(format!("{QUIET},{given}")).map_err(|error| {
+        format!("--log {given}: {error}; use error, warn, info, debug, trace or a tracing filter")
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

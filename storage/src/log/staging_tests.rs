@@ -67,6 +67,22 @@ fn write_all(staging: &mut Staging) {
 }
 
 #[test]
+fn of_two_groups_at_the_device_the_first_ends_first() {
+    let mut staging = staging();
+    add(&mut staging, 100, 1).unwrap();
+    let first = staging.take_group(FilePosition(0)).unwrap();
+    add(&mut staging, 100, 1).unwrap();
+    let second = staging.take_group(FilePosition(0)).unwrap();
+    assert_eq!(staging.in_flight_count(), 2);
+    assert!(staging.is_next_written(first) && !staging.is_next_written(second));
+    staging.written(first);
+    assert!(staging.is_next_written(second) && !staging.is_next_written(first));
+    staging.written(second);
+    assert_eq!(staging.in_flight_count(), 0);
+    assert!(!staging.is_next_written(second), "once");
+}
+
+#[test]
 fn a_full_ring_refuses_until_the_device_takes_something() {
     let mut staging = staging();
     fill(&mut staging);
