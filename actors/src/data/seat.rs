@@ -138,9 +138,7 @@ impl GlommioHost {
             }
         });
     }
-}
 
-impl GlommioHost {
     /// Something was appended for `session`.
     fn written(&self, session: &Rc<Session>, timing: Option<Timing>) {
         if let Some(timing) = timing.filter(|_| self.profile().is_on()) {

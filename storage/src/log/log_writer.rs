@@ -129,12 +129,12 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
         log.writes_count.set(log.writes_count.get() + 1);
         log.written_bytes.set(log.written_bytes.get() + bytes);
     }
-    // Those before it end first.
+    // Those before it end first, and nothing does behind a failure.
     let is_next = || log.staging.borrow().is_next_written(group);
     log.progress
         .wait(|| (is_next() || log.poison.is_set()).then_some(()))
         .await;
-    if !is_next() {
+    if log.poison.is_set() {
         return Ok(());
     }
     log.staging.borrow_mut().written(group);
