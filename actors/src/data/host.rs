@@ -9,7 +9,7 @@
 
 use std::future::Future;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::ExtValue;
 use gantry_protocol::command::writer;
 use gantry_runtime::metrics::{Counts, Profile, Timing};
@@ -35,10 +35,11 @@ pub trait Host: 'static {
     /// says so far how, unless it has appended nothing.
     fn write_timed(&self, peer: PeerRef, write: impl FnOnce(&mut BytesMut) -> Option<Timing>);
 
-    /// Whole frames for `peer` that have a buffer of their own, better not copied if they are long.
-    fn write_own(&self, peer: PeerRef, frames: BytesMut, timing: Option<Timing>) {
+    /// As [`Host::write_timed`], for whole frames that were made already; long ones are better not
+    /// copied.
+    fn write_made(&self, peer: PeerRef, frames: Bytes, timing: Option<Timing>) {
         self.write_timed(peer, |out| {
-            out.unsplit(frames);
+            out.extend_from_slice(&frames);
             timing
         });
     }

@@ -181,7 +181,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     }
                 }
                 CoreWord::Frames(peer, frames, timing, held) => {
-                    self.write_frames(peer, frames, timing);
+                    self.host.write_made(peer, frames, timing);
                     drop(held);
                 }
                 CoreWord::Decoded {
@@ -203,21 +203,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    fn write_frames(&self, peer: PeerRef, frames: Bytes, timing: Option<Timing>) {
-        let frames = if frames.len() >= MOVED_FRAMES_BYTES_MIN {
-            frames.try_into_mut()
-        } else {
-            Err(frames)
-        };
-        match frames {
-            Ok(own) => self.host.write_own(peer, own, timing),
-            Err(frames) => self.host.write_timed(peer, |out| {
-                out.extend_from_slice(&frames);
-                timing
-            }),
-        }
-    }
-
     /// Tells every core that a connection is gone.
     pub fn peer_closed(&self, peer: PeerRef) {
         self.forget_peer(peer);
@@ -234,10 +219,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         self.requester_closed(peer);
     }
 }
-
-/// Frames of this size go to another core as a buffer of their own, and become the out buffer of
-/// their connection; shorter ones are cheaper to copy.
-pub const MOVED_FRAMES_BYTES_MIN: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

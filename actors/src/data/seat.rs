@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use gantry_protocol::frame::Frame;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::error::ListenError;
@@ -26,7 +26,8 @@ use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
 use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::{
-    Claim, CloseReason, FrameHandler, Listening, Net, NetOptions, PeerRef, PeerTable, Session,
+    Claim, CloseReason, FrameHandler, Listening, MOVED_FRAMES_BYTES_MIN, Net, NetOptions, PeerRef,
+    PeerTable, Session,
 };
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, breathe};
 use gantry_runtime::shared_budget::{Held, SharedBudget};
@@ -40,7 +41,7 @@ use gantry_storage::units::ShardId;
 use super::core::{CorePlace, DataCore};
 use super::host::Host;
 use super::requests::parked::Caller;
-use super::router::{CoreWord, MOVED_FRAMES_BYTES_MIN, core_of_shard};
+use super::router::{CoreWord, core_of_shard};
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
 
@@ -119,6 +120,10 @@ impl GlommioHost {
             };
             (frames.freeze(), timing)
         };
+        self.send_made(peer, frames, timing);
+    }
+
+    fn send_made(&self, peer: PeerRef, frames: Bytes, timing: Option<Timing>) {
         if frames.is_empty() {
             return;
         }
@@ -167,12 +172,9 @@ impl Host for GlommioHost {
         }
     }
 
-    fn write_own(&self, peer: PeerRef, frames: BytesMut, timing: Option<Timing>) {
-        if peer.core != self.context.index || frames.len() < MOVED_FRAMES_BYTES_MIN {
-            return self.write_timed(peer, |out| {
-                out.unsplit(frames);
-                timing
-            });
+    fn write_made(&self, peer: PeerRef, frames: Bytes, timing: Option<Timing>) {
+        if peer.core != self.context.index {
+            return self.send_made(peer, frames, timing);
         }
         if let Some(session) = self.peers.get(peer) {
             session.push_out(frames);

@@ -37,6 +37,7 @@ use crate::shard::{CoreContext, TaskQueues};
 use crate::shared_budget::SharedBudget;
 use coalescing::Coalescing;
 pub use coalescing::{COALESCE_US_MAX, Listening, WAITED_FOR_US};
+pub use out_buffer::MOVED_FRAMES_BYTES_MIN;
 pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;

@@ -11,9 +11,12 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
+/// Frames of this size that have a buffer of their own become a piece as they are; shorter ones are
+/// cheaper to copy.
+pub const MOVED_FRAMES_BYTES_MIN: usize = 16 * 1024;
 /// A piece that has this much is appended to no more.
 pub(super) const PIECE_BYTES: usize = 32 * 1024;
 /// Pieces in one system call.
@@ -69,8 +72,20 @@ impl OutBuffer {
         &mut self.open
     }
 
-    /// Appends frames that have a buffer of their own.
-    pub(super) fn push(&mut self, frames: BytesMut) {
+    /// Appends whole frames, without a copy if they are long and nobody else has them.
+    pub(super) fn push(&mut self, frames: Bytes) {
+        let own = if frames.len() >= MOVED_FRAMES_BYTES_MIN {
+            frames.try_into_mut()
+        } else {
+            Err(frames)
+        };
+        match own {
+            Ok(own) => self.push_own(own),
+            Err(frames) => self.open().extend_from_slice(&frames),
+        }
+    }
+
+    fn push_own(&mut self, frames: BytesMut) {
         if self.open.is_empty() {
             self.open = frames;
             return;
@@ -147,33 +162,44 @@ impl OutBuffer {
 mod tests {
     use super::*;
 
-    fn bytes_of(out: &OutBuffer) -> Vec<u8> {
+    /// The first bytes of what the next system call would write.
+    fn first_bytes(out: &OutBuffer, count: usize) -> Vec<u8> {
         let slices = out.slices();
-        slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect()
+        let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
+        bytes.take(count).collect()
+    }
+
+    fn bytes_of(out: &OutBuffer) -> Vec<u8> {
+        first_bytes(out, usize::MAX)
     }
 
     #[test]
     fn a_long_answer_becomes_a_piece_without_a_copy_and_in_its_place() {
+        let long = |byte| Bytes::from(vec![byte; MOVED_FRAMES_BYTES_MIN]);
         let mut out = OutBuffer::default();
-        let long = BytesMut::from(&[7; 100][..]);
-        let place = long.as_ptr();
-        out.push(long);
+        let first = long(7);
+        let place = first.as_ptr();
+        out.push(first);
         assert_eq!(out.open().as_ptr(), place, "into an empty one");
         out.open().extend_from_slice(b"tail");
-        let second = BytesMut::from(&[9; 100][..]);
+        let second = long(9);
         let place = second.as_ptr();
         out.push(second);
         assert_eq!(out.slices().len(), 2);
         assert_eq!(out.slices()[1].as_ptr(), place);
         out.open().extend_from_slice(b"end");
-        assert_eq!(out.len(), 100 + 4 + 100 + 3);
-        let expected = [&[7; 100][..], b"tail", &[9; 100][..], b"end"].concat();
+        assert_eq!(out.len(), 2 * MOVED_FRAMES_BYTES_MIN + 4 + 3);
+        let expected = [&long(7)[..], b"tail", &long(9), b"end"].concat();
         assert_eq!(bytes_of(&out), expected);
-        out.advance(104);
-        assert_eq!(bytes_of(&out), expected[104..]);
+        let taken = MOVED_FRAMES_BYTES_MIN + 4;
+        out.advance(taken);
+        assert_eq!(bytes_of(&out), expected[taken..]);
+        let (mut other, shared) = (OutBuffer::default(), long(5));
+        other.push(shared.clone());
+        other.push(Bytes::from_static(&[9]));
+        assert_eq!(other.slices().len(), 1, "a short one is copied");
+        let both = [&shared[..], &[9]].concat();
+        assert_eq!(bytes_of(&other), both, "somebody else has them as well");
     }
 
     #[test]
@@ -185,7 +211,7 @@ mod tests {
                 let frame = vec![turn; 1 + usize::from(turn) * 97];
                 expected.extend_from_slice(&frame);
                 if turn % 5 == 4 {
-                    out.push(BytesMut::from(frame.as_slice()));
+                    out.push(Bytes::from(frame));
                 } else {
                     out.open().extend_from_slice(&frame);
                 }
@@ -193,10 +219,9 @@ mod tests {
             assert_eq!(out.len(), expected.len());
             let mut left = Vec::new();
             while !out.is_empty() {
-                let next = bytes_of(&out);
-                let taken = next.len().min(step);
-                left.extend_from_slice(&next[..taken]);
-                out.advance(taken);
+                let taken = first_bytes(&out, step);
+                left.extend_from_slice(&taken);
+                out.advance(taken.len());
                 out.fit();
                 assert_eq!(left.len() + out.len(), expected.len());
             }
@@ -209,7 +234,7 @@ mod tests {
     fn memory_is_counted_as_it_is_allocated_and_given_back() {
         let mut out = OutBuffer::default();
         out.open().extend_from_slice(&[1; 100]);
-        out.push(BytesMut::from(vec![2; 1 << 20].as_slice()));
+        out.push(Bytes::from(vec![2; 1 << 20]));
         let whole = out.allocated();
         assert!(whole >= (1 << 20) + 100);
         out.advance(100 + (1 << 19));

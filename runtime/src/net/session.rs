@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use rustix::net::SendFlags;
@@ -147,9 +147,9 @@ impl Session {
         RefMut::map(self.out.borrow_mut(), OutBuffer::open)
     }
 
-    /// Appends whole frames that have a buffer of their own, which is better not copied; follow
-    /// with [`Session::flush_soon`].
-    pub fn push_out(&self, frames: BytesMut) {
+    /// Appends whole frames that were made elsewhere, without a copy if they are long and nobody
+    /// else has them; follow with [`Session::flush_soon`].
+    pub fn push_out(&self, frames: Bytes) {
         self.out.borrow_mut().push(frames);
     }
 
@@ -434,8 +434,8 @@ fn poll_write(
             .bits()
             .cast_signed();
         match socket2::SockRef::from(&*stream).send_vectored_with_flags(slices, flags) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             written => return Poll::Ready(written),
         }
     }

@@ -81,6 +81,7 @@ pub struct Staging {
     group_start: FilePosition,
     runs_end: FilePosition,
     groups: VecDeque<Group>,
+    /// Taken, and not yet written as far as we know.
     in_flight: VecDeque<Group>,
     /// First byte the device has not taken.
     unwritten: FilePosition,

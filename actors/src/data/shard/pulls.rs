@@ -293,7 +293,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 let written = frame.finish(&mut out, to.opaque, verdict.code, status, Some(&ext));
                 debug_assert!(written.is_ok(), "a read is bounded below a frame");
                 let timing = self.time_pull(&waiter, read.bytes);
-                self.host.write_own(to.peer, out, timing);
+                self.host.write_made(to.peer, out.freeze(), timing);
                 drop(held);
                 let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
                 let got = got_of(&read, read_ms);
