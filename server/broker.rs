@@ -117,16 +117,16 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     plan.settings.kept = kept;
     print::notices(&plan.notices);
     if args.print_config {
-        print!("{}", values.print());
+        say_all!("{}", values.print());
         return Ok(());
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
     let ports = hold(&plan.settings)?;
     let running = start(plan, ports, &shutdown)?;
-    println!("Gantry broker {} is up", env!("CARGO_PKG_VERSION"));
+    say!("Gantry broker {} is up", env!("CARGO_PKG_VERSION"));
     print::broker(&running);
-    println!("ready: broker {}", running.settings.advertised);
+    say!("ready: broker {}", running.settings.advertised);
     shutdown.wait_blocking();
     let mut report = StopReport::new();
     running.stop(&mut report);

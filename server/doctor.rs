@@ -19,16 +19,16 @@ pub fn run(data: &Path) -> Result<(), String> {
     let cpus = topology::cpus_allowed();
     let cores = topology::data_cores_default(cpus.len());
     let report = Report::take(cores, &existing_part(data));
-    println!("gantry {} on this machine", env!("CARGO_PKG_VERSION"));
-    println!(
+    say!("gantry {} on this machine", env!("CARGO_PKG_VERSION"));
+    say!(
         "  CPUs {}, of which {cores} would serve data (--cores changes that)",
         cpus.len()
     );
-    print!("{report}");
-    println!("  (locked memory is memlock, ulimit -l; direct I/O is O_DIRECT)");
+    say_all!("{report}");
+    say!("  (locked memory is memlock, ulimit -l; direct I/O is O_DIRECT)");
     match report.worst() {
-        Status::Ok => println!("all is well"),
-        Status::Warn => println!("it runs; the warnings cost speed or safety"),
+        Status::Ok => say!("all is well"),
+        Status::Warn => say!("it runs; the warnings cost speed or safety"),
         Status::Fail => return Err("cannot run here, see FAIL above for what to do".into()),
     }
     Ok(())

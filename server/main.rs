@@ -6,6 +6,10 @@
 //! **Limits** none of its own.
 //! **Not here** rules; see the crates.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod say;
 
 mod admin;
 mod bench;
@@ -40,7 +44,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             for line in complaint.lines() {
-                eprintln!("gantry: {line}");
+                tell!("gantry: {line}");
             }
             ExitCode::FAILURE
         }
@@ -60,7 +64,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {
-            println!("gantry {}", env!("CARGO_PKG_VERSION"));
+            say!("gantry {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
     }

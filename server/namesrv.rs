@@ -79,15 +79,15 @@ pub fn run(args: &cli::Namesrv) -> Result<(), String> {
         config::plan(&mut values).map_err(|errors| errors.to_string())?;
     print::notices(&notices);
     if args.print_config {
-        print!("{}", values.print());
+        say_all!("{}", values.print());
         return Ok(());
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
     let held = hold(settings.listen)?;
     let running = start(settings, &held, &shutdown)?;
-    println!("gantry name server listening on {}", running.address);
-    println!("ready: namesrv {}", running.address);
+    say!("gantry name server listening on {}", running.address);
+    say!("ready: namesrv {}", running.address);
     shutdown.wait_blocking();
     let mut report = StopReport::new();
     running.stop(&mut report);

@@ -43,7 +43,7 @@ pub fn port_refused(what: &str, address: SocketAddr, error: &io::Error) -> Strin
 /// # Errors
 /// The process ended because a part failed.
 pub fn stopped(shutdown: &Shutdown, report: &StopReport) -> Result<(), String> {
-    println!("stopped:\n{report}");
+    say!("stopped:\n{report}");
     match shutdown.reason() {
         Some(reason) if reason.is_failure() => Err(reason.to_string()),
         _ if report.is_clean() => Ok(()),
@@ -54,15 +54,16 @@ pub fn stopped(shutdown: &Shutdown, report: &StopReport) -> Result<(), String> {
 /// The start-up lines of a broker.
 pub fn broker(running: &Running) {
     let settings = &running.settings;
-    println!(
+    say!(
         "  broker       {} (VIP {}), clients are told {}",
         settings.listen,
         settings.listen_vip.port(),
         settings.advertised
     );
-    println!(
+    say!(
         "  identity     cluster {}, broker {}, master",
-        settings.cluster_name, settings.broker_name
+        settings.cluster_name,
+        settings.broker_name
     );
     let found = &running.recovered;
     let state = if found.is_new {
@@ -77,30 +78,30 @@ pub fn broker(running: &Running) {
             found.runs_from_tail
         )
     };
-    println!("  data         {} ({state})", settings.data_dir.display());
-    println!(
+    say!("  data         {} ({state})", settings.data_dir.display());
+    say!(
         "  cores        {} for data, {} shards",
         running.core_count(),
         found.shards_count
     );
-    println!(
+    say!(
         "  durability   {}",
         durability(settings.flush_disk_type, settings.flush_interval_ms)
     );
     let tail = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
-    println!("  tail         {} ({})", tail.folder.display(), tail.why);
+    say!("  tail         {} ({})", tail.folder.display(), tail.why);
     for finding in &running.machine.findings {
         let mark = if finding.status == Status::Ok {
             ""
         } else {
             "  <- gantry doctor"
         };
-        println!("  {:<12} {}{mark}", finding.name, finding.found);
+        say!("  {:<12} {}{mark}", finding.name, finding.found);
     }
     for link in &running.links {
         match &link.state {
-            Ok(()) => println!("  registered   at name server {}", link.address),
-            Err(why) => println!("  registered   NOT at {}: {why}; trying on", link.address),
+            Ok(()) => say!("  registered   at name server {}", link.address),
+            Err(why) => say!("  registered   NOT at {}: {why}; trying on", link.address),
         }
     }
 }
@@ -126,10 +127,10 @@ pub fn next_steps(namesrv: SocketAddr, advertised: IpAddr) {
         namesrv.ip()
     };
     let address = SocketAddr::new(ip, namesrv.port());
-    println!("next, in another terminal:");
-    println!("  gantry send hello 'a first message' -n {address}");
-    println!("  gantry receive hello --group me --from first -n {address}");
-    println!(
+    say!("next, in another terminal:");
+    say!("  gantry send hello 'a first message' -n {address}");
+    say!("  gantry receive hello --group me --from first -n {address}");
+    say!(
         "  Java, Go, mqadmin: name server {address}, as in producer.setNamesrvAddr(\"{address}\");"
     );
 }

@@ -31,11 +31,11 @@ pub fn watch(shutdown: &Shutdown) -> Result<(), String> {
             for signal in signals.forever() {
                 let name = signal_name(signal).unwrap_or("signal");
                 if asked {
-                    eprintln!("gantry: {name} again: ending at once");
+                    tell!("gantry: {name} again: ending at once");
                     exit(EXIT_INTERRUPTED);
                 }
                 asked = true;
-                eprintln!("gantry: {name}: stopping in order; once more ends at once");
+                tell!("gantry: {name}: stopping in order; once more ends at once");
                 shutdown.ask(name);
             }
         })

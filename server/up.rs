@@ -41,7 +41,7 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
     plan.settings.kept = kept;
     print::notices(&plan.notices);
     let Some(held) = held else {
-        print!("{}", values.print());
+        say_all!("{}", values.print());
         return Ok(());
     };
     let shutdown = Shutdown::new();
@@ -57,11 +57,11 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
         }
     };
     let took_ms = since.elapsed().as_millis();
-    println!("Gantry {} is up ({took_ms} ms)", env!("CARGO_PKG_VERSION"));
-    println!("  name server  {}", name_server.address);
+    say!("Gantry {} is up ({took_ms} ms)", env!("CARGO_PKG_VERSION"));
+    say!("  name server  {}", name_server.address);
     print::broker(&running);
     print::next_steps(name_server.address, running.settings.advertised.ip());
-    println!(
+    say!(
         "ready: broker {} namesrv {}",
         running.settings.advertised,
         reachable(name_server.address)

@@ -355,3 +355,23 @@ fn an_orderly_queue_goes_on_in_order_after_a_kill() {
         .collect();
     assert_eq!(numbers, ["4", "5", "6", "7", "8", "9"]);
 }
+
+/// `gantry up | head`, or a collector of logs that has died: the broker goes on, and stops in order.
+#[test]
+fn nobody_has_to_read_what_it_prints() {
+    let mut gantry = Gantry::prepared(&[]);
+    gantry.start_unread();
+    until(30, "it listens", || {
+        std::net::TcpStream::connect(gantry.broker()).ok()
+    });
+    let topic = fresh("unread");
+    let stored = until(30, "a send is taken", || {
+        let answer = gantry.client().send(&topic, 0, b"unread", &[]);
+        (answer.code == reply::SUCCESS).then_some(answer)
+    });
+    assert_eq!(stored.number("queueOffset"), 0);
+    assert!(gantry.stop("TERM").success(), "an ordered stop");
+    gantry.start();
+    gantry.await_ready();
+    assert_eq!(gantry.client().drain(&topic, 0, 0).len(), 1);
+}

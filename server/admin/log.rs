@@ -257,11 +257,11 @@ async fn dump(
     let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
     printed?;
     for damage in &found.damages {
-        eprintln!("{}", line(shard, damage));
+        tell!("{}", line(shard, damage));
     }
     let lines = [unfit_line(shard, &found), unreached_line(shard, &found)];
     for line in lines.into_iter().flatten() {
-        eprintln!("{line}");
+        tell!("{line}");
     }
     Ok(places(&found))
 }

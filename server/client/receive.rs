@@ -83,7 +83,7 @@ pub fn run(args: &cli::Receive) -> Result<(), String> {
         };
         let outcome = receiver.work(pulled).await;
         receiver.leave().await;
-        eprintln!("{} messages received", receiver.received);
+        tell!("{} messages received", receiver.received);
         outcome
     })
 }

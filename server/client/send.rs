@@ -84,7 +84,7 @@ pub fn run(args: &cli::Send) -> Result<(), String> {
         };
         let outcome = sender.send_all().await;
         if sender.stored != 1 {
-            eprintln!("{} messages stored", sender.stored);
+            tell!("{} messages stored", sender.stored);
         }
         outcome
     })
@@ -295,7 +295,7 @@ impl Sender<'_> {
     fn print(&mut self, queue: &Queue, reply: &Command, properties: &str) {
         self.stored += 1;
         let id = properties::get(properties, name::UNIQ_KEY).unwrap_or_default();
-        println!(
+        say!(
             "sent {id} to {} queue {} offset {}{}",
             queue.broker,
             reply.ext("queueId").unwrap_or("?"),

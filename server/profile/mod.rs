@@ -38,14 +38,14 @@ async fn watch(args: &cli::Profile) -> Result<(), String> {
     loop {
         let body = fetch(&mut cluster, &address).await?;
         if args.json {
-            println!("{}", String::from_utf8_lossy(&body).trim_end());
+            say!("{}", String::from_utf8_lossy(&body).trim_end());
         } else {
             let report: Value = serde_json::from_slice(&body)
                 .map_err(|error| format!("{address}: not a profile: {error}"))?;
             if args.watch && std::io::stdout().is_terminal() {
-                print!("{CLEAR}");
+                say_all!("{CLEAR}");
             }
-            print!("{}", table::print(&report));
+            say_all!("{}", table::print(&report));
         }
         if !args.watch {
             return Ok(());

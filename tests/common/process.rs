@@ -219,16 +219,29 @@ impl Gantry {
         assert!(self.child.is_none(), "already started");
         self.starts += 1;
         let log = File::create(self.log_path()).unwrap();
-        let child = Command::new(binary())
+        let copy = log.try_clone().unwrap();
+        self.child = Some(self.spawn(copy.into(), log.into()));
+    }
+
+    /// As [`Gantry::start`], with nobody who reads what the process prints.
+    pub fn start_unread(&mut self) {
+        assert!(self.child.is_none(), "already started");
+        self.starts += 1;
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped());
+        drop((child.stdout.take(), child.stderr.take()));
+        self.child = Some(child);
+    }
+
+    fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Child {
+        Command::new(binary())
             .args(&self.args)
             .current_dir(self.scratch.path())
             .env_remove("NAMESRV_ADDR")
             .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}", binary().display()));
-        self.child = Some(child);
+            .unwrap_or_else(|e| panic!("{}: {e}", binary().display()))
     }
 
     /// The start has said `ready:`, and the name server knows the broker.
