@@ -124,7 +124,7 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     signals::watch(&shutdown)?;
     let ports = hold(&plan.settings)?;
     let running = start(plan, ports, &shutdown)?;
-    say!("Gantry broker {} is up", env!("CARGO_PKG_VERSION"));
+    say!("Gantry broker {} is up", crate::cli::VERSION);
     print::broker(&running);
     say!("ready: broker {}", running.settings.advertised);
     shutdown.wait_blocking();

@@ -20,9 +20,15 @@ use self::admin::{
 };
 use self::supervised::{AdminDelay, AdminDlq, AdminTx};
 
+/// With the way it was built, if that wasn't plain (`deploy/build`).
+pub const VERSION: &str = match option_env!("GANTRY_BUILD") {
+    Some(_) => concat!(env!("CARGO_PKG_VERSION"), " (trained)"),
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// A message broker and name server that speaks Apache RocketMQ's protocol.
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, propagate_version = true)]
+#[command(name = "gantry", version = VERSION, propagate_version = true)]
 pub struct Cli {
     /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, global = true, env = "GANTRY_LOG", default_value = "info")]

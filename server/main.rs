@@ -9,7 +9,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[macro_use]
-mod say;
+mod print;
 
 mod admin;
 mod bench;
@@ -22,7 +22,6 @@ mod heap;
 mod import;
 mod log;
 mod namesrv;
-mod print;
 mod profile;
 mod signals;
 mod up;
@@ -64,7 +63,7 @@ fn run(command: &Command) -> Result<(), String> {
         Command::Doctor(args) => doctor::run(&args.data),
         Command::Bench(args) => bench::run(&args.args),
         Command::Version => {
-            say!("gantry {}", env!("CARGO_PKG_VERSION"));
+            say!("gantry {}", cli::VERSION);
             Ok(())
         }
     }

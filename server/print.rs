@@ -1,11 +1,15 @@
 //! What the operator reads.
 //!
-//! **Owns** the words of notices, refusals and reports that several commands share.
+//! **Owns** the words of notices, refusals and reports that several commands share, and the
+//! writing to stdout and stderr beside the log.
 //! **Lives on** the main thread.
-//! **Invariants** a refusal is one line: what, which value, why, what to do.
+//! **Invariants** a refusal is one line: what, which value, why, what to do. Nobody has to read
+//! what is written: a process whose reader is gone (`gantry up | head`) goes on serving and stops
+//! in order, where `println!` would panic.
 //! **Limits** none of its own.
 //! **Not here** configuration complaints (`config`).
 
+use std::fmt::Arguments;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +19,32 @@ use gantry_runtime::probe::Status;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
 
 use crate::broker::Running;
+
+/// A line on stdout.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::print::line(std::io::stdout(), format_args!($($text)*)) };
+}
+
+/// Text on stdout that ends its own lines.
+macro_rules! say_all {
+    ($($text:tt)*) => { $crate::print::text(std::io::stdout(), format_args!($($text)*)) };
+}
+
+/// A line on stderr.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::print::line(std::io::stderr(), format_args!($($text)*)) };
+}
+
+/// See [`say!`] and [`tell!`].
+pub fn line(mut out: impl std::io::Write, text: Arguments<'_>) {
+    // One write, so that lines of several threads don't mix.
+    drop(out.write_all(format!("{text}\n").as_bytes()));
+}
+
+/// See [`say_all!`].
+pub fn text(mut out: impl std::io::Write, text: Arguments<'_>) {
+    drop(out.write_fmt(text).and_then(|()| out.flush()));
+}
 
 /// Things to know, one log line each.
 pub fn notices(notices: &[String]) {

@@ -57,7 +57,7 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
         }
     };
     let took_ms = since.elapsed().as_millis();
-    say!("Gantry {} is up ({took_ms} ms)", env!("CARGO_PKG_VERSION"));
+    say!("Gantry {} is up ({took_ms} ms)", crate::cli::VERSION);
     say!("  name server  {}", name_server.address);
     print::broker(&running);
     print::next_steps(name_server.address, running.settings.advertised.ip());

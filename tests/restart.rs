@@ -356,7 +356,8 @@ fn an_orderly_queue_goes_on_in_order_after_a_kill() {
     assert_eq!(numbers, ["4", "5", "6", "7", "8", "9"]);
 }
 
-/// `gantry up | head`, or a collector of logs that has died: the broker goes on, and stops in order.
+/// `gantry up | head`, or a collector of logs that has died: the broker goes on, and stops in
+/// order.
 #[test]
 fn nobody_has_to_read_what_it_prints() {
     let mut gantry = Gantry::prepared(&[]);

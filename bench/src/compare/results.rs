@@ -353,7 +353,9 @@ fn commit() -> String {
     let changed = said_by("git", &["status", "--porcelain", "--untracked-files=no"]);
     let changed = changed.lines().any(|line| !line.contains("bench/results/"));
     let mark = if changed { " with changes" } else { "" };
-    format!("{commit}{mark}")
+    let build =
+        option_env!("GANTRY_BUILD").map_or(String::new(), |build| format!(", {build} build"));
+    format!("{commit}{mark}{build}")
 }
 
 fn machine() -> String {
