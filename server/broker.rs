@@ -117,8 +117,7 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     plan.settings.kept = kept;
     print::notices(&plan.notices);
     if args.print_config {
-        say_all!("{}", values.print());
-        return Ok(());
+        return print::answer(&values.print()).map(drop);
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;

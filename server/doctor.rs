@@ -19,12 +19,12 @@ pub fn run(data: &Path) -> Result<(), String> {
     let cpus = topology::cpus_allowed();
     let cores = topology::data_cores_default(cpus.len());
     let report = Report::take(cores, &existing_part(data));
-    say!("gantry {} on this machine", env!("CARGO_PKG_VERSION"));
+    say!("gantry {} on this machine", crate::cli::VERSION);
     say!(
         "  CPUs {}, of which {cores} would serve data (--cores changes that)",
         cpus.len()
     );
-    say_all!("{report}");
+    crate::print::answer(&report.to_string())?;
     say!("  (locked memory is memlock, ulimit -l; direct I/O is O_DIRECT)");
     match report.worst() {
         Status::Ok => say!("all is well"),

@@ -79,8 +79,7 @@ pub fn run(args: &cli::Namesrv) -> Result<(), String> {
         config::plan(&mut values).map_err(|errors| errors.to_string())?;
     print::notices(&notices);
     if args.print_config {
-        say_all!("{}", values.print());
-        return Ok(());
+        return print::answer(&values.print()).map(drop);
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;

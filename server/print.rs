@@ -2,7 +2,7 @@
 //!
 //! **Owns** the words of notices, refusals and reports that several commands share, and the
 //! writing to stdout and stderr beside the log.
-//! **Lives on** the main thread.
+//! **Lives on** the main thread; lines on every thread.
 //! **Invariants** a refusal is one line: what, which value, why, what to do. Nobody has to read
 //! what is written: a process whose reader is gone (`gantry up | head`) goes on serving and stops
 //! in order, where `println!` would panic.
@@ -10,7 +10,7 @@
 //! **Not here** configuration complaints (`config`).
 
 use std::fmt::Arguments;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
 use gantry_actors::settings::FlushDiskType;
@@ -25,25 +25,28 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::print::line(std::io::stdout(), format_args!($($text)*)) };
 }
 
-/// Text on stdout that ends its own lines.
-macro_rules! say_all {
-    ($($text:tt)*) => { $crate::print::text(std::io::stdout(), format_args!($($text)*)) };
-}
-
 /// A line on stderr.
 macro_rules! tell {
     ($($text:tt)*) => { $crate::print::line(std::io::stderr(), format_args!($($text)*)) };
 }
 
 /// See [`say!`] and [`tell!`].
-pub fn line(mut out: impl std::io::Write, text: Arguments<'_>) {
+pub fn line(mut out: impl io::Write, text: Arguments<'_>) {
     // One write, so that lines of several threads don't mix.
     drop(out.write_all(format!("{text}\n").as_bytes()));
 }
 
-/// See [`say_all!`].
-pub fn text(mut out: impl std::io::Write, text: Arguments<'_>) {
-    drop(out.write_fmt(text).and_then(|()| out.flush()));
+/// Writes what a command was asked for to stdout. False when whoever reads has enough.
+///
+/// # Errors
+/// It takes nothing, and not because nobody reads any more.
+pub fn answer(text: &str) -> Result<bool, String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(format!("standard output: {error}")),
+    }
 }
 
 /// Things to know, one log line each.

@@ -41,8 +41,7 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
     plan.settings.kept = kept;
     print::notices(&plan.notices);
     let Some(held) = held else {
-        say_all!("{}", values.print());
-        return Ok(());
+        return print::answer(&values.print()).map(drop);
     };
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;

@@ -15,9 +15,10 @@ use gantry_protocol::request::offset::{QueryMessage, ViewMessage};
 use serde_json::Value;
 
 use super::session::Session;
-use super::table::{Cell, Report, Table, print};
+use super::table::{Cell, Report, Table};
 use crate::cli::admin::{AdminMessage, At, MessageQuery};
 use crate::client::message::{self, members};
+use crate::print::answer;
 
 /// Runs the command.
 ///
@@ -49,7 +50,7 @@ async fn show(id: &str, at: &At) -> Result<(), String> {
     let record = RecordView::parse(&reply.body).map_err(|error| error.to_string())?;
     if at.json {
         let text = Value::Object(members(&address, &record));
-        return print(&format!("{text:#}\n"));
+        return answer(&format!("{text:#}\n")).map(drop);
     }
     let mut report = Report::default();
     report.fact("topic", record.topic);
@@ -121,7 +122,7 @@ async fn find(query: &MessageQuery) -> Result<(), String> {
         }
     }
     if at.json {
-        return print(&format!("{:#}\n", Value::Array(found)));
+        return answer(&format!("{:#}\n", Value::Array(found))).map(drop);
     }
     Report::of(table).print(false)
 }

@@ -8,9 +8,10 @@
 //! **Not here** what is shown (a file a noun).
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 
 use serde_json::{Map, Value, json};
+
+use crate::print::answer;
 
 const MS_PER_DAY: i64 = 86_400_000;
 
@@ -253,20 +254,7 @@ impl Report {
         } else {
             self.text()
         };
-        print(&text)
-    }
-}
-
-/// Writes to standard output; whoever reads it may stop reading.
-///
-/// # Errors
-/// It takes nothing, and not because nobody reads any more.
-pub fn print(text: &str) -> Result<(), String> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(format!("standard output: {error}"))
-        }
-        _ => Ok(()),
+        answer(&text).map(drop)
     }
 }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use gantry_protocol::code::{request, response};
 use serde_json::Value;
 
-use crate::cli;
 use crate::client::{Cluster, ask, block_on, refused};
+use crate::{cli, print};
 
 /// The broker's port where none is named.
 const PORT: u16 = 10911;
@@ -37,17 +37,17 @@ async fn watch(args: &cli::Profile) -> Result<(), String> {
     let mut cluster = Cluster::new(&address)?;
     loop {
         let body = fetch(&mut cluster, &address).await?;
-        if args.json {
-            say!("{}", String::from_utf8_lossy(&body).trim_end());
+        let text = if args.json {
+            format!("{}\n", String::from_utf8_lossy(&body).trim_end())
         } else {
             let report: Value = serde_json::from_slice(&body)
                 .map_err(|error| format!("{address}: not a profile: {error}"))?;
-            if args.watch && std::io::stdout().is_terminal() {
-                say_all!("{CLEAR}");
-            }
-            say_all!("{}", table::print(&report));
-        }
-        if !args.watch {
+            let is_screen = args.watch && std::io::stdout().is_terminal();
+            let clear = if is_screen { CLEAR } else { "" };
+            format!("{clear}{}", table::print(&report))
+        };
+        let is_read = print::answer(&text)?;
+        if !args.watch || !is_read {
             return Ok(());
         }
         tokio::time::sleep(WATCH).await;

@@ -26,12 +26,13 @@ use serde_json::Value;
 use self::letter::{Filter, is_taken};
 use self::queue::{Letters, POSITION_GROUP, keep_position_group};
 use super::session::Session;
-use super::table::{Cell, Report, Table, print};
+use super::table::{Cell, Report, Table};
 use crate::cli::admin::At;
 use crate::cli::supervised::{AdminDlq, DlqResend, DlqShow};
 use crate::client::message::{members, text};
 use crate::client::send::{Queue, is_stored, writable};
 use crate::client::{ask, refused};
+use crate::print::answer;
 
 /// Runs the command.
 ///
@@ -145,7 +146,7 @@ async fn show_letters(show: &DlqShow) -> Result<(), String> {
         }
     }
     if show.at.json {
-        return print(&format!("{:#}\n", Value::Array(found)));
+        return answer(&format!("{:#}\n", Value::Array(found))).map(drop);
     }
     Report::of(table).print(false)
 }
