@@ -209,3 +209,43 @@ fn messages_and_times_are_found_before_and_after_restart_and_retention() {
     let when = "after retention and a kill";
     check(&mut gantry.client(), &topic, &all, first, when);
 }
+
+/// `queryCq`: each row has its own message's place, size and tag.
+#[test]
+fn rows_of_a_queues_index_are_those_of_its_messages() {
+    const QUERY_CONSUME_QUEUE: i32 = 321;
+    // Java's hashes of the tags.
+    const TAGS: [(&str, i64); 4] = [("a", 97), ("b", 98), ("ab", 3105), ("", 0)];
+    let mut gantry = Gantry::up(&[]);
+    let mut client = gantry.client();
+    let topic = fresh("rows");
+    client.create_topic(&topic, 1);
+    for (n, (tag, _)) in TAGS.iter().enumerate() {
+        let body = vec![b'x'; 1 + 20 * n];
+        let props: &[_] = if tag.is_empty() {
+            &[]
+        } else {
+            &[("TAGS", *tag)]
+        };
+        client.send(&topic, 0, &body, props).expect(0);
+    }
+    for _ in 0..2 {
+        let mut client = gantry.client();
+        let stored = client.drain(&topic, 0, 0);
+        let fields = ext(&[("topic", &topic), ("queueId", "0"), ("index", "1")]);
+        let answer = client.call(QUERY_CONSUME_QUEUE, &fields, b"").expect(0);
+        let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let rows = json["queueData"].as_array().unwrap();
+        assert_eq!(rows.len(), TAGS.len() - 1, "{json}");
+        let expected = stored.iter().zip(TAGS).skip(1);
+        for (row, (record, (_, hash))) in rows.iter().zip(expected) {
+            assert_eq!(row["tagsCode"], hash, "{json}");
+            assert_eq!(row["physicOffset"], record.physical_offset, "{json}");
+            assert_eq!(row["physicSize"], record.total, "{json}");
+        }
+        assert_eq!(json["maxQueueIndex"], 4);
+        gantry.kill9();
+        gantry.start();
+        gantry.await_ready();
+    }
+}

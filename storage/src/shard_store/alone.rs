@@ -12,10 +12,12 @@
 use bytes::{Bytes, BytesMut};
 
 use super::ShardStore;
+use super::reading::check_of;
 use crate::address;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskError, DiskFile};
 use crate::error::ReadError;
 use crate::format::{RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek};
+use crate::queue_index::IndexEntry;
 use crate::shard_store::RECORD_BYTES_MAX;
 use crate::units::{BLOCK_BYTES, FilePosition, PhysicalOffset, index};
 
@@ -43,7 +45,7 @@ impl<D: Disk> ShardStore<D> {
         if !is_ours || self.log.read_hot(position, RECORD_PEEK_BYTES, &mut peek) {
             return None;
         }
-        let mut bytes = self.blocks(at, GUESS_BYTES).await?;
+        let mut bytes = self.blocks(at, GUESS_BYTES).await.ok()??;
         let behind_check = index(RECORD_CHECK_BYTES);
         let (length, own) = record_peek(bytes.get(behind_check..)?)?;
         let with_check = RECORD_CHECK_BYTES + u64::from(length);
@@ -51,7 +53,7 @@ impl<D: Disk> ShardStore<D> {
             return None;
         }
         if (bytes.len() as u64) < with_check {
-            bytes = self.blocks(at, with_check).await?;
+            bytes = self.blocks(at, with_check).await.ok()??;
         }
         let record = bytes.slice(behind_check..bytes.len().min(index(with_check)));
         let check = bytes.first_chunk::<4>()?;
@@ -60,23 +62,52 @@ impl<D: Disk> ShardStore<D> {
         is_it.then_some(record)
     }
 
-    /// At least `len` bytes from `at` on, as far as the device has them for good.
-    async fn blocks(&self, at: FilePosition, len: u64) -> Option<Bytes> {
+    /// Adds the record of `entry`, which a chunk had wrong, to `out` if its own blocks have it
+    /// right: the device may have been wrong only once, and where it stays wrong each record costs
+    /// its blocks and not its chunk again.
+    ///
+    /// # Errors
+    /// `Damaged`, or as the device says.
+    pub(super) async fn read_again(
+        &self,
+        entry: &IndexEntry,
+        out: &mut BytesMut,
+    ) -> Result<(), ReadError> {
+        let (position, len) = (entry.position, u64::from(entry.length));
+        if self.log.read_hot(position, len, out) {
+            return Ok(());
+        }
+        let bytes = self
+            .blocks(check_of(position), RECORD_CHECK_BYTES + len)
+            .await?;
+        let bytes = bytes.as_deref().unwrap_or_default();
+        let with_check = bytes.get(..index(RECORD_CHECK_BYTES + len));
+        if with_check.is_some_and(|bytes| self.take_record(bytes, entry, out)) {
+            return Ok(());
+        }
+        Err(self.damaged(position))
+    }
+
+    /// At least `len` bytes from `at` on, as far as the device has them for good; nothing when it
+    /// has none.
+    async fn blocks(&self, at: FilePosition, len: u64) -> Result<Option<Bytes>, DiskError> {
         let segments = &self.log.segments;
         let limit = self.log.marks.stable().0.min(segments.next_start(at));
         let start = FilePosition(at.0 - at.0 % BLOCK_BYTES);
         let end = at.plus(len).block_up().min(limit.block_up());
         if start >= end {
-            return None;
+            return Ok(None);
         }
-        let segment = segments.open(at).await.ok()??;
+        let Some(segment) = segments.open(at).await? else {
+            return Ok(None);
+        };
         let offset = segment.offset_of(start);
-        let read = segment.file.read_at(offset, index(end.since(start))).await;
-        let read = read.ok()?;
+        let read = segment
+            .file
+            .read_at(offset, index(end.since(start)))
+            .await?;
         let from = index(at.since(start));
-        let bytes = read
-            .as_ref()
-            .get(from..index(limit.min(end).since(start)))?;
-        Some(Bytes::copy_from_slice(bytes))
+        let bytes = read.as_ref().get(from..index(limit.min(end).since(start)));
+        Ok(bytes.map(Bytes::copy_from_slice))
     }
 }

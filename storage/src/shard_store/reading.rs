@@ -4,7 +4,7 @@
 //! **Lives on** the shard's core.
 //! **Invariants** stored bytes go out as they are; nothing beyond the index, which holds only what
 //! may be acknowledged.
-//! **Limits** `ReadLimits`; `ENTRIES_STEP` index entries at a time.
+//! **Limits** `ReadLimits`; `ENTRIES_STEP` index entries at a time; `DAMAGED_PASSED_MAX` records.
 //! **Not here** index pages (`queue_index`), chunks of the device (`read_ahead`).
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,9 @@ use crate::units::{
 /// Places of damaged records that are remembered and reported one by one; a device with more of
 /// them needs no further lines.
 pub const DAMAGE_NOTED_MAX: usize = 1024;
+/// Damaged records that one read passes over, each at the price of a read of the device: whoever
+/// reads is told soon where to go on, and does not ask for the same again after its timeout.
+pub const DAMAGED_PASSED_MAX: u32 = 32;
 /// Index entries looked up at a time.
 const ENTRIES_STEP: usize = 256;
 
@@ -66,6 +69,8 @@ struct Progress {
     examined: u32,
     /// Bytes of records that were fetched and not wanted.
     unwanted_bytes: u64,
+    /// Damaged records passed over.
+    damaged_count: u32,
 }
 
 impl Progress {
@@ -160,6 +165,7 @@ impl<D: Disk> ShardStore<D> {
             outcome,
             examined: 0,
             unwanted_bytes: 0,
+            damaged_count: 0,
         }
     }
 
@@ -194,7 +200,7 @@ impl<D: Disk> ShardStore<D> {
     }
 
     /// Adds the record behind its check in `bytes` to `out` if it is the one of `entry`.
-    fn take_record(&self, bytes: &[u8], entry: &IndexEntry, out: &mut BytesMut) -> bool {
+    pub(super) fn take_record(&self, bytes: &[u8], entry: &IndexEntry, out: &mut BytesMut) -> bool {
         let Some((check, record)) = bytes.split_first_chunk() else {
             return false;
         };
@@ -229,16 +235,8 @@ impl<D: Disk> ShardStore<D> {
         Ok(read?)
     }
 
-    /// Adds the record of `entry` to `out` if it is what was stored. What is not is read once more:
-    /// the device may have been wrong only once.
+    /// Adds the record of `entry` to `out` if it is what was stored. What is not is read once more.
     async fn fetch(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
-        match self.fetch_once(entry, out).await {
-            Err(ReadError::Damaged { .. }) => self.fetch_once(entry, out).await,
-            read => read,
-        }
-    }
-
-    async fn fetch_once(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
         let (position, len, before) = (entry.position, u64::from(entry.length), out.len());
         let at = check_of(position);
         self.fetch_bytes(at, RECORD_CHECK_BYTES, out).await?;
@@ -248,13 +246,13 @@ impl<D: Disk> ShardStore<D> {
             return Ok(());
         }
         out.truncate(before);
-        self.cache.forget(at, len + RECORD_CHECK_BYTES);
-        Err(self.damaged(position))
+        self.read_again(entry, out).await
     }
 
     /// Appends the records of `key` from `from` on that are `wanted` to `out`, byte for byte as
-    /// stored, reading the device where needed. A damaged record is reported and passed
-    /// over; when retention overtakes the reader, `bounds` says where the queue begins now.
+    /// stored, reading the device where needed. A damaged record is reported and passed over,
+    /// [`DAMAGED_PASSED_MAX`] of them at most; when retention overtakes the reader, `bounds` says
+    /// where the queue begins now.
     ///
     /// # Errors
     /// The device failed before anything was found.
@@ -311,6 +309,10 @@ impl<D: Disk> ShardStore<D> {
                         }
                         self.report_damage(entry.position);
                         progress.passed();
+                        progress.damaged_count += 1;
+                        if progress.damaged_count >= DAMAGED_PASSED_MAX {
+                            return Ok(progress.outcome);
+                        }
                     }
                 }
             }
@@ -384,7 +386,7 @@ impl<D: Disk> ShardStore<D> {
         self.damage.borrow().iter().copied().collect()
     }
 
-    fn damaged(&self, position: FilePosition) -> ReadError {
+    pub(super) fn damaged(&self, position: FilePosition) -> ReadError {
         let start = self.log.segments.start_of(position);
         let file = format!("{}/{}", self.folder, segment_name(start));
         ReadError::Damaged { file, position }
@@ -525,7 +527,7 @@ impl<D: Disk> ShardStore<D> {
 }
 
 /// Where the check of the record at `position` starts.
-fn check_of(position: FilePosition) -> FilePosition {
+pub(super) fn check_of(position: FilePosition) -> FilePosition {
     FilePosition(position.0.saturating_sub(RECORD_CHECK_BYTES))
 }
 

@@ -138,7 +138,7 @@ pub struct ReadLimits {
 
 /// Which records of a queue a read gives.
 pub trait RecordFilter {
-    /// Whether a record with this tags code may be wanted.
+    /// Whether a record with this tags code may be wanted. Asked as often as the store likes.
     fn wants_code(&self, tags_code: i64) -> bool;
 
     /// Whether this record, whose code is wanted, is.

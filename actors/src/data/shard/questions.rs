@@ -6,18 +6,13 @@
 //! **Limits** none of its own: questions name their queues.
 //! **Not here** the mailboxes (`data::orders`), gathering over cores (`data::gather`).
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use gantry_protocol::code::response;
-use gantry_protocol::message::RecordIter;
-use gantry_storage::shard_store::ReadLimits;
-use gantry_storage::units::{
-    Boundary, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId,
-};
+use gantry_storage::address;
+use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp, TopicId};
 
 use super::{Inner, Shard};
 use crate::data::host::Host;
@@ -25,9 +20,6 @@ use crate::data::queue::offsets::Commit;
 use crate::data::queue::store::QueueStore;
 use crate::refusal::Refusal;
 use crate::seam::{GroupReport, IndexRow, OffsetRow, QueueReport, ResetTo};
-
-/// Bytes of records read for index rows: as many as a key query gives.
-const INDEX_READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Takes or renews an order lock.
@@ -242,35 +234,28 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         from: QueueOffset,
         count_max: u32,
     ) -> Option<Vec<IndexRow>> {
-        let limits = ReadLimits {
-            messages: count_max,
-            bytes: INDEX_READ_BYTES_MAX,
-            entries_examined: count_max,
-        };
-        // The filter sees every entry's code before its record is read.
-        let codes = RefCell::new(Vec::new());
-        let filter = |code: i64| {
-            codes.borrow_mut().push(code);
-            true
-        };
-        let mut bytes = BytesMut::new();
-        let read = self
-            .store
-            .read(key, from, limits, &filter, &mut bytes)
-            .await;
-        if let Err(error) = read {
-            tracing::warn!(shard = %self.id, %error, "index rows can't be read");
-            return None;
+        let count_max = usize::try_from(count_max).unwrap_or(usize::MAX);
+        let mut rows = Vec::new();
+        while rows.len() < count_max {
+            let next = QueueOffset(from.0.saturating_add(rows.len() as u64));
+            let left = count_max - rows.len();
+            let entries = match self.store.entries(key, next, left).await {
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::warn!(shard = %self.id, %error, "index rows can't be read");
+                    return None;
+                }
+            };
+            if entries.is_empty() {
+                break;
+            }
+            rows.extend(entries.iter().map(|entry| IndexRow {
+                physical: address::physical(self.id, entry.position),
+                bytes: entry.length,
+                tags_code: entry.tags_code,
+            }));
         }
-        let records = RecordIter::new(&bytes).filter_map(Result::ok);
-        let rows = records
-            .zip(codes.into_inner())
-            .map(|(record, tags_code)| IndexRow {
-                physical: PhysicalOffset(record.physical_offset.cast_unsigned()),
-                bytes: record.record_bytes,
-                tags_code,
-            });
-        Some(rows.collect())
+        Some(rows)
     }
 
     /// Forgets a group's offsets and locks.

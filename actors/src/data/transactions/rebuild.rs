@@ -9,7 +9,6 @@
 //! **Limits** [`STEP`] entries at a time.
 //! **Not here** the log's own recovery (storage), writing op records (`shard::transactions`).
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use bytes::BytesMut;
 use gantry_protocol::message::RecordIter;
 use gantry_protocol::system_topic;
 use gantry_storage::error::ReadError;
+use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::shard_store::ReadLimits;
 use gantry_storage::units::{QueueId, QueueKey, QueueOffset, ShardId};
 
@@ -103,9 +103,12 @@ async fn rebuild<S: QueueStore, H: Host>(
             break;
         }
         for due_ms in due {
-            halves.opened(at, due_ms.unsigned_abs(), 0);
-            if due_ms < 0 {
-                copies.push(at);
+            // Of a half that was lost nothing can be asked or ended.
+            if let Some(due_ms) = due_ms {
+                halves.opened(at, due_ms.unsigned_abs(), 0);
+                if due_ms < 0 {
+                    copies.push(at);
+                }
             }
             at = at.next();
         }
@@ -141,29 +144,17 @@ async fn floor_of<S: QueueStore, H: Host>(
     Ok(op.map_or(QueueOffset(0), |op| op.floor))
 }
 
-/// Tags codes of the next index entries.
+/// Tags codes of the next index entries, nothing for a lost record.
 async fn tags<S: QueueStore, H: Host>(
     shard: &Shard<S, H>,
     key: QueueKey,
     from: QueueOffset,
     most: u32,
-) -> Result<Vec<i64>, ReadError> {
-    let limits = ReadLimits {
-        messages: 1,
-        bytes: 1,
-        entries_examined: most,
-    };
-    let seen = RefCell::new(Vec::new());
-    let look = |code: i64| {
-        seen.borrow_mut().push(code);
-        false
-    };
-    let mut none = BytesMut::new();
-    shard
-        .store()
-        .read(key, from, limits, &look, &mut none)
-        .await?;
-    Ok(seen.into_inner())
+) -> Result<Vec<Option<i64>>, ReadError> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let entries = shard.store().entries(key, from, most).await?;
+    let tag = |entry: &IndexEntry| (!entry.is_lost()).then_some(entry.tags_code);
+    Ok(entries.iter().map(tag).collect())
 }
 
 async fn apply_ops<S: QueueStore, H: Host>(
@@ -222,7 +213,10 @@ async fn first_op<S: QueueStore, H: Host>(
     while low < high {
         let middle = QueueOffset(low.0 + (high.0 - low.0) / 2);
         let known = tags(shard, op, middle, 1).await?;
-        if known.first().is_some_and(|known| *known <= wanted) {
+        if known
+            .first()
+            .is_some_and(|known| known.is_some_and(|known| known <= wanted))
+        {
             low = middle.next();
         } else {
             high = middle;
