@@ -2,10 +2,9 @@
 //!
 //! **Owns** the order in which a broker's parts start and stop.
 //! **Lives on** the main thread.
-//! **Invariants** starting: store locked, machine fit, tables and catalog read, shards recovered,
-//! ports open, registered, in this order; so a client that finds the broker can use it. Stopping is
-//! the
-//! reverse, and every step is timed.
+//! **Invariants** starting: store locked, machine fit, tables and catalog read and at the same time
+//! shards recovered, ports open, registered, in this order; so a client that finds the broker can
+//! use it. Stopping is the reverse, and every step is timed.
 //! **Limits** `STOP_LIMIT` for the parts to hand over what they hold.
 //! **Not here** what the parts do (`gantry_actors`).
 
@@ -95,6 +94,7 @@ struct Seat {
 /// The main thread's side of a seat.
 struct Reins {
     recovered: mpsc::Receiver<Result<Vec<(ShardId, RecoveryReport)>, String>>,
+    loaded: MailSender<()>,
     open: MailSender<Claim>,
     opened: mpsc::Receiver<Result<(), String>>,
 }
@@ -206,24 +206,42 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let replies = SharedBudget::new(memory.replies_bytes);
     for mesh_seat in mesh::seats(placements.len()) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
+        let (loaded, when_loaded) = mailbox(1);
         to_data.push(to_core);
         let core = CoreSeat {
             mesh: mesh_seat,
             to_control: to_control.clone(),
             from_control,
+            loaded: when_loaded,
             replies: Arc::clone(&replies),
         };
-        let (seat, rein) = seat(core, &settings, identity);
+        let (seat, rein) = seat(core, loaded, &settings, identity);
         seats.push(seat);
         reins.push(rein);
     }
     drop::<MailSender<ToControl>>(to_control);
     let tables = settings.data_dir.join(TABLES_FOLDER);
-    let control = ControlPlane::start(Arc::clone(&settings), &tables, at_control, to_data, &stop)
-        .map_err(|error| error.to_string())?;
     let core_count = placements.len();
-    let cores = start_cores(memory, placements, seats, &stop);
+    // The tables are read while the cores take their memory and recover their shards.
+    let (cores, control) = std::thread::scope(|scope| {
+        let cores = scope.spawn(|| start_cores(memory, placements, seats, &stop));
+        let settings = Arc::clone(&settings);
+        let control = ControlPlane::start(settings, &tables, at_control, to_data, &stop);
+        (cores.join(), control.map_err(|error| error.to_string()))
+    });
+    let cores = cores.unwrap_or_else(|_| Err("starting the data cores panicked".to_owned()));
+    let control = match control {
+        Ok(control) => control,
+        Err(why) => {
+            stop.ask("the start failed");
+            // The cores wait for a catalog that never comes; they end before the store's lock goes.
+            drop(reins);
+            drop(cores.map(DataCores::join));
+            return Err(why);
+        }
+    };
     let started = cores.and_then(|cores| {
+        begin(&reins);
         let reports = recovered(&reins)?;
         open_ports(&reins)?;
         Ok((cores, reports))
@@ -266,7 +284,12 @@ fn identity(settings: &BrokerSettings) -> Result<StoreIdentity, String> {
     Ok(identity)
 }
 
-fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity) -> (Seat, Reins) {
+fn seat(
+    core: CoreSeat,
+    loaded: MailSender<()>,
+    settings: &Arc<BrokerSettings>,
+    identity: StoreIdentity,
+) -> (Seat, Reins) {
     let (recovered, when_recovered) = mpsc::channel();
     let (open, when_open) = mailbox(1);
     let (opened, when_opened) = mpsc::channel();
@@ -280,6 +303,7 @@ fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity)
     };
     let reins = Reins {
         recovered: when_recovered,
+        loaded,
         open,
         opened: when_opened,
     };
@@ -370,6 +394,14 @@ async fn run_core(context: CoreContext, seat: Seat) {
         shutdown.wait().await;
     }
     core.stop().await;
+}
+
+/// Lets the cores go on: the control plane has sent them what it knows.
+fn begin(reins: &[Reins]) {
+    for rein in reins {
+        // One that is gone says why in `recovered`.
+        let _ = rein.loaded.try_send(());
+    }
 }
 
 fn recovered(reins: &[Reins]) -> Result<Vec<(ShardId, RecoveryReport)>, String> {

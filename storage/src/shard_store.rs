@@ -55,9 +55,11 @@ pub struct ShardStore<D: Disk> {
     scratch: RefCell<Vec<IndexEntry>>,
     /// The small pieces of the entry being put.
     entry_scratch: RefCell<Vec<u8>>,
-    /// Something for the upkeep task to look at.
+    /// Something for the task of pages and checkpoints to look at.
     upkeep: Signal,
-    upkeep_runs: Cell<bool>,
+    /// Keys for their task to write.
+    keys_full: Signal,
+    upkeep_tasks: Cell<u8>,
     checkpoint_position: Cell<FilePosition>,
     checkpointing: Cell<bool>,
     /// When queues without new records were last looked for, ms of the monotonic clock.
