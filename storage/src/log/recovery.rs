@@ -4,11 +4,19 @@
 //! **Lives on** the shard's core, at start only.
 //! **Invariants** a run counts only at its own position, with the next sequence, an epoch not below
 //! its predecessor's, and a right checksum; the tail's runs are durable before new ones are taken.
-//! **Limits** reads of `READ_BYTES`; a run longer than `PAYLOAD_BYTES_MAX` is none.
+//! **Limits** reads of `READ_BYTES`, one of them ahead of what is looked at; a run longer than
+//! `PAYLOAD_BYTES_MAX` is none.
 //! **Not here** what is done with the entries (`shard_store`).
+
+use std::future::{Future, poll_fn, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile};
 use crate::format::{RUN_HEADER_BYTES, RunHeader};
+use crate::log::read_ahead::ReadOf;
+use crate::log::segment::Segment;
 use crate::log::segments::Segments;
 use crate::log::staging::RUN_BYTES_MAX;
 use crate::shard_store::RECORD_BYTES_MAX;
@@ -77,11 +85,22 @@ impl Scan {
     }
 }
 
+type Reading<D> = Pin<Box<dyn Future<Output = Result<ReadOf<D>, DiskError>>>>;
+
+/// A read under way.
+struct Ahead<D: Disk> {
+    start: FilePosition,
+    bytes: u64,
+    reading: Reading<D>,
+}
+
 /// Reads the log's device bytes front to back.
 pub struct DeviceScan<'a, D: Disk> {
     segments: &'a Segments<D>,
     window: Vec<u8>,
     window_start: FilePosition,
+    /// What follows the window.
+    ahead: Option<Ahead<D>>,
     /// Checksum of the bytes in which no run was found last.
     end_seen: u32,
 }
@@ -108,6 +127,7 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             segments,
             window: Vec::new(),
             window_start: FilePosition(0),
+            ahead: None,
             end_seen: 0,
         }
     }
@@ -115,6 +135,7 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     /// Forgets what it has read: the device is asked again.
     pub fn forget(&mut self) {
         self.window.clear();
+        self.ahead = None;
     }
 
     /// Checksum of the bytes that made `next` say that the log ends.
@@ -147,7 +168,8 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             .max(from.plus(READ_BYTES))
             .min(segment_end);
         // What the window already has is kept: every byte is read once.
-        if from >= self.window_start && from < window_end {
+        let goes_on = from >= self.window_start && from < window_end;
+        if goes_on {
             self.window.drain(..index(from.since(self.window_start)));
         } else {
             self.window.clear();
@@ -155,11 +177,14 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         self.window_start = from;
         let mut at = from.plus(self.window.len() as u64);
         while at < until {
-            let bytes = until.since(at).min(READ_BYTES);
-            let read = segment
-                .file
-                .read_at(segment.offset_of(at), index(bytes))
-                .await?;
+            let ahead = self.ahead.take().filter(|ahead| ahead.start == at);
+            let (read, bytes) = if let Some(ahead) = ahead {
+                (ahead.reading.await?, ahead.bytes)
+            } else {
+                let bytes = until.since(at).min(READ_BYTES);
+                let offset = segment.offset_of(at);
+                (segment.file.read_at(offset, index(bytes)).await?, bytes)
+            };
             let count = read.as_ref().len() as u64;
             if count < bytes {
                 return Ok(false);
@@ -167,7 +192,30 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             self.window.extend_from_slice(read.as_ref());
             at = at.plus(bytes);
         }
+        let left = segment_end.since(at).min(READ_BYTES);
+        if goes_on && left > 0 {
+            self.read_ahead(segment, at, left).await;
+        }
         Ok(true)
+    }
+
+    /// Has the device work on what follows while this core looks at what is there.
+    async fn read_ahead(&mut self, segment: Rc<Segment<D>>, start: FilePosition, bytes: u64) {
+        let offset = segment.offset_of(start);
+        let read = async move { segment.file.read_at(offset, index(bytes)).await };
+        let mut reading: Reading<D> = Box::pin(read);
+        let begun = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+        if let Poll::Ready(read) = begun {
+            reading = Box::pin(ready(read));
+        } else {
+            // The executor hands it to the kernel.
+            self.segments.disk().yield_now().await;
+        }
+        self.ahead = Some(Ahead {
+            start,
+            bytes,
+            reading,
+        });
     }
 
     /// Bytes of the window.

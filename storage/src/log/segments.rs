@@ -31,6 +31,11 @@ pub struct Segments<D: Disk> {
 }
 
 impl<D: Disk> Segments<D> {
+    /// The disk they lie on.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// Lists what is in `folder`.
     ///
     /// # Errors

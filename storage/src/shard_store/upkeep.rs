@@ -20,6 +20,12 @@ use crate::units::{FilePosition, StoreTimestamp};
 
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
 pub const IDLE_MS: u64 = 5000;
+/// After so long without a new record one is taken as soon as it is worth its bytes: the device has
+/// nothing better to do.
+const QUIET_MS: u64 = 10;
+
+/// A start replays so much in a few milliseconds.
+const QUIET_BYTES: u64 = 4 << 20;
 
 /// A queue without a new record for `StoreOptions::sleep_ms` goes to sleep, whether other queues
 /// have records or not: a page of its own for what it has, in exchange for the memory of the page
@@ -58,16 +64,14 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn checkpoint_due(&self) -> bool {
-        let own = self
-            .checkpoint_bytes
-            .get()
-            .saturating_mul(LOG_PER_CHECKPOINT);
-        let wanted = self
-            .log
-            .options
-            .checkpoint_bytes
-            .max(own.min(LOG_BYTES_MAX));
-        self.staged().since(self.checkpoint_position.get()) >= wanted
+        self.is_behind(self.log.options.checkpoint_bytes)
+    }
+
+    /// Whether there is so much log behind the last checkpoint, and enough for its size.
+    fn is_behind(&self, bytes: u64) -> bool {
+        let last = self.checkpoint_bytes.get();
+        let enough = last.saturating_mul(LOG_PER_CHECKPOINT).min(LOG_BYTES_MAX);
+        self.staged().since(self.checkpoint_position.get()) >= bytes.max(enough)
     }
 
     /// Between two looks for queues that may go to sleep.
@@ -114,13 +118,7 @@ impl<D: Disk> ShardStore<D> {
                 if self.staged() <= self.checkpoint_position.get() {
                     continue;
                 }
-                let seen = self.staged();
-                let stop = || self.has_work() || self.ends();
-                self.upkeep.wait_ms(&self.log.disk, IDLE_MS, stop).await;
-                if self.ends() {
-                    return;
-                }
-                if !self.has_work() && self.staged() == seen {
+                if self.is_quiet().await {
                     self.try_checkpoint().await;
                 }
                 continue;
@@ -137,6 +135,19 @@ impl<D: Disk> ShardStore<D> {
                 self.log.disk.give_memory_back().await;
             }
         }
+    }
+
+    /// Waits for news or for the time to take a checkpoint because there are none.
+    async fn is_quiet(&self) -> bool {
+        let disk = &self.log.disk;
+        let seen = self.staged();
+        let comes = || self.has_work() || self.ends();
+        self.upkeep.wait_ms(disk, QUIET_MS, comes).await;
+        if !comes() && self.staged() == seen && !self.is_behind(QUIET_BYTES) {
+            let comes = || comes() || self.staged() != seen;
+            self.upkeep.wait_ms(disk, IDLE_MS - QUIET_MS, comes).await;
+        }
+        !comes() && self.staged() == seen
     }
 
     /// How many queues went to sleep that nobody had looked at for long.
