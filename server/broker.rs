@@ -16,7 +16,7 @@ use std::time::Duration;
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
 use gantry_actors::data::seat::{CoreSeat, RunningCore, read_identity};
 use gantry_actors::memory_plan::MemoryPlan;
-use gantry_actors::seam::ToControl;
+use gantry_actors::seam::{ToControl, ToData};
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::glommio_disk::StoreLock;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
@@ -89,6 +89,14 @@ struct Seat {
     recovered: mpsc::Sender<Result<Vec<(ShardId, RecoveryReport)>, String>>,
     open: MailReceiver<Claim>,
     opened: mpsc::Sender<Result<(), String>>,
+}
+
+/// The ends of all roads that the two planes take with them.
+struct Roads {
+    memory: MemoryPlan,
+    seats: Vec<Seat>,
+    at_control: MailReceiver<ToControl>,
+    to_data: Vec<MailSender<ToData>>,
 }
 
 /// The main thread's side of a seat.
@@ -198,41 +206,11 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     Arc::make_mut(&mut settings).shard_count = identity.shards_count;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
-    let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
-    let mut to_data = Vec::new();
-    let (mut seats, mut reins) = (Vec::new(), Vec::new());
-    let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
-    let memory = settings.memory_plan(cores);
-    let replies = SharedBudget::new(memory.replies_bytes);
-    for mesh_seat in mesh::seats(placements.len()) {
-        let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
-        let (loaded, when_loaded) = mailbox(1);
-        to_data.push(to_core);
-        let core = CoreSeat {
-            mesh: mesh_seat,
-            to_control: to_control.clone(),
-            from_control,
-            loaded: when_loaded,
-            replies: Arc::clone(&replies),
-        };
-        let (seat, rein) = seat(core, loaded, &settings, identity);
-        seats.push(seat);
-        reins.push(rein);
-    }
-    drop::<MailSender<ToControl>>(to_control);
-    let tables = settings.data_dir.join(TABLES_FOLDER);
     let core_count = placements.len();
-    // The tables are read while the cores take their memory and recover their shards.
-    let (cores, control) = std::thread::scope(|scope| {
-        let cores = scope.spawn(|| start_cores(memory, placements, seats, &stop));
-        let settings = Arc::clone(&settings);
-        let control = ControlPlane::start(settings, &tables, at_control, to_data, &stop);
-        (cores.join(), control.map_err(|error| error.to_string()))
-    });
-    let cores = cores.unwrap_or_else(|_| Err("starting the data cores panicked".to_owned()));
-    let control = match control {
-        Ok(control) => control,
-        Err(why) => {
+    let (roads, reins) = roads(&settings, identity, core_count);
+    let (cores, control) = match start_planes(&settings, placements, roads, &stop) {
+        (cores, Ok(control)) => (cores, control),
+        (cores, Err(why)) => {
             stop.ask("the start failed");
             // The cores wait for a catalog that never comes; they end before the store's lock goes.
             drop(reins);
@@ -268,6 +246,67 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
         core_count,
         _lock: lock,
     })
+}
+
+/// What joins the cores to each other and to the control plane.
+fn roads(
+    settings: &Arc<BrokerSettings>,
+    identity: StoreIdentity,
+    core_count: usize,
+) -> (Roads, Vec<Reins>) {
+    let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
+    let (mut to_data, mut seats, mut reins) = (Vec::new(), Vec::new(), Vec::new());
+    let cores = u16::try_from(core_count).unwrap_or(u16::MAX);
+    let memory = settings.memory_plan(cores);
+    let replies = SharedBudget::new(memory.replies_bytes);
+    for mesh_seat in mesh::seats(core_count) {
+        let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
+        let (loaded, when_loaded) = mailbox(1);
+        to_data.push(to_core);
+        let core = CoreSeat {
+            mesh: mesh_seat,
+            to_control: to_control.clone(),
+            from_control,
+            loaded: when_loaded,
+            replies: Arc::clone(&replies),
+        };
+        let (seat, rein) = seat(core, loaded, settings, identity);
+        seats.push(seat);
+        reins.push(rein);
+    }
+    let roads = Roads {
+        memory,
+        seats,
+        at_control,
+        to_data,
+    };
+    (roads, reins)
+}
+
+/// Starts both planes: the tables are read while the cores take their memory and recover their
+/// shards.
+fn start_planes(
+    settings: &Arc<BrokerSettings>,
+    placements: Vec<Placement>,
+    roads: Roads,
+    stop: &Shutdown,
+) -> (Result<DataCores, String>, Result<ControlPlane, String>) {
+    let Roads {
+        memory,
+        seats,
+        at_control,
+        to_data,
+    } = roads;
+    let tables = settings.data_dir.join(TABLES_FOLDER);
+    let (cores, control) = std::thread::scope(|scope| {
+        let cores = scope.spawn(|| start_cores(memory, placements, seats, stop));
+        let settings = Arc::clone(settings);
+        let control = ControlPlane::start(settings, &tables, at_control, to_data, stop);
+        (cores.join(), control)
+    });
+    let panicked = |_| Err("starting the data cores panicked".to_owned());
+    let control = control.map_err(|error| error.to_string());
+    (cores.unwrap_or_else(panicked), control)
 }
 
 /// Whose store it is, or a new store's name.

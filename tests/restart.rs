@@ -376,3 +376,27 @@ fn nobody_has_to_read_what_it_prints() {
     gantry.await_ready();
     assert_eq!(gantry.client().drain(&topic, 0, 0).len(), 1);
 }
+
+/// The tables and the shards are read at the same time: what is wrong with the former ends the
+/// start, and the cores that wait for them.
+#[test]
+fn tables_that_cannot_be_read_end_a_start_and_harm_nothing() {
+    let mut gantry = Gantry::up(&[]);
+    let topic = fresh("tables");
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    client.send(&topic, 0, b"kept", &[]).expect(0);
+    assert!(gantry.stop("TERM").success());
+    let tables = gantry.data().join("tables/tables.redb");
+    let whole = std::fs::read(&tables).unwrap();
+    std::fs::write(&tables, b"no tables").unwrap();
+    gantry.start();
+    assert!(!gantry.ends_within(10).success());
+    let log = gantry.log();
+    assert!(log.contains("tables.redb"), "{log}");
+    std::fs::write(&tables, whole).unwrap();
+    gantry.start();
+    gantry.await_ready();
+    let records = gantry.client().drain(&topic, 0, 0);
+    assert_eq!(records.len(), 1);
+}
