@@ -43,7 +43,8 @@ const TAIL: u64 = (16 << 20) + 4096;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let root = PathBuf::from(args.first().ok_or("see the head of this file")?);
+    let folder = args.first().filter(|text| !text.starts_with('-'));
+    let root = PathBuf::from(folder.ok_or("store FOLDER [MILLIONS]: see the head of this file")?);
     let millions: u64 = args.get(1).map_or(Ok(2), |text| text.parse())?;
     on_core((root, millions), |core, (root, millions)| {
         run(core, root, millions)
