@@ -2,9 +2,10 @@
 //!
 //! **Owns** the order in which a broker's parts start and stop.
 //! **Lives on** the main thread.
-//! **Invariants** starting: store locked, machine fit, tables and catalog read and at the same time
-//! shards recovered, ports open, registered, in this order; so a client that finds the broker can
-//! use it. Stopping is the reverse, and every step is timed.
+//! **Invariants** starting: store locked, machine fit, tables and catalog read, shards recovered,
+//! ports open, registered, in this order; so a client that finds the broker can use it. Stopping is
+//! the
+//! reverse, and every step is timed.
 //! **Limits** `STOP_LIMIT` for the parts to hand over what they hold.
 //! **Not here** what the parts do (`gantry_actors`).
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
 use gantry_actors::data::seat::{CoreSeat, RunningCore, read_identity};
 use gantry_actors::memory_plan::MemoryPlan;
-use gantry_actors::seam::{ToControl, ToData};
+use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::glommio_disk::StoreLock;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
@@ -91,18 +92,9 @@ struct Seat {
     opened: mpsc::Sender<Result<(), String>>,
 }
 
-/// The ends of all roads that the two planes take with them.
-struct Roads {
-    memory: MemoryPlan,
-    seats: Vec<Seat>,
-    at_control: MailReceiver<ToControl>,
-    to_data: Vec<MailSender<ToData>>,
-}
-
 /// The main thread's side of a seat.
 struct Reins {
     recovered: mpsc::Receiver<Result<Vec<(ShardId, RecoveryReport)>, String>>,
-    loaded: MailSender<()>,
     open: MailSender<Claim>,
     opened: mpsc::Receiver<Result<(), String>>,
 }
@@ -206,20 +198,32 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     Arc::make_mut(&mut settings).shard_count = identity.shards_count;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
+    let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
+    let mut to_data = Vec::new();
+    let (mut seats, mut reins) = (Vec::new(), Vec::new());
+    let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
+    let memory = settings.memory_plan(cores);
+    let replies = SharedBudget::new(memory.replies_bytes);
+    for mesh_seat in mesh::seats(placements.len()) {
+        let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
+        to_data.push(to_core);
+        let core = CoreSeat {
+            mesh: mesh_seat,
+            to_control: to_control.clone(),
+            from_control,
+            replies: Arc::clone(&replies),
+        };
+        let (seat, rein) = seat(core, &settings, identity);
+        seats.push(seat);
+        reins.push(rein);
+    }
+    drop::<MailSender<ToControl>>(to_control);
+    let tables = settings.data_dir.join(TABLES_FOLDER);
+    let control = ControlPlane::start(Arc::clone(&settings), &tables, at_control, to_data, &stop)
+        .map_err(|error| error.to_string())?;
     let core_count = placements.len();
-    let (roads, reins) = roads(&settings, identity, core_count);
-    let (cores, control) = match start_planes(&settings, placements, roads, &stop) {
-        (cores, Ok(control)) => (cores, control),
-        (cores, Err(why)) => {
-            stop.ask("the start failed");
-            // The cores wait for a catalog that never comes; they end before the store's lock goes.
-            drop(reins);
-            drop(cores.map(DataCores::join));
-            return Err(why);
-        }
-    };
+    let cores = start_cores(memory, placements, seats, &stop);
     let started = cores.and_then(|cores| {
-        begin(&reins);
         let reports = recovered(&reins)?;
         open_ports(&reins)?;
         Ok((cores, reports))
@@ -248,67 +252,6 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     })
 }
 
-/// What joins the cores to each other and to the control plane.
-fn roads(
-    settings: &Arc<BrokerSettings>,
-    identity: StoreIdentity,
-    core_count: usize,
-) -> (Roads, Vec<Reins>) {
-    let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
-    let (mut to_data, mut seats, mut reins) = (Vec::new(), Vec::new(), Vec::new());
-    let cores = u16::try_from(core_count).unwrap_or(u16::MAX);
-    let memory = settings.memory_plan(cores);
-    let replies = SharedBudget::new(memory.replies_bytes);
-    for mesh_seat in mesh::seats(core_count) {
-        let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
-        let (loaded, when_loaded) = mailbox(1);
-        to_data.push(to_core);
-        let core = CoreSeat {
-            mesh: mesh_seat,
-            to_control: to_control.clone(),
-            from_control,
-            loaded: when_loaded,
-            replies: Arc::clone(&replies),
-        };
-        let (seat, rein) = seat(core, loaded, settings, identity);
-        seats.push(seat);
-        reins.push(rein);
-    }
-    let roads = Roads {
-        memory,
-        seats,
-        at_control,
-        to_data,
-    };
-    (roads, reins)
-}
-
-/// Starts both planes: the tables are read while the cores take their memory and recover their
-/// shards.
-fn start_planes(
-    settings: &Arc<BrokerSettings>,
-    placements: Vec<Placement>,
-    roads: Roads,
-    stop: &Shutdown,
-) -> (Result<DataCores, String>, Result<ControlPlane, String>) {
-    let Roads {
-        memory,
-        seats,
-        at_control,
-        to_data,
-    } = roads;
-    let tables = settings.data_dir.join(TABLES_FOLDER);
-    let (cores, control) = std::thread::scope(|scope| {
-        let cores = scope.spawn(|| start_cores(memory, placements, seats, stop));
-        let settings = Arc::clone(settings);
-        let control = ControlPlane::start(settings, &tables, at_control, to_data, stop);
-        (cores.join(), control)
-    });
-    let panicked = |_| Err("starting the data cores panicked".to_owned());
-    let control = control.map_err(|error| error.to_string());
-    (cores.unwrap_or_else(panicked), control)
-}
-
 /// Whose store it is, or a new store's name.
 fn identity(settings: &BrokerSettings) -> Result<StoreIdentity, String> {
     let identity = read_identity(&settings.data_dir, settings.shard_count)
@@ -323,12 +266,7 @@ fn identity(settings: &BrokerSettings) -> Result<StoreIdentity, String> {
     Ok(identity)
 }
 
-fn seat(
-    core: CoreSeat,
-    loaded: MailSender<()>,
-    settings: &Arc<BrokerSettings>,
-    identity: StoreIdentity,
-) -> (Seat, Reins) {
+fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity) -> (Seat, Reins) {
     let (recovered, when_recovered) = mpsc::channel();
     let (open, when_open) = mailbox(1);
     let (opened, when_opened) = mpsc::channel();
@@ -342,7 +280,6 @@ fn seat(
     };
     let reins = Reins {
         recovered: when_recovered,
-        loaded,
         open,
         opened: when_opened,
     };
@@ -433,14 +370,6 @@ async fn run_core(context: CoreContext, seat: Seat) {
         shutdown.wait().await;
     }
     core.stop().await;
-}
-
-/// Lets the cores go on: the control plane has sent them what it knows.
-fn begin(reins: &[Reins]) {
-    for rein in reins {
-        // One that is gone says why in `recovered`.
-        let _ = rein.loaded.try_send(());
-    }
 }
 
 fn recovered(reins: &[Reins]) -> Result<Vec<(ShardId, RecoveryReport)>, String> {

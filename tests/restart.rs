@@ -377,8 +377,7 @@ fn nobody_has_to_read_what_it_prints() {
     assert_eq!(gantry.client().drain(&topic, 0, 0).len(), 1);
 }
 
-/// The tables and the shards are read at the same time: what is wrong with the former ends the
-/// start, and the cores that wait for them.
+/// What is wrong with the tables ends the start and is named; the shards are as they were.
 #[test]
 fn tables_that_cannot_be_read_end_a_start_and_harm_nothing() {
     let mut gantry = Gantry::up(&[]);

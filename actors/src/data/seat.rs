@@ -4,7 +4,8 @@
 //! start and stop of one core.
 //! **Lives on** each data core; a [`CoreSeat`] is made on the main thread and travels there.
 //! **Invariants** at the start: shards recovered, then the catalog and offsets that the control
-//! plane has sent taken in, then (by the caller) the ports opened. End: [`RunningCore::stop`].
+//! plane has sent taken in, then (by the caller) the ports opened. At the end: see
+//! [`RunningCore::stop`].
 //! **Limits** [`STOP_MS`] for connections to take their last bytes.
 //! **Not here** the rules (`data::core` and below), the order between cores and planes (`server`).
 
@@ -67,8 +68,6 @@ pub struct CoreSeat {
     pub to_control: MailSender<ToControl>,
     /// From the control plane.
     pub from_control: MailReceiver<ToData>,
-    /// One word when the control plane has sent the catalog and the offsets.
-    pub loaded: MailReceiver<()>,
     /// Memory of replies that wait, shared by all cores.
     pub replies: Arc<SharedBudget>,
 }
@@ -93,9 +92,6 @@ pub enum CoreStartError {
     /// The half and op queues can't be read.
     #[error("open half messages: {0}")]
     Transactions(ReadError),
-    /// The catalog never came.
-    #[error("the control plane did not start")]
-    NoCatalog,
     /// No executor could be made.
     #[error("{0}")]
     Executor(String),
@@ -335,7 +331,7 @@ pub struct RunningCore {
 
 impl RunningCore {
     /// Recovers this core's shards, joins mesh and mailboxes, and takes in what the control plane
-    /// sends first. No port is open yet: see [`RunningCore::listen`].
+    /// has sent so far. No port is open yet: see [`RunningCore::listen`].
     ///
     /// # Errors
     /// The data folder can't be used or a shard can't be recovered.
@@ -373,9 +369,6 @@ impl RunningCore {
         }
         let mesh = join_mesh(&context, seat.mesh, &core);
         drop(host.mesh.set(mesh));
-        if !seat.loaded.recv_batch(&mut Vec::new()).await {
-            return Err(CoreStartError::NoCatalog);
-        }
         take_in(&core, &seat.from_control);
         let rebuilt = core.rebuild_transactions().await;
         rebuilt.map_err(CoreStartError::Transactions)?;

@@ -91,15 +91,12 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
         to_data
             .try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
             .unwrap();
-        let (load, loaded) = mailbox(1);
-        load.try_send(()).unwrap();
         let (go, gone) = mailbox::<(SocketAddr, Claim)>(1);
         seats.push((
             CoreSeat {
                 mesh: seat,
                 to_control,
                 from_control,
-                loaded,
                 replies: SharedBudget::new(usize::MAX),
             },
             news.clone(),
