@@ -16,6 +16,7 @@ use crate::disk::{Disk, DiskError};
 use crate::error::FlushError;
 use crate::format::CheckpointHeader;
 use crate::log::checkpoint::{self, Checkpoint, Parts};
+use crate::log::signal::Signal;
 use crate::units::{FilePosition, StoreTimestamp};
 
 /// After so long without a new record a checkpoint is taken, so that the next start is quick.
@@ -162,9 +163,7 @@ impl<D: Disk> ShardStore<D> {
             slept = self.index.put_to_sleep(StoreTimestamp(before)).await;
         }
         if let Err(error) = self.index.flush().await {
-            could_not_write(&error);
-            let ends = || self.ends();
-            self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+            self.could_not_write(&error, &self.upkeep).await;
         }
         if rest_due { slept } else { 0 }
     }
@@ -177,18 +176,27 @@ impl<D: Disk> ShardStore<D> {
                 return;
             }
             if let Err(error) = self.keys.write_frozen().await {
-                could_not_write(&error);
-                let ends = || self.ends();
-                self.keys_full.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+                self.could_not_write(&error, &self.keys_full).await;
             }
         }
+    }
+
+    /// Nothing is lost: entries stay in memory and in the log.
+    async fn could_not_write(&self, error: &dyn std::fmt::Display, task: &Signal) {
+        tracing::warn!(%error, "index pages could not be written");
+        self.pause(task).await;
+    }
+
+    /// What failed is not tried again at once. `task`: what its task waits on.
+    async fn pause(&self, task: &Signal) {
+        let ends = || self.ends();
+        task.wait_ms(&self.log.disk, IDLE_MS, ends).await;
     }
 
     async fn try_checkpoint(&self) {
         if let Err(error) = self.checkpoint().await {
             tracing::warn!(%error, "no checkpoint");
-            let ends = || self.ends();
-            self.upkeep.wait_ms(&self.log.disk, IDLE_MS, ends).await;
+            self.pause(&self.upkeep).await;
         }
     }
 
@@ -223,6 +231,7 @@ impl<D: Disk> ShardStore<D> {
         write.map_err(|error| FlushError::Device {
             detail: error.to_string(),
         })?;
+        // A poisoned shard wrote none, and says so here; else this is true already.
         self.until_committed(position).await
     }
 
@@ -286,11 +295,6 @@ impl<D: Disk> ShardStore<D> {
             .await;
         closed.and(checkpoint)
     }
-}
-
-/// Nothing is lost: entries stay in memory and in the log. Not at once again, though.
-fn could_not_write(error: &dyn std::fmt::Display) {
-    tracing::warn!(%error, "index pages could not be written");
 }
 
 #[cfg(test)]

@@ -213,10 +213,8 @@ async fn first_op<S: QueueStore, H: Host>(
     while low < high {
         let middle = QueueOffset(low.0 + (high.0 - low.0) / 2);
         let known = tags(shard, op, middle, 1).await?;
-        if known
-            .first()
-            .is_some_and(|known| known.is_some_and(|known| known <= wanted))
-        {
+        let known = known.first().copied().flatten();
+        if known.is_some_and(|known| known <= wanted) {
             low = middle.next();
         } else {
             high = middle;
