@@ -45,6 +45,8 @@ pub enum DiskErrorKind {
     NotFound,
     /// The device (or the quota) is full.
     NoSpace,
+    /// The device says of a read that it has lost what was written there.
+    Lost,
     /// Any other fault of the device or the file system.
     Io,
 }

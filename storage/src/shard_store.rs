@@ -9,6 +9,7 @@
 
 mod alone;
 mod appending;
+mod damage;
 mod known;
 mod opening;
 mod reading;
@@ -19,10 +20,9 @@ mod unindexed;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
-pub use reading::DAMAGE_NOTED_MAX;
+pub use damage::DAMAGE_NOTED_MAX;
 pub use retaining::{Dropped, RetainError};
 pub use types::{
     Appended, FlushMode, NewRecord, RECORD_BYTES_MAX, ReadLimits, ReadOutcome, RecordFilter,
@@ -65,8 +65,7 @@ pub struct ShardStore<D: Disk> {
     /// When queues without new records were last looked for, ms of the monotonic clock.
     rested_ms: Cell<Option<u64>>,
     retained: retaining::Retained,
-    /// Where records were found damaged, so that each is reported once.
-    damage: RefCell<BTreeSet<FilePosition>>,
+    damage: damage::Damage,
     /// Bytes of the last checkpoint's parts.
     checkpoint_bytes: Cell<u64>,
 }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::tests::{SharedTail, bodies, limits, options, record};
 use super::*;
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::ReadError;
 use crate::format::record_peek;
 use crate::key_index::key_hash;
@@ -150,6 +150,73 @@ fn a_reader_gets_past_a_long_damage_step_by_step() {
             reads.iter().all(|(_, _, count)| *count <= most),
             "{reads:?}"
         );
+    });
+}
+
+/// A sector that the device can't read takes its own record and no neighbour. What the device says
+/// it has lost is passed over at once, and its chunk is not asked for again with each neighbour.
+#[test]
+fn a_lost_sector_takes_only_its_own_record() {
+    let disk = SimDisk::new(9);
+    let key = QueueKey::new(1, 0);
+    let (store, places) = five_cold(&disk, key);
+    let at = places[2].0 + 5000;
+    disk.spoil(LOG, (at, at + 1), DiskErrorKind::Lost);
+    disk.block_on(async {
+        let before = disk.count(SimOp::Read);
+        for _ in 0..2 {
+            let found = read_from(&store, key, 0).await.unwrap();
+            let firsts: Vec<u8> = found.iter().map(|body| body[0]).collect();
+            assert_eq!(firsts, [0, 1, 3, 4]);
+        }
+        assert_eq!(store.damage_met(), [FilePosition(places[2].0)]);
+        let damaged = Err(ReadError::Damaged {
+            file: LOG.to_owned(),
+            position: FilePosition(places[2].0),
+        });
+        assert_eq!(store.record_at(places[2]).await, damaged);
+        assert_eq!(store.lone_record_at(places[2]).await, damaged);
+        let alone = store.lone_record_at(places[3]).await.unwrap();
+        assert_eq!(store.record_at(places[3]).await.unwrap(), alone);
+        // Each look reads five records alone; their chunk once, their index page once, and what
+        // the four single records take.
+        assert!(disk.count(SimOp::Read) - before <= 22);
+    });
+}
+
+/// A device that fails to read a record may do it again: its reader is told so and comes again. It
+/// is given up when it goes on for long, and not before.
+#[test]
+fn a_record_that_stays_unreadable_is_given_up_in_the_end() {
+    let disk = SimDisk::new(10);
+    let key = QueueKey::new(1, 0);
+    let (store, places) = five_cold(&disk, key);
+    let at = places[2].0 + 100;
+    disk.spoil(LOG, (at, at + 1), DiskErrorKind::Io);
+    disk.block_on(async {
+        assert_eq!(read_from(&store, key, 0).await.unwrap().len(), 2);
+        assert_eq!(read_from(&store, key, 3).await.unwrap().len(), 2);
+        let before_ms = disk.now_mono_us() / 1000;
+        while disk.now_mono_us() / 1000 - before_ms < 55_000 {
+            let read = read_from(&store, key, 2).await;
+            assert!(matches!(read, Err(ReadError::Disk(_))), "{read:?}");
+            disk.sleep_ms(3000).await;
+        }
+        assert!(store.damage_met().is_empty());
+        // It comes back: nothing was lost, and the time begins anew.
+        disk.clear_faults();
+        assert_eq!(read_from(&store, key, 2).await.unwrap().len(), 3);
+        disk.sleep_ms(21_000).await;
+        disk.spoil(LOG, (at, at + 1), DiskErrorKind::Io);
+        store.cache.forget(FilePosition(0), 1 << 20);
+        let mut tries = 0;
+        while read_from(&store, key, 2).await.is_err() {
+            tries += 1;
+            disk.sleep_ms(3000).await;
+        }
+        assert!((20..23).contains(&tries), "{tries}");
+        assert_eq!(store.damage_met(), [FilePosition(places[2].0)]);
+        assert_eq!(read_from(&store, key, 2).await.unwrap().len(), 2);
     });
 }
 

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use gantry_storage::disk::{DirEntry, Disk, DiskError, DiskErrorKind, OpenMode};
 use glommio::TaskQueueHandle;
 use glommio::io::DmaBuffer;
+use rustix::io::Errno;
 
 pub use file::{GlommioFile, ReadBytes};
 pub use lock::{LockError, StoreLock};
@@ -289,10 +290,15 @@ async fn blocking<T: Send + 'static>(
     glommio::executor().spawn_blocking(act).await
 }
 
+/// What Linux makes of a medium error and of a failed integrity check (`blk_status_to_errno`); other
+/// faults of a read may pass.
+const LOST: [i32; 2] = [Errno::NODATA.raw_os_error(), Errno::ILSEQ.raw_os_error()];
+
 fn fault(operation: &'static str, name: &str, error: &io::Error) -> DiskError {
-    let kind = match error.kind() {
-        io::ErrorKind::NotFound => DiskErrorKind::NotFound,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskErrorKind::NoSpace,
+    let kind = match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => DiskErrorKind::NotFound,
+        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => DiskErrorKind::NoSpace,
+        (_, Some(code)) if LOST.contains(&code) => DiskErrorKind::Lost,
         _ => DiskErrorKind::Io,
     };
     DiskError::new(kind, operation, name, error)

@@ -4,7 +4,8 @@
 //! **Lives on** the shard's core, shared by all readers of the shard.
 //! **Invariants** only blocks the device has for good are kept; chunks never cross a segment; a
 //! chunk is read once, however many readers wait for it.
-//! **Limits** the bytes given at the start, and `AHEAD_LOADS_MAX` chunks under way beyond them.
+//! **Limits** the bytes given at the start, and `AHEAD_LOADS_MAX` chunks under way beyond them;
+//! `FAILED_KEPT_MAX` chunks that could not be read.
 //! **Not here** bytes still in the tail (`staging`).
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,11 @@ pub const AHEAD_CHUNKS: u64 = 4;
 /// Chunks read ahead at a time, over all readers: two streams at full depth.
 pub const AHEAD_LOADS_MAX: usize = 8;
 
+/// Chunks that could not be read which are remembered, and how many of their readers are told so
+/// before the device is asked again: a bad sector can take it seconds each time.
+const FAILED_KEPT_MAX: usize = 64;
+const FAILED_TELLS: u32 = 64;
+
 const _: () = assert!(AHEAD_LOADS_MAX as u64 >= AHEAD_CHUNKS);
 
 /// Bytes of one read.
@@ -40,6 +46,12 @@ struct Chunk<D: Disk> {
     fresh: bool,
 }
 
+/// Why a chunk could not be read, and to how many of its readers that is still to be told.
+struct Failed {
+    error: DiskError,
+    tells_left: u32,
+}
+
 /// The chunks of one shard.
 pub struct ReadCache<D: Disk> {
     bytes_max: u64,
@@ -49,6 +61,7 @@ pub struct ReadCache<D: Disk> {
     /// Starts of chunks under way.
     loading: RefCell<BTreeSet<FilePosition>>,
     loaded: Signal,
+    failed: RefCell<BTreeMap<FilePosition, Failed>>,
     /// The chunk somebody began to take since the last look.
     begun: Cell<Option<FilePosition>>,
     /// Reads of the device, and those of them that no reader had asked for yet.
@@ -79,6 +92,7 @@ impl<D: Disk> ReadCache<D> {
             chunks: RefCell::default(),
             loading: RefCell::default(),
             loaded: Signal::default(),
+            failed: RefCell::default(),
             begun: Cell::new(None),
             loads_count: Cell::new(0),
             ahead_count: Cell::new(0),
@@ -141,6 +155,9 @@ impl<D: Disk> ReadCache<D> {
         position: FilePosition,
     ) -> Result<(Rc<ReadOf<D>>, usize), DiskError> {
         let start = chunk_start(segments, position);
+        if let Some(error) = self.failed_lately(start) {
+            return Err(error);
+        }
         loop {
             if let Some(loading) = self.begin(start) {
                 let data = self.load(segments, stable, &loading).await?;
@@ -189,11 +206,33 @@ impl<D: Disk> ReadCache<D> {
             return Err(short(segments, start));
         };
         let offset = segment.offset_of(start);
-        let read = segment.file.read_at(offset, index(bytes)).await?;
+        let read = segment.file.read_at(offset, index(bytes)).await;
+        let read = read.inspect_err(|error| self.note_failed(start, error))?;
         self.loads_count.set(self.loads_count.get() + 1);
         let data = Rc::new(read);
         self.keep(start, Rc::clone(&data));
         Ok(data)
+    }
+
+    /// The error of a chunk that could not be read the last time.
+    fn failed_lately(&self, start: FilePosition) -> Option<DiskError> {
+        let mut failed = self.failed.borrow_mut();
+        let lately = failed.get_mut(&start)?;
+        let error = lately.error.clone();
+        lately.tells_left -= 1;
+        if lately.tells_left == 0 {
+            failed.remove(&start);
+        }
+        Some(error)
+    }
+
+    fn note_failed(&self, start: FilePosition, error: &DiskError) {
+        let mut failed = self.failed.borrow_mut();
+        if failed.len() >= FAILED_KEPT_MAX {
+            failed.pop_first();
+        }
+        let (error, tells_left) = (error.clone(), FAILED_TELLS);
+        failed.insert(start, Failed { error, tells_left });
     }
 
     fn keep(&self, start: FilePosition, data: Rc<ReadOf<D>>) {
@@ -245,7 +284,7 @@ impl<D: Disk> ReadCache<D> {
                 return;
             }
             let is_there = self.has(start) || self.loading.borrow().contains(&start);
-            if is_there {
+            if is_there || self.failed.borrow().contains_key(&start) {
                 continue;
             }
             if self.loading.borrow().len() >= AHEAD_LOADS_MAX {

@@ -62,7 +62,7 @@ impl<D: Disk> ShardStore<D> {
         is_it.then_some(record)
     }
 
-    /// Adds the record of `entry`, which a chunk had wrong, to `out` if its own blocks have it
+    /// Adds the record of `entry`, which a chunk had wrong or could not be read with, to `out` if its own blocks have it
     /// right: the device may have been wrong only once, and where it stays wrong each record costs
     /// its blocks and not its chunk again.
     ///
@@ -79,13 +79,31 @@ impl<D: Disk> ShardStore<D> {
         }
         let bytes = self
             .blocks(check_of(position), RECORD_CHECK_BYTES + len)
-            .await?;
+            .await
+            .map_err(|error| self.refused(position, error))?;
+        self.not_refused(position);
         let bytes = bytes.as_deref().unwrap_or_default();
         let with_check = bytes.get(..index(RECORD_CHECK_BYTES + len));
         if with_check.is_some_and(|bytes| self.take_record(bytes, entry, out)) {
             return Ok(());
         }
         Err(self.damaged(position))
+    }
+
+    /// Adds the first [`RECORD_PEEK_BYTES`] at `position` to `out`, whose chunk can't be read.
+    ///
+    /// # Errors
+    /// `Damaged`, or as the device says.
+    pub(super) async fn peek_again(
+        &self,
+        position: FilePosition,
+        out: &mut BytesMut,
+    ) -> Result<(), ReadError> {
+        let peeked = self.blocks(position, RECORD_PEEK_BYTES).await;
+        let peeked = peeked.map_err(|error| self.refused(position, error))?;
+        let peeked = peeked.as_deref().unwrap_or_default();
+        out.extend_from_slice(peeked.get(..index(RECORD_PEEK_BYTES)).unwrap_or(peeked));
+        Ok(())
     }
 
     /// At least `len` bytes from `at` on, as far as the device has them for good; nothing when it

@@ -466,7 +466,7 @@ fn assemble<D: Disk>(
         checkpointing: Cell::new(false),
         rested_ms: Cell::new(None),
         retained: super::retaining::Retained::default(),
-        damage: RefCell::default(),
+        damage: super::damage::Damage::default(),
         checkpoint_bytes: Cell::new(0),
     })
 }

@@ -13,9 +13,7 @@ use super::{ReadLimits, ReadOutcome, RecordFilter, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::format::{
-    RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek, segment_name,
-};
+use crate::format::{RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek};
 use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndexError, KeyQuery};
 use crate::log::pieces::Pieces;
@@ -25,9 +23,6 @@ use crate::units::{
     Boundary, FilePosition, PhysicalOffset, QueueKey, QueueOffset, StoreTimestamp, TopicId, index,
 };
 
-/// Places of damaged records that are remembered and reported one by one; a device with more of
-/// them needs no further lines.
-pub const DAMAGE_NOTED_MAX: usize = 1024;
 /// Damaged records that one read passes over, each at the price of a read of the device: whoever
 /// reads is told soon where to go on, and does not ask for the same again after its timeout.
 pub const DAMAGED_PASSED_MAX: u32 = 32;
@@ -235,18 +230,25 @@ impl<D: Disk> ShardStore<D> {
         Ok(read?)
     }
 
-    /// Adds the record of `entry` to `out` if it is what was stored. What is not is read once more.
+    /// Adds the record of `entry` to `out` if it is what was stored. What is not, or could not be
+    /// read with its neighbours, is read once more by itself.
     async fn fetch(&self, entry: &IndexEntry, out: &mut BytesMut) -> Result<(), ReadError> {
         let (position, len, before) = (entry.position, u64::from(entry.length), out.len());
         let at = check_of(position);
-        self.fetch_bytes(at, RECORD_CHECK_BYTES, out).await?;
-        let check = take_check(out, before);
-        self.fetch_bytes(position, len, out).await?;
-        if self.is_record(check, out.get(before..), entry) {
-            return Ok(());
+        let mut fetched = self.fetch_bytes(at, RECORD_CHECK_BYTES, out).await;
+        if fetched.is_ok() {
+            let check = take_check(out, before);
+            fetched = self.fetch_bytes(position, len, out).await;
+            if fetched.is_ok() && self.is_record(check, out.get(before..), entry) {
+                return Ok(());
+            }
         }
         out.truncate(before);
-        self.read_again(entry, out).await
+        match fetched {
+            // Bytes are wrong, or one of the chunk's sectors can't be read: is it this record's?
+            Ok(()) | Err(ReadError::Disk(_)) => self.read_again(entry, out).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Appends the records of `key` from `from` on that are `wanted` to `out`, byte for byte as
@@ -372,26 +374,6 @@ impl<D: Disk> ShardStore<D> {
         })
     }
 
-    /// Says once of each place that its record is damaged.
-    fn report_damage(&self, position: FilePosition) {
-        let mut damage = self.damage.borrow_mut();
-        if damage.len() < DAMAGE_NOTED_MAX && damage.insert(position) {
-            let error = self.damaged(position);
-            tracing::error!(%error, "a damaged record is passed over: gantry admin log verify");
-        }
-    }
-
-    /// Places where damaged records were met since the start, at most `DAMAGE_NOTED_MAX`.
-    pub fn damage_met(&self) -> Vec<FilePosition> {
-        self.damage.borrow().iter().copied().collect()
-    }
-
-    pub(super) fn damaged(&self, position: FilePosition) -> ReadError {
-        let start = self.log.segments.start_of(position);
-        let file = format!("{}/{}", self.folder, segment_name(start));
-        ReadError::Damaged { file, position }
-    }
-
     /// The record at a physical offset.
     ///
     /// # Errors
@@ -407,8 +389,13 @@ impl<D: Disk> ShardStore<D> {
             return Err(outside);
         }
         let mut peek = BytesMut::new();
-        let peeked = self.fetch_bytes(position, RECORD_PEEK_BYTES, &mut peek);
-        if let Err(error) = peeked.await {
+        let mut peeked = self
+            .fetch_bytes(position, RECORD_PEEK_BYTES, &mut peek)
+            .await;
+        if matches!(peeked, Err(ReadError::Disk(_))) {
+            peeked = self.peek_again(position, &mut peek).await;
+        }
+        if let Err(error) = peeked {
             let is_gone = self.is_gone(position);
             return Err(if is_gone { outside } else { error });
         }

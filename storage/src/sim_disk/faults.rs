@@ -86,6 +86,14 @@ pub struct Untold {
     pub end: u64,
 }
 
+/// A stretch of a file that can't be read until it is healed.
+struct Bad {
+    name: String,
+    start: u64,
+    end: u64,
+    kind: DiskErrorKind,
+}
+
 struct Ordered {
     op: SimOp,
     /// How many more of these operations succeed first.
@@ -97,6 +105,7 @@ struct Ordered {
 pub(super) struct Faults {
     pub(super) rates: FaultRates,
     ordered: Vec<Ordered>,
+    bad: Vec<Bad>,
     counts: BTreeMap<&'static str, u64>,
     untold: Vec<Untold>,
     /// Writes and syncs of segments that were told to have failed.
@@ -108,8 +117,26 @@ impl Faults {
         self.ordered.push(Ordered { op, after, kind });
     }
 
+    pub(super) fn spoil(&mut self, name: &str, (start, end): (u64, u64), kind: DiskErrorKind) {
+        let name = name.to_owned();
+        self.bad.push(Bad {
+            name,
+            start,
+            end,
+            kind,
+        });
+    }
+
+    /// Why `start..end` of a file can't be read.
+    pub(super) fn bad_at(&self, name: &str, (start, end): (u64, u64)) -> Option<DiskErrorKind> {
+        let mut bad = self.bad.iter();
+        let hit = bad.find(|bad| bad.name == name && bad.start < end && start < bad.end)?;
+        Some(hit.kind)
+    }
+
     pub(super) fn clear(&mut self) {
         self.ordered.clear();
+        self.bad.clear();
         self.rates = FaultRates::default();
     }
 

@@ -168,7 +168,13 @@ impl DiskFile for SimFile {
         self.check("read", position, len as u64);
         let words = [self.inode, position, len as u64];
         let fate = self.disk.fate(SimOp::Read, &self.name, &words).await;
-        if let Fate::Fails(kind) = fate {
+        let range = (position, position + len as u64);
+        let bad = self.disk.world.faults.borrow().bad_at(&self.name, range);
+        let told = match fate {
+            Fate::Fails(kind) => Some(kind),
+            _ => bad,
+        };
+        if let Some(kind) = told {
             return Err(SimDisk::failed(SimOp::Read, &self.name, kind));
         }
         let mut files = self.disk.world.files.borrow_mut();

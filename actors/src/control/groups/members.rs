@@ -9,7 +9,7 @@
 //! those of its last full heartbeat, at most `SUBSCRIPTIONS_PER_GROUP_MAX`.
 //! **Not here** group configurations (`table`), sending the notifications (`super`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -213,6 +213,17 @@ pub struct Leaving {
     pub requester: Option<RequesterChange>,
 }
 
+/// Who has not been heard of for too long.
+#[derive(Debug, Default)]
+pub struct Expired {
+    /// Consumer groups that lost a member.
+    pub departures: Vec<Departure>,
+    /// What the cores must hear of replies to those who left.
+    pub requesters: Vec<RequesterChange>,
+    /// Peers that belong to no group any more.
+    pub silent: Vec<PeerRef>,
+}
+
 /// The producer and consumer tables; see the room's head.
 #[derive(Debug, Default)]
 pub struct Members {
@@ -396,28 +407,37 @@ impl Members {
         }
     }
 
-    /// Peers whose newest heartbeat in any group is older than `idle_ms`.
-    pub fn expired(&self, now_ms: i64, idle_ms: i64) -> Vec<PeerRef> {
+    /// Takes everybody out of the groups that none of its heartbeats has named for `idle_ms`: a
+    /// client that shares its connection may have dropped a group without a word, and the queues it
+    /// held there would wait for it (`ConsumerManager.scanNotActiveChannel`, 5.5.0).
+    pub fn expire(&mut self, now_ms: i64, idle_ms: i64) -> Expired {
         let is_old = |client: &Client| now_ms.saturating_sub(client.last_update_ms) > idle_ms;
-        let newest_is_old = |peer: &PeerRef, seats: &Seats| {
-            let consumers = seats.consumers.iter().filter_map(|name| {
-                let group = self.consumers.get(name)?;
-                group
-                    .members
-                    .get(group.seats.get(peer)?)
-                    .map(|(_, client)| client)
-            });
-            let producers = seats
-                .producers
-                .iter()
-                .filter_map(|name| self.producers.get(name)?.get(peer));
-            consumers.chain(producers).all(is_old)
-        };
-        self.by_peer
-            .iter()
-            .filter(|(peer, seats)| newest_is_old(peer, seats))
-            .map(|(peer, _)| *peer)
-            .collect()
+        let mut old_consumers = Vec::new();
+        for (name, group) in &self.consumers {
+            let old = group.members().filter(|(_, client)| is_old(client));
+            old_consumers.extend(old.map(|(peer, _)| (*peer, Arc::clone(name))));
+        }
+        let mut old_producers = Vec::new();
+        for (name, clients) in &self.producers {
+            let old = clients.iter().filter(|(_, client)| is_old(client));
+            old_producers.extend(old.map(|(peer, _)| (*peer, Arc::clone(name))));
+        }
+        let mut expired = Expired::default();
+        for (peer, name) in &old_consumers {
+            let departure = self.leave_consumer(*peer, name);
+            expired.departures.extend(departure);
+        }
+        for (peer, name) in &old_producers {
+            let change = self.leave_producer(*peer, name);
+            expired.requesters.extend(change);
+        }
+        let touched = old_consumers.iter().chain(&old_producers);
+        let touched: BTreeSet<PeerRef> = touched.map(|(peer, _)| *peer).collect();
+        let silent = touched
+            .into_iter()
+            .filter(|peer| !self.by_peer.contains_key(peer));
+        expired.silent = silent.collect();
+        expired
     }
 
     /// Groups that subscribe a topic now.

@@ -153,14 +153,32 @@ fn unregistering_leaves_one_group_only() {
     assert!(members.leave_consumer(peer(1), "unknown").is_none());
 }
 
+/// Go's push consumer ends without a word (2.1.2); the process goes on with its other groups.
 #[test]
-fn silence_expires_a_client_unless_one_of_its_groups_speaks() {
+fn a_group_that_is_not_named_any_more_is_left_and_the_connection_stays() {
     let mut members = Members::default();
-    members.beat_consumer(peer(1), &client("a", 1_000), &beat("g", &[("T", 1)]), true);
-    members.beat_producer(peer(1), &client("a", 90_000), "pg");
-    members.beat_producer(peer(2), &client("b", 1_000), "pg");
-    assert_eq!(members.expired(125_000, 120_000), [peer(2)]);
-    assert_eq!(members.expired(121_000, 120_000), []);
+    for at_ms in [1_000, 90_000] {
+        let mine = client("a", at_ms);
+        if at_ms == 1_000 {
+            members.beat_consumer(peer(1), &mine, &beat("g", &[("T", 1)]), true);
+        }
+        members.beat_consumer(peer(1), &mine, &beat("h", &[("T", 1)]), true);
+        members.beat_producer(peer(1), &mine, "pg");
+        members.beat_consumer(peer(2), &client("b", at_ms), &beat("g", &[("T", 1)]), true);
+    }
+    members.beat_producer(peer(3), &client("c", 1_000), "pg");
+    let none = members.expire(121_000, 120_000);
+    assert!(none.departures.is_empty() && none.silent.is_empty());
+    let expired = members.expire(125_000, 120_000);
+    assert_eq!(expired.departures.len(), 1);
+    assert_eq!(&*expired.departures[0].group, "g");
+    assert_eq!(expired.departures[0].notify, [peer(2)]);
+    assert_eq!(expired.silent, [peer(3)]);
+    assert_eq!(members.consumers("g").unwrap().client_ids(), ["b".into()]);
+    assert!(members.consumers("h").is_some());
+    assert_eq!(members.producers("pg").unwrap().len(), 1);
+    assert_eq!(members.expire(400_000, 120_000).silent, [peer(1), peer(2)]);
+    assert_eq!(members.peers_count(), 0);
 }
 
 #[test]

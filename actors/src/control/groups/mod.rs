@@ -149,19 +149,24 @@ pub fn scan_for_ever(plane: &Rc<Plane>) {
     });
 }
 
-/// Clients silent for `channelExpiredTimeout` leave their groups and lose their connection.
+/// Clients leave the groups they have not named for `channelExpiredTimeout`, and lose their
+/// connection when none is left.
 fn scan(plane: &Rc<Plane>) {
     let idle_ms =
         i64::try_from(plane.settings.channel_expired_timeout_ms.get()).unwrap_or(i64::MAX);
-    let expired = plane.members.borrow().expired(plane.now_ms(), idle_ms);
-    for peer in expired {
+    let expired = plane.members.borrow_mut().expire(plane.now_ms(), idle_ms);
+    for departure in &expired.departures {
+        let group = &departure.group;
+        tracing::info!(%group, idle_ms, "a member's heartbeats don't name its group any more");
+    }
+    requesters_changed(expired.requesters, plane);
+    departed(expired.departures, plane);
+    for peer in expired.silent {
         tracing::info!(
             ?peer,
             idle_ms,
             "a client sent no heartbeat and is disconnected"
         );
-        let leaving = plane.members.borrow_mut().closed(peer);
-        left(leaving, plane);
         plane.outbox.send(peer.core, ToData::Close(peer));
     }
 }

@@ -1,0 +1,106 @@
+//! Records that can't be given any more: wrong bytes, or a device that has lost them.
+//!
+//! **Owns** when a record counts as damaged, and what was said of it.
+//! **Lives on** the shard's core.
+//! **Invariants** a record is passed over only where its bytes are wrong at a second look, the
+//! device says that it has lost them, or it has failed to read just them again and again while the
+//! shard is well; each place is reported once.
+//! **Limits** [`DAMAGE_NOTED_MAX`], [`REFUSED_KEPT_MAX`] places.
+//! **Not here** the second look (`alone`), passing over (`reading`), damage at rest that nobody
+//! reads (`log::offline`).
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ShardStore;
+use crate::disk::{Disk, DiskError, DiskErrorKind};
+use crate::error::ReadError;
+use crate::format::segment_name;
+use crate::units::FilePosition;
+
+/// Places of damaged records that are remembered and reported one by one; a device with more of
+/// them needs no further lines.
+pub const DAMAGE_NOTED_MAX: usize = 1024;
+/// Records whose blocks the device lately failed to read.
+const REFUSED_KEPT_MAX: usize = 256;
+/// A record is given up after so many failed reads of its own blocks, over so long a time: a cable
+/// or a path to the device may come back, and a consumer that waited lost nothing.
+pub(super) const REFUSALS_MIN: u32 = 5;
+pub(super) const REFUSED_US: u64 = 60_000_000;
+/// Failures further apart than this have nothing to do with each other: clients come again after
+/// three to five seconds.
+const REFUSALS_APART_US: u64 = 20_000_000;
+
+/// Failed reads of one record's blocks, one after the other.
+struct Refused {
+    first_us: u64,
+    last_us: u64,
+    count: u32,
+}
+
+/// What is known of a shard's damaged records.
+#[derive(Default)]
+pub(super) struct Damage {
+    /// So that each is reported once.
+    noted: RefCell<BTreeSet<FilePosition>>,
+    refused: RefCell<BTreeMap<FilePosition, Refused>>,
+}
+
+impl<D: Disk> ShardStore<D> {
+    /// Says once of each place that its record is damaged.
+    pub(super) fn report_damage(&self, position: FilePosition) {
+        let mut noted = self.damage.noted.borrow_mut();
+        if noted.len() < DAMAGE_NOTED_MAX && noted.insert(position) {
+            let error = self.damaged(position);
+            tracing::error!(%error, "a damaged record is passed over: gantry admin log verify");
+        }
+    }
+
+    /// Places where damaged records were met since the start, at most [`DAMAGE_NOTED_MAX`].
+    pub fn damage_met(&self) -> Vec<FilePosition> {
+        self.damage.noted.borrow().iter().copied().collect()
+    }
+
+    pub(super) fn damaged(&self, position: FilePosition) -> ReadError {
+        let start = self.log.segments.start_of(position);
+        let file = format!("{}/{}", self.folder, segment_name(start));
+        ReadError::Damaged { file, position }
+    }
+
+    /// What a failed read of just the blocks of the record at `position` means: `Damaged` where
+    /// they are lost, else the error, and the reader may come again.
+    pub(super) fn refused(&self, position: FilePosition, error: DiskError) -> ReadError {
+        if error.kind == DiskErrorKind::Lost {
+            tracing::error!(%position, %error, "the device has lost a record");
+            return self.damaged(position);
+        }
+        let now_us = self.log.disk.now_mono_us();
+        let mut refused = self.damage.refused.borrow_mut();
+        if refused.len() >= REFUSED_KEPT_MAX && !refused.contains_key(&position) {
+            refused.pop_first();
+        }
+        let fresh = || Refused {
+            first_us: now_us,
+            last_us: now_us,
+            count: 0,
+        };
+        let record = refused.entry(position).or_insert_with(fresh);
+        if now_us - record.last_us > REFUSALS_APART_US {
+            *record = fresh();
+        }
+        record.last_us = now_us;
+        record.count += 1;
+        let is_over = record.count >= REFUSALS_MIN && now_us - record.first_us >= REFUSED_US;
+        // A device that fails altogether has poisoned its shard, and nothing of it is given up.
+        if is_over && !self.log.poison.is_set() {
+            tracing::error!(%position, %error, "the device does not give a record any more");
+            return self.damaged(position);
+        }
+        ReadError::Disk(error)
+    }
+
+    /// The blocks of the record at `position` could be read after all.
+    pub(super) fn not_refused(&self, position: FilePosition) {
+        self.damage.refused.borrow_mut().remove(&position);
+    }
+}
