@@ -169,7 +169,8 @@ async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<PathBuf>) -> Re
 
 /// Damaged places, a record that does not fit its check being one, and an end that is missing.
 fn places(found: &Survey) -> u64 {
-    found.damages.len() as u64 + found.unfit + u64::from(found.unreached.is_some())
+    let unreadable = u64::from(!found.unreadable.is_empty());
+    found.damages.len() as u64 + found.unfit + u64::from(found.unreached.is_some()) + unreadable
 }
 
 fn summary(shard: ShardId, found: &Survey) -> String {
@@ -194,7 +195,8 @@ fn summary(shard: ShardId, found: &Survey) -> String {
     if let Some(line) = unfit_line(shard, found) {
         let _ = writeln!(text, "  {line}");
     }
-    if let Some(line) = unreached_line(shard, found) {
+    let lines = [unreached_line(shard, found), unreadable_line(shard, found)];
+    for line in lines.into_iter().flatten() {
         let _ = writeln!(text, "  {line}");
     }
     if let Some(torn) = found.torn {
@@ -222,6 +224,15 @@ fn unreached_line(shard: ShardId, found: &Survey) -> Option<String> {
         "{}: the log ends at position {end}, but the last checkpoint knows that it was synced up \
          to {known}",
         shard_folder(shard)
+    ))
+}
+
+fn unreadable_line(shard: ShardId, found: &Survey) -> Option<String> {
+    let (first, cause) = (found.unreadable.first()?, found.unreadable_cause.as_ref()?);
+    Some(format!(
+        "{}: {} blocks behind the log's end can't be read, the first at position {first}: {cause}",
+        shard_folder(shard),
+        found.unreadable.len()
     ))
 }
 
@@ -259,7 +270,11 @@ async fn dump(
     for damage in &found.damages {
         tell!("{}", line(shard, damage));
     }
-    let lines = [unfit_line(shard, &found), unreached_line(shard, &found)];
+    let lines = [
+        unfit_line(shard, &found),
+        unreached_line(shard, &found),
+        unreadable_line(shard, &found),
+    ];
     for line in lines.into_iter().flatten() {
         tell!("{line}");
     }
@@ -313,7 +328,7 @@ async fn mend(disk: &GlommioDisk, shard: ShardId, is_dry: bool) -> Result<(), St
 }
 
 fn told(shard: ShardId, done: &Repaired, is_dry: bool) -> String {
-    if done.before.damages.is_empty() && !done.drops_checkpoint {
+    if done.is_nothing() {
         return format!("shard {shard}: nothing to repair\n");
     }
     let what = if is_dry { "would give up" } else { "gave up" };
@@ -323,6 +338,10 @@ fn told(shard: ShardId, done: &Repaired, is_dry: bool) -> String {
     }
     if let Some(line) = unreached_line(shard, &done.before) {
         let _ = writeln!(text, "shard {shard}: {what} what is missing: {line}");
+    }
+    if let Some(line) = unreadable_line(shard, &done.before) {
+        let what = if is_dry { "would clear" } else { "cleared" };
+        let _ = writeln!(text, "shard {shard}: {what} what no record needs: {line}");
     }
     if done.drops_checkpoint {
         let what = if is_dry { "would remove" } else { "removed" };

@@ -95,9 +95,15 @@ fn disaster_read_fails() {
         for n in 0..40u8 {
             put(&store, &vec![n; 10_000]).await.unwrap();
         }
+        // A read that failed once is nothing that a reader hears of.
         disk.fail_after(SimOp::Read, 0, DiskErrorKind::Io);
+        assert_eq!(read_from(&store, 0).await.unwrap().len(), 40);
+        let log = format!("shard-0/{}", segment_name(FilePosition(0)));
+        disk.spoil(&log, (0, 1 << 20), DiskErrorKind::Io);
         let failed = read_from(&store, 0).await;
+        let failed = failed.map(|found| found.len());
         assert!(matches!(failed, Err(ReadError::Disk(_))), "{failed:?}");
+        disk.clear_faults();
         // Neither the next reader nor any writer notices.
         assert!(store.poisoned().is_none());
         put(&store, b"on").await.unwrap();

@@ -318,12 +318,13 @@ pub fn record_fields(record: &[u8]) -> Option<(QueueOffset, StoreTimestamp)> {
 }
 
 /// The store time of a run's first record, from the run's first bytes (`FIRST_TIME_BYTES` always
-/// do).
+/// do). A run without records (a repair's) has none.
 pub fn first_store_time(run: &[u8]) -> Option<StoreTimestamp> {
     let mut from = run.get(index_of(RUN_HEADER_BYTES)..)?;
     let head = EntryHead::decode(&mut from)?;
     let record_at = usize::from(head.keys_count) * 8 + index_of(RECORD_CHECK_BYTES);
     let record = from.get(record_at..)?;
+    let record = record.get(..index_of(u64::from(head.record_bytes)).min(record.len()))?;
     record_fields(record).map(|(_, time)| time)
 }
 

@@ -234,8 +234,8 @@ impl SimDisk {
         })
     }
 
-    /// From now on, until the faults are cleared, no read of a file that touches `start..end`
-    /// succeeds.
+    /// From now on, until it is written again or the faults are cleared, no read of a file that
+    /// touches `start..end` succeeds.
     pub fn spoil(&self, name: &str, (start, end): (u64, u64), kind: DiskErrorKind) {
         let mut faults = self.world.faults.borrow_mut();
         faults.spoil(name, (start, end), kind);

@@ -1,6 +1,8 @@
 //! Small files of a shard that are there wholly or not at all.
 //!
-//! **Owns** writing a file aside, syncing and renaming it; reading one back.
+//! **Owns** writing a file aside, syncing and renaming it; reading one back; a reserve of space, so
+//! that a full device does not keep these files from being written: a start needs one of them, and
+//! so does retention, which makes room.
 //! **Lives on** the shard's core.
 //! **Invariants** after any crash the old content or the new one is there, whole.
 //! **Limits** chunks of `CHUNK_BYTES`, so that a large file does not hold up the core.
@@ -12,12 +14,48 @@ use crate::units::{BLOCK_BYTES, index};
 /// Bytes copied between two awaits.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// The file that only takes up space.
+const RESERVE_FILE: &str = "reserve";
+/// Its length: a checkpoint takes 1 to 3 MiB, the first offsets of 10,000 queues 140 KiB.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Makes sure of the reserve of `folder`, if there is room for it.
+pub async fn keep_reserve<D: Disk>(disk: &D, folder: &str) {
+    let path = format!("{folder}/{RESERVE_FILE}");
+    let kept = match disk.open(&path, OpenMode::Existing).await {
+        Err(error) if error.is_not_found() => {
+            disk.open(&path, OpenMode::CreateLen(RESERVE_BYTES)).await
+        }
+        found => found,
+    };
+    if let Err(error) = kept {
+        tracing::debug!(%error, "no space is kept for small files");
+    }
+}
+
 /// Puts `parts`, one behind the other and padded with zeros to a block, in the place of
 /// `folder/name`.
 ///
 /// # Errors
 /// As the device says; the old file is then still there.
 pub async fn write<D: Disk>(
+    disk: &D,
+    place: (&str, &str),
+    parts: &[&[u8]],
+) -> Result<(), DiskError> {
+    let written = write_once(disk, place, parts).await;
+    if !matches!(&written, Err(error) if error.is_no_space()) {
+        return written;
+    }
+    let reserve = format!("{}/{RESERVE_FILE}", place.0);
+    if disk.remove(&reserve).await.is_err() {
+        return written;
+    }
+    tracing::warn!("the device is full: the space kept for small files is used");
+    write_once(disk, place, parts).await
+}
+
+async fn write_once<D: Disk>(
     disk: &D,
     (folder, name): (&str, &str),
     parts: &[&[u8]],

@@ -20,12 +20,14 @@ use crate::format::{
 };
 use crate::identity;
 use crate::log::checkpoint::{self, Checkpoint};
-use crate::log::recovery::{DeviceScan, Scan};
+use crate::log::recovery::{DeviceScan, PAYLOAD_BYTES_MAX, PROOF_BYTES, Scan};
 use crate::log::segments::Segments;
-use crate::units::{BLOCK_BYTES, FilePosition, ShardId};
+use crate::units::{BLOCK_BYTES, FilePosition, ShardId, index};
 
 pub use repair::{RepairError, Repaired, repair};
 
+/// Bytes behind the log's end that a start may read.
+const BEHIND_BYTES: u64 = PROOF_BYTES + RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX;
 /// Bytes searched between two reads for a run behind damage.
 const SEARCH_BYTES: u64 = 1 << 20;
 
@@ -71,6 +73,10 @@ pub struct Survey {
     pub torn: Option<FilePosition>,
     /// Up to where the log was synced when the last checkpoint was written, if it ends before that.
     pub unreached: Option<FilePosition>,
+    /// Blocks behind the log's end that a start looks at and the device can't read.
+    pub unreadable: Vec<FilePosition>,
+    /// What the device said of the first of them.
+    pub unreadable_cause: Option<String>,
 }
 
 /// Walks over the whole log of a shard; `visit` sees every record of every sound run.
@@ -87,7 +93,9 @@ pub async fn survey<D: Disk>(
     walk.run(visit).await;
     // One that can't be read proves nothing.
     let checkpoint = checkpoint::read(disk, &shard_folder(shard), store_id).await;
-    Ok(walk.finish(checkpoint.ok().flatten().as_ref()))
+    let mut found = walk.finish(checkpoint.ok().flatten().as_ref());
+    walk.look_behind(&mut found).await;
+    Ok(found)
 }
 
 async fn open<D: Disk>(disk: &D, shard: ShardId) -> Result<(Segments<D>, u64), RecoverError> {
@@ -216,12 +224,18 @@ impl<'a, D: Disk> Walk<'a, D> {
         mut at: FilePosition,
         end: FilePosition,
     ) -> Option<RunHeader> {
+        let limit = self.device.segments().next_start(at);
         while at < end {
             let next = at.plus(BLOCK_BYTES);
-            if self.device.fill(at, BLOCK_BYTES).await == Ok(true)
-                && let Some(found) = self.search_in(at, next, next).await
-            {
-                return Some(found);
+            // As above: a header may lie across the border, if that can be read.
+            for readable in [limit.min(next.plus(BLOCK_BYTES)), next] {
+                if self.device.fill(at, readable.since(at)).await != Ok(true) {
+                    continue;
+                }
+                if let Some(found) = self.search_in(at, next, readable).await {
+                    return Some(found);
+                }
+                break;
             }
             at = next;
         }
@@ -236,7 +250,7 @@ impl<'a, D: Disk> Walk<'a, D> {
     ) -> Option<RunHeader> {
         let bytes = self.device.bytes(from, readable.since(from));
         let mut hits = Vec::new();
-        for (n, window) in (0u64..).zip(bytes.windows(crate::units::index(RUN_HEADER_BYTES))) {
+        for (n, window) in (0u64..).zip(bytes.windows(index(RUN_HEADER_BYTES))) {
             let position = from.plus(n);
             if position >= until {
                 break;
@@ -275,10 +289,11 @@ impl<'a, D: Disk> Walk<'a, D> {
         matches!(run, Ok(Some(run)) if run.header == *header)
     }
 
-    fn finish(mut self, checkpoint: Option<&Checkpoint>) -> Survey {
+    fn finish(&mut self, checkpoint: Option<&Checkpoint>) -> Survey {
         self.prove(checkpoint.map(Checkpoint::synced_until).unwrap_or_default());
-        let mut found = self.found;
-        if let Some((damage, before)) = self.unproved.into_iter().next() {
+        let mut found = std::mem::take(&mut self.found);
+        let unproved = std::mem::take(&mut self.unproved);
+        if let Some((damage, before)) = unproved.into_iter().next() {
             let proved = std::mem::take(&mut found.damages);
             found = before;
             found.damages = proved;
@@ -288,5 +303,24 @@ impl<'a, D: Disk> Walk<'a, D> {
             .filter(|known| !known.is_reached(found.end))
             .map(Checkpoint::synced_until);
         found
+    }
+
+    /// Notes the blocks behind the log's end that can't be read, as far as a start looks there: in
+    /// the end's own segment, and at the beginning of the next one.
+    async fn look_behind(&mut self, found: &mut Survey) {
+        let segments = self.device.segments();
+        let start = found.end.block_up();
+        let next = segments.next_start(FilePosition(start.0.saturating_sub(1)));
+        let blocks = (start.0..start.plus(BEHIND_BYTES).min(next).0).step_by(index(BLOCK_BYTES));
+        for at in blocks.map(FilePosition).chain([next]) {
+            if !segments.exists(at) {
+                continue;
+            }
+            if let Err(error) = self.device.fill(at, BLOCK_BYTES).await {
+                found.unreadable.push(at);
+                let cause = &mut found.unreadable_cause;
+                cause.get_or_insert_with(|| error.to_string());
+            }
+        }
     }
 }

@@ -29,7 +29,7 @@ const READ_BYTES: u64 = 1 << 20;
 pub(crate) const PAYLOAD_BYTES_MAX: u64 = RUN_BYTES_MAX + RECORD_BYTES_MAX + (64 << 10);
 /// Bytes behind the log's end that are searched for proof that the end is damage: a damaged run of
 /// usual size and its group lie within.
-const PROOF_BYTES: u64 = 4 << 20;
+pub(crate) const PROOF_BYTES: u64 = 4 << 20;
 
 /// Reads of the bytes that end the log, until two in a row agree.
 pub const END_READS_MAX: u32 = 8;
@@ -101,6 +101,8 @@ pub struct DeviceScan<'a, D: Disk> {
     window_start: FilePosition,
     /// What follows the window.
     ahead: Option<Ahead<D>>,
+    /// A read of all up to here failed: up to here just what is needed is read.
+    narrow_until: FilePosition,
     /// Checksum of the bytes in which no run was found last.
     end_seen: u32,
 }
@@ -128,6 +130,7 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             window: Vec::new(),
             window_start: FilePosition(0),
             ahead: None,
+            narrow_until: FilePosition(0),
             end_seen: 0,
         }
     }
@@ -149,6 +152,10 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     }
 
     /// Has `start..start + len` in the window; false when the segment does not reach that far.
+    /// What can't be read behind it does not matter.
+    ///
+    /// # Errors
+    /// The device can't read just this.
     pub(crate) async fn fill(&mut self, start: FilePosition, len: u64) -> Result<bool, DiskError> {
         let window_end = self.window_start.plus(self.window.len() as u64);
         if start >= self.window_start && start.plus(len) <= window_end {
@@ -161,13 +168,28 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         let Some(segment) = self.segments.open(start).await? else {
             return Ok(false);
         };
+        let needed = start.plus(len).block_up();
+        let wide = start.block_down().plus(READ_BYTES).min(segment_end);
+        if start >= self.narrow_until && needed < wide {
+            match self.fill_until(&segment, start, wide).await {
+                Ok(filled) => return Ok(filled),
+                Err(_) => self.narrow_until = wide,
+            }
+            self.forget();
+        }
+        self.fill_until(&segment, start, needed).await
+    }
+
+    /// Has the window reach from the block of `start` up to `until`.
+    async fn fill_until(
+        &mut self,
+        segment: &Rc<Segment<D>>,
+        start: FilePosition,
+        until: FilePosition,
+    ) -> Result<bool, DiskError> {
         let from = start.block_down();
-        let until = start
-            .plus(len)
-            .block_up()
-            .max(from.plus(READ_BYTES))
-            .min(segment_end);
         // What the window already has is kept: every byte is read once.
+        let window_end = self.window_start.plus(self.window.len() as u64);
         let goes_on = from >= self.window_start && from < window_end;
         if goes_on {
             self.window.drain(..index(from.since(self.window_start)));
@@ -192,9 +214,10 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
             self.window.extend_from_slice(read.as_ref());
             at = at.plus(bytes);
         }
+        let segment_end = self.segments.next_start(start);
         let left = segment_end.since(at).min(READ_BYTES);
-        if goes_on && left > 0 {
-            self.read_ahead(segment, at, left).await;
+        if goes_on && left > 0 && at >= self.narrow_until {
+            self.read_ahead(Rc::clone(segment), at, left).await;
         }
         Ok(true)
     }
@@ -267,7 +290,7 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
     /// already synced: then the end is no torn write but damage. Gives that run's position.
     ///
     /// # Errors
-    /// As the device says.
+    /// As the device says; what it has lost proves nothing.
     pub async fn proof_of_damage(
         &mut self,
         scan: &Scan,
@@ -275,10 +298,12 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
         let mut at = scan.position.block_up();
         let until = at.plus(PROOF_BYTES);
         while at < until {
-            if !self.fill(at, BLOCK_BYTES).await? {
-                return Ok(None);
-            }
-            let header = RunHeader::peek(self.bytes(at, RUN_HEADER_BYTES), at);
+            let header = match self.fill(at, BLOCK_BYTES).await {
+                Ok(true) => RunHeader::peek(self.bytes(at, RUN_HEADER_BYTES), at),
+                Ok(false) => return Ok(None),
+                Err(error) if error.kind == DiskErrorKind::Lost => None,
+                Err(error) => return Err(error),
+            };
             if let Some(header) = header.filter(|header| scan.may_be_behind(header)) {
                 let behind = Scan {
                     position: at,
@@ -287,8 +312,10 @@ impl<'a, D: Disk> DeviceScan<'a, D> {
                 };
                 // The log goes on at a block after a restart: what lies up to there is no run.
                 let end = scan.position.block_up();
-                if let Some(proof) = self.proof_from(behind, end).await? {
-                    return Ok(Some(proof));
+                match self.proof_from(behind, end).await {
+                    Ok(None) => {}
+                    Err(error) if error.kind == DiskErrorKind::Lost => {}
+                    proof => return proof,
                 }
             }
             at = at.plus(BLOCK_BYTES);

@@ -8,6 +8,7 @@
 //! **Not here** what counts as a run (`recovery`), what an index keeps.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::known::Known;
@@ -20,6 +21,7 @@ use crate::format::{
 };
 use crate::identity;
 use crate::key_index::{KeyIndex, KeyIndexError};
+use crate::log::aside;
 use crate::log::checkpoint::{self, Checkpoint};
 use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
@@ -33,13 +35,13 @@ use crate::queue_index::paged::{IndexOpenError, PagedIndex, PagedOptions};
 use crate::queue_index::{Added, IndexAppendError, IndexEntry, IndexLimits};
 use crate::retention::floors::{self, Floor};
 use crate::tail::{Tail, TailMemory};
-use crate::units::{BLOCK_BYTES, FilePosition, QueueOffset, index};
+use crate::units::{BLOCK_BYTES, FilePosition, QueueKey, QueueOffset, index};
 
 /// The smallest segment a store may have: twice the largest record.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
 
-/// Offsets in a row that may be entered as lost: more than the largest damaged run can have held.
-const LOST_ENTRIES_MAX: u64 = 1 << 20;
+/// Lost offsets entered between two looks whether the index should be written.
+const LOST_ENTRIES_STEP: u64 = 4096;
 /// Time between two lines about a recovery that takes longer.
 const PROGRESS_US: u64 = 1_000_000;
 
@@ -115,6 +117,7 @@ impl<D: Disk> ShardStore<D> {
         store
             .write_checkpoint(start.position, start.sequence)
             .await?;
+        aside::keep_reserve(&store.log.disk, &store.folder).await;
         store.log.begin_tail();
         Self::begin(&store);
         report.elapsed_us = store.log.disk.now_mono_us().saturating_sub(started_us);
@@ -370,8 +373,13 @@ impl<D: Disk> Indexes<D> {
     }
 
     /// Adds an entry of the log to the queue index. Offsets that no record of the log has any more
-    /// (damage that was repaired by giving it up) become entries without a record.
-    fn index_entry(&self, entry: &Entry<'_>, report: &mut RecoveryReport) {
+    /// (damage that was repaired by giving it up, whole segments of it at times) become entries
+    /// without a record: what comes behind them keeps its own.
+    async fn index_entry(
+        &self,
+        entry: &Entry<'_>,
+        report: &mut RecoveryReport,
+    ) -> Result<(), RecoverError> {
         let (key, offset) = (entry.head.key, entry.queue_offset);
         let known = IndexEntry {
             position: entry.position,
@@ -379,34 +387,64 @@ impl<D: Disk> Indexes<D> {
             tags_code: entry.head.tags_code,
             store_time: entry.store_time,
         };
-        let mut index = self.queues.index_mut();
-        if index.bounds(key).is_none() {
+        if self.queues.index().bounds(key).is_none() {
             // Its earlier records went with their segments.
-            index.begin_at(key, offset);
+            self.queues.index_mut().begin_at(key, offset);
         }
-        let mut added = index.append(key, offset, known);
-        if let Err(IndexAppendError::Gap { next, found, .. }) = added
-            && found.0 - next.0 <= LOST_ENTRIES_MAX
-        {
-            for lost in next.0..found.0 {
-                // A failure here is a failure of the append below as well.
-                let _ = index.append(key, QueueOffset(lost), known.lost());
-            }
+        let mut added = self.queues.index_mut().append(key, offset, known);
+        if let Err(IndexAppendError::Gap { next, found, .. }) = added {
+            self.enter_lost(key, next..found, known).await?;
             report.damage.push(format!(
                 "topic {} queue {}: the records at offsets {next} to {} are lost",
                 key.topic,
                 key.queue,
                 found.0 - 1
             ));
-            added = index.append(key, offset, known);
+            added = self.queues.index_mut().append(key, offset, known);
         }
         match added {
             Ok(Added::Yes) => report.records += 1,
             Ok(Added::Known) => {}
-            Err(error) => report
-                .damage
-                .push(format!("position {}: {error}", entry.position)),
+            Err(error) => {
+                let position = entry.position;
+                return Err(RecoverError::Damaged {
+                    file: INDEX_FOLDER.to_owned(),
+                    detail: format!("the record at position {position} can't be indexed: {error}"),
+                });
+            }
         }
+        Ok(())
+    }
+
+    async fn enter_lost(
+        &self,
+        key: QueueKey,
+        offsets: Range<QueueOffset>,
+        at: IndexEntry,
+    ) -> Result<(), RecoverError> {
+        for lost in offsets.start.0..offsets.end.0 {
+            // A failure here is a failure of the append behind it as well.
+            let lost_entry = at.lost();
+            let _ = self
+                .queues
+                .index_mut()
+                .append(key, QueueOffset(lost), lost_entry);
+            if lost % LOST_ENTRIES_STEP == 0 {
+                self.write_queues().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the queue index's pages when enough of them wait in memory.
+    async fn write_queues(&self) -> Result<(), RecoverError> {
+        if self.queues.needs_flush() {
+            self.queues
+                .flush()
+                .await
+                .map_err(|error| damaged(INDEX_FOLDER, &error))?;
+        }
+        Ok(())
     }
 
     async fn replay_run(
@@ -416,17 +454,12 @@ impl<D: Disk> Indexes<D> {
         report: &mut RecoveryReport,
     ) -> Result<(), RecoverError> {
         for entry in entries(payload, start) {
-            self.index_entry(&entry, report);
+            self.index_entry(&entry, report).await?;
             for hash in entry.hashes() {
                 self.keys.add_hash(hash, entry.position, entry.store_time);
             }
         }
-        if self.queues.needs_flush() {
-            self.queues
-                .flush()
-                .await
-                .map_err(|error| damaged(INDEX_FOLDER, &error))?;
-        }
+        self.write_queues().await?;
         if self.keys.needs_write() {
             self.keys
                 .write_frozen()
@@ -476,6 +509,46 @@ const _: () = assert!(SEGMENT_BYTES_MIN > RECORD_BYTES_MAX + (64 << 10));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::EntryHead;
+    use crate::sim_disk::SimDisk;
+    use crate::units::StoreTimestamp;
+
+    /// Damage of whole segments can take more records of a queue than any one run had.
+    #[test]
+    fn what_lies_behind_a_long_gap_keeps_its_offsets() {
+        let disk = SimDisk::new(1);
+        disk.block_on(async {
+            let paged = PagedOptions::default();
+            let queues = PagedIndex::open(disk.clone(), "i", paged, None).await;
+            let keys = KeyIndex::open_with(disk.clone(), "k", None, 1000).await;
+            let (queues, keys) = (queues.unwrap(), keys.unwrap());
+            let indexes = Indexes { queues, keys };
+            let key = QueueKey::new(1, 0);
+            let mut report = RecoveryReport::default();
+            let offsets = [0, 1_200_000, 1_200_001];
+            for (position, offset) in (4096..).step_by(4096).zip(offsets) {
+                let head = EntryHead {
+                    record_bytes: 200,
+                    key,
+                    tags_code: 0,
+                    keys_count: 0,
+                };
+                let entry = Entry {
+                    head,
+                    position: FilePosition(position),
+                    queue_offset: QueueOffset(offset),
+                    store_time: StoreTimestamp(1),
+                    key_hashes: &[],
+                    check: &[],
+                    record: &[],
+                };
+                indexes.index_entry(&entry, &mut report).await.unwrap();
+            }
+            assert_eq!((report.records, report.damage.len()), (3, 1));
+            let bounds = indexes.queues.index().bounds(key).unwrap();
+            assert_eq!(bounds.max, QueueOffset(1_200_002));
+        });
+    }
 
     #[test]
     fn progress_is_told_once_a_second_and_not_before() {

@@ -17,6 +17,7 @@ use super::ShardStore;
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::error::ReadError;
 use crate::format::{FIRST_TIME_BYTES, RunHeader, first_store_time};
+use crate::log::aside;
 use crate::log::segments::SPARES_MAX;
 use crate::retention::SegmentAge;
 use crate::retention::floors::{self, Floor};
@@ -114,7 +115,8 @@ impl<D: Disk> ShardStore<D> {
         };
         let block = segment.file.read_at(0, FIRST_TIME_BYTES).await?;
         let block = block.as_ref();
-        let time = RunHeader::peek(block, start).and_then(|_| first_store_time(block));
+        let header = RunHeader::peek(block, start).filter(|header| header.records_count > 0);
+        let time = header.and_then(|_| first_store_time(block));
         if let Some(time) = time {
             self.retained.first_times.borrow_mut().insert(start, time);
         }
@@ -213,6 +215,7 @@ impl<D: Disk> ShardStore<D> {
             let spares_max = if is_recycling { SPARES_MAX } else { 0 };
             let dropped = segments.truncate_before(position, spares_max).await;
             self.keys.drop_below(self.first());
+            aside::keep_reserve(&self.log.disk, &self.folder).await;
             done.segments = dropped?;
         }
         done.first = self.first();

@@ -378,3 +378,30 @@ fn a_power_cut_at_any_moment_of_a_drop_loses_only_what_was_to_go() {
         });
     }
 }
+
+/// Another program has taken the last block: what makes room, and a start, need files of their own.
+#[test]
+fn without_a_free_block_segments_can_be_given_up_and_a_start_succeeds() {
+    let disk = SimDisk::new(40);
+    let tail = SharedTail::new(4 << 20);
+    disk.block_on(async {
+        let store = filled(&disk, &tail, 4).await;
+        let used = 1 << 40;
+        disk.set_capacity(used);
+        disk.set_capacity(used - disk.free_bytes().await.unwrap());
+        assert_eq!(disk.free_bytes().await.unwrap(), 0);
+        let dropped = store.drop_before(FilePosition(2 * SEGMENT), false).await;
+        assert_eq!(dropped.unwrap().segments, 2);
+        assert!(disk.free_bytes().await.unwrap() > SEGMENT);
+        store.shutdown().await.unwrap();
+        disk.set_capacity(used);
+        disk.set_capacity(used - disk.free_bytes().await.unwrap());
+    });
+    disk.kill();
+    let tail = SharedTail::new(4 << 20);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &tail).await;
+        assert_eq!(store.first(), FilePosition(2 * SEGMENT));
+        assert!(first_of(&store, main_queue()).await.is_some());
+    });
+}

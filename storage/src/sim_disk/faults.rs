@@ -134,6 +134,12 @@ impl Faults {
         Some(hit.kind)
     }
 
+    /// What is written again can be read again.
+    pub(super) fn heal(&mut self, name: &str, (start, end): (u64, u64)) {
+        let heals = |bad: &Bad| bad.name == name && start <= bad.start && bad.end <= end;
+        self.bad.retain(|bad| !heals(bad));
+    }
+
     pub(super) fn clear(&mut self) {
         self.ordered.clear();
         self.bad.clear();

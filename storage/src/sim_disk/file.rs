@@ -106,6 +106,8 @@ impl SimFile {
         let fate = self.disk.fate(SimOp::Write, &self.name, &words).await;
         if fate == Fate::Well {
             drop(guard);
+            let range = (position, position + len);
+            world.faults.borrow_mut().heal(&self.name, range);
             return Ok(());
         }
         let flight = world.in_flight.borrow_mut().remove(&write);

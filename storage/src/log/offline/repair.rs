@@ -2,8 +2,9 @@
 //!
 //! **Owns** the layout of these fillers, and writing them.
 //! **Lives on** a tool's core.
-//! **Invariants** nothing outside of the damaged bytes is changed; afterwards every run follows its
-//! predecessor by recovery's own rules. The same repair a second time finds nothing to do.
+//! **Invariants** nothing outside of the damaged bytes is changed, but for blocks behind the log's
+//! end that can't be read, which become zeros; afterwards every run follows its predecessor by
+//! recovery's own rules. The same repair a second time finds nothing to do.
 //! **Limits** one segment's bytes in memory at a time.
 //! **Not here** finding damage (`super`).
 
@@ -16,7 +17,7 @@ use crate::format::{CheckpointHeader, RUN_HEADER_BYTES, RunHeader, shard_folder}
 use crate::log::checkpoint;
 use crate::log::recovery::PAYLOAD_BYTES_MAX;
 use crate::log::segments::Segments;
-use crate::units::{FilePosition, ShardId, index};
+use crate::units::{BLOCK_BYTES, FilePosition, ShardId, index};
 
 /// Bytes of one write.
 const WRITE_BYTES: u64 = 1 << 20;
@@ -29,6 +30,14 @@ pub struct Repaired {
     /// Whether the checkpoint must go, so that the next start replays the whole log: it lies in
     /// what is given up, or behind the log's end.
     pub drops_checkpoint: bool,
+}
+
+impl Repaired {
+    /// Whether there is nothing to mend.
+    pub fn is_nothing(&self) -> bool {
+        let before = &self.before;
+        before.damages.is_empty() && before.unreadable.is_empty() && !self.drops_checkpoint
+    }
 }
 
 /// Why a log could not be mended.
@@ -90,7 +99,7 @@ pub async fn repair<D: Disk>(
     for damage in &done.before.damages {
         fillers.push(bridge(damage, &segments)?);
     }
-    if is_dry || done.before.damages.is_empty() && !done.drops_checkpoint {
+    if is_dry || done.is_nothing() {
         return Ok(done);
     }
     for piece in fillers.iter().flatten() {
@@ -103,6 +112,9 @@ pub async fn repair<D: Disk>(
             ..CheckpointHeader::default()
         });
         checkpoint::forget_parts(disk, &folder, store_id, header).await?;
+    }
+    for at in &done.before.unreadable {
+        clear(disk, &segments, *at).await?;
     }
     let after = survey(disk, shard, &mut |_| {}).await?;
     match after.damages.first() {
@@ -134,16 +146,18 @@ fn bridge<D: Disk>(damage: &Damage, segments: &Segments<D>) -> Result<Vec<Piece>
         position: damage.position,
         end: damage.end,
     };
-    let places = places(damage, segments);
-    let least: Vec<u64> = places
-        .iter()
-        .map(|(start, end)| {
-            end.since(*start)
-                .div_ceil(RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX)
-        })
-        .collect();
-    let needed: u64 = least.iter().sum();
+    let least_of = |(start, end): &(FilePosition, FilePosition)| {
+        let bytes = end.since(*start);
+        bytes.div_ceil(RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX)
+    };
+    let mut places = places(damage, segments);
+    let mut needed: u64 = places.iter().map(least_of).sum();
     let count = damage.runs_lost.unwrap_or(needed);
+    if count < needed && places.len() > 1 {
+        // Nothing was lost at the end of the first segment: the next run had no room there.
+        needed -= least_of(&places.remove(0));
+    }
+    let least: Vec<u64> = places.iter().map(least_of).collect();
     let mut spare = count.checked_sub(needed).ok_or_else(refused)?;
     let mut sequence = damage
         .next
@@ -254,4 +268,19 @@ async fn write<D: Disk>(
         at = at.plus(chunk.len() as u64);
     }
     Ok(segment.file.sync().await?)
+}
+
+/// Writes zeros over a block behind the log's end: what is written can be read again.
+async fn clear<D: Disk>(
+    disk: &D,
+    segments: &Segments<D>,
+    at: FilePosition,
+) -> Result<(), RepairError> {
+    let Some(segment) = segments.open(at).await? else {
+        return Ok(());
+    };
+    let mut buf = disk.alloc(index(BLOCK_BYTES));
+    buf.as_mut().fill(0);
+    let offset = segment.offset_of(at);
+    Ok(segment.file.write_at_and_sync(buf, offset).await?)
 }

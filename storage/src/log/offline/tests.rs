@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::disk::DiskFile;
+use crate::disk::{DiskErrorKind, DiskFile};
 use crate::key_index::key_hash;
 use crate::shard_store::tests::{
     SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
@@ -171,6 +171,9 @@ fn a_mended_log_opens_with_what_was_before_and_after() {
     // A damaged header hides where its run ends.
     let disk = made(5, 20, 20_000, FlushMode::Sync);
     check_mended(&disk, || disk.flip_bit(FIRST, 7 * 20_480, 1), 20, &[7]);
+    // The first run of a segment, behind a place at the end of the one before that was too small.
+    let disk = made(6, 30, 700_000, FlushMode::Sync);
+    check_mended(&disk, || disk.flip_bit(SECOND, 500, 1), 30, &[11]);
     // Several runs in a row, the last of a segment among them.
     let disk = made(6, 30, 700_000, FlushMode::Sync);
     let hit = || {
@@ -296,4 +299,84 @@ fn damage_is_proved_by_a_run_far_behind_it() {
     let why = refused.expect("what lies behind proves the damage");
     assert!(why.contains("damaged at position"), "{why}");
     assert_eq!(look(&disk).0.damages.len(), 1);
+}
+
+/// Where each record of a store begins in the first segment's file.
+fn places(disk: &SimDisk) -> Vec<u64> {
+    let mut places = Vec::new();
+    let walk = async { survey(disk, ShardId(0), &mut |entry| places.push(entry.position.0)).await };
+    disk.block_on(walk).unwrap();
+    places
+}
+
+/// What a read ahead can't get does no harm to the runs before it: one sector takes one run.
+#[test]
+fn an_unreadable_sector_takes_one_run() {
+    for kind in [DiskErrorKind::Io, DiskErrorKind::Lost] {
+        let disk = made(21, 60, 20_000, FlushMode::Sync);
+        let at = places(&disk)[40] + 10_000;
+        disk.spoil(FIRST, (at, at + 1), kind);
+        let (found, offsets) = look(&disk);
+        assert_eq!(found.damages.len(), 1);
+        assert_eq!(found.damages[0].runs_lost, Some(1));
+        let others: Vec<u64> = (0..60).filter(|offset| *offset != 40).collect();
+        assert_eq!(offsets, others);
+        disk.block_on(repair(&disk, ShardId(0), false)).unwrap();
+        let others: Vec<u8> = (0..60).filter(|n| *n != 40).collect();
+        assert_eq!(read_all(&disk).0, others);
+    }
+}
+
+/// What a repair puts at a segment's start has no time of its own: the segment before is as old as
+/// the next records say, not from 1970.
+#[test]
+fn a_repaired_segment_does_not_age_the_one_before_it() {
+    let disk = made(23, 40, 700_000, FlushMode::Sync);
+    let third = 2 * SEGMENT;
+    let at = places(&disk).into_iter().find(|at| *at > third).unwrap();
+    assert!(at < third + 4096, "{at}");
+    let name = format!(
+        "shard-0/{}",
+        crate::format::segment_name(FilePosition(third))
+    );
+    disk.flip_bit(&name, at + 300 - third, 1).unwrap();
+    assert_eq!(mend(&disk).before.damages.len(), 1);
+    let ages = disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+        let (store, _) = opened.await.unwrap();
+        store.oldest_segments(3).await.unwrap()
+    });
+    let newest: Vec<_> = ages
+        .iter()
+        .map(|age| age.newest.map(|time| time.0 > 0))
+        .collect();
+    assert_eq!(newest, [Some(true), None, Some(true)]);
+}
+
+/// A sector that no record needs: what the device has lost there is no matter, and what it can't
+/// read for another reason is told, and cleared by a repair.
+#[test]
+fn an_unreadable_sector_behind_the_end_can_be_cleared() {
+    for (kind, starts) in [(DiskErrorKind::Lost, true), (DiskErrorKind::Io, false)] {
+        let disk = made(22, 60, 20_000, FlushMode::Sync);
+        let behind = look(&disk).0.end.plus(100 << 10).block_down();
+        let all: Vec<u8> = (0..60).collect();
+        disk.spoil(FIRST, (behind.0, behind.0 + 512), kind);
+        let open = async {
+            let tail = SharedTail::new(4 << 20);
+            let options = options(FlushMode::Sync);
+            ShardStore::open(disk.clone(), tail.lend(), options)
+                .await
+                .map(drop)
+        };
+        assert_eq!(disk.block_on(open).is_ok(), starts);
+        disk.kill();
+        disk.spoil(FIRST, (behind.0, behind.0 + 512), kind);
+        assert_eq!(look(&disk).0.unreadable, [behind]);
+        let done = disk.block_on(repair(&disk, ShardId(0), false)).unwrap();
+        assert!(!done.is_nothing() && !done.drops_checkpoint);
+        assert_eq!(look(&disk).0.unreadable, []);
+        assert_eq!(read_all(&disk), (all, Vec::new()));
+    }
 }
