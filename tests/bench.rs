@@ -130,6 +130,72 @@ fn a_backlog_of_another_run_is_checked_too() {
     let (ok, report, err) = bench(&broker, &[&words[..], &["read"]].concat());
     assert!(ok, "{err}");
     assert_eq!(count(&report, "/read_back/received"), 3200);
+    // What a broker says that it has is not all that it was given: a lost end shows only so.
+    let words = ["consume", "--phase", "read", "--messages", "6400"];
+    let (ok, report, err) = bench(&broker, &words);
+    assert!(!ok && err.contains("3200 lost"), "{err}");
+    assert_eq!(report["believable"], false);
+}
+
+/// What was measured until a broker died is told all the same.
+#[test]
+fn a_run_that_breaks_off_gives_its_report() {
+    let mut sink = sink(&["--keep"]);
+    let broker = format!("{}:{PORT}", sink.ip());
+    let words = ["produce", "--seconds", "60", "--warm-up", "0"];
+    let running = std::thread::spawn(move || bench(&broker, &words));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    sink.kill9();
+    let (ok, report, err) = running.join().unwrap();
+    assert!(!ok && err.contains("broke off"), "{err}");
+    assert!(count(&report, "/acknowledged") > 100);
+}
+
+/// A broker that stands still, or gives nothing of what it has, is not waited for without end.
+#[test]
+fn a_broker_that_is_silent_ends_a_run() {
+    let gantry = Gantry::up(&["brokerPermission=2"]);
+    let words = ["consume", "--messages", "3200"];
+    let (ok, report, err) = bench(&gantry.broker().to_string(), &words);
+    assert!(!ok && err.contains("nothing came for 10 s"), "{err}");
+    assert_eq!(count(&report, "/read_back/lost"), 3200);
+    let sink = sink(&[]);
+    let broker = format!("{}:{PORT}", sink.ip());
+    let words = ["consume", "--phase", "fill", "--messages", "50000000"];
+    let running = std::thread::spawn(move || bench(&broker, &words));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let pid = sink.pid().to_string();
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill")
+            .args([name, &pid])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    signal("-STOP");
+    let (ok, report, err) = running.join().unwrap();
+    signal("-CONT");
+    assert!(!ok && err.contains("nothing came for 10 s"), "{err}");
+    assert!(count(&report, "/acknowledged") > 100);
+}
+
+/// A broker is found by any address of this machine.
+#[test]
+fn the_brokers_process_is_found_where_it_listens_on_all_addresses() {
+    let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: this only asks which address would be used.
+    if own.connect("192.0.2.1:9").is_err() {
+        return;
+    }
+    let address = own.local_addr().unwrap().ip();
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut sink = Gantry::command(&["bench", "sink", "--listen", &format!("0.0.0.0:{port}")]);
+    drop(listener);
+    sink.start();
+    sink.await_line("ready:");
+    let (ok, report, err) = bench(&format!("{address}:{port}"), &with("produce", &PACED));
+    assert!(ok, "{err}");
+    assert!(report["broker"]["cpu_seconds"].is_number(), "{report}");
 }
 
 #[test]

@@ -227,9 +227,10 @@ pub struct ConsumeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub shape: ShapeArgs,
-    /// Messages of the backlog.
-    #[arg(long, default_value_t = 1_000_000)]
-    pub messages: u64,
+    /// Messages of the backlog [default when filling: 1000000]. A run that only reads fails if
+    /// fewer come; without this it takes what the broker says that it has.
+    #[arg(long)]
+    pub messages: Option<u64>,
     /// Fill, read, or both at once.
     #[arg(long, value_enum, default_value_t = Phase::Both)]
     pub phase: Phase,

@@ -66,6 +66,15 @@ pub enum BenchError {
         /// `code × count` pairs.
         by_code: String,
     },
+    /// The run ended before its time; what it had measured is in its report.
+    #[error("the run broke off: {0}")]
+    Broken(String),
+    /// The broker reads nothing more.
+    #[error("a one-way send could not be written for {0} s")]
+    Stuck(u64),
+    /// The broker does not answer, or does not give what it has.
+    #[error("nothing came for {0} s")]
+    Silent(u64),
     /// What came back is not what was sent.
     #[error("the broker's fault: {what}")]
     Wrong {

@@ -35,6 +35,8 @@ pub const NO_REPLY: i32 = -1;
 const NAP_MIN: Duration = Duration::from_micros(20);
 /// Longest wait before the end of the run is looked at again.
 const NAP_MAX: Duration = Duration::from_millis(20);
+/// Between two looks whether a write should be given up.
+const STUCK_LOOK: Duration = Duration::from_millis(100);
 /// How long after the end a missing reply is waited for.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of one-way sends joined into one write.
@@ -89,6 +91,8 @@ struct Sender {
     free: RefCell<Vec<u32>>,
     attention: Bell,
     stopped: Cell<bool>,
+    /// When answers came last.
+    heard_ns: Cell<u64>,
     failure: RefCell<Option<BenchError>>,
     messages: u64,
 }
@@ -122,6 +126,7 @@ pub async fn produce(
         template: RefCell::new(template),
         attention: Bell::default(),
         stopped: Cell::new(false),
+        heard_ns: Cell::new(0),
         failure: RefCell::default(),
         link,
         drive,
@@ -165,10 +170,23 @@ impl Sender {
             || self.failure.borrow().is_some()
     }
 
+    /// Whether a run without an end in time waits for a broker that answers nothing.
+    fn is_unheard(&self) -> bool {
+        let counts_frames = self.shared.frames_left.get() != u64::MAX;
+        let now_ns = self.shared.recorder.now_ns();
+        let silent_ns = u128::from(now_ns.saturating_sub(self.heard_ns.get()));
+        counts_frames && self.free.borrow().is_empty() && silent_ns > DRAIN_LIMIT.as_nanos()
+    }
+
     /// Fills the window or keeps the schedule until the run is over.
     async fn keep_sending(&self) {
         while !self.is_over() {
             self.fill();
+            if self.is_unheard() {
+                let silence = BenchError::Silent(DRAIN_LIMIT.as_secs());
+                self.fail(Err(silence));
+                break;
+            }
             let due_ns = self.pace.borrow().due_ns();
             // With no slot free or no schedule there is nothing to do but wait for replies; the
             // reader fills the window of a closed loop itself.
@@ -322,6 +340,7 @@ impl Sender {
         });
         let messages = answered.len() as u64 * self.messages;
         recorder.count(now_ns, |c| c.acknowledged += messages);
+        self.heard_ns.set(now_ns);
         self.free.borrow_mut().append(answered);
     }
 
@@ -346,7 +365,8 @@ impl Sender {
                 }
                 frames += 1;
             }
-            self.link.write_all(&out).await?;
+            let written = self.link.write_all(&out);
+            futures_lite::future::or(written, self.stuck()).await?;
             let empty = out.is_empty();
             out.clear();
             let messages = frames * self.messages;
@@ -362,6 +382,15 @@ impl Sender {
             }
         }
         Ok(())
+    }
+
+    /// Ends some time after the end of the window: the broker reads no more.
+    async fn stuck(&self) -> Result<(), BenchError> {
+        while !self.is_over() {
+            glommio::timer::sleep(STUCK_LOOK).await;
+        }
+        glommio::timer::sleep(DRAIN_LIMIT).await;
+        Err(BenchError::Stuck(DRAIN_LIMIT.as_secs()))
     }
 
     /// Waits for what is still in flight.

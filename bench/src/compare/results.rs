@@ -17,7 +17,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::cases::{Bar, CASES, Case, Figure};
-use super::servers::{Side, memory_bytes};
+use super::servers::{Settings, Side, memory_bytes};
 use crate::error::BenchError;
 use crate::observe::machine::cores;
 use crate::report::mib;
@@ -95,7 +95,7 @@ pub fn span(mut values: Vec<f64>) -> Option<Span> {
 
 impl Outcome {
     /// Nothing found yet.
-    pub fn new(case: &Case, quick: bool, peer_heap: &str) -> Self {
+    pub fn new(case: &Case, quick: bool, settings: &Settings) -> Self {
         Self {
             name: case.name,
             about: json!({
@@ -103,13 +103,20 @@ impl Outcome {
                 "what": case.what,
                 "quick": quick,
                 "peer": "Apache RocketMQ 5.5.0",
-                "peer_heap": peer_heap,
+                "peer_heap": settings.peer_heap,
+                "peer_set": settings.peer_set,
+                "set": settings.set,
                 "machine": machine(),
                 "date": said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
                 "commit": commit(),
             }),
             reports: Vec::new(),
         }
+    }
+
+    /// Runs that failed or lost something.
+    pub fn failed_count(&self) -> usize {
+        complaints(self.reports.iter().map(|(_, report)| report)).len()
     }
 
     /// A run's report.
@@ -238,8 +245,10 @@ fn remarks(all: &Value) -> Vec<String> {
     let mut remarks = Vec::new();
     for side in Side::BOTH {
         let reports = reports(all, side);
+        let fills = reports.iter().filter_map(|r| r.get("fill"));
         let noise = reports
             .iter()
+            .chain(fills)
             .filter_map(|r| number(r, "/machine/noise_share"));
         if let Some(noise) = span(noise.collect()) {
             let [median, max] = [noise.median, noise.max].map(|share| share * 100.0);
@@ -262,11 +271,25 @@ fn remarks(all: &Value) -> Vec<String> {
             let text = format!("{}: {overdue} messages were due and not sent", side.name());
             remarks.push(text);
         }
-        for complaint in reports.iter().filter_map(|r| r.get("complaint")?.as_str()) {
+        for complaint in complaints(reports) {
             remarks.push(format!("{}: a run FAILED: {complaint}", side.name()));
         }
     }
+    for (side, settings) in [(Side::Peer, "peer_set"), (Side::Gantry, "set")] {
+        let given = all.get(settings).and_then(Value::as_array);
+        for setting in given.into_iter().flatten().filter_map(Value::as_str) {
+            remarks.push(format!("{}: with {setting}", side.name()));
+        }
+    }
     remarks
+}
+
+/// What failed, in the runs themselves or in what they were prepared by.
+fn complaints<'v>(reports: impl IntoIterator<Item = &'v Value>) -> Vec<&'v str> {
+    let of = |r: &'v Value| r.get("complaint")?.as_str();
+    let runs = reports.into_iter();
+    let both = runs.flat_map(|run| [Some(run), run.get("fill")]);
+    both.flatten().filter_map(of).collect()
 }
 
 /// Makes the table anew from all files in the folder.
@@ -395,8 +418,9 @@ mod tests {
         };
         let mut lossy = run(2.0, 250_000.0);
         lossy["complaint"] = json!("2 lost");
+        lossy["fill"] = json!({"complaint": "3 not filled", "machine": {"noise_share": 0.25}});
         let all = json!({"case": "produce", "what": "this", "machine": "two cores",
-            "date": "2026-01-01", "commit": "abc", "quick": true,
+            "date": "2026-01-01", "commit": "abc", "quick": true, "set": ["a=b"],
             "peer": [run(25.0, 60_000.0)], "gantry": [run(2.0, 250_000.0), lossy]});
         let text = markdown(&[all]);
         for part in [
@@ -405,6 +429,8 @@ mod tests {
             "two cores",
             "abc",
             "2 lost",
+            "3 not filled",
+            "with a=b",
             "25 %",
         ] {
             assert!(text.contains(part), "no {part} in {text}");

@@ -7,7 +7,7 @@
 //! **Not here** the rest of the machine (`machine`).
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// Kernel clock ticks a second as /proc reports them: fixed at 100 on every Linux this runs on.
 pub const TICKS_PER_SECOND: f64 = 100.0;
@@ -39,11 +39,10 @@ impl ProcessReading {
 }
 
 /// The process that listens at `addr`, found through the socket's inode; `None` unless the address
-/// is one of this machine's loopback.
+/// is one of this machine's.
 pub fn listening_pid(addr: SocketAddr) -> Option<u32> {
-    if !addr.ip().is_loopback() {
-        return None;
-    }
+    // Only an own address can be bound.
+    UdpSocket::bind((addr.ip(), 0)).ok()?;
     let sockets: Vec<(bool, String)> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())

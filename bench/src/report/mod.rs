@@ -52,6 +52,8 @@ pub struct Report {
     pub stored: Option<u64>,
     /// What it cost to have messages pending, where that was measured.
     pub pending: Option<Pending>,
+    /// What ended the run before its time.
+    pub broken: Option<String>,
 }
 
 /// The broker's memory that no file backs, around a backlog of delayed messages.
@@ -180,6 +182,9 @@ impl Report {
     /// # Errors
     /// Something was refused, lost, damaged, repeated or out of order.
     pub fn believable(&self) -> Result<(), BenchError> {
+        if let Some(broken) = &self.broken {
+            return Err(BenchError::Broken(broken.clone()));
+        }
         if let Some(verdict) = self.verdict
             && !verdict.is_good(self.strict_order)
         {

@@ -15,18 +15,20 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::flow::{self, Plan, ReadPlan, SendPlan, cursors};
+use super::flow::{self, Plan, Ran, ReadPlan, SendPlan, cursors};
 use super::{no_output, read_plan, shape, target};
 use crate::args::{ConsumeArgs, LoadArgs, Phase, check, check_some};
 use crate::consumer::{self, Cursor, Due, Reading};
 use crate::error::BenchError;
 use crate::ledger::{Expect, Ledger};
-use crate::recorder::{Counts, Latency, Note, Recorder};
+use crate::recorder::{Latency, Note, Recorder};
 use crate::report::Report;
 use crate::route::Caller;
 use crate::scenario::target::Broker;
 use crate::wire::templates::SendShape;
 
+/// Messages of a backlog where nobody says.
+const MESSAGES: u64 = 1_000_000;
 /// How a backlog is filled: fast, so in batches.
 const FILL_BATCH: u64 = 32;
 const FILL_LOAD: LoadArgs = LoadArgs {
@@ -43,7 +45,7 @@ const READING_PAUSE: Duration = Duration::from_millis(10);
 /// Arguments out of range, connections that break, or a backlog that is not what was sent.
 pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     check(&args.shape, 1, &FILL_LOAD)?;
-    check_some("--messages", args.messages)?;
+    check_some("--messages", args.messages.unwrap_or(MESSAGES))?;
     check_some("--groups", args.groups as u64)?;
     let mut read = read_plan(&args.read)?;
     read.groups = args.groups;
@@ -57,7 +59,7 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
         (starts, ledger)
     } else {
         let (report, starts, ledger) = fill(args, &shape, &broker)?;
-        if args.phase == Phase::Fill {
+        if args.phase == Phase::Fill || report.broken.is_some() {
             return target::conclude(&report, &args.output);
         }
         // What is missing, reading will tell; what was refused is part of this run.
@@ -79,14 +81,15 @@ fn fill(
     Caller::connect(broker.addr)?.make_topics(&shape.topics, shape.queues)?;
     let starts = target::last_offsets(broker, shape)?;
     let mut shape = shape.clone();
-    shape.batch = u32::try_from(FILL_BATCH.min(args.messages)).unwrap_or(1);
+    let messages = args.messages.unwrap_or(MESSAGES);
+    shape.batch = u32::try_from(FILL_BATCH.min(messages)).unwrap_or(1);
     let plan = Plan {
         name: "fill",
         send: SendPlan {
             connections: FILL_LOAD.connections,
             in_flight: FILL_LOAD.in_flight,
             rate: None,
-            frames: Some(args.messages.div_ceil(u64::from(shape.batch))),
+            frames: Some(messages.div_ceil(u64::from(shape.batch))),
             first_stream: 0,
             start_after: Duration::ZERO,
         },
@@ -101,7 +104,10 @@ fn fill(
     let ledger = Ledger::new(expect, args.groups, plan.shape.queues_count());
     let (report, ledger) = flow::drive(&plan, broker, &no_output(), starts.clone(), ledger)?;
     let acknowledged = report.totals.acknowledged;
-    let stored = Some(flow::grown(broker, &plan.shape, &starts, acknowledged)?);
+    let stored = match report.broken {
+        Some(_) => None,
+        None => Some(flow::grown(broker, &plan.shape, &starts, acknowledged)?),
+    };
     Ok((Report { stored, ..report }, starts, ledger))
 }
 
@@ -114,12 +120,33 @@ fn read_all(
     ledger: Ledger,
 ) -> Result<Report, BenchError> {
     let ends = target::last_offsets(broker, shape)?;
+    let of_group: i64 = ends
+        .iter()
+        .zip(&starts)
+        .map(|(end, start)| end - start)
+        .sum();
+    let offered = u64::try_from(of_group).unwrap_or(0) * read.groups as u64;
     let (notes, watching) = target::observe(broker, "consume", Latency::Pull, &args.output)?;
     let (inner, plan, addr) = (shape.clone(), read.clone(), broker.addr);
     let ran =
         target::on_executor(move || connections(inner, plan, addr, [starts, ends], ledger, notes));
     let observed = target::observed(watching)?;
-    let (ledger, totals) = ran?;
+    let Ran {
+        ledger,
+        totals,
+        broken,
+    } = ran?;
+    let mut verdict = ledger.verdict();
+    let came = verdict.received - verdict.repeated;
+    if args.phase == Phase::Read {
+        // The broker's word on what it has is no proof that this is all it was given.
+        let wanted = args.messages.unwrap_or(0) * read.groups as u64;
+        verdict.lost = verdict.lost.max(wanted.saturating_sub(came));
+    }
+    if broken.is_some() {
+        let missing = offered.saturating_sub(came + verdict.foreign);
+        verdict.lost = verdict.lost.max(missing);
+    }
     let phase = format!("{:?}", args.phase).to_lowercase();
     Ok(Report {
         scenario: vec![
@@ -139,10 +166,11 @@ fn read_all(
         main: Latency::Pull,
         observed,
         totals,
-        verdict: Some(ledger.verdict()),
+        verdict: Some(verdict),
         strict_order: !args.read.allow_reorder,
         stored: None,
         pending: None,
+        broken,
     })
 }
 
@@ -153,7 +181,7 @@ async fn connections(
     [starts, ends]: [Vec<i64>; 2],
     ledger: Ledger,
     notes: Sender<Note>,
-) -> Result<(Ledger, Counts), BenchError> {
+) -> Result<Ran, BenchError> {
     let recorder = Recorder::new(Duration::ZERO, None, notes);
     let ledger = Rc::new(RefCell::new(ledger));
     let lists = cursors(&shape, &read, &starts, Some(&ends));
@@ -166,9 +194,7 @@ async fn connections(
     let done = read_lists(&reading, lists, &recorder, &ledger).await;
     // Always, or the observer would listen for ever.
     recorder.finish();
-    done?;
-    let ledger = ledger.replace(Ledger::new(Expect::Anything, 0, 0));
-    Ok((ledger, recorder.totals()))
+    Ok(Ran::new(&ledger, &recorder, done))
 }
 
 async fn read_lists(
@@ -185,10 +211,19 @@ async fn read_lists(
         let reader = consumer::open(reading.clone(), list, recorder, ledger).await?;
         readers.push(glommio::spawn_local(reader.run()));
     }
-    let mut done = Ok(());
-    for reader in readers {
-        done = done.and(reader.await);
-    }
+    let all = async {
+        let mut done = Ok(());
+        for reader in readers {
+            done = done.and(reader.await);
+        }
+        done
+    };
+    let silence = async {
+        let failure = flow::Failure::default();
+        flow::await_arrivals(u64::MAX, flow::PATIENCE, ledger, &failure).await;
+        Err(BenchError::Silent(flow::PATIENCE.as_secs()))
+    };
+    let done = futures_lite::future::or(all, silence).await;
     ticker.cancel().await;
     recorder.close();
     done

@@ -27,7 +27,7 @@ use crate::route::Caller;
 use crate::wire::templates::{Flavour, SendShape, SendTemplate};
 
 /// How long nothing may come before the rest counts as lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long one-way messages may take from the socket to the queue.
@@ -84,6 +84,54 @@ pub struct ReadPlan {
     pub delay: Duration,
 }
 
+/// What the connections of a run leave.
+pub struct Ran {
+    /// What was sent and came.
+    pub ledger: Ledger,
+    /// Counts of the whole run.
+    pub totals: Counts,
+    /// What ended it before its time: what it measured until then is told all the same.
+    pub broken: Option<String>,
+}
+
+impl Ran {
+    /// Takes the ledger over.
+    pub fn new(
+        ledger: &RefCell<Ledger>,
+        recorder: &Recorder,
+        done: Result<(), BenchError>,
+    ) -> Self {
+        Self {
+            ledger: ledger.replace(Ledger::new(Expect::Anything, 0, 0)),
+            totals: recorder.totals(),
+            broken: done.err().map(|error| error.to_string()),
+        }
+    }
+}
+
+/// Waits until `wanted` messages have come, over all groups, or none has come for `patience`, or
+/// something failed. Whether all came.
+pub async fn await_arrivals(
+    wanted: u64,
+    patience: Duration,
+    ledger: &Rc<RefCell<Ledger>>,
+    failure: &Failure,
+) -> bool {
+    let mut last = (Instant::now(), 0);
+    loop {
+        let came = ledger.borrow().distinct_received();
+        if came >= wanted || failure.borrow().is_some() {
+            return came >= wanted;
+        }
+        if came > last.1 {
+            last = (Instant::now(), came);
+        } else if last.0.elapsed() > patience {
+            return false;
+        }
+        glommio::timer::sleep(LOOK).await;
+    }
+}
+
 /// Runs a plan.
 ///
 /// # Errors
@@ -100,7 +148,10 @@ pub fn run(plan: &Plan, target: &TargetArgs, output: &OutputArgs) -> Result<Repo
     );
     let starts = before.clone();
     let (report, ledger) = drive(plan, &broker, output, starts, ledger)?;
-    let stored = stored(plan, &broker, &before, report.totals.acknowledged)?;
+    let stored = match report.broken {
+        Some(_) => None,
+        None => stored(plan, &broker, &before, report.totals.acknowledged)?,
+    };
     Ok(Report {
         verdict: plan.read.is_some().then(|| ledger.verdict()),
         stored,
@@ -123,7 +174,11 @@ pub fn drive(
     let (inner, addr) = (plan.clone(), broker.addr);
     let ran = target::on_executor(move || connections(inner, addr, starts, ledger, notes));
     let observed = target::observed(watching)?;
-    let (ledger, totals) = ran?;
+    let Ran {
+        ledger,
+        totals,
+        broken,
+    } = ran?;
     let report = Report {
         scenario: describe(plan, broker),
         body_bytes: plan.shape.size,
@@ -135,6 +190,7 @@ pub fn drive(
         strict_order: plan.strict_order,
         stored: None,
         pending: None,
+        broken,
     };
     Ok((report, ledger))
 }
@@ -184,7 +240,7 @@ async fn connections(
     starts: Vec<i64>,
     ledger: Ledger,
     notes: Sender<Note>,
-) -> Result<(Ledger, Counts), BenchError> {
+) -> Result<Ran, BenchError> {
     let measure = plan.send.frames.is_none();
     let measure = measure.then(|| Duration::from_secs(plan.measure));
     let recorder = Recorder::new(Duration::from_secs(plan.warm_up), measure, notes);
@@ -192,9 +248,7 @@ async fn connections(
     let ran = both_sides(&plan, addr, &starts, &recorder, &ledger).await;
     // Always, or the observer would listen for ever.
     recorder.finish();
-    ran?;
-    let ledger = ledger.replace(Ledger::new(Expect::Anything, 0, 0));
-    Ok((ledger, recorder.totals()))
+    Ok(Ran::new(&ledger, &recorder, ran))
 }
 
 async fn both_sides(
@@ -221,7 +275,8 @@ async fn both_sides(
         sent = sent.and(sender.await);
     }
     if let (Ok(()), Some(read)) = (&sent, &plan.read) {
-        await_arrivals(read, ledger, &failure).await;
+        let wanted = ledger.borrow().acknowledged() * read.groups as u64;
+        await_arrivals(wanted, PATIENCE + read.delay, ledger, &failure).await;
     }
     for reader in readers {
         reader.cancel().await;
@@ -339,25 +394,6 @@ pub(super) fn open_senders(
             glommio::spawn_local(produce(drive, template, shared.clone()))
         })
         .collect()
-}
-
-/// Waits until every group has received what was acknowledged, or nothing comes any more.
-async fn await_arrivals(read: &ReadPlan, ledger: &Rc<RefCell<Ledger>>, failure: &Failure) {
-    let wanted = ledger.borrow().acknowledged() * read.groups as u64;
-    let patience = PATIENCE + read.delay;
-    let mut last = (Instant::now(), 0);
-    loop {
-        let received = ledger.borrow().distinct_received();
-        if received >= wanted || failure.borrow().is_some() {
-            return;
-        }
-        if received > last.1 {
-            last = (Instant::now(), received);
-        } else if last.0.elapsed() > patience {
-            return;
-        }
-        glommio::timer::sleep(LOOK).await;
-    }
 }
 
 /// What a report says of the scenario.

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use super::flow::{self, Plan, ReadPlan, SendPlan, cursors};
+use super::flow::{self, PATIENCE, Plan, Ran, ReadPlan, SendPlan, cursors};
 use super::{level_delay, no_output, read_plan, send_plan, shape, target};
 use crate::args::{DelayArgs, Phase, check, check_some};
 use crate::consumer::{self, Due, Reading, wall_now_ns};
@@ -23,7 +23,7 @@ use crate::error::BenchError;
 use crate::ledger::{Expect, Ledger};
 use crate::observe::process::read_process;
 use crate::producer::Shared;
-use crate::recorder::{Counts, Latency, Note, Recorder};
+use crate::recorder::{Latency, Note, Recorder};
 use crate::report::{Pending, Report};
 use crate::route::Caller;
 use crate::scenario::target::Broker;
@@ -31,12 +31,8 @@ use crate::wire::templates::{Dues, Flavour, SendShape};
 
 /// Messages due a second when nothing is said.
 const DUE_RATE: u64 = 10_000;
-/// How long nothing may come before the rest counts as lost; the lead is added.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// From the last answer to the second reading of the memory: buffers of the load are free again.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How often arrivals are looked at.
-const LOOK: Duration = Duration::from_millis(5);
 /// Between the first reading and the first pull: a look at all processes takes milliseconds.
 const READING_PAUSE: Duration = Duration::from_millis(10);
 
@@ -259,7 +255,11 @@ fn receive(
     let inner = receiving.clone();
     let ran = target::on_executor(move || connections(inner, ledger, patience, notes));
     let observed = target::observed(watching)?;
-    let (ledger, totals) = ran?;
+    let Ran {
+        ledger,
+        totals,
+        broken,
+    } = ran?;
     let (shape, read) = (&receiving.shape, &receiving.read);
     let live = receiving.live.as_ref().and_then(|plan| plan.send.rate);
     let overdue = ledger.overdue();
@@ -290,6 +290,7 @@ fn receive(
         strict_order: false,
         stored: None,
         pending: None,
+        broken,
     })
 }
 
@@ -298,15 +299,13 @@ async fn connections(
     ledger: Ledger,
     patience: Duration,
     notes: Sender<Note>,
-) -> Result<(Ledger, Counts), BenchError> {
+) -> Result<Ran, BenchError> {
     let recorder = Recorder::new(receiving.lead, None, notes);
     let ledger = Rc::new(RefCell::new(ledger));
     let done = all(&receiving, &recorder, &ledger, patience).await;
     // Always, or the observer would listen for ever.
     recorder.finish();
-    done?;
-    let ledger = ledger.replace(Ledger::new(Expect::Anything, 0, 0));
-    Ok((ledger, recorder.totals()))
+    Ok(Ran::new(&ledger, &recorder, done))
 }
 
 async fn all(
@@ -348,7 +347,7 @@ async fn all(
     }
     if sent.is_ok() {
         let wanted = receiving.count + live_count;
-        await_arrivals(wanted, PATIENCE + patience, ledger, &failure).await;
+        flow::await_arrivals(wanted, PATIENCE + patience, ledger, &failure).await;
     }
     for reader in readers {
         reader.cancel().await;
@@ -356,26 +355,4 @@ async fn all(
     ticker.cancel().await;
     recorder.close();
     sent.and(failure.take().map_or(Ok(()), Err))
-}
-
-/// Waits until so many have come, or none comes any more.
-async fn await_arrivals(
-    wanted: u64,
-    patience: Duration,
-    ledger: &Rc<RefCell<Ledger>>,
-    failure: &flow::Failure,
-) {
-    let mut last = (Instant::now(), 0);
-    loop {
-        let came = ledger.borrow().distinct_received();
-        if came >= wanted || failure.borrow().is_some() {
-            return;
-        }
-        if came > last.1 {
-            last = (Instant::now(), came);
-        } else if last.0.elapsed() > patience {
-            return;
-        }
-        glommio::timer::sleep(LOOK).await;
-    }
 }

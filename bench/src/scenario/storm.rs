@@ -79,6 +79,7 @@ pub fn run(args: &ConnectArgs) -> Result<(), BenchError> {
         strict_order: true,
         stored: None,
         pending: None,
+        broken: None,
     };
     target::conclude(&report, &args.output)
 }
