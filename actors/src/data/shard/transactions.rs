@@ -348,7 +348,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.store_ops(inner)
     }
 
-    /// Writes what is owed to the op queue. A full tail leaves the rest for a later pass.
+    /// Writes what is owed to the op queue. A full tail leaves the rest for a later pass. True when
+    /// anything was written, whatever came then: it must be sealed, as a run that is left open
+    /// keeps the tail from changing its size and, once it wants to, from taking anything.
     fn store_ops(&self, inner: &mut Inner) -> bool {
         if !inner.transacting.owes() {
             return false;
@@ -358,8 +360,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         };
         let mut stored = false;
         for kind in [OpKind::Ended, OpKind::Checked] {
-            match self.store_ops_of(inner, kind, &queues) {
-                Ok(any) => stored |= any,
+            match self.store_ops_of(inner, kind, &queues, &mut stored) {
+                Ok(()) => {}
                 Err(AppendError::TailFull { .. }) => {
                     let now_us = self.host.mono_us();
                     inner.stalled_us.get_or_insert(now_us);
@@ -379,10 +381,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         inner: &mut Inner,
         kind: OpKind,
         queues: &TransactionQueues,
-    ) -> Result<bool, AppendError> {
+        stored: &mut bool,
+    ) -> Result<(), AppendError> {
         let transacting = &mut inner.transacting;
         let mut text = std::mem::take(&mut transacting.text);
-        let mut outcome = Ok(false);
+        let mut outcome = Ok(());
         while !transacting.owed(kind).is_empty() {
             let owed = transacting.owed(kind);
             let count = text.fill(owed);
@@ -398,7 +401,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 outcome = Err(error);
                 break;
             }
-            outcome = Ok(true);
+            *stored = true;
         }
         inner.transacting.text = text;
         outcome

@@ -8,15 +8,16 @@ use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::request::transaction::EndTransaction;
 use gantry_storage::address::locate;
-use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
+use gantry_storage::units::{FilePosition, PhysicalOffset, QueueOffset, ShardId};
 
+use super::halves::Halves;
 use crate::data::testing::{
     TestBroker, client_addr, ext, pull_frame, pull_header, records, request_frame, send_frame,
     send_header, topic,
 };
 use crate::refusal::Refusal;
 use crate::seam::{Answer, CatalogChange, HalfCheck, Question, Ticket, ToControl, ToData};
-use crate::transaction::Half;
+use crate::transaction::{Half, Op};
 
 /// Topic numbers of `TestBroker::with_transactions`.
 pub const HALF: u32 = 10;
@@ -295,6 +296,36 @@ fn a_full_tail_delays_an_end_and_does_not_lose_it() {
     broker.stores[0].room.set(8);
     broker.pass_ms(10);
     assert_eq!(broker.stores[0].records_of(OP).len(), 1);
+}
+
+#[test]
+fn an_op_record_before_a_full_tail_is_sealed() {
+    let broker = broker();
+    let shard = broker.cores[0].shards().next().unwrap();
+    let (store, queues) = (&broker.stores[0], shard.transaction_queues().unwrap());
+    // Long offsets, so that few fill an op record; more than one record of them is owed.
+    let offsets: Vec<QueueOffset> = (0..300).map(|n| QueueOffset(1 << 62 | n)).collect();
+    let mut halves = Halves::default();
+    for offset in &offsets {
+        halves.opened(*offset, u64::MAX, 0);
+    }
+    shard.begin_transactions(queues, halves);
+    for offset in &offsets {
+        shard.half_ended(*offset);
+    }
+    let seals = store.seals.get();
+    store.room.set(1);
+    broker.settle();
+    assert_eq!(store.seals.get(), seals + 1);
+    assert_eq!(store.records_of(OP).len(), 1);
+    store.room.set(u64::MAX);
+    broker.pass_ms(10);
+    let records = store.records_of(OP);
+    let views = records.iter().map(|record| RecordView::parse(record));
+    let told = views.flat_map(|view| Op::of(&view.unwrap()).unwrap().offsets);
+    let mut told: Vec<QueueOffset> = told.collect();
+    told.sort_unstable();
+    assert_eq!(told, offsets, "each once");
 }
 
 #[test]
