@@ -186,7 +186,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         read.filter(|read| read.found == 1).map(|_| out.freeze())
     }
 
-    /// The half's record.
+    /// The record at an offset of the half queue, or of the op queue; none where there is none that
+    /// can be read.
     ///
     /// # Errors
     /// The device failed.
@@ -218,12 +219,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             while let Some((reply, mut end)) = shard.next_cold_end() {
                 let offset = shard.with_halves(|halves| halves.find(end.half));
                 let read = match offset {
-                    Some(offset) => shard.half_record(half, offset).await,
+                    Some(offset) => shard.open_half(half, offset).await,
                     None => Ok(None),
                 };
                 let read = read.map_err(|error| error.to_string());
                 end.record = Some(read.and_then(|record| {
-                    record.ok_or_else(|| "it is not in the log any more".to_owned())
+                    record.ok_or_else(|| "the log does not have its record".to_owned())
                 }));
                 let mut inner = shard.inner.borrow_mut();
                 inner.transacting.ends.push_back((reply, end));

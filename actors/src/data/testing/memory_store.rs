@@ -7,7 +7,7 @@
 //! **Not here** durability (storage).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -59,6 +59,8 @@ pub struct MemoryStore {
     pub is_cold: Cell<bool>,
     /// The next append panics in its caller, after the store is done.
     pub poison: RefCell<Option<Rc<str>>>,
+    /// Records whose bytes are wrong on the device: passed over, as the real store does.
+    pub damaged: RefCell<BTreeSet<PhysicalOffset>>,
     /// What retention asked for.
     pub asked: RefCell<Vec<String>>,
 }
@@ -77,6 +79,7 @@ impl MemoryStore {
             room: Cell::new(u64::MAX),
             is_cold: Cell::new(false),
             poison: RefCell::default(),
+            damaged: RefCell::default(),
             asked: RefCell::default(),
         })
     }
@@ -123,6 +126,7 @@ impl MemoryStore {
             };
             left.queues.borrow_mut().insert(*key, queue);
         }
+        left.damaged.replace(self.damaged.borrow().clone());
         for position in [&left.end, &left.staged, &left.committed] {
             position.set(cut);
         }
@@ -284,6 +288,9 @@ impl QueueStore for MemoryStore {
             }
             scanned_bytes += row.bytes.len() as u64;
             outcome.next_offset = outcome.next_offset.next();
+            if self.damaged.borrow().contains(&row.physical) {
+                continue;
+            }
             if filter.wants_code(row.tags_code) && filter.wants_record(&row.bytes) {
                 outcome.found += 1;
                 outcome.bytes += row.bytes.len() as u64;
@@ -318,6 +325,11 @@ impl QueueStore for MemoryStore {
 
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
         let queues = self.queues.borrow();
+        if self.damaged.borrow().contains(&physical) {
+            let position = gantry_storage::address::locate(physical).unwrap().1;
+            let file = "a file".to_owned();
+            return Err(ReadError::Damaged { file, position });
+        }
         let mut rows = queues.values().flat_map(|queue| &queue.rows);
         let found = rows.find(|row| row.physical == physical);
         found

@@ -96,15 +96,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         due: Due,
         again_ms: u64,
     ) -> Option<HalfCheck> {
-        let record = match shard.half_record(queues.half, due.offset).await {
+        let record = match shard.open_half(queues.half, due.offset).await {
             Ok(Some(record)) => record,
-            // Under SYNC_FLUSH a half may be due before the device has it: it is not readable yet.
-            Ok(None) if due.offset >= shard.store().bounds(queues.half).min => return None,
-            Ok(None) => {
-                tracing::error!(half = %due.offset, "an open half message is gone from the log");
-                shard.half_ended(due.offset);
-                return None;
-            }
+            // Under SYNC_FLUSH a half may be due before the device has it.
+            Ok(None) => return None,
             Err(error) => {
                 tracing::warn!(half = %due.offset, %error, "a half message can't be checked now");
                 return None;

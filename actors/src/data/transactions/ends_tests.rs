@@ -379,13 +379,13 @@ fn a_commit_to_a_topic_that_is_gone_leaves_the_half_open() {
     assert_eq!(end(&broker, told, 8), 0);
 }
 
-fn position(physical: i64) -> FilePosition {
+pub fn position(physical: i64) -> FilePosition {
     let physical = PhysicalOffset(physical.cast_unsigned());
     locate(physical).unwrap().1
 }
 
 /// What the control plane is told; none while the answer waits for the device.
-fn open_halves(
+pub fn open_halves(
     broker: &TestBroker,
     move_below: FilePosition,
 ) -> Option<Result<Option<FilePosition>, Refusal>> {

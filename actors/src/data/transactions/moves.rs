@@ -6,8 +6,10 @@
 //! copy, or an end) is on the device before it is given, whatever the flush mode: segments go
 //! after it.
 //! A half is moved by one copy at a time.
-//! **Limits** [`MOVES_MAX`] halves a question; [`DURABLE_MS_MAX`] until the device has them.
-//! **Not here** when segments go (`control::cleaning`), the table (`halves`).
+//! **Limits** [`MOVES_MAX`] halves a question, [`LOST_MAX`] lost ones; [`DURABLE_MS_MAX`] until the
+//! device has them.
+//! **Not here** when segments go (`control::cleaning`), the table (`halves`), halves whose records
+//! are lost (`lost`).
 
 use std::rc::Rc;
 
@@ -28,6 +30,8 @@ use crate::transaction::Half;
 
 /// Halves moved by one question: a question's answer is awaited for 2.5 s, reads included.
 pub const MOVES_MAX: usize = 1024;
+/// Halves whose records turn out lost before one answer; the next question goes on.
+const LOST_MAX: usize = 1024;
 /// How long the device may take for what was stored, four times the default flush interval; the
 /// control plane waits a little longer.
 pub const DURABLE_MS_MAX: u64 = 2_000;
@@ -75,18 +79,27 @@ async fn floor<S: QueueStore, H: Host>(
     shard: &Shard<S, H>,
     queues: &TransactionQueues,
 ) -> Result<Option<FilePosition>, Refusal> {
-    let first = shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next());
-    let Some((offset, ..)) = first else {
-        return Ok(None);
-    };
-    let read = shard.half_record(queues.half, offset).await;
-    let read = read.map_err(|error| cannot(format!("the first open half message: {error}")))?;
-    // Under SYNC_FLUSH it may not be readable yet; it may have ended while it was read.
-    let record = read.ok_or_else(|| cannot("the first open half message is not readable now"))?;
-    let place = position(&record);
-    place
-        .map(Some)
-        .ok_or_else(|| cannot("the first open half message is damaged"))
+    let first = || shard.with_halves(|halves| halves.open_from(QueueOffset(0)).next());
+    for _ in 0..LOST_MAX {
+        let Some((offset, ..)) = first() else {
+            return Ok(None);
+        };
+        let read = shard.open_half(queues.half, offset).await;
+        let read = read.map_err(|error| cannot(format!("the first open half message: {error}")))?;
+        if let Some(record) = read {
+            let place = position(&record);
+            let damaged = || cannot("the first open half message is damaged");
+            return place.map(Some).ok_or_else(damaged);
+        }
+        // Ended while it was read, or lost and given up: another one is the first now.
+        if first().is_some_and(|(now, ..)| now == offset) {
+            // Under SYNC_FLUSH it may not be readable yet.
+            return Err(cannot("the first open half message is not readable now"));
+        }
+    }
+    Err(cannot(
+        "many open half messages are lost: there may be more",
+    ))
 }
 
 /// Posts copies of open halves below `below`, unless the last ones are still under way.
@@ -103,7 +116,7 @@ async fn move_some<S: QueueStore, H: Host>(
         open.map(|(offset, ..)| offset).collect()
     });
     for offset in first {
-        let read = shard.half_record(queues.half, offset).await;
+        let read = shard.open_half(queues.half, offset).await;
         let read = read.map_err(|error| cannot(format!("an open half message: {error}")))?;
         let Some(record) = read else { continue };
         if position(&record).is_some_and(|at| at >= below) {
