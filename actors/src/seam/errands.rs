@@ -120,7 +120,9 @@ pub struct Scanned {
 pub enum FetchFault {
     /// The log does not hold it (any more).
     Gone,
-    /// The device failed or the record is damaged.
+    /// Its bytes are wrong, also at a second look, or the device has lost them: which file, where.
+    Lost(String),
+    /// It can't be read for now.
     Failed(String),
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod groups;
+mod lost_records;
 mod offsets;
 mod registration;
 mod retry_crashes;

@@ -68,6 +68,7 @@ impl Cores {
         match self.dice.below(12) {
             0 => Err(FetchFault::Gone),
             1 => Err(FetchFault::Failed("the device failed".into())),
+            2 => Err(FetchFault::Lost("no record there".into())),
             _ => Ok(record(place.0)),
         }
     }

@@ -17,7 +17,7 @@ use crate::seam::owed::{OwedRow, OwedTime};
 use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
 
 /// A parked record for queue 2 of topic T.
-fn parked(body: &[u8]) -> Bytes {
+pub fn parked(body: &[u8]) -> Bytes {
     let host = "127.0.0.1:9".parse().unwrap();
     let parts = RecordParts {
         topic: "SCHEDULE_TOPIC_XXXX",
@@ -41,7 +41,7 @@ fn parked(body: &[u8]) -> Bytes {
     out.freeze()
 }
 
-fn row(queue: QueueKey, offset: u64, time_ms: u64) -> OwedRow {
+pub fn row(queue: QueueKey, offset: u64, time_ms: u64) -> OwedRow {
     OwedRow {
         queue,
         offset: QueueOffset(offset),
@@ -87,7 +87,7 @@ fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
     }
 }
 
-fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
+pub fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
     let message = rig.until(|message| {
         matches!(
             message,

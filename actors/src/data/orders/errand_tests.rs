@@ -160,3 +160,65 @@ fn rows_wait_for_room_and_a_poisoned_shard_refuses() {
     let told = run(&broker, Errand::Supply(vec![supply(0, "b", None)]));
     assert!(supplied(&told)[0].is_err());
 }
+
+fn fetched(broker: &TestBroker, places: Vec<PhysicalOffset>) -> Vec<Result<Bytes, FetchFault>> {
+    let told = run(broker, Errand::Fetch(places));
+    match told.into_iter().next() {
+        Some(ToControl::ErrandDone {
+            done: ErrandDone::Fetched(read),
+            ..
+        }) => read,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_damaged_record_is_lost_and_one_that_was_misread_is_not() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let batch = vec![supply(0, "a", None), supply(0, "b", None)];
+    let told = run(&broker, Errand::Supply(batch));
+    let places = supplied(&told).into_iter().map(|one| one.unwrap().physical);
+    let places: Vec<PhysicalOffset> = places.collect();
+    let store = &broker.stores[0];
+    store.misread.set(Some(places[0]));
+    assert!(fetched(&broker, places.clone()).iter().all(Result::is_ok));
+    assert_eq!(store.misread.get(), None, "it was read twice");
+    store.damaged.borrow_mut().insert(places[0]);
+    let read = fetched(&broker, places);
+    let Err(FetchFault::Lost(why)) = &read[0] else {
+        panic!("{read:?}")
+    };
+    assert!(why.contains("position"), "{why}");
+    assert!(read[1].is_ok());
+}
+
+#[test]
+fn a_scan_leaves_out_entries_without_a_record() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let owed = |body, ms| supply(0, body, Some(OwedTime::At(ms)));
+    let batch = vec![owed("a", 7), owed("b", 8), owed("c", 9)];
+    let told = run(&broker, Errand::Supply(batch));
+    let rows = rows(&told);
+    let mut lost = broker.stores[0].lost.borrow_mut();
+    lost.insert(rows[1].physical);
+    drop(lost);
+    let scan = Scan {
+        queue: QueueKey::new(1, 0),
+        from: QueueOffset(0),
+        done_below: QueueOffset(0),
+        done_ms: 0,
+    };
+    let told = run(&broker, Errand::Scan(scan));
+    let [
+        ToControl::ErrandDone {
+            done: ErrandDone::Scanned(Ok(scanned)),
+            ..
+        },
+    ] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    // The lost one's entry has the place of the next record, and no time: it is no row.
+    assert_eq!(scanned.rows, [rows[0], rows[2]]);
+    assert_eq!(scanned.next, QueueOffset(3));
+}

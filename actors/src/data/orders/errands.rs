@@ -137,13 +137,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return Err(FetchFault::Gone);
         };
         let store = shard.store();
-        let read = if is_lone {
+        let mut read = if is_lone {
             store.lone_record_at(physical).await
         } else {
             store.record_at(physical).await
         };
+        // Whoever is told gives the record up, so its own blocks are looked at once more.
+        if matches!(read, Err(ReadError::Damaged { .. })) {
+            read = store.lone_record_at(physical).await;
+        }
         read.map_err(|error| match error {
             ReadError::Outside { .. } => FetchFault::Gone,
+            ReadError::Damaged { .. } => FetchFault::Lost(error.to_string()),
             other => FetchFault::Failed(other.to_string()),
         })
     }
@@ -188,6 +193,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     store_ms: entry.store_time.0,
                 };
                 next = next.next();
+                // Its place is the next record's, and its time is not known.
+                if entry.is_lost() {
+                    continue;
+                }
                 let is_done = scan.leaves_out(row.offset, row.time_ms);
                 if !is_done && row.offset < bounds.max {
                     scanned.rows.push(row);

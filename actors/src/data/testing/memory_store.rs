@@ -61,6 +61,10 @@ pub struct MemoryStore {
     pub poison: RefCell<Option<Rc<str>>>,
     /// Records whose bytes are wrong on the device: passed over, as the real store does.
     pub damaged: RefCell<BTreeSet<PhysicalOffset>>,
+    /// Records that a recovery did not find: their index entries stand in front of the next one.
+    pub lost: RefCell<BTreeSet<PhysicalOffset>>,
+    /// A record that is wrong when it is read the next time, and right after that.
+    pub misread: Cell<Option<PhysicalOffset>>,
     /// What retention asked for.
     pub asked: RefCell<Vec<String>>,
 }
@@ -80,6 +84,8 @@ impl MemoryStore {
             is_cold: Cell::new(false),
             poison: RefCell::default(),
             damaged: RefCell::default(),
+            lost: RefCell::default(),
+            misread: Cell::default(),
             asked: RefCell::default(),
         })
     }
@@ -325,7 +331,9 @@ impl QueueStore for MemoryStore {
 
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
         let queues = self.queues.borrow();
-        if self.damaged.borrow().contains(&physical) {
+        let is_misread = self.misread.get() == Some(physical);
+        if is_misread || self.damaged.borrow().contains(&physical) {
+            self.misread.set(None);
             let position = gantry_storage::address::locate(physical).unwrap().1;
             let file = "a file".to_owned();
             return Err(ReadError::Damaged { file, position });
@@ -440,14 +448,19 @@ impl QueueStore for MemoryStore {
         let queues = self.queues.borrow();
         let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
         let from = usize::try_from(from.0).unwrap();
-        let rows = rows.iter().take(readable).skip(from).take(max);
-        Ok(rows
-            .map(|row| IndexEntry {
+        let lost = self.lost.borrow();
+        let entry = |at: usize| {
+            let is_lost = lost.contains(&rows[at].physical);
+            let known = rows[at..].iter();
+            let mut known = known.filter(|row| !lost.contains(&row.physical));
+            let row = known.next().expect("one that is known behind a lost one");
+            IndexEntry {
                 position: gantry_storage::address::locate(row.physical).unwrap().1,
-                length: u32::try_from(row.bytes.len()).unwrap(),
-                tags_code: row.tags_code,
+                length: u32::try_from(row.bytes.len()).unwrap() * u32::from(!is_lost),
+                tags_code: if is_lost { 0 } else { row.tags_code },
                 store_time: row.time,
-            })
-            .collect())
+            }
+        };
+        Ok((from..readable).take(max).map(entry).collect())
     }
 }

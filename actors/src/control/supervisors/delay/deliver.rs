@@ -3,7 +3,8 @@
 //! **Owns** the way from a batch of due entries to records in their real queues.
 //! **Lives on** the control plane's thread; two errands a batch, no hop a message.
 //! **Invariants** an entry is finished only when its record's copy is acknowledged as the flush
-//! mode promises; whatever else happens it is tried again. The copy carries the parked record's
+//! mode promises, or its record is gone or damaged for good; whatever else happens it is tried
+//! again. The copy carries the parked record's
 //! properties and isn't delayed again (trap 50).
 //! **Limits** the caller's batches; a refused record waits [`BUSY_MS`] or [`FAULT_MS`].
 //! **Not here** what is due (`board`).
@@ -26,6 +27,8 @@ use crate::seam::errands::{FetchFault, SupplyRecord};
 const BUSY_MS: u64 = 20;
 /// Until the next try when something is broken.
 const FAULT_MS: u64 = 1000;
+/// Why an entry is dropped whose record the log does not hold.
+pub(super) const GONE: &str = "its record is no longer stored";
 
 /// A record that can't be delivered, ever.
 struct Undeliverable(String);
@@ -44,7 +47,8 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
                 }
                 Err(Undeliverable(why)) => drop_entry(plane, entry, &why),
             },
-            Err(FetchFault::Gone) => drop_entry(plane, entry, "its record is no longer stored"),
+            Err(FetchFault::Gone) => drop_entry(plane, entry, GONE),
+            Err(FetchFault::Lost(why)) => drop_entry(plane, entry, &why),
             Err(FetchFault::Failed(why)) => {
                 tracing::warn!(
                     physical = entry.physical,
@@ -76,7 +80,9 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
     }
 }
 
-fn drop_entry(plane: &Rc<Plane>, entry: Entry, why: &str) {
+/// Gives up an entry whose record can't be delivered, ever: kept, it would keep its segment and all
+/// behind it.
+pub(super) fn drop_entry(plane: &Rc<Plane>, entry: Entry, why: &str) {
     tracing::error!(
         physical = entry.physical,
         due_ms = entry.due_ms,

@@ -18,12 +18,13 @@ use gantry_protocol::message::RecordView;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
 
+use super::deliver::{GONE, drop_entry};
 use super::keeper::settle_ms;
 use super::marks::{self, Recalled};
 use super::{Delay, Entry};
 use crate::control::plane::Plane;
 use crate::refusal::Refusal;
-use crate::seam::errands::SupplyRecord;
+use crate::seam::errands::{FetchFault, SupplyRecord};
 use crate::seam::owed::OwedTime;
 
 /// Records moved by one call.
@@ -49,7 +50,8 @@ struct MovedRow {
 }
 
 impl Delay {
-    /// Moves some of the pending records of a shard that lie before `below` to the log's end.
+    /// Moves some of the pending records of a shard that lie before `below` to the log's end, and
+    /// drops those that the log has lost.
     /// True when none is left there.
     ///
     /// # Errors
@@ -71,15 +73,25 @@ impl Delay {
         let records = plane.errands.fetch(places.collect()).await;
         let (mut moving, mut supplies) = (Vec::new(), Vec::new());
         for (entry, record) in batch.into_iter().zip(records) {
-            match record
-                .ok()
-                .and_then(|record| self.again(plane, &entry, &record))
-            {
+            let record = match record {
+                Ok(record) => Some(record),
+                // Now, and not when it is due: that may be in days, and the disk is filling.
+                Err(FetchFault::Gone) => {
+                    drop_entry(plane, entry, GONE);
+                    continue;
+                }
+                Err(FetchFault::Lost(why)) => {
+                    drop_entry(plane, entry, &why);
+                    continue;
+                }
+                Err(FetchFault::Failed(_)) => None,
+            };
+            match record.and_then(|record| self.again(plane, &entry, &record)) {
                 Some(supply) => {
                     moving.push(entry);
                     supplies.push(supply);
                 }
-                // Unreadable: delivering it finds out why.
+                // Unreadable for now: delivering it finds out why.
                 None => self.board_mut().try_again(entry, wall_now_ms() + AGAIN_MS),
             }
         }

@@ -159,7 +159,9 @@ fn decide(back: &SendBack, record: Result<Bytes, FetchFault>) -> Result<(Bytes, 
     };
     let record = record.map_err(|fault| match fault {
         FetchFault::Gone => not_found(),
-        FetchFault::Failed(why) => Refusal::new(response::SYSTEM_ERROR, why),
+        FetchFault::Lost(why) | FetchFault::Failed(why) => {
+            Refusal::new(response::SYSTEM_ERROR, why)
+        }
     })?;
     let view = RecordView::parse(&record).map_err(|_| not_found())?;
     let goal = back.goal(view.reconsume_times);
