@@ -24,7 +24,8 @@ pub const SEGMENTS_OFFERED_MAX: usize = 64;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Moves the queues of topics with a shorter time, and tells what each shard could give up. A
-    /// shard that can't be asked offers nothing.
+    /// shard that can't be asked offers nothing; a part of its index that can't be read is no
+    /// reason, as it may stay so.
     pub(super) async fn ages(&self, own: &OwnTimes) -> Vec<ShardAges> {
         let mut all = Vec::new();
         for shard in self.shards() {
@@ -58,13 +59,19 @@ async fn ages_of<S: QueueStore, H: Host>(
 ) -> Result<ShardAges, String> {
     let store = shard.store();
     for (topic, time) in &own.trim {
-        let trimmed = store.trim_topic(*topic, *time).await;
-        trimmed.map_err(|error| error.to_string())?;
+        // Its space goes with the segments all the same.
+        if let Err(error) = store.trim_topic(*topic, *time).await {
+            tracing::warn!(shard = %shard.id(), %topic, %error, "a topic's queues aren't cut");
+        }
     }
     let mut reserved_from: Option<FilePosition> = None;
     for (topic, time) in &own.keep {
-        let first = store.first_since(*topic, *time).await;
-        if let Some(first) = first.map_err(|error| error.to_string())? {
+        let first = store.first_since(*topic, *time).await.unwrap_or_else(|error| {
+            tracing::warn!(shard = %shard.id(), %topic, %error, "what a topic wants isn't known");
+            // All, then: what only the forced watermark takes.
+            Some(FilePosition(0))
+        });
+        if let Some(first) = first {
             reserved_from = Some(reserved_from.map_or(first, |from| from.min(first)));
         }
     }

@@ -26,9 +26,8 @@ fn asked(broker: &TestBroker) -> Vec<Vec<String>> {
     stores.map(|store| store.asked.take()).collect()
 }
 
-#[test]
-fn each_shard_applies_own_times_and_offers_what_it_has() {
-    let broker = TestBroker::new(2, 2, |_| {});
+/// What the shards offer while three topics have times of their own.
+fn ages_of(broker: &TestBroker) -> Vec<ShardAges> {
     let own = OwnTimes {
         trim: vec![(TopicId(1), StoreTimestamp(5))],
         keep: vec![
@@ -36,7 +35,7 @@ fn each_shard_applies_own_times_and_offers_what_it_has() {
             (TopicId(3), StoreTimestamp(8)),
         ],
     };
-    let answers = ask(&broker, &Question::Ages(Arc::new(own)));
+    let answers = ask(broker, &Question::Ages(Arc::new(own)));
     let mut ages: Vec<ShardAges> = answers
         .into_iter()
         .flat_map(|answer| match answer {
@@ -45,6 +44,13 @@ fn each_shard_applies_own_times_and_offers_what_it_has() {
         })
         .collect();
     ages.sort_by_key(|ages| ages.shard);
+    ages
+}
+
+#[test]
+fn each_shard_applies_own_times_and_offers_what_it_has() {
+    let broker = TestBroker::new(2, 2, |_| {});
+    let ages = ages_of(&broker);
     assert_eq!(ages.len(), 2);
     assert_eq!((ages[0].shard, ages[1].shard), (ShardId(0), ShardId(1)));
     // The lowest of what two topics still want.
@@ -55,6 +61,15 @@ fn each_shard_applies_own_times_and_offers_what_it_has() {
     for asked in asked(&broker) {
         assert_eq!(asked, ["trim 1 to 5", "keep 2 since 9", "keep 3 since 8"]);
     }
+}
+
+#[test]
+fn a_shard_with_a_damaged_index_page_still_offers_and_reserves_all() {
+    let broker = TestBroker::new(1, 2, |_| {});
+    broker.stores[1].is_index_damaged.set(true);
+    let ages = ages_of(&broker);
+    let reserved: Vec<_> = ages.iter().map(|ages| ages.reserved_from).collect();
+    assert_eq!(reserved, [Some(FilePosition(8)), Some(FilePosition(0))]);
 }
 
 #[test]

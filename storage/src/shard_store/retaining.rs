@@ -72,10 +72,10 @@ impl<D: Disk> ShardStore<D> {
     }
 
     /// The oldest segments that could go, at most `count_max`, with the time nothing in them is
-    /// newer than.
+    /// newer than; none where that can't be read.
     ///
     /// # Errors
-    /// The device failed.
+    /// None so far.
     pub async fn oldest_segments(&self, count_max: usize) -> Result<Vec<SegmentAge>, DiskError> {
         let bytes = self.log.segments.segment_bytes();
         let (first, end) = (self.first(), self.untouchable());
@@ -84,7 +84,11 @@ impl<D: Disk> ShardStore<D> {
         let mut start = first;
         while start < end && ages.len() < count_max {
             if self.log.segments.exists(start) {
-                let newest = self.first_time(start.plus(bytes)).await?;
+                // A block that can't be read must not keep every segment of the shard.
+                let newest = self.first_time(start.plus(bytes)).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "a segment's age can't be read: a later one's counts");
+                    None
+                });
                 ages.push(SegmentAge {
                     start,
                     bytes,

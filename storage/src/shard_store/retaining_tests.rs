@@ -237,6 +237,26 @@ fn segments_given_up_are_used_again_up_to_a_bound() {
 }
 
 #[test]
+fn a_segment_whose_beginning_can_not_be_read_is_offered_and_goes() {
+    let disk = SimDisk::new(7);
+    disk.block_on(async {
+        let store = filled(&disk, &SharedTail::new(4 << 20), 4).await;
+        let second = crate::format::segment_name(FilePosition(SEGMENT));
+        let second = format!("shard-0/{second}");
+        disk.spoil(&second, (0, 1), DiskErrorKind::Io);
+        let ages = store.oldest_segments(9).await.unwrap();
+        let known: Vec<bool> = ages.iter().map(|age| age.newest.is_some()).collect();
+        // The first one's time is that of the second one's beginning.
+        assert_eq!(known[..3], [false, true, true]);
+        let done = store
+            .drop_before(FilePosition(2 * SEGMENT), true)
+            .await
+            .unwrap();
+        assert_eq!((done.segments, done.first), (2, FilePosition(2 * SEGMENT)));
+    });
+}
+
+#[test]
 fn a_reader_overtaken_by_retention_learns_the_new_bounds() {
     let disk = SimDisk::new(4);
     disk.block_on(async {

@@ -65,6 +65,8 @@ pub struct MemoryStore {
     pub lost: RefCell<BTreeSet<PhysicalOffset>>,
     /// A record that is wrong when it is read the next time, and right after that.
     pub misread: Cell<Option<PhysicalOffset>>,
+    /// Searches find a damaged page of the index.
+    pub is_index_damaged: Cell<bool>,
     /// What retention asked for.
     pub asked: RefCell<Vec<String>>,
 }
@@ -86,6 +88,7 @@ impl MemoryStore {
             damaged: RefCell::default(),
             lost: RefCell::default(),
             misread: Cell::default(),
+            is_index_damaged: Cell::default(),
             asked: RefCell::default(),
         })
     }
@@ -147,6 +150,16 @@ impl MemoryStore {
         rows.filter(|row| row.end.0 <= self.readable())
             .map(|row| row.bytes.clone())
             .collect()
+    }
+
+    fn index_page(&self) -> Result<(), ReadError> {
+        let detail = "a page is damaged".to_owned();
+        let error = ReadError::Index { detail };
+        if self.is_index_damaged.get() {
+            Err(error)
+        } else {
+            Ok(())
+        }
     }
 
     fn readable(&self) -> u64 {
@@ -397,6 +410,7 @@ impl QueueStore for MemoryStore {
         self.asked
             .borrow_mut()
             .push(format!("trim {topic} to {time}"));
+        self.index_page()?;
         Ok(0)
     }
 
@@ -408,6 +422,7 @@ impl QueueStore for MemoryStore {
         self.asked
             .borrow_mut()
             .push(format!("keep {topic} since {time}"));
+        self.index_page()?;
         Ok(Some(FilePosition(time.0)))
     }
 
