@@ -290,8 +290,8 @@ async fn blocking<T: Send + 'static>(
     glommio::executor().spawn_blocking(act).await
 }
 
-/// What Linux makes of a medium error and of a failed integrity check (`blk_status_to_errno`); other
-/// faults of a read may pass.
+/// What Linux makes of a medium error and of a failed integrity check (`blk_status_to_errno`);
+/// other faults of a read may pass.
 const LOST: [i32; 2] = [Errno::NODATA.raw_os_error(), Errno::ILSEQ.raw_os_error()];
 
 fn fault(operation: &'static str, name: &str, error: &io::Error) -> DiskError {

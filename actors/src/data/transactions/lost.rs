@@ -4,8 +4,8 @@
 //! **Lives on** the core of the half's shard.
 //! **Invariants** only a half whose record is gone or damaged is given up, and only while no end of
 //! it is under way: what can't be read for now, or isn't readable yet, stays open. It ends like any
-//! other, with an op record, so a restart doesn't open it again; `moves` needn't wait for that record,
-//! as there is nothing left to lose.
+//! other, with an op record, so a restart doesn't open it again; `moves` needn't wait for that
+//! record, as there is nothing left to lose.
 //! **Limits** none of its own.
 //! **Not here** when a record counts as damaged (storage), halves given up that can still be read
 //! (`checks`).

@@ -4,8 +4,8 @@
 //! no other core: the shard appends the real message, and behind it in the same run the record of
 //! the end. [`halves`] is the table of what is open, [`ends`] does `END_TRANSACTION`, [`checks`]
 //! asks producers that said nothing, [`resume`] opens again what was given up, [`listing`] tells
-//! operators, [`moves`] keeps retention away from what is open, [`lost`] gives up what can't be read
-//! any more, [`rebuild`] reads the table from the log at start.
+//! operators, [`moves`] keeps retention away from what is open, [`lost`] gives up what can't be
+//! read any more, [`rebuild`] reads the table from the log at start.
 
 pub mod checks;
 pub mod ends;
@@ -21,7 +21,7 @@ mod crash_tests;
 #[cfg(test)]
 mod delayed_tests;
 #[cfg(test)]
-mod ends_tests;
+pub(in crate::data) mod ends_tests;
 #[cfg(test)]
 mod lost_tests;
 #[cfg(test)]

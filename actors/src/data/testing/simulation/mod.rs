@@ -10,6 +10,7 @@
 mod audit;
 mod host;
 mod life;
+mod lost_halves;
 mod mix;
 mod oracle;
 mod runs;
