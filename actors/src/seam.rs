@@ -183,6 +183,8 @@ pub enum ToData {
     },
     /// Consumer offsets read from the tables at start, before the first client is served.
     OffsetsLoaded(Vec<OffsetRow>),
+    /// All that a core must know before it serves anybody has been sent.
+    Loaded,
 }
 
 /// What the control plane asks of the queue actors.

@@ -369,7 +369,7 @@ impl RunningCore {
         }
         let mesh = join_mesh(&context, seat.mesh, &core);
         drop(host.mesh.set(mesh));
-        take_in(&core, &seat.from_control);
+        take_in(&core, &seat.from_control).await;
         let rebuilt = core.rebuild_transactions().await;
         rebuilt.map_err(CoreStartError::Transactions)?;
         let front = Rc::new(Front {
@@ -500,10 +500,11 @@ fn join_mesh(
     })
 }
 
-/// Takes in what waits in the mailbox.
-fn take_in(core: &Rc<Core>, mail: &MailReceiver<ToData>) {
-    let mut batch = Vec::new();
-    while mail.try_batch(&mut batch) > 0 {
+/// Takes in what the control plane has for a core that starts, until it says that this was all.
+async fn take_in(core: &Rc<Core>, mail: &MailReceiver<ToData>) {
+    let (mut batch, mut is_loaded) = (Vec::new(), false);
+    while !is_loaded && mail.recv_batch(&mut batch).await {
+        is_loaded = batch.iter().any(|word| matches!(word, ToData::Loaded));
         core.on_control(&mut batch);
     }
 }

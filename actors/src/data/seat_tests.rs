@@ -88,9 +88,14 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
         to_data
             .try_send(ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))))
             .unwrap();
-        to_data
-            .try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
-            .unwrap();
+        // A core waits for the last of the catalog, however late that comes.
+        let late = to_data.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            late.try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
+                .unwrap();
+            late.try_send(ToData::Loaded).unwrap();
+        });
         let (go, gone) = mailbox::<(SocketAddr, Claim)>(1);
         seats.push((
             CoreSeat {

@@ -190,8 +190,8 @@ impl Offsets {
     }
 }
 
-/// Gives every core the stored positions, before the first client is served. Each core keeps those
-/// of its own queues.
+/// Gives every core the stored positions, and with them the word that it may serve: the last of
+/// what it gets at start. Each core keeps those of its own queues.
 ///
 /// # Errors
 /// The tables can't be read.
@@ -202,5 +202,6 @@ pub fn hand_out(plane: &Plane) -> Result<usize, Refusal> {
             .outbox
             .send_all(&ToData::OffsetsLoaded(chunk.to_vec()));
     }
+    plane.outbox.send_all(&ToData::Loaded);
     Ok(rows.len())
 }

@@ -32,6 +32,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 ToData::Resolved { ticket, outcome } => self.resume(ticket, &outcome),
                 ToData::Ask { ticket, question } => self.answer_control(ticket, question),
                 ToData::Errand { ticket, errand } => self.run_errand(ticket, errand),
+                ToData::Loaded => {}
                 ToData::OffsetsLoaded(rows) => self.each_own(&rows, |row| {
                     if let Some(shard) = self.shard_of(row.queue) {
                         shard.load_offset(row);
