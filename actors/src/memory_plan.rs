@@ -30,13 +30,18 @@ const COLD_PARTS: u64 = 2;
 /// What one of those takes: a chunk for its reply, another for the records, with room for one that
 /// is larger.
 const COLD_READ_BYTES: u64 = 1 << 20;
+/// Of 32 parts: bodies of requests on their way to the control plane.
+const CONTROL_PARTS: u64 = 1;
+/// Of one core; a single one may be larger.
+const CONTROL_BYTES_MAX: usize = 32 << 20;
 /// Reads and writes of the device that a core has under way.
 const IO_BYTES: u64 = 8 << 20;
 /// No connection may hold more than this part of the replies.
 const CONNECTION_PART: u64 = 8;
 
 const _: () = assert!(
-    REPLIES_PARTS + INBOX_PARTS + 2 * ASSEMBLY_PARTS + CACHE_PARTS + COLD_PARTS <= 20,
+    REPLIES_PARTS + INBOX_PARTS + 2 * ASSEMBLY_PARTS + CACHE_PARTS + COLD_PARTS + CONTROL_PARTS
+        <= 21,
     "the rest is for the base, tails, and what an allocator wastes"
 );
 
@@ -53,6 +58,8 @@ pub struct MemoryPlan {
     pub assembly_bytes: usize,
     /// Requests in the inboxes of a shard.
     pub inbox_bytes: usize,
+    /// Bodies of requests of a core that the control plane has not looked at yet.
+    pub control_bytes: usize,
     /// Reads of the device that a shard has under way.
     pub cold_reads: usize,
     /// Cold log that a shard keeps.
@@ -82,6 +89,7 @@ impl MemoryPlan {
             assembly_bytes: size((share(ASSEMBLY_PARTS) / cores).max(one_message))
                 .min(ASSEMBLY_BYTES_MAX),
             inbox_bytes: size((share(INBOX_PARTS) / shards).max(one_message)).min(INBOX_BYTES_MAX),
+            control_bytes: size(share(CONTROL_PARTS) / cores).min(CONTROL_BYTES_MAX),
             cold_reads: size(cold_reads).clamp(2, COLD_READS_MAX),
             read_cache_bytes,
             index_cache_bytes: (cache / 3 * 2).min(stock.index_cache_bytes),
@@ -123,7 +131,8 @@ mod tests {
             let cold = (plan.cold_reads as u64 * COLD_READ_BYTES).max(io) * shards;
             // Half as much as an inbox waits for topics to be made.
             let parked = inboxes / 2;
-            let waiting = plan.replies_bytes as u64 + inboxes + parked + assembly;
+            let control = plan.control_bytes as u64 * shards;
+            let waiting = plan.replies_bytes as u64 + inboxes + parked + assembly + control;
             let sum = waiting + caches + cold + BASE_BYTES;
             assert!(sum < limit, "{sum} of {limit}: {plan:?}");
             assert!(plan.out_bytes_soft < plan.out_bytes_max);

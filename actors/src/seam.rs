@@ -23,6 +23,7 @@ use gantry_protocol::body::{
 use gantry_protocol::command::Command;
 use gantry_runtime::metrics::{Counts, Snapshot};
 use gantry_runtime::net::PeerRef;
+use gantry_runtime::shared_budget::Held;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{
     FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId, StoreTimestamp, TopicId,
@@ -66,6 +67,8 @@ pub struct ControlRequest {
     pub peer_addr: SocketAddr,
     /// The request, owned. `command.encoding` is the encoding of the reply.
     pub command: Command,
+    /// Counts its body for as long as it waits and is worked on.
+    pub held: Option<Held>,
 }
 
 /// Data core → control plane.

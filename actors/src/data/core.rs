@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use gantry_runtime::shared_budget::SharedBudget;
 use gantry_storage::units::{QueueKey, ShardId};
 
 use super::catalog::Catalog;
@@ -58,6 +59,8 @@ pub struct DataCore<S, H> {
     pub(super) reading: Reading,
     pub(super) pushes: RefCell<Pushes>,
     pub(super) marks: SendReplyMarks,
+    /// Bodies of requests that the control plane has not looked at yet.
+    pub(super) to_control: Arc<SharedBudget>,
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
@@ -89,13 +92,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         host: Rc<H>,
         on_bug: OnBug,
     ) -> Rc<Self> {
-        let inbox_bytes = settings.memory_plan(place.cores).inbox_bytes;
+        let plan = settings.memory_plan(place.cores);
+        let inbox_bytes = plan.inbox_bytes;
         Rc::new(Self {
             number: place.number,
             cores: place.cores.max(1),
             shards_count: place.shards_count.max(1),
             catalog: RefCell::new(Catalog::new(settings.broker_permission)),
             marks: SendReplyMarks::of(&settings),
+            to_control: SharedBudget::new(plan.control_bytes),
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,

@@ -164,6 +164,7 @@ fn members_outlive_a_panic_of_their_actor() {
             &[("part", "groups")],
             "",
         ),
+        held: None,
     }));
     let ask = request(
         code::GET_CONSUMER_LIST_BY_GROUP,

@@ -174,6 +174,7 @@ fn a_part_that_panics_is_restarted_and_answers_again() {
             peer: peer(1),
             peer_addr: "127.0.0.1:1".parse().unwrap(),
             command: request(super::desk::INJECT_PANIC, &[("part", part)], ""),
+            held: None,
         }));
     }
     assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
@@ -198,6 +199,7 @@ fn a_part_that_panics_again_and_again_ends_the_process() {
             peer: peer(1),
             peer_addr: "127.0.0.1:1".parse().unwrap(),
             command: request(super::desk::INJECT_PANIC, &[("part", "groups")], ""),
+            held: None,
         }));
     }
     assert!(

@@ -115,6 +115,7 @@ fn tell(rig: &Rig, mut command: gantry_protocol::Command, opaque: i32) {
         peer: peer(1),
         peer_addr: "127.0.0.1:1".parse().unwrap(),
         command,
+        held: None,
     }));
 }
 

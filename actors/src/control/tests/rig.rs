@@ -217,6 +217,7 @@ impl Rig {
             peer,
             peer_addr,
             command,
+            held: None,
         }));
         let reply = self.until(|message| {
             frame_of(message).is_some_and(|command| command.is_reply() && command.opaque == opaque)

@@ -111,6 +111,7 @@ fn inject(rig: &Rig, part: &str) {
         peer: peer(1),
         peer_addr: "127.0.0.1:1".parse().unwrap(),
         command: request(INJECT_PANIC, &[("part", part)], ""),
+        held: None,
     }));
 }
 
@@ -356,6 +357,7 @@ fn panic_once(rig: &mut Rig, part: &str, n: u64, is_last: bool) {
             peer: peer(2),
             peer_addr: "127.0.0.1:1".parse().unwrap(),
             command: request(code::CONSUMER_SEND_MSG_BACK, &fields, ""),
+            held: None,
         }));
     }
     if part == "delay" {

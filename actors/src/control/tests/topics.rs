@@ -207,6 +207,7 @@ fn one_way_requests_are_carried_out_and_not_answered() {
             peer: peer(3),
             peer_addr: "127.0.0.1:1".parse().unwrap(),
             command: update("T", &[]).one_way(),
+            held: None,
         },
     ));
     rig.until(|m| matches!(m, ToData::Catalog(CatalogChange::TopicPut(e)) if e.config.name == "T"));
@@ -231,6 +232,7 @@ fn a_topic_deleted_and_made_again_in_one_burst_stays() {
                 peer: peer(3),
                 peer_addr: "127.0.0.1:1".parse().unwrap(),
                 command,
+                held: None,
             },
         ));
     }

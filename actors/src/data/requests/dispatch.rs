@@ -301,11 +301,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
     ) -> Result<(), Refusal> {
+        if !self.to_control.has_room() {
+            return Err(self.control_is_behind());
+        }
         let command = Command::from_view(view, frame.body.clone());
         let request = ControlRequest {
             peer: caller.peer,
             peer_addr: caller.addr,
             command,
+            held: Some(self.to_control.hold(frame.body.len())),
         };
         if self.host.send_control(ToControl::Request(request)) {
             return Ok(());
@@ -315,8 +319,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn control_is_behind(&self) -> Refusal {
         let remark = format!(
-            "the mailbox of core {} to the control plane is full",
-            self.number
+            "the mailbox of core {} to the control plane is full, {} bytes of bodies wait",
+            self.number,
+            self.to_control.used()
         );
         self.host.busy(BusyCause::Control, &remark)
     }
