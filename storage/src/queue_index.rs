@@ -22,10 +22,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 use thiserror::Error;
 
 pub use crate::index_pages::{IndexEntry, Page, PageError};
+pub(crate) use page_ref::PLACES_END_BYTE;
 pub use page_ref::PagePlace;
 pub use search::Search;
 pub use snapshot::{SnapshotCursor, SnapshotError};
@@ -80,12 +80,12 @@ pub struct PageId {
 pub struct PageWanted {
     /// Which page.
     pub id: PageId,
-    /// Where it lies.
-    pub place: PagePlace,
+    /// Where it lies; a page without a place is in memory, so that none is asked for.
+    pub place: Option<PagePlace>,
 }
 
-/// The pages a lookup lacks.
-pub type PagesWanted = SmallVec<[PageWanted; PAGES_WANTED_MAX]>;
+/// The pages a lookup lacks, at most `PAGES_WANTED_MAX`.
+pub type PagesWanted = Vec<PageWanted>;
 
 /// The outcome of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,22 +329,14 @@ impl QueueIndex {
         queue
             .cold_pages_from(from)
             .take_while(|page_ref| page_ref.first_offset().0 < end)
-            .map(|page_ref| {
-                (
-                    PageId {
-                        key,
-                        first_offset: page_ref.first_offset(),
-                    },
-                    page_ref,
-                )
+            .map(|page_ref| PageWanted {
+                id: PageId {
+                    key,
+                    first_offset: page_ref.first_offset(),
+                },
+                place: page_ref.place(),
             })
-            .filter(|(id, _)| self.resident(*id).is_none())
-            .filter_map(|(id, page_ref)| {
-                Some(PageWanted {
-                    id,
-                    place: page_ref.place()?,
-                })
-            })
+            .filter(|wanted| self.resident(wanted.id).is_none())
             .take(PAGES_WANTED_MAX)
             .collect()
     }

@@ -1,21 +1,23 @@
 //! The files that hold a shard's index pages.
 //!
-//! **Owns** one continuous space of page places cut into files, and which files still matter.
+//! **Owns** one space of page places cut into files, and which files still matter.
 //! **Lives on** one data core, over a `Disk`.
-//! **Invariants** pages are only appended, synced before their place is told to anyone; a file
-//! without a page in use is removed only once a checkpoint that does not name it is durable.
-//! **Limits** `file_bytes` per file; one write at a time; a batch fits one file.
+//! **Invariants** pages are only appended to the file being filled, synced before their place is
+//! told to anyone; a file without a page in use is removed only once a checkpoint that does not
+//! name it is durable; places go round, and a file's are used again only once it is gone.
+//! **Limits** `file_bytes` per file; one write at a time; a batch fits one file; places below
+//! `PLACES_END_BYTE`.
 //! **Not here** which queue owns which page (`queue_index`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use thiserror::Error;
 
 use super::{PAGE_BYTES_MAX, Page, PageError};
 use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
-use crate::queue_index::{PageId, PagePlace, PageWanted};
+use crate::queue_index::{PLACES_END_BYTE, PageId, PagePlace, PageWanted};
 use crate::units::BLOCK_BYTES;
 
 /// Default length of a page file: 3.3 million entries.
@@ -43,6 +45,15 @@ pub enum PageFileError {
         /// What is wrong.
         error: PageError,
     },
+    /// The directory names a page that is neither in memory nor on the device.
+    #[error(
+        "the index page of topic {} queue {} at offset {} is nowhere",
+        .0.key.topic, .0.key.queue, .0.first_offset
+    )]
+    Nowhere(PageId),
+    /// Pages in use have all places there are.
+    #[error("index pages: no file is free, {PLACES_END_BYTE} bytes are in use")]
+    Full,
 }
 
 /// One file: its handle once it was needed, and how many pages in it are in use.
@@ -57,8 +68,13 @@ pub struct PageFiles<D: Disk> {
     folder: String,
     file_bytes: u64,
     files: RefCell<BTreeMap<u64, PageFile<D::File>>>,
+    /// Where the next page goes, if the file being filled has room for it.
     end: Cell<u64>,
+    /// The file being filled, none where `end` does not say.
+    current: Cell<Option<u64>>,
     retired: RefCell<Vec<u64>>,
+    /// Files without a page in use that are not removed yet, or could not be.
+    leaving: RefCell<BTreeSet<u64>>,
 }
 
 impl<D: Disk> PageFiles<D> {
@@ -82,9 +98,17 @@ impl<D: Disk> PageFiles<D> {
             folder: folder.to_owned(),
             file_bytes,
             files: RefCell::default(),
-            end: Cell::new(end.next_multiple_of(BLOCK_BYTES)),
+            end: Cell::new(0),
+            current: Cell::new(None),
             retired: RefCell::default(),
+            leaving: RefCell::default(),
         };
+        if end < PLACES_END_BYTE {
+            let end = end.next_multiple_of(BLOCK_BYTES);
+            files.end.set(end);
+            let is_inside = !end.is_multiple_of(file_bytes);
+            files.current.set(is_inside.then(|| files.start_of(end)));
+        }
         for place in places {
             let start = files.start_of(place.byte_position());
             files
@@ -122,7 +146,7 @@ impl<D: Disk> PageFiles<D> {
         format!("{}/{start:020}{SUFFIX}", self.folder)
     }
 
-    /// Byte after the last page written; part of the checkpoint.
+    /// Byte after the last page written, or where the next one goes; part of the checkpoint.
     pub fn end(&self) -> u64 {
         self.end.get()
     }
@@ -146,12 +170,46 @@ impl<D: Disk> PageFiles<D> {
             self.disk.sync_dir(&self.folder).await?;
         }
         let mut files = self.files.borrow_mut();
-        let entry = files.entry(start).or_insert(PageFile {
-            file: None,
-            live: 0,
-        });
-        entry.file = Some(file.clone());
+        if create {
+            let fresh = PageFile {
+                file: None,
+                live: 0,
+            };
+            files.entry(start).or_insert(fresh);
+        }
+        // Retention may have taken the file from under a reader: it does not come back.
+        if let Some(entry) = files.get_mut(&start) {
+            entry.file = Some(file.clone());
+        }
         Ok(file)
+    }
+
+    /// Where a batch of so many bytes goes: behind the last one, or into the next file.
+    fn place_for(&self, bytes: u64) -> Result<u64, PageFileError> {
+        let end = self.end.get();
+        let has_room = self.current.get().is_some_and(|start| {
+            let room_end = (start + self.file_bytes).min(PLACES_END_BYTE);
+            end + bytes <= room_end
+        });
+        if has_room {
+            return Ok(end);
+        }
+        let start = self.free_start()?;
+        // At once: a file that is being made has no page in use either, and must not be retired.
+        self.current.set(Some(start));
+        self.end.set(start);
+        Ok(start)
+    }
+
+    /// The start of the next file: right behind the last page, from 0 again behind the last place;
+    /// files that are still there are passed over.
+    fn free_start(&self) -> Result<u64, PageFileError> {
+        let (files, leaving) = (self.files.borrow(), self.leaving.borrow());
+        let count = PLACES_END_BYTE / self.file_bytes;
+        let first = self.end.get().div_ceil(self.file_bytes);
+        let mut starts = (0..count).map(|n| (first + n) % count * self.file_bytes);
+        let is_free = |start: &u64| !files.contains_key(start) && !leaving.contains(start);
+        starts.find(is_free).ok_or(PageFileError::Full)
     }
 
     /// Writes and syncs a batch; tells where each page lies. One call at a time.
@@ -168,10 +226,7 @@ impl<D: Disk> PageFiles<D> {
             page.encode(id.key, &mut bytes);
         }
         let padded = (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
-        let mut begin = self.end.get();
-        if self.start_of(begin) + self.file_bytes < begin + padded {
-            begin = self.start_of(begin) + self.file_bytes;
-        }
+        let begin = self.place_for(padded)?;
         let start = self.start_of(begin);
         let file = self.file(start, true).await?;
         bytes.resize(usize::try_from(padded).unwrap_or(bytes.len()), 0);
@@ -191,9 +246,13 @@ impl<D: Disk> PageFiles<D> {
     /// Reads one page and checks that it is the one wanted.
     ///
     /// # Errors
-    /// `Damaged` naming file and byte when it is not; `Disk` as the device says.
+    /// `Damaged` naming file and byte when it is not; `Nowhere` when it has no place; `Disk` as the
+    /// device says.
     pub async fn read(&self, wanted: PageWanted) -> Result<Page, PageFileError> {
-        let position = wanted.place.byte_position();
+        let Some(place) = wanted.place else {
+            return Err(PageFileError::Nowhere(wanted.id));
+        };
+        let position = place.byte_position();
         let start = self.start_of(position);
         let file = self.file(start, false).await?;
         let inside = position - start;
@@ -225,7 +284,6 @@ impl<D: Disk> PageFiles<D> {
 
     /// Counts pages that no queue uses any more.
     pub fn freed(&self, places: &[PagePlace]) {
-        let current = self.start_of(self.end.get());
         let mut files = self.files.borrow_mut();
         for place in places {
             let start = self.start_of(place.byte_position());
@@ -236,12 +294,13 @@ impl<D: Disk> PageFiles<D> {
         }
         let dead: Vec<u64> = files
             .iter()
-            .filter(|(start, file)| file.live == 0 && **start < current)
+            .filter(|(start, file)| file.live == 0 && self.current.get() != Some(**start))
             .map(|(start, _)| *start)
             .collect();
         for start in dead {
             files.remove(&start);
             self.retired.borrow_mut().push(start);
+            self.leaving.borrow_mut().insert(start);
         }
     }
 
@@ -258,8 +317,8 @@ impl<D: Disk> PageFiles<D> {
         for start in retired {
             match self.disk.remove(&self.name_of(*start)).await {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => {}
-            }
+                _ => self.leaving.borrow_mut().remove(start),
+            };
         }
         Ok(())
     }

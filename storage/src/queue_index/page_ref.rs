@@ -3,8 +3,9 @@
 //! **Owns** the packing of first offset (48 bits), place (36 bits) and first store time (44 bits).
 //! **Lives on** one data core; plain copies.
 //! **Invariants** packing and unpacking are exact for values within their bits; larger ones
-//! saturate.
-//! **Limits** 2^48 offsets per queue, 4 TiB of index pages per shard, store times to the year 2527.
+//! saturate, and no place is larger (`page_files` begins again at the first one).
+//! **Limits** 2^48 offsets per queue, 4 TiB of index pages per shard at a time, store times to the
+//! year 2527.
 //! **Not here** the directory's order (`queue`).
 
 use crate::index_pages::PAGE_UNIT_BYTES;
@@ -18,6 +19,9 @@ const PLACE_MASK: u128 = (1 << PLACE_BITS) - 1;
 const TIME_MASK: u128 = (1 << TIME_BITS) - 1;
 
 const _: () = assert!(OFFSET_BITS + PLACE_BITS + TIME_BITS == 128);
+
+/// No place lies at this byte or behind: the last one stands for a page without a place.
+pub(crate) const PLACES_END_BYTE: u64 = ((1 << PLACE_BITS) - 1) * PAGE_UNIT_BYTES as u64;
 
 /// Where a page lies in the shard's index page files, in units of `PAGE_UNIT_BYTES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +48,7 @@ const _: () = assert!(size_of::<PageRef>() == 16);
 impl PageRef {
     /// A page that is not on the device yet, or at `place`.
     pub fn new(first: QueueOffset, time: StoreTimestamp, place: Option<PagePlace>) -> Self {
+        debug_assert!(place.is_none_or(|place| u128::from(place.0) < PLACE_MASK));
         let place = place.map_or(PLACE_MASK, |place| u128::from(place.0).min(PLACE_MASK));
         let time = u128::from(time.0).min(TIME_MASK);
         let offset = u128::from(first.0).min(OFFSET_MASK);

@@ -291,7 +291,7 @@ impl<D: Disk> PagedIndex<D> {
             }
             self.disk.yield_now().await;
         }
-        // Taken last: every place inside lies before it.
+        // Taken last: every place inside that is of the file being filled lies before it.
         let mut bytes = Vec::with_capacity(cursor.bytes() + 16);
         bytes.put_u64_le(self.files.end());
         bytes.extend_from_slice(&cursor.finish());

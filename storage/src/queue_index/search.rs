@@ -126,9 +126,7 @@ impl QueueIndex {
         if let Some(page) = self.resident(id) {
             return Ok(page);
         }
-        // A page without a place is in memory by construction; were it not, reading place 0 fails
-        // with a clear error instead of a wrong answer.
-        let place = page_ref.place().unwrap_or(super::PagePlace(0));
+        let place = page_ref.place();
         Err(PageWanted { id, place })
     }
 }

@@ -168,6 +168,14 @@ impl QueueIndex {
                 return Err(SnapshotError::Malformed);
             }
         }
+        let is_inside = |page: &PageRef| {
+            let first_offset = page.first_offset();
+            self.unwritten.contains_key(&PageId { key, first_offset })
+        };
+        let mut placeless = queue.pages.iter().filter(|page| page.place().is_none());
+        if !placeless.all(is_inside) {
+            return Err(SnapshotError::Malformed);
+        }
         self.queues.insert(key, queue);
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The queue index against a model, and its sizes.
 #![allow(clippy::cast_possible_truncation, reason = "test numbers are small")]
 
+mod over_a_disk;
+
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -79,7 +81,7 @@ impl Device {
     }
 
     fn read(&self, wanted: PageWanted) -> Page {
-        let page = Page::decode(wanted.id.key, &self.0[wanted.place.0 as usize]).unwrap();
+        let page = Page::decode(wanted.id.key, &self.0[wanted.place.unwrap().0 as usize]).unwrap();
         assert_eq!(page.first_offset(), wanted.id.first_offset);
         page
     }
@@ -438,141 +440,5 @@ fn queue_index_speed() {
             bytes.len(),
             begun.elapsed()
         );
-    }
-}
-
-mod over_a_disk {
-    use super::super::paged::{PagedIndex, PagedOptions, PagedSnapshot};
-    use super::*;
-    use crate::disk::{Disk, DiskErrorKind};
-    use crate::index_pages::page_files::{PAGE_FILE_BYTES_MIN, PageFileError};
-    use crate::sim_disk::{SimDisk, SimOp};
-
-    const KEY: QueueKey = QueueKey {
-        topic: TopicId(3),
-        queue: crate::units::QueueId(1),
-    };
-
-    fn options() -> PagedOptions {
-        let limits = IndexLimits {
-            resident_bytes_max: 0,
-            ..IndexLimits::default()
-        };
-        PagedOptions {
-            limits,
-            file_bytes: PAGE_FILE_BYTES_MIN,
-            ..PagedOptions::default()
-        }
-    }
-
-    async fn fill(index: &PagedIndex<SimDisk>, from: u64, to: u64) {
-        for i in from..to {
-            index
-                .index_mut()
-                .append(KEY, QueueOffset(i), entry(i))
-                .unwrap();
-            if index.needs_flush() {
-                index.flush().await.unwrap();
-            }
-        }
-    }
-
-    async fn check(index: &PagedIndex<SimDisk>, from: u64, to: u64) {
-        for at in (from..to).step_by(777) {
-            let mut out = Vec::new();
-            let count = index
-                .lookup(KEY, QueueOffset(at), 50, &mut out)
-                .await
-                .unwrap();
-            let wanted: Vec<_> = (at..(at + count as u64)).map(entry).collect();
-            assert!(count > 0 && out == wanted, "offset {at}");
-            let found = index.search_by_time(KEY, StoreTimestamp(1000 + at), Boundary::Upper);
-            assert_eq!(found.await.unwrap(), QueueOffset(at));
-            let found = index
-                .search_by_position(KEY, FilePosition(at * 1200))
-                .await
-                .unwrap();
-            assert_eq!(found, QueueOffset(at));
-            assert_eq!(
-                index.entry(KEY, QueueOffset(at)).await.unwrap(),
-                Some(entry(at))
-            );
-        }
-        assert_eq!(index.entry(KEY, QueueOffset(to)).await.unwrap(), None);
-    }
-
-    #[test]
-    fn pages_go_out_come_back_and_their_files_go_when_unused() {
-        let disk = SimDisk::new(5);
-        disk.block_on(async {
-            let index = PagedIndex::open(disk.clone(), "i", options(), None)
-                .await
-                .unwrap();
-            fill(&index, 0, 100_000).await;
-            check(&index, 0, 100_000).await;
-            let PagedSnapshot { bytes, .. } = index.snapshot().await;
-            fill(&index, 100_000, 120_000).await;
-            // A crash here: pages written after the checkpoint are forgotten and written again.
-            let index = PagedIndex::open(disk.clone(), "i", options(), Some(&bytes))
-                .await
-                .unwrap();
-            assert_eq!(index.index().next_offset(KEY), QueueOffset(100_000));
-            fill(&index, 90_000, 130_000).await;
-            check(&index, 0, 130_000).await;
-            let files = disk.list("i").await.unwrap().len();
-            index.index_mut().set_min(KEY, QueueOffset(100_000));
-            let PagedSnapshot {
-                bytes,
-                unneeded_files,
-            } = index.snapshot().await;
-            assert_eq!(
-                disk.list("i").await.unwrap().len(),
-                files,
-                "the old checkpoint needs them"
-            );
-            index.checkpoint_durable(&unneeded_files).await.unwrap();
-            assert!(disk.list("i").await.unwrap().len() < files);
-            let index = PagedIndex::open(disk.clone(), "i", options(), Some(&bytes))
-                .await
-                .unwrap();
-            check(&index, 100_000, 130_000).await;
-        });
-    }
-
-    #[test]
-    fn a_failed_write_keeps_the_pages_and_a_flipped_bit_is_named() {
-        let disk = SimDisk::new(6);
-        disk.block_on(async {
-            let index = PagedIndex::open(disk.clone(), "i", options(), None)
-                .await
-                .unwrap();
-            for i in 0..5000 {
-                index
-                    .index_mut()
-                    .append(KEY, QueueOffset(i), entry(i))
-                    .unwrap();
-            }
-            for op in [SimOp::Create, SimOp::Write, SimOp::Sync] {
-                disk.fail_after(op, 0, DiskErrorKind::Io);
-                assert!(index.flush().await.is_err(), "{op:?}");
-                disk.clear_faults();
-                check(&index, 0, 5000).await;
-            }
-            index.flush().await.unwrap();
-            check(&index, 0, 5000).await;
-            let name = format!("i/{:020}.idx", 0);
-            disk.flip_bit(&name, 4096 * 3 + 70, 1);
-            let mut out = Vec::new();
-            let at = QueueOffset(NARROW_ENTRIES_MAX as u64 * 3);
-            let saved = index.snapshot().await.bytes;
-            let open = PagedIndex::open(disk.clone(), "i", options(), Some(&saved));
-            let index = open.await.unwrap();
-            match index.lookup(KEY, at, 1, &mut out).await {
-                Err(PageFileError::Damaged { file, position, .. }) => {
-                    assert_eq!((file, position), (name, 4096 * 3));
-                }
-                other => panic!("{other:?}"),
-            }
-        });
     }
 }

@@ -33,8 +33,8 @@ impl From<PageFileError> for ReadError {
     fn from(error: PageFileError) -> Self {
         match error {
             PageFileError::Disk(error) => Self::Disk(error),
-            PageFileError::Damaged { .. } => Self::Index {
-                detail: error.to_string(),
+            other => Self::Index {
+                detail: other.to_string(),
             },
         }
     }
