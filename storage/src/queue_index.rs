@@ -209,10 +209,12 @@ impl QueueIndex {
     }
 
     /// Where the entries of a restored or replicated queue begin when its earlier records are gone:
-    /// an unknown queue starts at `offset` instead of 0. A queue with entries is left alone.
+    /// an unknown queue starts at `offset` instead of 0, an empty one at `offset` if that is further
+    /// on. A queue with entries is left alone.
     pub fn begin_at(&mut self, key: QueueKey, offset: QueueOffset) {
         let queue = self.queues.entry(key).or_default();
-        if queue.next == 0 {
+        let is_empty = queue.min >= queue.next;
+        if is_empty && offset.0 > queue.next {
             queue.min = offset.0;
             queue.next = offset.0;
         }
@@ -339,6 +341,13 @@ impl QueueIndex {
             .filter(|wanted| self.resident(wanted.id).is_none())
             .take(PAGES_WANTED_MAX)
             .collect()
+    }
+
+    /// Whether a page is still asked for, and still at that place.
+    pub(crate) fn wants(&self, wanted: &PageWanted) -> bool {
+        let queue = self.queues.get(&wanted.id.key);
+        let page = queue.and_then(|queue| queue.page(wanted.id.first_offset));
+        page.is_some_and(|page| page.place() == wanted.place)
     }
 
     /// Gives the index a page it asked for; evicts others beyond the memory bound.

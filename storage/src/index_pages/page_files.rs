@@ -16,7 +16,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use super::{PAGE_BYTES_MAX, Page, PageError};
-use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::queue_index::{PLACES_END_BYTE, PageId, PagePlace, PageWanted};
 use crate::units::BLOCK_BYTES;
 
@@ -51,9 +51,26 @@ pub enum PageFileError {
         .0.key.topic, .0.key.queue, .0.first_offset
     )]
     Nowhere(PageId),
+    /// Pages in use lie in a file that is not there, or not all of it.
+    #[error("{file} is missing or too short")]
+    Missing {
+        /// The file.
+        file: String,
+    },
     /// Pages in use have all places there are.
     #[error("index pages: no file is free, {PLACES_END_BYTE} bytes are in use")]
     Full,
+}
+
+impl PageFileError {
+    /// Whether pages are gone for good, whatever the device does next.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Nowhere(_) | Self::Missing { .. } => true,
+            Self::Disk(error) => error.kind == DiskErrorKind::Lost,
+            Self::Full => false,
+        }
+    }
 }
 
 /// One file: its handle once it was needed, and how many pages in it are in use.
@@ -82,7 +99,7 @@ impl<D: Disk> PageFiles<D> {
     /// there is removed.
     ///
     /// # Errors
-    /// As the device says.
+    /// `Missing` when a file with pages in use is not there; as the device says.
     pub async fn open(
         disk: D,
         folder: &str,
@@ -122,20 +139,32 @@ impl<D: Disk> PageFiles<D> {
                 .live += 1;
         }
         files.disk.make_dir(folder).await?;
-        for found in files.disk.list(folder).await? {
-            let start = found
-                .name
-                .strip_suffix(SUFFIX)
-                .and_then(|name| name.parse::<u64>().ok());
-            let keep = start.is_some_and(|start| files.files.borrow().contains_key(&start));
-            if start.is_some() && !keep {
-                files
-                    .disk
-                    .remove(&format!("{folder}/{}", found.name))
-                    .await?;
+        files.tidy_folder().await?;
+        Ok(files)
+    }
+
+    /// Removes the files that have no page in use; those that have must be there.
+    async fn tidy_folder(&self) -> Result<(), PageFileError> {
+        let mut missing: BTreeSet<u64> = self.files.borrow().keys().copied().collect();
+        for found in self.disk.list(&self.folder).await? {
+            let name = found.name.strip_suffix(SUFFIX);
+            let Some(start) = name.and_then(|name| name.parse::<u64>().ok()) else {
+                continue;
+            };
+            if !self.files.borrow().contains_key(&start) {
+                let name = format!("{}/{}", self.folder, found.name);
+                self.disk.remove(&name).await?;
+            } else if found.len >= self.file_bytes {
+                missing.remove(&start);
             }
         }
-        Ok(files)
+        // Files are removed only when no checkpoint names them any more: this is damage.
+        match missing.first() {
+            Some(start) => Err(PageFileError::Missing {
+                file: self.name_of(*start),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn start_of(&self, position: u64) -> u64 {

@@ -12,9 +12,11 @@ use bytes::{Buf, BufMut};
 use thiserror::Error;
 
 use super::{
-    IndexEntry, IndexLimits, Lookup, QueueIndex, Search, SnapshotError, UNWRITTEN_BYTES_FLUSH,
+    IndexEntry, IndexLimits, Lookup, PageWanted, QueueIndex, Search, SnapshotError,
+    UNWRITTEN_BYTES_FLUSH,
 };
 use crate::disk::Disk;
+use crate::index_pages::Page;
 use crate::index_pages::page_files::{PAGE_FILE_BYTES_DEFAULT, PageFileError, PageFiles};
 use crate::units::{Boundary, FilePosition, QueueKey, QueueOffset, StoreTimestamp};
 
@@ -56,6 +58,16 @@ pub enum IndexOpenError {
     Files(#[from] PageFileError),
 }
 
+impl IndexOpenError {
+    /// Whether the log has to make the index anew, not the device to be tried again.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Snapshot(_) => true,
+            Self::Files(error) => error.is_damage(),
+        }
+    }
+}
+
 /// The index's part of a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct PagedSnapshot {
@@ -79,7 +91,7 @@ impl<D: Disk> PagedIndex<D> {
     /// that the log fills again.
     ///
     /// # Errors
-    /// `IndexOpenError`: after `Snapshot` the caller may open again without one.
+    /// `IndexOpenError`: where `is_damage`, the caller may open again without a snapshot.
     pub async fn open(
         disk: D,
         folder: &str,
@@ -142,13 +154,31 @@ impl<D: Disk> PagedIndex<D> {
             };
             let mut loaded = Vec::with_capacity(pages.len());
             for wanted in pages {
-                loaded.push((wanted.id, self.files.read(wanted).await?));
+                match self.read(wanted).await {
+                    Ok(page) => loaded.extend(page.map(|page| (wanted.id, page))),
+                    Err(error) if loaded.is_empty() => return Err(error),
+                    // What lies before can be given.
+                    Err(_) => break,
+                }
             }
             // Given back in one go: nothing can evict them before the next turn of the loop.
             let mut index = self.index.borrow_mut();
             for (id, page) in loaded {
                 index.page_loaded(id, page);
             }
+        }
+    }
+
+    /// Reads a page; `None` if nobody asks for it any more, because retention was quicker.
+    async fn read(&self, wanted: PageWanted) -> Result<Option<Page>, PageFileError> {
+        let mut read = self.files.read(wanted).await;
+        if read.as_ref().is_err_and(PageFileError::is_damage) {
+            // A read may be wrong once.
+            read = self.files.read(wanted).await;
+        }
+        match read {
+            Err(_) if !self.index.borrow().wants(&wanted) => Ok(None),
+            read => read.map(Some),
         }
     }
 
@@ -205,8 +235,9 @@ impl<D: Disk> PagedIndex<D> {
             match answer {
                 Search::At(offset) => return Ok(offset),
                 Search::NeedsPage(wanted) => {
-                    let page = self.files.read(wanted).await?;
-                    self.index.borrow_mut().page_loaded(wanted.id, page);
+                    if let Some(page) = self.read(wanted).await? {
+                        self.index.borrow_mut().page_loaded(wanted.id, page);
+                    }
                 }
             }
         }

@@ -120,8 +120,15 @@ impl Queue {
             .ok()
     }
 
+    /// The complete page that begins at `first`.
+    pub(super) fn page(&self, first: QueueOffset) -> Option<PageRef> {
+        self.position_of(first)
+            .and_then(|at| self.pages.get(at))
+            .copied()
+    }
+
     pub(super) fn has_page(&self, first: QueueOffset) -> bool {
-        self.position_of(first).is_some()
+        self.page(first).is_some()
     }
 
     /// Records where the page that begins at `first` lies; false when it is gone.

@@ -1,21 +1,24 @@
-//! Records that can't be given any more: wrong bytes, or a device that has lost them.
+//! Records and index pages that can't be given any more: wrong bytes, or a device that has lost
+//! them.
 //!
-//! **Owns** when a record counts as damaged, and what was said of it.
+//! **Owns** when a record counts as damaged, and what was said of it; when the indexes are given up.
 //! **Lives on** the shard's core.
 //! **Invariants** a record is passed over only where its bytes are wrong at a second look, the
 //! device says that it has lost them, or it has failed to read just them again and again while the
-//! shard is well; each place is reported once.
+//! shard is well; each place is reported once. After a damaged index page no checkpoint has indexes
+//! any more, so that the next start makes them anew from the log.
 //! **Limits** [`DAMAGE_NOTED_MAX`], [`REFUSED_KEPT_MAX`] places.
 //! **Not here** the second look (`alone`), passing over (`reading`), damage at rest that nobody
 //! reads (`log::offline`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ShardStore;
 use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::ReadError;
 use crate::format::segment_name;
+use crate::index_pages::page_files::PageFileError;
 use crate::units::FilePosition;
 
 /// Places of damaged records that are remembered and reported one by one; a device with more of
@@ -44,6 +47,27 @@ pub(super) struct Damage {
     /// So that each is reported once.
     noted: RefCell<BTreeSet<FilePosition>>,
     refused: RefCell<BTreeMap<FilePosition, Refused>>,
+    /// Whether a page of the queue index was not what had been written.
+    index: Cell<bool>,
+    /// Whether the last checkpoint is without indexes because of that.
+    given_up: Cell<bool>,
+}
+
+impl Damage {
+    /// Whether a checkpoint is to be without indexes.
+    pub(super) fn is_index_damaged(&self) -> bool {
+        self.index.get()
+    }
+
+    /// Whether there is no such checkpoint yet.
+    pub(super) fn must_give_up(&self) -> bool {
+        self.index.get() && !self.given_up.get()
+    }
+
+    /// There is one.
+    pub(super) fn gave_up(&self) {
+        self.given_up.set(true);
+    }
 }
 
 impl<D: Disk> ShardStore<D> {
@@ -59,6 +83,29 @@ impl<D: Disk> ShardStore<D> {
     /// Places where damaged records were met since the start, at most [`DAMAGE_NOTED_MAX`].
     pub fn damage_met(&self) -> Vec<FilePosition> {
         self.damage.noted.borrow().iter().copied().collect()
+    }
+
+    /// What a failed look into the queue index means for its reader. After damage the other pages
+    /// are good for this process, as long as it lives.
+    pub(super) fn index_failed(&self, error: PageFileError) -> ReadError {
+        if error.is_damage() {
+            if !self.damage.index.replace(true) {
+                tracing::error!(
+                    %error, shard = %self.log.options.shard,
+                    "the queue index is damaged: restart the broker, which makes it anew from the \
+                     log; until then some messages can't be read"
+                );
+                self.upkeep.notify();
+            }
+            let detail = error.to_string();
+            return ReadError::Index { detail };
+        }
+        match error {
+            PageFileError::Disk(error) => ReadError::Disk(error),
+            other => ReadError::Index {
+                detail: other.to_string(),
+            },
+        }
     }
 
     pub(super) fn damaged(&self, position: FilePosition) -> ReadError {
@@ -104,3 +151,7 @@ impl<D: Disk> ShardStore<D> {
         self.damage.refused.borrow_mut().remove(&position);
     }
 }
+
+#[cfg(test)]
+#[path = "index_damage_tests.rs"]
+mod tests;

@@ -31,7 +31,7 @@ use crate::log::shard_log::ShardLog;
 use crate::log::signal::Signal;
 use crate::log::staging::{Staging, StagingStart};
 use crate::log::{log_writer, segment_pool};
-use crate::queue_index::paged::{IndexOpenError, PagedIndex, PagedOptions};
+use crate::queue_index::paged::{PagedIndex, PagedOptions};
 use crate::queue_index::{Added, IndexAppendError, IndexEntry, IndexLimits};
 use crate::retention::floors::{self, Floor};
 use crate::tail::{Tail, TailMemory};
@@ -40,6 +40,9 @@ use crate::units::{BLOCK_BYTES, FilePosition, QueueKey, QueueOffset, index};
 /// The smallest segment a store may have: twice the largest record.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
 
+/// Lost offsets before a queue's first record that are entered; where there are more, it begins
+/// there.
+const LOST_BEFORE_MAX: u64 = 1 << 20;
 /// Lost offsets entered between two looks whether the index should be written.
 const LOST_ENTRIES_STEP: u64 = 4096;
 /// Time between two lines about a recovery that takes longer.
@@ -198,13 +201,15 @@ async fn open_indexes<D: Disk>(
             KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
         match (queues, keys) {
             (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, known)),
-            (Err(IndexOpenError::Files(error)), _) => return Err(damaged(folder, &error)),
+            (Err(error), _) if !error.is_damage() => return Err(damaged(folder, &error)),
             (_, Err(KeyIndexError::Disk(error))) => return Err(error.into()),
             (queues, keys) => {
                 let (queues, keys) = (queues.err(), keys.err());
                 tracing::warn!(?queues, ?keys, "indexes are rebuilt from the whole log");
             }
         }
+    } else if checkpoint.is_some() {
+        tracing::warn!("the checkpoint has no indexes: they are rebuilt from the whole log");
     }
     // Opening them empty removes the files an old checkpoint names; a death in the middle must not
     // leave one that can be read after all, nor take away how far the log is known to reach.
@@ -393,7 +398,14 @@ impl<D: Disk> Indexes<D> {
         }
         let mut added = self.queues.index_mut().append(key, offset, known);
         if let Err(IndexAppendError::Gap { next, found, .. }) = added {
-            self.enter_lost(key, next..found, known).await?;
+            let bounds = self.queues.index().bounds(key);
+            let is_empty = bounds.is_none_or(|bounds| bounds.min == bounds.max);
+            if is_empty && found.0 - next.0 > LOST_BEFORE_MAX {
+                // A first offset that retention could not move with the log's beginning.
+                self.queues.index_mut().begin_at(key, found);
+            } else {
+                self.enter_lost(key, next..found, known).await?;
+            }
             report.damage.push(format!(
                 "topic {} queue {}: the records at offsets {next} to {} are lost",
                 key.topic,

@@ -14,7 +14,6 @@ use crate::address;
 use crate::disk::Disk;
 use crate::error::ReadError;
 use crate::format::{RECORD_CHECK_BYTES, RECORD_PEEK_BYTES, record_is_intact, record_peek};
-use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndexError, KeyQuery};
 use crate::log::pieces::Pieces;
 use crate::queue_index::{IndexEntry, Lookup};
@@ -28,17 +27,6 @@ use crate::units::{
 pub const DAMAGED_PASSED_MAX: u32 = 32;
 /// Index entries looked up at a time.
 const ENTRIES_STEP: usize = 256;
-
-impl From<PageFileError> for ReadError {
-    fn from(error: PageFileError) -> Self {
-        match error {
-            PageFileError::Disk(error) => Self::Disk(error),
-            other => Self::Index {
-                detail: other.to_string(),
-            },
-        }
-    }
-}
 
 impl From<KeyIndexError> for ReadError {
     fn from(error: KeyIndexError) -> Self {
@@ -276,7 +264,7 @@ impl<D: Disk> ShardStore<D> {
             let count = match self.index.lookup(key, next, step, &mut entries).await {
                 Ok(count) => count,
                 Err(_) if next < self.min_of(key) => 0,
-                Err(error) => return progress.ended(error.into()),
+                Err(error) => return progress.ended(self.index_failed(error)),
             };
             // The queue may have grown, or lost its beginning, while the device was read.
             progress.outcome.bounds = self.bounds(key);
@@ -435,7 +423,8 @@ impl<D: Disk> ShardStore<D> {
         time: StoreTimestamp,
         boundary: Boundary,
     ) -> Result<QueueOffset, ReadError> {
-        Ok(self.index.search_by_time(key, time, boundary).await?)
+        let found = self.index.search_by_time(key, time, boundary).await;
+        found.map_err(|error| self.index_failed(error))
     }
 
     /// The offset of a queue's first record at or after `position`; the queue's next when none is.
@@ -447,7 +436,8 @@ impl<D: Disk> ShardStore<D> {
         key: QueueKey,
         position: FilePosition,
     ) -> Result<QueueOffset, ReadError> {
-        Ok(self.index.search_by_position(key, position).await?)
+        let found = self.index.search_by_position(key, position).await;
+        found.map_err(|error| self.index_failed(error))
     }
 
     /// Up to `entries_max` entries of a queue's index from `from` on, at least one for an offset
@@ -462,10 +452,11 @@ impl<D: Disk> ShardStore<D> {
         entries_max: usize,
     ) -> Result<Vec<IndexEntry>, ReadError> {
         let mut entries = Vec::new();
-        self.index
-            .lookup(key, from, entries_max, &mut entries)
-            .await?;
-        Ok(entries)
+        let found = self.index.lookup(key, from, entries_max, &mut entries);
+        match found.await {
+            Ok(_) => Ok(entries),
+            Err(error) => Err(self.index_failed(error)),
+        }
     }
 
     /// When the record at `offset` was stored; `None` outside the queue.
@@ -477,11 +468,9 @@ impl<D: Disk> ShardStore<D> {
         key: QueueKey,
         offset: QueueOffset,
     ) -> Result<Option<StoreTimestamp>, ReadError> {
-        Ok(self
-            .index
-            .entry(key, offset)
-            .await?
-            .map(|entry| entry.store_time))
+        let entry = self.index.entry(key, offset).await;
+        let entry = entry.map_err(|error| self.index_failed(error))?;
+        Ok(entry.map(|entry| entry.store_time))
     }
 
     /// Physical offsets of at most `count_max` records of `topic` that carry `word`, stored within

@@ -136,10 +136,7 @@ impl<D: Disk> ShardStore<D> {
         let mut moved = 0;
         for (n, key) in self.queues_of(topic).into_iter().enumerate() {
             self.breathe(n).await;
-            let offset = self
-                .index
-                .search_by_time(key, time, Boundary::Lower)
-                .await?;
+            let offset = self.search_by_time(key, time, Boundary::Lower).await?;
             let before = self.bounds(key).min;
             self.index.index_mut().set_min(key, offset);
             moved += u64::from(self.bounds(key).min > before);
@@ -159,12 +156,10 @@ impl<D: Disk> ShardStore<D> {
         let mut first: Option<FilePosition> = None;
         for (n, key) in self.queues_of(topic).into_iter().enumerate() {
             self.breathe(n).await;
-            let offset = self
-                .index
-                .search_by_time(key, time, Boundary::Lower)
-                .await?;
+            let offset = self.search_by_time(key, time, Boundary::Lower).await?;
             // An empty or wholly older queue has nothing to keep.
-            if let Some(entry) = self.index.entry(key, offset).await? {
+            let entry = self.index.entry(key, offset).await;
+            if let Some(entry) = entry.map_err(|error| self.index_failed(error))? {
                 first = Some(first.map_or(entry.position, |first| first.min(entry.position)));
             }
         }
@@ -234,7 +229,7 @@ impl<D: Disk> ShardStore<D> {
             if bounds.min >= bounds.max || self.begins_at_or_after(key, bounds, position) {
                 continue;
             }
-            match self.index.search_by_position(key, position).await {
+            match self.search_by_position(key, position).await {
                 Ok(offset) => self.index.index_mut().set_min(key, offset),
                 // Its readers are told what is left when they come to it.
                 Err(error) => tracing::warn!(

@@ -65,7 +65,7 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.is_behind(self.log.options.checkpoint_bytes)
+        self.damage.must_give_up() || self.is_behind(self.log.options.checkpoint_bytes)
     }
 
     /// Whether there is so much log behind the last checkpoint, and enough for its size.
@@ -259,15 +259,17 @@ impl<D: Disk> ShardStore<D> {
             index: queues.bytes,
             keys: keys.bytes,
         };
-        let parts_bytes = (parts.index.len() + parts.keys.len()) as u64;
-        let checkpoint = Checkpoint {
-            header,
-            parts: Some(parts),
-        };
+        let gives_up = self.damage.is_index_damaged();
+        let parts = (!gives_up).then_some(parts);
+        let parts_bytes = parts.as_ref().map_or(0, |p| p.index.len() + p.keys.len());
+        let checkpoint = Checkpoint { header, parts };
         let disk = &self.log.disk;
         checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
         self.checkpoint_position.set(position);
-        self.checkpoint_bytes.set(parts_bytes);
+        self.checkpoint_bytes.set(parts_bytes as u64);
+        if gives_up {
+            self.damage.gave_up();
+        }
         let queues = self
             .index
             .checkpoint_durable(&queues.unneeded_files)
