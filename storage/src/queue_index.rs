@@ -209,8 +209,8 @@ impl QueueIndex {
     }
 
     /// Where the entries of a restored or replicated queue begin when its earlier records are gone:
-    /// an unknown queue starts at `offset` instead of 0, an empty one at `offset` if that is further
-    /// on. A queue with entries is left alone.
+    /// an unknown queue starts at `offset` instead of 0, an empty one at `offset` if that is
+    /// further on. A queue with entries is left alone.
     pub fn begin_at(&mut self, key: QueueKey, offset: QueueOffset) {
         let queue = self.queues.entry(key).or_default();
         let is_empty = queue.min >= queue.next;

@@ -9,10 +9,11 @@
 //! **Limits** [`STOP_MS`] for connections to take their last bytes.
 //! **Not here** the rules (`data::core` and below), the order between cores and planes (`server`).
 
+mod stores;
+
 use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use gantry_protocol::frame::Frame;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::error::ListenError;
-use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, SharedTail, TailError, TailPlace};
+use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, TailError, TailPlace};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
 use gantry_runtime::metrics::{Counts, Profile, Timing};
@@ -29,25 +30,23 @@ use gantry_runtime::net::{
     Claim, CloseReason, FrameHandler, Listening, MOVED_FRAMES_BYTES_MIN, Net, NetOptions, PeerRef,
     PeerTable, Session,
 };
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores, breathe};
+use gantry_runtime::shard::{CoreContext, breathe};
 use gantry_runtime::shared_budget::{Held, SharedBudget};
-use gantry_runtime::shutdown::Shutdown;
-use gantry_runtime::topology::Placement;
 use gantry_storage::error::{ReadError, RecoverError};
 use gantry_storage::identity::StoreIdentity;
-use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
+use gantry_storage::shard_store::{RecoveryReport, ShardStore};
 use gantry_storage::units::ShardId;
+
+pub use stores::read_identity;
+
+use stores::{Stores, add_shards, open_again, open_shards};
 
 use super::core::{CorePlace, DataCore};
 use super::host::Host;
 use super::requests::parked::Caller;
-use super::router::{CoreWord, core_of_shard};
+use super::router::CoreWord;
 use crate::seam::{CoreNumber, ToControl, ToData};
 use crate::settings::{BrokerSettings, FlushDiskType};
-
-/// What a burst under `SYNC_FLUSH` finds ready: ten seconds of 100 MB/s. A fresh store then syncs
-/// as fast as one whose segments are used again (docs/adr/0003).
-const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
 
 /// Longest wait for connections to take their last bytes.
 pub const STOP_MS: u64 = 2_000;
@@ -324,7 +323,7 @@ pub struct RunningCore {
     core: Rc<Core>,
     host: Rc<GlommioHost>,
     net: Rc<Net<Front>>,
-    stores: Vec<(ShardId, Rc<Store>)>,
+    stores: Stores,
     settings: Arc<BrokerSettings>,
     identity: StoreIdentity,
 }
@@ -342,7 +341,7 @@ impl RunningCore {
         identity: StoreIdentity,
     ) -> Result<(Self, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
         begin_profile(&context, &settings);
-        let (stores, reports) = open_shards(&context, &settings, identity).await?;
+        let (mut stores, mut reports) = open_shards(&context, &settings, identity).await?;
         let peers = PeerTable::new(context.index);
         let host = Rc::new(GlommioHost {
             context: context.clone(),
@@ -364,14 +363,18 @@ impl RunningCore {
             shutdown.fail(line);
         });
         let core = DataCore::new(place, Arc::clone(&settings), Rc::clone(&host), on_bug);
-        for (id, store) in &stores {
-            store.on_progress(core.add_shard(*id, Rc::clone(store)));
-        }
+        add_shards(&core, &stores);
         let mesh = join_mesh(&context, seat.mesh, &core);
         drop(host.mesh.set(mesh));
-        take_in(&core, &seat.from_control).await;
-        let rebuilt = core.rebuild_transactions().await;
-        rebuilt.map_err(CoreStartError::Transactions)?;
+        let mut positions = take_in(&core, &seat.from_control).await;
+        if let Err(cause) = core.rebuild_transactions().await {
+            let again = open_again(&context, &settings, (identity, stores), cause).await?;
+            (stores, reports) = again;
+            add_shards(&core, &stores);
+            let rebuilt = core.rebuild_transactions().await;
+            rebuilt.map_err(CoreStartError::Transactions)?;
+        }
+        core.on_control(&mut positions);
         let front = Rc::new(Front {
             core: Rc::clone(&core),
             host: Rc::clone(&host),
@@ -501,92 +504,16 @@ fn join_mesh(
 }
 
 /// Takes in what the control plane has for a core that starts, until it says that this was all.
-async fn take_in(core: &Rc<Core>, mail: &MailReceiver<ToData>) {
-    let (mut batch, mut is_loaded) = (Vec::new(), false);
+/// Consumer offsets are given back: they are for shards that are known to stay.
+async fn take_in(core: &Rc<Core>, mail: &MailReceiver<ToData>) -> Vec<ToData> {
+    let (mut batch, mut positions, mut is_loaded) = (Vec::new(), Vec::new(), false);
     while !is_loaded && mail.recv_batch(&mut batch).await {
         is_loaded = batch.iter().any(|word| matches!(word, ToData::Loaded));
+        let is_position = |word: &mut ToData| matches!(word, ToData::OffsetsLoaded(_));
+        positions.extend(batch.extract_if(.., is_position));
         core.on_control(&mut batch);
     }
-}
-
-async fn open_shards(
-    context: &CoreContext,
-    settings: &BrokerSettings,
-    identity: StoreIdentity,
-) -> Result<(Vec<(ShardId, Rc<Store>)>, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
-    let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
-    let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
-    let memory = settings.memory_plan(context.count);
-    let (mut stores, mut reports) = (Vec::new(), Vec::new());
-    let mine = (0..identity.shards_count)
-        .map(ShardId)
-        .filter(|shard| core_of_shard(*shard, context.count) == context.index);
-    for shard in mine {
-        let path = place.locate(&settings.data_dir, identity.id, shard.0);
-        let tail = SharedTail::open(&path, settings.tail_bytes)?;
-        TailPlace::record(&settings.data_dir, shard.0, &path)?;
-        let options = StoreOptions {
-            shard,
-            flush_mode: match settings.flush_disk_type {
-                FlushDiskType::Async => FlushMode::Async,
-                FlushDiskType::Sync => FlushMode::Sync,
-            },
-            flush_interval_ms: settings.flush_interval_ms,
-            segment_bytes: settings.segment_bytes,
-            zeros_ahead_bytes: ZEROS_AHEAD_BYTES,
-            read_cache_bytes: memory.read_cache_bytes,
-            index_cache_bytes: memory.index_cache_bytes,
-            sleep_ms: settings.index.sleep_ms,
-            ..StoreOptions::default()
-        };
-        let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;
-        let (store, report) = opened.map_err(|cause| CoreStartError::Recover { shard, cause })?;
-        stores.push((shard, store));
-        reports.push((shard, report));
-    }
-    Ok((stores, reports))
-}
-
-/// Reads whose store lies in `data_dir`, or makes a store of `shards_count` shards. Blocks; for the
-/// main thread, before the cores start.
-///
-/// # Errors
-/// The folder can't be used, or the store is newer or damaged.
-pub fn read_identity(data_dir: &Path, shards_count: u8) -> Result<StoreIdentity, CoreStartError> {
-    let (send, found) = std::sync::mpsc::channel();
-    let plan = CorePlan::new(vec![Placement::Unbound]);
-    let folder = data_dir.to_owned();
-    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
-        let folder = folder.clone();
-        async move {
-            let identity = identity_of(&context, &folder, shards_count).await;
-            // Nobody listens any more only if the main thread is gone.
-            drop(send.send(identity));
-        }
-    });
-    let cores = cores.map_err(|error| CoreStartError::Executor(error.to_string()))?;
-    let failed = cores.join();
-    found.recv().unwrap_or_else(|_| {
-        let cause = failed
-            .into_iter()
-            .map(|(_, cause)| cause)
-            .collect::<Vec<_>>()
-            .join("; ");
-        Err(CoreStartError::Executor(cause))
-    })
-}
-
-async fn identity_of(
-    context: &CoreContext,
-    folder: &Path,
-    shards_count: u8,
-) -> Result<StoreIdentity, CoreStartError> {
-    let disk = GlommioDisk::open(folder, context.queues.flush).await?;
-    let found = StoreIdentity::load_or_create(&disk, shards_count).await;
-    found.map_err(|cause| CoreStartError::Recover {
-        shard: ShardId(0),
-        cause,
-    })
+    positions
 }
 
 #[cfg(test)]

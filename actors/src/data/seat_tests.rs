@@ -2,19 +2,29 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::mpsc;
 
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
+use gantry_protocol::message_id::parse_offset_id;
+use gantry_protocol::system_topic;
 use gantry_runtime::mailbox::mailbox;
 use gantry_runtime::mesh;
+use gantry_runtime::shard::{CorePlan, DataCores};
+use gantry_runtime::shutdown::Shutdown;
+use gantry_runtime::topology::Placement;
 
 use super::super::testing::{
-    ext, group, pull_frame, pull_header, records, send_frame, send_header, settings, topic,
+    ext, group, pull_frame, pull_header, records, request_frame, send_frame, send_header, settings,
+    topic,
 };
 use super::*;
-use crate::seam::CatalogChange;
+use crate::data::transactions::ends_tests::{end_header, half_header, half_properties};
+use crate::seam::{CatalogChange, OffsetRow};
+use gantry_protocol::command::ExtValue;
 use gantry_protocol::request::send::SendHeader;
+use gantry_storage::units::{QueueKey, QueueOffset};
 
 fn bytes_of(frame: &Frame) -> Vec<u8> {
     let header = u32::try_from(frame.header.len()).unwrap();
@@ -74,6 +84,7 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     settings.tail_dir = Some(dir.join("tail"));
     settings.segment_bytes = 8 << 20;
     settings.tail_bytes = 4 << 20;
+    settings.index.sleep_ms = 100;
     let settings = Arc::new(settings);
     let identity = read_identity(&settings.data_dir, 2).unwrap();
     assert_eq!(identity.shards_count, 2);
@@ -88,11 +99,26 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
         to_data
             .try_send(ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))))
             .unwrap();
+        for (name, id) in [
+            (system_topic::TRANS_HALF_TOPIC, 10),
+            (system_topic::TRANS_OP_HALF_TOPIC, 11),
+            (system_topic::TRANS_CHECK_MAX_TIME_TOPIC, 12),
+        ] {
+            let put = CatalogChange::TopicPut(topic(name, id, 2));
+            to_data.try_send(ToData::Catalog(put)).unwrap();
+        }
         // A core waits for the last of the catalog, however late that comes.
         let late = to_data.clone();
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
             late.try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
+                .unwrap();
+            let position = OffsetRow {
+                group: "g".into(),
+                queue: QueueKey::new(1, 0),
+                offset: QueueOffset(7),
+            };
+            late.try_send(ToData::OffsetsLoaded(vec![position]))
                 .unwrap();
             late.try_send(ToData::Loaded).unwrap();
         });
@@ -135,6 +161,27 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     }
 }
 
+/// Messages of all queues of `T`.
+fn count(stream: &mut TcpStream) -> usize {
+    let mut count = 0;
+    for queue in 0..4 {
+        let mut next = 0;
+        loop {
+            stream
+                .write_all(&bytes_of(&pull_frame(1, &pull_header("T", queue, next))))
+                .unwrap();
+            let reply = replies(stream, 1).remove(0);
+            if reply.code != 0 {
+                break;
+            }
+            let found = records(&reply.body);
+            count += found.len();
+            next = found.last().unwrap().0 + 1;
+        }
+    }
+    count
+}
+
 #[test]
 fn messages_cross_cores_and_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -160,25 +207,6 @@ fn messages_cross_cores_and_survive_a_restart() {
         );
         assert_eq!(ext(&replies[0], "TRACE_ON"), "true");
     };
-    let count = |stream: &mut TcpStream| -> usize {
-        let mut count = 0;
-        for queue in 0..4 {
-            let mut next = 0;
-            loop {
-                stream
-                    .write_all(&bytes_of(&pull_frame(1, &pull_header("T", queue, next))))
-                    .unwrap();
-                let reply = replies(stream, 1).remove(0);
-                if reply.code != 0 {
-                    break;
-                }
-                let found = records(&reply.body);
-                count += found.len();
-                next = found.last().unwrap().0 + 1;
-            }
-        }
-        count
-    };
     with_broker(dir.path(), |addr| {
         let mut clients: Vec<TcpStream> =
             (0..4).map(|_| TcpStream::connect(addr).unwrap()).collect();
@@ -192,5 +220,69 @@ fn messages_cross_cores_and_survive_a_restart() {
         assert_eq!(count(&mut stream), 256);
         send(&mut stream, 9);
         assert_eq!(count(&mut stream), 320);
+    });
+}
+
+/// Sends a half to each of two queues, which lie on two shards; how their ends name them.
+fn send_halves(stream: &mut TcpStream) -> Vec<(i64, i64)> {
+    let send = |queue| {
+        let properties = half_properties("pg", "");
+        let header = SendHeader {
+            // An old one would not be waited for.
+            born_timestamp: wall_now_ms().cast_signed(),
+            ..half_header("T", queue, &properties)
+        };
+        let frame = send_frame(1, &header, b"half");
+        stream.write_all(&bytes_of(&frame)).unwrap();
+        let reply = replies(stream, 1).remove(0);
+        assert_eq!(reply.code, 0, "{reply:?}");
+        let (_, physical) = parse_offset_id(ext(&reply, "msgId")).unwrap();
+        (ext(&reply, "queueOffset").parse().unwrap(), physical)
+    };
+    [0, 1].map(send).to_vec()
+}
+
+/// Fills the files of index pages with zeros; how many there are.
+fn wipe_pages(dir: &Path) -> usize {
+    let mut wiped = 0;
+    for shard in ["shard-0", "shard-1"] {
+        for page_file in std::fs::read_dir(dir.join("data").join(shard).join("index")).unwrap() {
+            let path = page_file.unwrap().path();
+            let len = usize::try_from(path.metadata().unwrap().len()).unwrap();
+            std::fs::write(path, vec![0; len]).unwrap();
+            wiped += 1;
+        }
+    }
+    wiped
+}
+
+#[test]
+fn halves_whose_index_is_damaged_are_open_after_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    with_broker(dir.path(), |addr| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        told = send_halves(&mut stream);
+        // Their queues go to sleep, and their pages to the device.
+        std::thread::sleep(Duration::from_secs(1));
+    });
+    assert_eq!(wipe_pages(dir.path()), 2);
+    with_broker(dir.path(), |addr| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        assert_eq!(count(&mut stream), 0);
+        // What groups had consumed is still known, although the shards were opened twice.
+        let asked = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0")];
+        let asked = asked.map(|(name, value)| (name, ExtValue::Str(value)));
+        stream
+            .write_all(&bytes_of(&request_frame(14, 3, &asked, b"")))
+            .unwrap();
+        assert_eq!(ext(&replies(&mut stream, 1)[0], "offset"), "7");
+        for half in told {
+            let end = request_frame(37, 2, &end_header(half, 8).to_ext(), b"");
+            stream.write_all(&bytes_of(&end)).unwrap();
+            let reply = replies(&mut stream, 1).remove(0);
+            assert_eq!(reply.code, 0, "{reply:?}");
+        }
+        assert_eq!(count(&mut stream), 2);
     });
 }

@@ -1,7 +1,7 @@
 //! Records and index pages that can't be given any more: wrong bytes, or a device that has lost
 //! them.
 //!
-//! **Owns** when a record counts as damaged, and what was said of it; when the indexes are given up.
+//! **Owns** when a record counts as damaged, and what was said of it; when indexes are given up.
 //! **Lives on** the shard's core.
 //! **Invariants** a record is passed over only where its bytes are wrong at a second look, the
 //! device says that it has lost them, or it has failed to read just them again and again while the

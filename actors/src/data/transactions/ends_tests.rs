@@ -61,7 +61,7 @@ pub fn send_half(broker: &TestBroker, queue: i32, more: &str, body: &[u8]) -> (i
     (ext(&reply, "queueOffset").parse().unwrap(), physical)
 }
 
-fn end_header(told: (i64, i64), verdict: i32) -> EndTransaction<'static> {
+pub fn end_header(told: (i64, i64), verdict: i32) -> EndTransaction<'static> {
     EndTransaction {
         producer_group: "pg",
         half_offset: told.0,

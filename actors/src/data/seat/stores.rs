@@ -1,0 +1,143 @@
+//! The stores of a data core: opened at its start, and once more when an index must be made anew.
+//!
+//! **Owns** where a shard's store and tail lie, and which store a data folder holds.
+//! **Lives on** each data core, before its ports are open.
+//! **Invariants** a store is closed before it is opened again.
+//! **Limits** one more try: an index that is made anew and damaged again is an error.
+//! **Not here** recovery itself (storage), what a core does with its shards (`core`).
+
+use std::path::Path;
+use std::rc::Rc;
+
+use gantry_runtime::glommio_disk::{GlommioDisk, SharedTail, TailPlace};
+use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shutdown::Shutdown;
+use gantry_runtime::topology::Placement;
+use gantry_storage::error::ReadError;
+use gantry_storage::identity::StoreIdentity;
+use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
+use gantry_storage::units::ShardId;
+
+use super::{Core, CoreStartError, Store};
+use crate::data::router::core_of_shard;
+use crate::settings::{BrokerSettings, FlushDiskType};
+
+/// What a burst under `SYNC_FLUSH` finds ready: ten seconds of 100 MB/s. A fresh store then syncs
+/// as fast as one whose segments are used again (docs/adr/0003).
+const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
+
+/// A core's shards.
+pub(super) type Stores = Vec<(ShardId, Rc<Store>)>;
+
+/// Gives the core its shards; those it had under the same numbers are forgotten.
+pub(super) fn add_shards(core: &Core, stores: &Stores) {
+    for (id, store) in stores {
+        store.on_progress(core.add_shard(*id, Rc::clone(store)));
+    }
+}
+
+/// Closes the stores and recovers them once more if `cause` is a damaged index: a store that has
+/// met one leaves a checkpoint behind with which the index is made anew from the log.
+///
+/// # Errors
+/// `cause` if it is something else; as recovery says.
+pub(super) async fn open_again(
+    context: &CoreContext,
+    settings: &BrokerSettings,
+    (identity, stores): (StoreIdentity, Stores),
+    cause: ReadError,
+) -> Result<(Stores, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+    if !matches!(cause, ReadError::Index { .. }) {
+        return Err(CoreStartError::Transactions(cause));
+    }
+    tracing::warn!(%cause, "open half messages can't be read: the index is made anew");
+    for (shard, store) in &stores {
+        if let Err(error) = store.shutdown().await {
+            tracing::error!(%shard, %error, "the shard could not be closed");
+            return Err(CoreStartError::Transactions(cause));
+        }
+    }
+    drop(stores);
+    open_shards(context, settings, identity).await
+}
+
+/// Recovers this core's shards.
+pub(super) async fn open_shards(
+    context: &CoreContext,
+    settings: &BrokerSettings,
+    identity: StoreIdentity,
+) -> Result<(Stores, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
+    let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
+    let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
+    let memory = settings.memory_plan(context.count);
+    let (mut stores, mut reports) = (Vec::new(), Vec::new());
+    let mine = (0..identity.shards_count)
+        .map(ShardId)
+        .filter(|shard| core_of_shard(*shard, context.count) == context.index);
+    for shard in mine {
+        let path = place.locate(&settings.data_dir, identity.id, shard.0);
+        let tail = SharedTail::open(&path, settings.tail_bytes)?;
+        TailPlace::record(&settings.data_dir, shard.0, &path)?;
+        let options = StoreOptions {
+            shard,
+            flush_mode: match settings.flush_disk_type {
+                FlushDiskType::Async => FlushMode::Async,
+                FlushDiskType::Sync => FlushMode::Sync,
+            },
+            flush_interval_ms: settings.flush_interval_ms,
+            segment_bytes: settings.segment_bytes,
+            zeros_ahead_bytes: ZEROS_AHEAD_BYTES,
+            read_cache_bytes: memory.read_cache_bytes,
+            index_cache_bytes: memory.index_cache_bytes,
+            sleep_ms: settings.index.sleep_ms,
+            ..StoreOptions::default()
+        };
+        let opened = ShardStore::open(disk.clone(), Box::new(tail), options).await;
+        let (store, report) = opened.map_err(|cause| CoreStartError::Recover { shard, cause })?;
+        stores.push((shard, store));
+        reports.push((shard, report));
+    }
+    Ok((stores, reports))
+}
+
+/// Reads whose store lies in `data_dir`, or makes a store of `shards_count` shards. Blocks; for the
+/// main thread, before the cores start.
+///
+/// # Errors
+/// The folder can't be used, or the store is newer or damaged.
+pub fn read_identity(data_dir: &Path, shards_count: u8) -> Result<StoreIdentity, CoreStartError> {
+    let (send, found) = std::sync::mpsc::channel();
+    let plan = CorePlan::new(vec![Placement::Unbound]);
+    let folder = data_dir.to_owned();
+    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
+        let folder = folder.clone();
+        async move {
+            let identity = identity_of(&context, &folder, shards_count).await;
+            // Nobody listens any more only if the main thread is gone.
+            drop(send.send(identity));
+        }
+    });
+    let cores = cores.map_err(|error| CoreStartError::Executor(error.to_string()))?;
+    let failed = cores.join();
+    found.recv().unwrap_or_else(|_| {
+        let cause = failed
+            .into_iter()
+            .map(|(_, cause)| cause)
+            .collect::<Vec<_>>()
+            .join("; ");
+        Err(CoreStartError::Executor(cause))
+    })
+}
+
+async fn identity_of(
+    context: &CoreContext,
+    folder: &Path,
+    shards_count: u8,
+) -> Result<StoreIdentity, CoreStartError> {
+    let disk = GlommioDisk::open(folder, context.queues.flush).await?;
+    let found = StoreIdentity::load_or_create(&disk, shards_count).await;
+    found.map_err(|cause| CoreStartError::Recover {
+        shard: ShardId(0),
+        cause,
+    })
+}
