@@ -176,6 +176,8 @@ async fn make(create: &GroupCreate) -> Result<(), String> {
         config.consume_broadcast_enable = broadcast;
         let orderly = create.orderly.unwrap_or(config.consume_message_orderly);
         config.consume_message_orderly = orderly;
+        // A request names the attributes to change, with signs; those it doesn't name stay.
+        config.attributes.clear();
         let body = to_bytes(&config.to_value(), IntegerKeys::Quoted);
         let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
         session

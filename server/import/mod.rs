@@ -173,7 +173,13 @@ impl Work<'_> {
         if let Some(fate) = decided {
             return Ok(fate);
         }
-        let body = to_bytes(&group.to_value(), IntegerKeys::Quoted);
+        let mut wish = group.clone();
+        // A file has attributes as they are stored; a request says what to do with each.
+        let stored = std::mem::take(&mut wish.attributes).into_iter();
+        wish.attributes = stored
+            .map(|(key, value)| (format!("+{key}"), value))
+            .collect();
+        let body = to_bytes(&wish.to_value(), IntegerKeys::Quoted);
         let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
         let done = self.session.call_with_body(&self.address, code, [], body);
         Ok(Self::settle(done.await))

@@ -10,6 +10,7 @@
 //! **Not here** queues, pulls, positions of consumers (`data`), the name server (`namesrv`).
 
 mod admin;
+mod attributes;
 pub mod cleaning;
 mod cores;
 mod desk;

@@ -18,6 +18,7 @@ use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{self, Value};
 use gantry_protocol::subscription::{TYPE_SQL92, is_tag_type};
 
+use crate::control::attributes;
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
 use crate::refusal::{Refusal, no_property_filter, quoted};
@@ -90,7 +91,7 @@ impl Groups {
 
     fn change(
         &mut self,
-        configs: Vec<SubscriptionGroupConfig>,
+        mut configs: Vec<SubscriptionGroupConfig>,
         to: ReplyTo,
         plane: &Rc<Plane>,
     ) -> Result<Option<Reply>, Refusal> {
@@ -105,6 +106,14 @@ impl Groups {
         }
         for config in &configs {
             table::check_group_name(&config.group)?;
+        }
+        {
+            let table = plane.groups.borrow();
+            table.check_room(&configs)?;
+            let stored = |name: &str| table.get(name).map(|config| &config.attributes);
+            let wishes = configs.iter_mut();
+            let wishes = wishes.map(|config| (config.group.as_str(), &mut config.attributes));
+            attributes::alter_all(attributes::OF_GROUPS, stored, wishes)?;
         }
         for config in configs {
             let stored = plane.groups.borrow_mut().put(config, plane.now_ms())?;

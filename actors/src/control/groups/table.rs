@@ -123,6 +123,23 @@ impl GroupTable {
         }
     }
 
+    /// Whether all of these could be made or changed.
+    ///
+    /// # Errors
+    /// 1 when the table would be over-full.
+    pub fn check_room(&self, wanted: &[SubscriptionGroupConfig]) -> Result<(), Refusal> {
+        let is_new = |config: &&SubscriptionGroupConfig| !self.configs.contains_key(&*config.group);
+        let made = wanted.iter().filter(is_new).count();
+        // A group that exists may be changed whatever the count is.
+        if made == 0 || self.configs.len() + made <= GROUPS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            response::SYSTEM_ERROR,
+            format!("{made} new groups do not fit: this broker holds at most {GROUPS_MAX}"),
+        ))
+    }
+
     /// Makes or changes a group.
     ///
     /// # Errors
@@ -132,13 +149,7 @@ impl GroupTable {
         config: SubscriptionGroupConfig,
         now_ms: i64,
     ) -> Result<Arc<SubscriptionGroupConfig>, Refusal> {
-        let is_new = !self.configs.contains_key(config.group.as_str());
-        if is_new && self.configs.len() >= GROUPS_MAX {
-            return Err(Refusal::new(
-                response::SYSTEM_ERROR,
-                format!("this broker holds {GROUPS_MAX} groups already"),
-            ));
-        }
+        self.check_room(std::slice::from_ref(&config))?;
         let name: Arc<str> = match self.name_of(&config.group) {
             Some(name) => Arc::clone(name),
             None => Arc::from(config.group.as_str()),

@@ -226,6 +226,42 @@ fn who_is_connected_is_shown_and_a_group_that_is_not_is_206() {
 }
 
 #[test]
+fn a_group_keeps_the_attributes_that_a_change_does_not_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let wish = |retries, attributes: &[(&str, &str)]| {
+        let mut config = SubscriptionGroupConfig::new("g");
+        config.retry_max_times = retries;
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        config.attributes = attributes.iter().map(owned).collect();
+        config.to_value()
+    };
+    let one = |body: Value| {
+        let code = code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+        request(code, &[], json(&body))
+    };
+    let many = |all: Vec<Value>| {
+        let code = code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST;
+        let body = Value::object([("groupConfigList", Value::List(all))]);
+        request(code, &[], json(&body))
+    };
+    let factor = one(wish(1, &[("+priority.factor", "7")]));
+    assert_eq!(rig.ask(peer(1), factor).code, 0);
+    assert_eq!(rig.ask(peer(1), one(wish(2, &[]))).code, 0);
+    assert_eq!(rig.ask(peer(1), many(vec![wish(3, &[])])).code, 0);
+    let kept = rig.group("g").unwrap().config.clone();
+    assert_eq!(kept.retry_max_times, 3);
+    assert_eq!(kept.attributes["priority.factor"], "7");
+    let refused = [("+reserve.time", "1"), ("priority.factor", "1")];
+    for attribute in refused {
+        let reply = rig.ask(peer(1), many(vec![wish(4, &[]), wish(5, &[attribute])]));
+        assert_eq!(reply.code, response::SYSTEM_ERROR, "{attribute:?}");
+        assert_eq!(rig.group("g").unwrap().config, kept);
+    }
+    rig.stop();
+}
+
+#[test]
 fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(folder.path(), settings());

@@ -86,7 +86,6 @@ fn bad_names_system_topics_and_numbers_are_29_and_change_nothing() {
         update("rmq_sys_x", &[]),
         update("T", &[("perm", "9")]),
         update("T", &[("readQueueNums", "-1")]),
-        update("T", &[("attributes", "+queue.type=Round")]),
         request(
             code::DELETE_TOPIC_IN_BROKER,
             &[("topic", "SCHEDULE_TOPIC_XXXX")],
@@ -102,6 +101,8 @@ fn bad_names_system_topics_and_numbers_are_29_and_change_nothing() {
             reply.remark
         );
     }
+    let reply = rig.ask(peer(1), update("T", &[("attributes", "+queue.type=Round")]));
+    assert_eq!(reply.code, response::SYSTEM_ERROR);
     let reply = rig.ask(peer(1), update("T", &[("perm", "x")]));
     assert_eq!(reply.code, response::SYSTEM_ERROR);
     assert!(reply.remark.unwrap().contains("<perm>"));
@@ -109,18 +110,42 @@ fn bad_names_system_topics_and_numbers_are_29_and_change_nothing() {
     rig.stop();
 }
 
+fn list(topics: impl Iterator<Item = TopicConfig>) -> Command {
+    let topics = topics.map(|topic| topic.to_value());
+    let body = Value::object([("topicConfigList", Value::List(topics.collect()))]);
+    let body = to_bytes(&body, IntegerKeys::Quoted);
+    request(code::UPDATE_AND_CREATE_TOPIC_LIST, &[], body)
+}
+
+#[test]
+fn a_list_names_the_attributes_it_changes_and_the_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let wish = |queues, attributes: &[(&str, &str)]| {
+        let mut config = TopicConfig::new("T", queues);
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        config.attributes = attributes.iter().map(owned).collect();
+        list([config].into_iter())
+    };
+    let made = rig.ask(peer(1), wish(4, &[("+reserve.time", "24")]));
+    assert_eq!(made.code, 0);
+    assert_eq!(rig.ask(peer(1), wish(8, &[])).code, 0);
+    let config = rig.topics()["T"].config.clone();
+    assert_eq!(config.write_queue_nums, 8);
+    assert_eq!(config.attributes["reserve.time"], "24");
+    let refused = rig.ask(peer(1), wish(2, &[("reserve.time", "1")]));
+    assert_eq!(refused.code, response::SYSTEM_ERROR);
+    assert_eq!(rig.topics()["T"].config, config);
+    assert_eq!(rig.ask(peer(1), wish(8, &[("-reserve.time", "")])).code, 0);
+    assert!(rig.topics()["T"].config.attributes.is_empty());
+    rig.stop();
+}
+
 #[test]
 fn a_list_of_topics_is_made_in_one_commit_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(folder.path(), settings());
-    let list = |names: &[&str]| {
-        let topics = names
-            .iter()
-            .map(|name| TopicConfig::new(*name, 4).to_value());
-        let body = Value::object([("topicConfigList", Value::List(topics.collect()))]);
-        let body = to_bytes(&body, IntegerKeys::Quoted);
-        request(code::UPDATE_AND_CREATE_TOPIC_LIST, &[], body)
-    };
+    let list = |names: &[&str]| list(names.iter().map(|name| TopicConfig::new(*name, 4)));
     assert_eq!(
         rig.ask(peer(1), list(&["A", "no way"])).code,
         response::INVALID_PARAMETER

@@ -19,6 +19,7 @@ use gantry_protocol::fastjson::{self, Value};
 
 use gantry_storage::units::TopicId;
 
+use crate::control::attributes;
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
 use crate::refusal::{Refusal, quoted};
@@ -65,7 +66,7 @@ impl Topics {
         to: ReplyTo,
         plane: &Rc<Plane>,
     ) -> Result<Option<Reply>, Refusal> {
-        let config = wanted_config(command, plane)?;
+        let config = wanted_config(command)?;
         self.change(vec![config], to, plane)
     }
 
@@ -96,7 +97,7 @@ impl Topics {
 
     fn change(
         &mut self,
-        configs: Vec<TopicConfig>,
+        mut configs: Vec<TopicConfig>,
         to: ReplyTo,
         plane: &Rc<Plane>,
     ) -> Result<Option<Reply>, Refusal> {
@@ -104,7 +105,14 @@ impl Topics {
             check_changeable(&config.name)?;
             rules::check_topic_numbers(config)?;
         }
-        plane.topics.borrow().check_room(&configs)?;
+        {
+            let table = plane.topics.borrow();
+            table.check_room(&configs)?;
+            let stored = |name: &str| table.get(name).map(|entry| &entry.config.attributes);
+            let wishes = configs.iter_mut();
+            let wishes = wishes.map(|config| (config.name.as_str(), &mut config.attributes));
+            attributes::alter_all(attributes::OF_TOPICS, stored, wishes)?;
+        }
         for config in configs {
             let made = plane.topics.borrow_mut().put(config)?;
             self.open.put.extend(made);
@@ -145,11 +153,10 @@ fn check_changeable(topic: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The configuration that a 17 asks for.
-fn wanted_config(command: &Command, plane: &Rc<Plane>) -> Result<TopicConfig, Refusal> {
+/// The configuration that a 17 asks for, its attributes with their signs, as in an 18.
+fn wanted_config(command: &Command) -> Result<TopicConfig, Refusal> {
     let topic = reply::optional(command, "topic").unwrap_or_default();
     check_changeable(topic)?;
-    let known = plane.topics.borrow().get(topic).cloned();
     let mut config = TopicConfig::new(topic, 0);
     config.read_queue_nums = reply::number(command, "readQueueNums")?;
     config.write_queue_nums = reply::number(command, "writeQueueNums")?;
@@ -158,12 +165,8 @@ fn wanted_config(command: &Command, plane: &Rc<Plane>) -> Result<TopicConfig, Re
     config.order = reply::switch_or(command, "order", false);
     let filter_type = reply::optional(command, "topicFilterType").unwrap_or_default();
     config.filter_type = FilterType::of(filter_type);
-    let current = known
-        .as_ref()
-        .map(|entry| entry.config.attributes.clone())
-        .unwrap_or_default();
     let change = reply::optional(command, "attributes").unwrap_or_default();
-    config.attributes = rules::alter_attributes(&current, change, known.is_none())?;
+    config.attributes = attributes::parse_change(change)?;
     Ok(config)
 }
 
