@@ -17,7 +17,7 @@ use gantry_protocol::fastjson::Value;
 use super::requests::{bounds, reports, stats};
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
-use crate::control::topics::queues_of;
+use crate::control::topics::write_queues;
 use crate::refusal::Refusal;
 use crate::seam::{ControlRequest, GroupReport, QueueReport};
 
@@ -35,7 +35,7 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
         let queues = {
             let table = asking.topics.borrow();
             let entries = topics.iter().filter_map(|topic| table.get(topic));
-            entries.flat_map(|entry| queues_of(entry)).collect()
+            entries.flat_map(|entry| write_queues(entry)).collect()
         };
         let bounds = bounds(&asking, queues).await?;
         Ok(Reply::json(&body(&asking, &by_topic, &bounds)))
@@ -54,8 +54,7 @@ fn sorted<'r>(plane: &Plane, positions: &'r [GroupReport], only_ordered: bool) -
             continue;
         };
         let is_ordered = table.get(topic).is_some_and(|entry| entry.config.order);
-        let live = members.consumers(&report.group);
-        let is_read = live.is_none_or(|live| live.subscriptions.contains_key(topic));
+        let is_read = members.reads(&report.group, topic);
         if is_read && (is_ordered || !only_ordered) {
             let group = by_topic.entry(Arc::clone(&report.group)).or_default();
             group.entry(topic.to_owned()).or_default().push(report);

@@ -27,9 +27,7 @@ fn is_wanted(plane: &Plane, report: &GroupReport, offline: bool) -> bool {
     let Some(topic) = topics.name_of(report.queue.queue.topic) else {
         return false;
     };
-    let members = plane.members.borrow();
-    let live = members.consumers(&report.group);
-    offline || live.is_none_or(|live| live.subscriptions.contains_key(topic))
+    offline || plane.members.borrow().reads(&report.group, topic)
 }
 
 /// Code 314.

@@ -12,14 +12,13 @@ use std::sync::Arc;
 
 use gantry_protocol::body::{ConsumeStats, ConsumerOffsets, MessageQueue, QueueConsumeStats};
 use gantry_protocol::code::{request, response};
-use gantry_protocol::system_topic;
-use gantry_storage::units::{QueueKey, QueueOffset};
+use gantry_storage::units::QueueKey;
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
-use crate::control::topics::{as_wire, queues_of};
-use crate::refusal::{Refusal, quoted};
-use crate::seam::{Answer, ControlRequest, GroupReport, Question, QueueReport};
+use crate::control::topics::{as_wire, read_queues};
+use crate::refusal::Refusal;
+use crate::seam::{Answer, ControlRequest, GroupReport, Question, QueueReport, TopicEntry};
 
 /// Answers one request of this actor's codes.
 pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
@@ -105,52 +104,21 @@ fn all_offsets(asked: &ControlRequest, plane: &Rc<Plane>) {
     });
 }
 
-/// Code 208: how far a group is behind, queue by queue. Without a topic: in all topics it
-/// subscribes or has a position in.
+/// Code 208: how far a group is behind, queue by queue (`getConsumeStats`, 5.5.0). A group without
+/// a position anywhere has an empty table.
 fn consume_stats(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusal> {
     let command = &asked.command;
     let group: Arc<str> = Arc::from(reply::text(command, "consumerGroup")?);
-    let mut wanted: BTreeSet<String> = reply::optional(command, "topicList")
-        .unwrap_or_default()
-        .split(';')
-        .chain(reply::optional(command, "topic"))
-        .filter(|topic| !topic.is_empty())
-        .map(str::to_owned)
-        .collect();
-    let everything = wanted.is_empty();
-    if everything {
-        let members = plane.members.borrow();
-        let live = members.consumers(&group);
-        wanted.extend(
-            live.into_iter()
-                .flat_map(|live| live.subscriptions.keys().cloned()),
-        );
-        wanted.insert(system_topic::retry_topic(&group));
-    }
+    let list = reply::optional(command, "topicList").unwrap_or_default();
+    let listed = list.split(';').filter(|topic| !topic.trim().is_empty());
+    let listed: BTreeSet<String> = listed.map(str::to_owned).collect();
+    let topic = reply::optional(command, "topic").filter(|topic| !topic.trim().is_empty());
+    let topic = topic.map(str::to_owned);
     let asking = Rc::clone(plane);
     plane.reply_later(ReplyTo::of(asked), async move {
         let positions = reports(&asking, Some(Arc::clone(&group)), None).await?;
-        if everything {
-            let table = asking.topics.borrow();
-            let known = positions
-                .iter()
-                .filter_map(|row| table.name_of(row.queue.queue.topic));
-            wanted.extend(known.map(str::to_owned));
-        }
-        let topics: Vec<_> = {
-            let table = asking.topics.borrow();
-            wanted
-                .iter()
-                .filter_map(|topic| table.get(topic).cloned())
-                .collect()
-        };
-        if topics.is_empty() {
-            return Err(Refusal::new(
-                response::TOPIC_NOT_EXIST,
-                format!("no topic of group {} exists here", quoted(&group)),
-            ));
-        }
-        let queues = topics.iter().flat_map(|entry| queues_of(entry)).collect();
+        let topics = topics_to_show(&asking, &group, listed, topic, &positions);
+        let queues = topics.iter().flat_map(|entry| read_queues(entry)).collect();
         let bounds = bounds(&asking, queues).await?;
         let mut stats = stats(&asking, &bounds, &positions);
         let (counted, now_ms) = (asking.stats.borrow(), asking.now_ms());
@@ -161,6 +129,37 @@ fn consume_stats(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusa
         Ok(Reply::json(&stats.to_value()))
     });
     Ok(())
+}
+
+/// The topics of a 208: those of `topicList` as they stand there; else the named one, or all in
+/// which the group has a position, as far as it still reads them
+/// (`getTopicsForCollectingConsumeStats`, 5.5.0). So a broadcasting group, whose positions its
+/// members keep, shows no lag that isn't there.
+fn topics_to_show(
+    plane: &Plane,
+    group: &str,
+    listed: BTreeSet<String>,
+    topic: Option<String>,
+    positions: &[GroupReport],
+) -> Vec<Arc<TopicEntry>> {
+    let table = plane.topics.borrow();
+    let names = if listed.is_empty() {
+        let mut names: BTreeSet<String> = match topic {
+            Some(topic) => BTreeSet::from([topic]),
+            None => positions
+                .iter()
+                .filter_map(|row| table.name_of(row.queue.queue.topic))
+                .map(str::to_owned)
+                .collect(),
+        };
+        let members = plane.members.borrow();
+        names.retain(|topic| members.reads(group, topic));
+        names
+    } else {
+        listed
+    };
+    let known = names.iter().filter_map(|topic| table.get(topic));
+    known.cloned().collect()
 }
 
 pub(super) fn stats(
@@ -174,8 +173,9 @@ pub(super) fn stats(
     let rows = bounds.iter().filter_map(|bounds| {
         let topic = table.name_of(bounds.queue.topic)?;
         let position = by_queue.get(&bounds.queue);
-        let offset =
-            |pick: fn(&GroupReport) -> QueueOffset| position.map_or(0, |row| as_wire(pick(row).0));
+        let consumed = position.map_or(0, |row| row.consumer_offset.0);
+        // Where the last pull began is forgotten by a restart; no pull is behind what was consumed.
+        let pulled = position.map_or(0, |row| row.pull_offset.0.max(consumed));
         let queue = MessageQueue {
             topic: topic.to_owned(),
             broker_name: plane.settings.broker_name.clone(),
@@ -183,8 +183,8 @@ pub(super) fn stats(
         };
         let progress = QueueConsumeStats {
             broker_offset: as_wire(bounds.max.0),
-            consumer_offset: offset(|row| row.consumer_offset),
-            pull_offset: offset(|row| row.pull_offset),
+            consumer_offset: as_wire(consumed),
+            pull_offset: as_wire(pulled),
             last_timestamp_ms: position.map_or(0, |row| as_wire(row.last_timestamp_ms)),
         };
         Some((queue, progress))

@@ -19,7 +19,7 @@ use gantry_storage::units::{QueueKey, QueueOffset};
 use super::requests::{bounds, reports};
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
-use crate::control::topics::{as_wire, queues_of};
+use crate::control::topics::{as_wire, write_queues};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::{Answer, ControlRequest, Question};
 
@@ -36,15 +36,12 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
     })?;
     let asking = Rc::clone(plane);
     plane.reply_later(ReplyTo::of(asked), async move {
-        let mut queues = queues_of(&entry);
-        let written = usize::try_from(entry.config.write_queue_nums).unwrap_or(0);
-        queues.truncate(written);
         let positions = reports(&asking, Some(group), Some(vec![entry.id])).await?;
         let positions: HashMap<QueueKey, QueueOffset> = positions
             .iter()
             .map(|row| (row.queue.queue, row.consumer_offset))
             .collect();
-        let bounds = bounds(&asking, queues).await?;
+        let bounds = bounds(&asking, write_queues(&entry)).await?;
         let mut wanted = Vec::new();
         for queue in &bounds {
             let at = positions.get(&queue.queue).map_or(0, |offset| offset.0);

@@ -44,9 +44,7 @@ fn progress_is_shown_for_every_queue_of_the_group_s_topics() {
     let mut rig = Rig::start(folder.path(), settings());
     assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
     rig.answer = progress(rig.topics()["T"].id);
-    let ask = request(code::GET_CONSUME_STATS, &[("consumerGroup", "g")], "");
-    let reply = rig.ask(peer(1), ask);
-    let stats = ConsumeStats::parse(&reply.body).unwrap();
+    let stats = stats(&mut rig, &[]);
     assert_eq!(stats.queues.len(), 4);
     let behind: i64 = stats
         .queues
@@ -82,6 +80,79 @@ fn progress_is_shown_for_every_queue_of_the_group_s_topics() {
         &topics.body[..],
         br#"{"brokerAddr":"127.0.0.1:10911","topicList":["T"]}"#
     );
+    rig.stop();
+}
+
+fn stats(rig: &mut Rig, more: &[(&str, &str)]) -> ConsumeStats {
+    let mut fields = vec![("consumerGroup", "g")];
+    fields.extend(more);
+    let reply = rig.ask(peer(1), request(code::GET_CONSUME_STATS, &fields, ""));
+    assert_eq!(reply.code, 0, "{reply:?}");
+    ConsumeStats::parse(&reply.body).unwrap()
+}
+
+/// The group `g` subscribes this topic.
+fn join(rig: &mut Rig, topic: &str) {
+    let beat = format!(
+        r#"{{"clientID":"c1","consumerDataSet":[{{"groupName":"g","messageModel":"CLUSTERING",
+        "consumeType":"CONSUME_PASSIVELY",
+        "subscriptionDataSet":[{{"topic":"{topic}","subString":"*"}}]}}]}}"#
+    );
+    assert_eq!(
+        rig.ask(peer(5), request(code::HEART_BEAT, &[], beat)).code,
+        0
+    );
+}
+
+#[test]
+fn topics_without_a_position_or_a_subscription_show_no_lag() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    assert_eq!(rig.ensure_topic("U", "TBW102", 2), 0);
+    rig.answer = progress(rig.topics()["T"].id);
+    join(&mut rig, "U");
+    // T was given up, of U there is no position yet.
+    assert!(stats(&mut rig, &[]).queues.is_empty());
+    assert!(stats(&mut rig, &[("topic", "T")]).queues.is_empty());
+    let named = stats(&mut rig, &[("topic", "U")]);
+    assert_eq!(named.queues.len(), 2);
+    assert!(named.queues.values().all(|row| row.consumer_offset == 0));
+    let listed = stats(&mut rig, &[("topicList", "T;none;"), ("topic", "U")]);
+    assert_eq!(listed.queues.len(), 4, "whoever lists topics knows why");
+    assert!(stats(&mut rig, &[("topic", "none")]).queues.is_empty());
+    rig.stop();
+}
+
+#[test]
+fn no_pull_is_behind_what_was_consumed_and_only_queues_that_are_read_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let fields = [
+        ("topic", "T"),
+        ("readQueueNums", "2"),
+        ("writeQueueNums", "4"),
+        ("perm", "6"),
+    ];
+    let narrow = request(code::UPDATE_AND_CREATE_TOPIC, &fields, "");
+    assert_eq!(rig.ask(peer(1), narrow).code, 0);
+    let known = progress(rig.topics()["T"].id);
+    rig.answer = Box::new(move |question| {
+        let mut answer = known(question);
+        if let Answer::Offsets(rows) = &mut answer {
+            // As after a restart.
+            rows[0].pull_offset = QueueOffset(0);
+        }
+        answer
+    });
+    let queues = stats(&mut rig, &[]).queues;
+    assert_eq!(queues.len(), 2);
+    let row = queues
+        .iter()
+        .find(|(queue, _)| queue.queue_id == 1)
+        .unwrap();
+    assert_eq!((row.1.consumer_offset, row.1.pull_offset), (4, 4));
     rig.stop();
 }
 
@@ -162,13 +233,7 @@ fn without_server_side_reset_a_group_that_is_offline_is_206() {
         rig.ask(peer(1), reset(&[])).code,
         response::CONSUMER_NOT_ONLINE
     );
-    let beat = r#"{"clientID":"c1","consumerDataSet":[{"groupName":"g","messageModel":"CLUSTERING",
-        "consumeType":"CONSUME_PASSIVELY",
-        "subscriptionDataSet":[{"topic":"T","subString":"*"}]}]}"#;
-    assert_eq!(
-        rig.ask(peer(5), request(code::HEART_BEAT, &[], beat)).code,
-        0
-    );
+    join(&mut rig, "T");
     rig.answer = Box::new(|question| match question {
         Question::ResetOffsets { rows, .. } => {
             Answer::ResetOffsets(rows.iter().map(|(key, _)| (*key, QueueOffset(3))).collect())

@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use gantry_protocol::body::{TopicConfig, perm};
 use gantry_protocol::system_topic;
-use gantry_storage::units::{QueueId, QueueKey};
+use gantry_storage::units::{QueueId, QueueKey, TopicId};
 use tokio::sync::oneshot;
 
 use crate::refusal::Refusal;
@@ -254,18 +254,30 @@ impl Topics {
 
 /// Every queue of a topic, as many as its larger count.
 pub fn queues_of(entry: &TopicEntry) -> Vec<QueueKey> {
-    let count = entry
-        .config
-        .read_queue_nums
-        .max(entry.config.write_queue_nums)
-        .max(0);
-    (0..count)
-        .filter_map(|queue| u16::try_from(queue).ok())
-        .map(|queue| QueueKey {
-            topic: entry.id,
-            queue: QueueId(queue),
-        })
-        .collect()
+    let config = &entry.config;
+    first_queues(
+        entry.id,
+        config.read_queue_nums.max(config.write_queue_nums),
+    )
+}
+
+/// Those that consumers read.
+pub fn read_queues(entry: &TopicEntry) -> Vec<QueueKey> {
+    first_queues(entry.id, entry.config.read_queue_nums)
+}
+
+/// Those that producers send to.
+pub fn write_queues(entry: &TopicEntry) -> Vec<QueueKey> {
+    first_queues(entry.id, entry.config.write_queue_nums)
+}
+
+fn first_queues(topic: TopicId, count: i32) -> Vec<QueueKey> {
+    let ids = (0..count).filter_map(|queue| u16::try_from(queue).ok());
+    ids.map(|queue| QueueKey {
+        topic,
+        queue: QueueId(queue),
+    })
+    .collect()
 }
 
 /// An unsigned figure as the wire's signed one.
