@@ -202,16 +202,11 @@ pub enum Question {
         /// The topics, or all.
         topics: Option<Vec<TopicId>>,
     },
+    /// Where resets would go; nothing is moved.
+    FindOffsets(Vec<(QueueKey, ResetTo)>),
     /// Set a one-shot reset (behaviours §6, code 222): queries return it, updates are swallowed,
     /// the next pull gets 21 with it.
-    ResetOffsets {
-        /// The group.
-        group: Arc<str>,
-        /// Where to, queue by queue.
-        rows: Vec<(QueueKey, ResetTo)>,
-        /// False: only compute (and set the stored offset), without the one-shot redirect.
-        server_side: bool,
-    },
+    ResetOffsets(Vec<OffsetRow>),
     /// Set positions directly.
     PutOffsets(Vec<OffsetRow>),
     /// Totals for the runtime-info table.
@@ -284,7 +279,7 @@ pub enum ResetTo {
     Timestamp(i64),
     /// The end of the queue.
     Max,
-    /// This offset.
+    /// This offset, which the queue must have.
     Offset(QueueOffset),
 }
 
@@ -295,8 +290,8 @@ pub enum Answer {
     Bounds(Vec<QueueReport>),
     /// To `Offsets`.
     Offsets(Vec<GroupReport>),
-    /// To `ResetOffsets`: where each queue was set to.
-    ResetOffsets(Vec<(QueueKey, QueueOffset)>),
+    /// To `FindOffsets`: all that were asked for of this core, or why there is one that can't be.
+    FoundOffsets(Result<Vec<(QueueKey, QueueOffset)>, Refusal>),
     /// To `StoreReport`.
     Store(StoreReport),
     /// To `Profile`.

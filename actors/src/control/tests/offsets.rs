@@ -8,7 +8,23 @@ use gantry_protocol::code::response;
 use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
 
 use super::rig::{Rig, peer, request, settings};
-use crate::seam::{Answer, GroupReport, Question, QueueReport, ResetTo, Ticket, ToControl};
+use crate::refusal::Refusal;
+use crate::seam::{Answer, GroupReport, Question, QueueReport, ResetTo, Ticket, ToControl, ToData};
+
+/// The group `g` has consumed so much of a queue.
+fn at(topic: TopicId, queue: u16, offset: u16) -> GroupReport {
+    let queue = QueueKey {
+        topic,
+        queue: QueueId(queue),
+    };
+    GroupReport {
+        group: "g".into(),
+        queue: bounds(queue),
+        consumer_offset: QueueOffset(offset.into()),
+        pull_offset: QueueOffset(0),
+        last_timestamp_ms: 0,
+    }
+}
 
 fn bounds(queue: QueueKey) -> QueueReport {
     QueueReport {
@@ -168,6 +184,46 @@ fn reset(more: &[(&str, &str)]) -> gantry_protocol::Command {
     request(code::INVOKE_BROKER_TO_RESET_OFFSET, &fields, "")
 }
 
+/// Every reset goes to 3.
+fn at_3(question: &Question) -> Answer {
+    let Question::FindOffsets(rows) = question else {
+        return Answer::Done;
+    };
+    let rows = rows.iter().map(|(key, _)| (*key, QueueOffset(3)));
+    Answer::FoundOffsets(Ok(rows.collect()))
+}
+
+/// How many queues the cores were told to move.
+fn moved(rig: &Rig) -> usize {
+    let rows = rig.seen.iter().map(|message| match message {
+        ToData::Ask {
+            question: Question::ResetOffsets(rows),
+            ..
+        } => rows.len(),
+        _ => 0,
+    });
+    rows.sum()
+}
+
+#[test]
+fn a_reset_that_is_not_to_be_had_everywhere_moves_no_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    join(&mut rig, "T");
+    rig.answer = Box::new(|question| match question {
+        Question::FindOffsets(_) => {
+            Answer::FoundOffsets(Err(Refusal::new(response::SYSTEM_ERROR, "read failed")))
+        }
+        _ => Answer::Done,
+    });
+    let reply = rig.ask(peer(1), reset(&[("timestamp", "1234")]));
+    assert_eq!(reply.code, response::SYSTEM_ERROR);
+    assert_eq!(reply.remark.as_deref(), Some("read failed"));
+    assert_eq!(moved(&rig), 0);
+    rig.stop();
+}
+
 #[test]
 fn a_reset_goes_to_the_queues_and_comes_back_with_their_offsets() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,26 +242,25 @@ fn a_reset_goes_to_the_queues_and_comes_back_with_their_offsets() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&asked);
     rig.answer = Box::new(move |question| {
-        let Question::ResetOffsets {
-            rows, server_side, ..
-        } = question
-        else {
-            return Answer::Done;
-        };
-        assert!(server_side);
-        heard.lock().unwrap().push(rows.clone());
-        Answer::ResetOffsets(rows.iter().map(|(key, _)| (*key, QueueOffset(3))).collect())
+        if let Question::FindOffsets(rows) = question {
+            heard.lock().unwrap().push(rows.clone());
+        }
+        at_3(question)
     });
     let reply = rig.ask(peer(1), reset(&[]));
     let table = parse_queue_offsets(&reply.body, "offsetTable").unwrap();
     assert_eq!(table.len(), 4);
     assert!(table.values().all(|offset| *offset == 3));
+    assert_eq!(moved(&rig), 4);
     assert_eq!(asked.lock().unwrap()[0][0].1, ResetTo::Max);
 
-    rig.ask(peer(1), reset(&[("timestamp", "1234")]));
+    let seven = ("offset", "7");
+    rig.ask(peer(1), reset(&[("timestamp", "1234"), seven]));
     assert_eq!(asked.lock().unwrap()[1][0].1, ResetTo::Timestamp(1234));
-    rig.ask(peer(1), reset(&[("queueId", "2"), ("offset", "7")]));
-    let last = asked.lock().unwrap()[2].clone();
+    rig.ask(peer(1), reset(&[("timestamp", "-2")]));
+    assert_eq!(asked.lock().unwrap()[2][0].1, ResetTo::Max);
+    rig.ask(peer(1), reset(&[("queueId", "2"), seven]));
+    let last = asked.lock().unwrap()[3].clone();
     assert_eq!(last.len(), 1);
     assert_eq!(
         (last[0].0.queue, last[0].1),
@@ -234,27 +289,30 @@ fn without_server_side_reset_a_group_that_is_offline_is_206() {
         response::CONSUMER_NOT_ONLINE
     );
     join(&mut rig, "T");
-    rig.answer = Box::new(|question| match question {
-        Question::ResetOffsets { rows, .. } => {
-            Answer::ResetOffsets(rows.iter().map(|(key, _)| (*key, QueueOffset(3))).collect())
-        }
-        _ => Answer::Done,
+    rig.answer = Box::new(at_3);
+    let reply = rig.ask(peer(1), reset(&[]));
+    assert_eq!(reply.code, response::SYSTEM_ERROR, "no position to go from");
+    let topic = rig.topics()["T"].id;
+    rig.answer = Box::new(move |question| match question {
+        Question::Offsets { .. } => Answer::Offsets((0..4).map(|n| at(topic, n, n)).collect()),
+        _ => at_3(question),
     });
-    assert_eq!(rig.ask(peer(1), reset(&[])).code, 0);
-    let pushed = rig.pushed(peer(5));
-    let told = pushed
-        .iter()
-        .find(|c| c.code == code::RESET_CONSUMER_CLIENT_OFFSET)
-        .unwrap();
-    assert_eq!(
-        (told.ext("topic"), told.ext("group")),
-        (Some("T"), Some("g"))
-    );
-    assert_eq!(
-        parse_queue_offsets(&told.body, "offsetTable")
-            .unwrap()
-            .len(),
-        4
-    );
+    // The queues stand at 0 to 3, and forward is by force only.
+    for (force, expected) in [("true", [3, 3, 3, 3]), ("false", [0, 1, 2, 3])] {
+        let reply = rig.ask(peer(1), reset(&[("isForce", force)]));
+        assert_eq!(reply.code, 0);
+        let pushed = rig.pushed(peer(5));
+        let told = pushed.iter().rev();
+        let mut told = told.filter(|told| told.code == code::RESET_CONSUMER_CLIENT_OFFSET);
+        let told = told.next().unwrap();
+        let fields = (told.ext("topic"), told.ext("group"));
+        assert_eq!(fields, (Some("T"), Some("g")));
+        let table = parse_queue_offsets(&told.body, "offsetTable").unwrap();
+        let mut rows: Vec<_> = table.iter().map(|(q, at)| (q.queue_id, *at)).collect();
+        rows.sort_unstable();
+        let offsets: Vec<i64> = rows.iter().map(|(_, at)| *at).collect();
+        assert_eq!(offsets, expected);
+    }
+    assert_eq!(moved(&rig), 0, "the members move themselves");
     rig.stop();
 }

@@ -8,13 +8,13 @@
 //! **Not here** the mailbox (runtime), answers of single shards (`shard::questions`).
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
+use crate::refusal::Refusal;
 use crate::seam::{
     Answer, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
 };
@@ -78,11 +78,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Question::Offsets { group, topics } => {
                 self.reports_of(group.as_deref(), topics.as_deref()).await
             }
-            Question::ResetOffsets {
-                group,
-                rows,
-                server_side,
-            } => self.reset_rows(&group, &rows, server_side).await,
+            Question::FindOffsets(rows) => Answer::FoundOffsets(self.find_offsets(&rows).await),
+            Question::ResetOffsets(rows) => {
+                self.each_own(&rows, |row| {
+                    if let Some(shard) = self.shard_of(row.queue) {
+                        shard.reset_offset(row);
+                    }
+                });
+                Answer::Done
+            }
             Question::PutOffsets(rows) => {
                 self.each_own(&rows, |row| {
                     if let Some(shard) = self.shard_of(row.queue) {
@@ -171,19 +175,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         Answer::Offsets(reports)
     }
 
-    async fn reset_rows(
+    async fn find_offsets(
         &self,
-        group: &Arc<str>,
         rows: &[(QueueKey, ResetTo)],
-        one_shot: bool,
-    ) -> Answer {
-        let mut done = Vec::new();
+    ) -> Result<Vec<(QueueKey, QueueOffset)>, Refusal> {
+        let mut found = Vec::new();
         for (key, to) in rows {
             if let Some(shard) = self.shard_of(*key) {
-                done.push((*key, shard.reset_offset(*key, group, *to, one_shot).await));
+                found.push((*key, shard.find_offset(*key, *to).await?));
             }
         }
-        Answer::ResetOffsets(done)
+        Ok(found)
     }
 
     async fn store_times(&self, rows: &[(QueueKey, QueueOffset)]) -> Answer {

@@ -85,29 +85,36 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Resets a group in one queue; returns where to.
-    pub async fn reset_offset(
-        &self,
-        key: QueueKey,
-        group: &Arc<str>,
-        to: ResetTo,
-        one_shot: bool,
-    ) -> QueueOffset {
+    /// Redirects a group in one queue, once.
+    pub fn reset_offset(&self, row: &OffsetRow) {
+        self.set_offset(row.queue, &row.group, row.offset, true);
+    }
+
+    /// Where a reset of this queue would go.
+    ///
+    /// # Errors
+    /// 1 for an offset that the queue doesn't have (`AdminBrokerProcessor.resetOffsetInner`, 5.5.0,
+    /// which takes one beyond the end, too: its message would be skipped), and when the search by
+    /// time can't read.
+    pub async fn find_offset(&self, key: QueueKey, to: ResetTo) -> Result<QueueOffset, Refusal> {
+        let failed = |remark| Err(Refusal::new(response::SYSTEM_ERROR, remark));
         let bounds = self.store.bounds(key);
-        let offset = match to {
-            ResetTo::Max => bounds.max,
-            ResetTo::Offset(offset) => offset.clamp(bounds.min, bounds.max.max(bounds.min)),
+        let (min, max) = (bounds.min, bounds.max.max(bounds.min));
+        match to {
+            ResetTo::Max => Ok(max),
+            ResetTo::Offset(offset) if (min..=max).contains(&offset) => Ok(offset),
+            ResetTo::Offset(offset) => failed(format!(
+                "Target offset {offset} not in consume queue range [{min}-{max}]"
+            )),
             ResetTo::Timestamp(ms) => {
                 let time = StoreTimestamp(u64::try_from(ms).unwrap_or(0));
                 let found = self.offset_at(key, time, Boundary::Lower).await;
-                found.unwrap_or_else(|error| {
-                    tracing::warn!(shard = %self.id, %error, "a reset by time goes to the end");
-                    bounds.max
+                found.or_else(|error| {
+                    tracing::warn!(shard = %self.id, queue = %key.queue, %error, "no reset by time");
+                    failed(format!("queue {}: {error}", key.queue))
                 })
             }
-        };
-        self.set_offset(key, group, offset, one_shot);
-        offset
+        }
     }
 
     /// Bounds and last store time of a queue.
@@ -266,3 +273,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "questions_tests.rs"]
+mod tests;

@@ -1,13 +1,13 @@
 use gantry_protocol::request::pull::PullHeader;
 use gantry_protocol::request::send::SendHeader;
-use gantry_storage::units::QueueKey;
+use gantry_storage::units::{QueueKey, QueueOffset};
 
 use super::super::testing::{
     TestBroker, ext, long_pull, peer, pull_frame, pull_header, records, request_frame, send_frame,
     send_header,
 };
 use crate::data::host::Host as _;
-use crate::seam::{ToControl, ToData};
+use crate::seam::{OffsetRow, ToControl, ToData};
 use crate::settings::FlushDiskType;
 
 pub(super) fn send(broker: &TestBroker, opaque: i32, queue_id: i32, body: &[u8]) {
@@ -315,11 +315,11 @@ fn commits_are_stored_handed_over_and_reset_once() {
     assert!(shard.take_changed_offsets(10, &mut rows));
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].offset.0, &*rows[0].group), (1, "g"));
-    let ask = crate::seam::Question::ResetOffsets {
+    let ask = crate::seam::Question::ResetOffsets(vec![OffsetRow {
+        queue: QueueKey::new(1, 0),
         group: "g".into(),
-        rows: vec![(QueueKey::new(1, 0), crate::seam::ResetTo::Timestamp(0))],
-        server_side: true,
-    };
+        offset: QueueOffset(0),
+    }]);
     let ticket = crate::seam::Ticket(1);
     broker.request(&pull_frame(8, &long_pull("T", 0, 1)));
     assert!(broker.replies().is_empty());

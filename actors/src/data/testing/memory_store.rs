@@ -368,6 +368,7 @@ impl QueueStore for MemoryStore {
         time: StoreTimestamp,
         _boundary: Boundary,
     ) -> Result<QueueOffset, ReadError> {
+        self.index_page()?;
         let queues = self.queues.borrow();
         let rows = queues.get(&key).map_or(&[][..], |queue| &queue.rows);
         let found = rows

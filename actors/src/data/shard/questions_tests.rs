@@ -1,0 +1,31 @@
+use futures_lite::future::block_on;
+
+use super::*;
+use crate::data::shard::tests::sent;
+use crate::data::testing::TestBroker;
+
+#[test]
+fn a_reset_goes_where_the_queue_has_something_or_nowhere() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    for _ in 0..3 {
+        sent(&broker, 0, "a", b"x");
+    }
+    broker.stores[0].trim(QueueKey::new(1, 0), 1);
+    let shard = broker.cores[0].shards().next().unwrap();
+    let find = |to| block_on(shard.find_offset(QueueKey::new(1, 0), to));
+    assert_eq!(find(ResetTo::Max), Ok(QueueOffset(3)));
+    assert_eq!(find(ResetTo::Timestamp(0)), Ok(QueueOffset(1)));
+    for offset in [1, 2, 3].map(QueueOffset) {
+        assert_eq!(find(ResetTo::Offset(offset)), Ok(offset));
+    }
+    for offset in [0, 4] {
+        let refusal = find(ResetTo::Offset(QueueOffset(offset))).unwrap_err();
+        assert_eq!(refusal.code, response::SYSTEM_ERROR);
+        let why = format!("Target offset {offset} not in consume queue range [1-3]");
+        assert_eq!(refusal.remark, why);
+    }
+    broker.stores[0].is_index_damaged.set(true);
+    let refusal = find(ResetTo::Timestamp(0)).unwrap_err();
+    assert_eq!(refusal.code, response::SYSTEM_ERROR);
+    assert!(refusal.remark.contains("damaged"), "{refusal}");
+}
