@@ -84,6 +84,13 @@ pub const SYSTEM_GROUPS: [&str; 8] = [
     "CID_RMQ_SYS_TRANS",
 ];
 
+/// Groups of tools that only pull: no broker has a configuration of theirs from the start.
+const PULLING_SYSTEM_GROUPS: [&str; 3] = [
+    "DEFAULT_CONSUMER",
+    "SCHEDULE_CONSUMER",
+    "__MONITOR_CONSUMER",
+];
+
 /// Prefix of system groups.
 pub const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
 
@@ -127,6 +134,12 @@ pub fn is_not_sendable(topic: &str) -> bool {
 /// Whether a group belongs to the system.
 pub fn is_system_group(group: &str) -> bool {
     group.starts_with(SYSTEM_GROUP_PREFIX) || SYSTEM_GROUPS.contains(&group)
+}
+
+/// Whether a group may pull where pull consumers are rejected
+/// (`MixAll.isSysConsumerGroupPullMessage`, 5.5.0).
+pub fn is_pulling_system_group(group: &str) -> bool {
+    is_system_group(group) || PULLING_SYSTEM_GROUPS.contains(&group)
 }
 
 /// What a name's characters may be, for errors.

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::body::{ConsumerData, HeartbeatData};
+use gantry_protocol::body::{ConsumeType, ConsumerData, HeartbeatData};
 use gantry_protocol::system_topic;
 
 use crate::control::plane::Plane;
@@ -45,7 +45,12 @@ impl Groups {
             last_update_ms: plane.now_ms(),
         };
         let mut wants_full = beat.fingerprint == 0;
-        for data in &beat.consumers {
+        let rejects = plane.settings.reject_pull_consumer_enable;
+        let is_rejected = |data: &&ConsumerData| {
+            // `ClientManageProcessor`, 5.5.0: as if it hadn't been named.
+            rejects && data.consume_type == ConsumeType::Actively
+        };
+        for data in beat.consumers.iter().filter(|data| !is_rejected(data)) {
             wants_full |= self.consumer(request, &client, &beat, data, plane);
         }
         for group in &beat.producer_groups {

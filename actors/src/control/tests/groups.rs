@@ -73,6 +73,21 @@ fn trap_62_the_subscriptions_reach_the_cores_before_the_reply_the_client() {
 }
 
 #[test]
+fn a_pull_consumer_is_passed_over_where_it_is_rejected() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rejecting = settings();
+    rejecting.reject_pull_consumer_enable = true;
+    let mut rig = Rig::start(folder.path(), rejecting);
+    let mut data = beat("c1", "puller", &["T"]);
+    data.consumers[0].consume_type = ConsumeType::Actively;
+    data.consumers.extend(beat("c1", "g", &["T"]).consumers);
+    heartbeat(&mut rig, peer(1), &data);
+    assert!(rig.group("puller").is_none());
+    assert!(rig.group("g").unwrap().live.is_some());
+    rig.stop();
+}
+
+#[test]
 fn trap_28_the_retry_topic_is_made_by_the_first_heartbeat() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(folder.path(), settings());

@@ -16,6 +16,7 @@ use gantry_protocol::code::{request, response};
 use gantry_protocol::command::HeaderView;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::pull::{self, PullHeader};
+use gantry_protocol::system_topic;
 use gantry_storage::units::{QueueId, QueueKey};
 
 use super::dispatch::{Parking, no_topic};
@@ -51,6 +52,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             };
             let topic = Self::check_names(&catalog, &header, group)?;
             let filter = self.filter_of(&catalog, group, &header)?;
+            self.check_pull_consumer(group)?;
             self.prepare(&header, topic, group, filter)?
         };
         self.route_ask(key, to, QueueRequest::Pull(Box::new(pull)))
@@ -161,6 +163,24 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, remark));
         }
         self.usable(subscription.filter.clone(), Some(&subscription.kind))
+    }
+
+    /// With `rejectPullConsumerEnable` a group pulls while members of it that are pushed to are
+    /// connected, or as a tool (`PullMessageProcessor`, 5.5.0). A pull consumer can't be connected:
+    /// its heartbeats are passed over (`control/groups/beat`).
+    fn check_pull_consumer(&self, group: &Group) -> Result<(), Refusal> {
+        let name = &group.entry.name;
+        let is_rejected = self.settings.reject_pull_consumer_enable
+            && group.entry.live.is_none()
+            && !system_topic::is_pulling_system_group(name);
+        if !is_rejected {
+            return Ok(());
+        }
+        let remark = format!(
+            "the consumer's group info not exist, or the pull consumer is rejected by server: \
+             group {name}, rejectPullConsumerEnable=true"
+        );
+        Err(Refusal::new(response::SUBSCRIPTION_NOT_EXIST, remark))
     }
 
     fn usable(&self, filter: Filter, kind: Option<&str>) -> Result<Wanted, Refusal> {

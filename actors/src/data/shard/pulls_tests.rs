@@ -1,12 +1,18 @@
 //! Pulls: at once, suspended, from the device, without memory for their replies.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gantry_protocol::body::{ConsumeType, MessageModel};
 use gantry_protocol::request::pull::PullHeader;
 use gantry_protocol::request::send::SendHeader;
 
 use super::super::testing::{
-    TestBroker, ext, long_pull, peer, pull_frame, pull_header, records, send_frame, send_header,
+    TestBroker, ext, group, long_pull, peer, pull_frame, pull_header, records, send_frame,
+    send_header,
 };
 use super::tests::{send, sent};
+use crate::seam::{CatalogChange, GroupEntry, LiveGroup, ToData};
 
 #[test]
 fn pulls_that_wait_take_no_room_from_messages() {
@@ -24,6 +30,33 @@ fn pulls_that_wait_take_no_room_from_messages() {
     let code = |opaque| replies.iter().find(|r| r.opaque == opaque).unwrap().code;
     assert_eq!((code(pulls), code(pulls - 1)), (0, 2));
     assert_ne!(code(0), 2);
+}
+
+#[test]
+fn a_rejected_pull_consumer_is_24_until_its_group_is_pushed_to() {
+    let broker = TestBroker::new(1, 1, |s| s.reject_pull_consumer_enable = true);
+    sent(&broker, 0, "a", b"x");
+    let code = |group| {
+        let header = PullHeader {
+            consumer_group: group,
+            ..pull_header("T", 0, 0)
+        };
+        broker.request(&pull_frame(1, &header));
+        broker.reply().code
+    };
+    assert_eq!(code("g"), 24);
+    let put =
+        |entry| broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(Arc::clone(&entry))));
+    put(group("__MONITOR_CONSUMER"));
+    assert_eq!(code("__MONITOR_CONSUMER"), 0, "a tool");
+    let mut live = GroupEntry::clone(&group("g"));
+    live.live = Some(LiveGroup {
+        message_model: MessageModel::Clustering,
+        consume_type: ConsumeType::Passively,
+        subscriptions: HashMap::new(),
+    });
+    put(Arc::new(live));
+    assert_eq!(code("g"), 0);
 }
 
 #[test]
