@@ -107,6 +107,8 @@ pub struct BrokerSettings {
     pub notify_consumer_ids_changed_enable: LiveSwitch,
     /// `litePullMessageEnable`.
     pub lite_pull_message_enable: LiveSwitch,
+    /// `enableMixedMessageType`.
+    pub enable_mixed_message_type: bool,
     /// `rejectPullConsumerEnable`.
     pub reject_pull_consumer_enable: bool,
     /// What is indexed, and for how long in memory.

@@ -188,6 +188,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         short_polling_time_ms: values.unsigned("shortPollingTimeMills").into(),
         notify_consumer_ids_changed_enable: values.bool("notifyConsumerIdsChangedEnable").into(),
         lite_pull_message_enable: values.bool("litePullMessageEnable").into(),
+        enable_mixed_message_type: values.bool("enableMixedMessageType"),
         reject_pull_consumer_enable: values.bool("rejectPullConsumerEnable"),
         index: IndexSettings {
             keys_enable: values.bool("messageIndexEnable"),

@@ -259,6 +259,12 @@ pub const BROKER: &[Key] = &[
         Live("lite_pull_message_enable"),
     ),
     key(
+        "enableMixedMessageType",
+        "false",
+        Bool,
+        Start("enable_mixed_message_type"),
+    ),
+    key(
         "rejectPullConsumerEnable",
         "false",
         Bool,

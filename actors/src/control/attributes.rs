@@ -63,8 +63,13 @@ const MESSAGE_TYPES: &[&str] = &[
     "FIFO",
     "DELAY",
     "TRANSACTION",
-    "MIXED",
+    "PRIORITY",
+    "LITE",
+    MIXED,
 ];
+
+/// The type that needs `enableMixedMessageType`.
+const MIXED: &str = "MIXED";
 
 /// Attributes of topics (`TopicAttributes`, 5.5.0).
 pub const OF_TOPICS: &[Attribute] = &[
@@ -73,6 +78,8 @@ pub const OF_TOPICS: &[Attribute] = &[
     changeable("message.type", Values::OneOf(MESSAGE_TYPES)),
     // Hours, -1 for the broker's own time.
     changeable(RESERVE_TIME, Values::Range(-1, i64::MAX)),
+    // Minutes, 30 days at most; -1 for never.
+    changeable("lite.topic.expiration", Values::Range(-1, 30 * 24 * 60)),
 ];
 
 /// Attributes of groups (`SubscriptionGroupAttributes`, 5.5.0).
@@ -86,6 +93,14 @@ pub const OF_GROUPS: &[Attribute] = &[
     changeable("lite.sub.client.max.event.cnt", Values::Range(10, i64::MAX)),
     changeable("lite.sub.wildcard", Values::Text),
 ];
+
+/// Whether a change makes a topic's messages mixed, which takes a switch of its own
+/// (`AdminBrokerProcessor.updateAndCreateTopic`, 5.5.0).
+pub fn makes_mixed(change: &Attributes) -> bool {
+    change
+        .get("+message.type")
+        .is_some_and(|kind| kind == MIXED)
+}
 
 /// The change that a line like `+message.type=FIFO,-reserve.time` asks for
 /// (`AttributeParser.parseToMap`, 5.5.0).

@@ -57,6 +57,23 @@ fn a_topics_own_time_is_a_number_of_hours_that_may_change() {
 }
 
 #[test]
+fn the_names_and_ranges_are_those_of_5_5_0() {
+    for kind in MESSAGE_TYPES {
+        assert_eq!(
+            made(&format!("+message.type={kind}"))["message.type"],
+            *kind
+        );
+    }
+    for minutes in ["-1", "0", "43200"] {
+        made(&format!("+lite.topic.expiration={minutes}"));
+    }
+    for minutes in ["-2", "43201", "1h"] {
+        let line = format!("+lite.topic.expiration={minutes}");
+        assert!(alter(OF_TOPICS, None, &line).is_err(), "{minutes}");
+    }
+}
+
+#[test]
 fn groups_have_attributes_of_their_own() {
     let line = "+priority.factor=100,+lite.bind.topic=T,+lite.sub.model=Exclusive,\
                 +lite.sub.reset.offset.exclusive=TRUE,+lite.sub.client.quota=-1,\

@@ -62,6 +62,7 @@ pub fn settings() -> BrokerSettings {
         short_polling_time_ms: 1000_u64.into(),
         notify_consumer_ids_changed_enable: true.into(),
         lite_pull_message_enable: true.into(),
+        enable_mixed_message_type: false,
         reject_pull_consumer_enable: false,
         index: IndexSettings::STOCK,
         latency_profile_enable: true,

@@ -142,6 +142,23 @@ fn a_list_names_the_attributes_it_changes_and_the_others_stay() {
 }
 
 #[test]
+fn mixed_messages_need_their_switch() {
+    let mixed = |topic| update(topic, &[("attributes", "+message.type=MIXED")]);
+    let kinds = [(false, response::INVALID_PARAMETER), (true, 0)];
+    for (is_enabled, code) in kinds {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings();
+        settings.enable_mixed_message_type = is_enabled;
+        let mut rig = Rig::start(folder.path(), settings);
+        assert_eq!(rig.ask(peer(1), mixed("T")).code, code);
+        assert_eq!(rig.topics().contains_key("T"), is_enabled);
+        let priority = update("U", &[("attributes", "+message.type=PRIORITY")]);
+        assert_eq!(rig.ask(peer(1), priority).code, 0);
+        rig.stop();
+    }
+}
+
+#[test]
 fn a_list_of_topics_is_made_in_one_commit_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::start(folder.path(), settings());

@@ -104,6 +104,11 @@ impl Topics {
         for config in &configs {
             check_changeable(&config.name)?;
             rules::check_topic_numbers(config)?;
+            let is_mixed = attributes::makes_mixed(&config.attributes);
+            if is_mixed && !plane.settings.enable_mixed_message_type {
+                let remark = "MIXED message type is not supported. (enableMixedMessageType=false)";
+                return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+            }
         }
         {
             let table = plane.topics.borrow();
