@@ -143,6 +143,8 @@ pub struct BrokerSettings {
     pub force_register: LiveSwitch,
     /// `compressedRegister`.
     pub compressed_register: LiveSwitch,
+    /// `enableSingleTopicRegister`.
+    pub enable_single_topic_register: bool,
     /// `channelExpiredTimeout`.
     pub channel_expired_timeout_ms: LiveNumber,
     /// `serverChannelMaxIdleTimeSeconds`.

@@ -216,6 +216,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
         force_register: values.bool("forceRegister").into(),
         compressed_register: values.bool("compressedRegister").into(),
+        enable_single_topic_register: values.bool("enableSingleTopicRegister"),
         channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout").into(),
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
         start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),

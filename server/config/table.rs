@@ -356,6 +356,12 @@ pub const BROKER: &[Key] = &[
     ),
     key("forceRegister", "true", Bool, Live("force_register")),
     key(
+        "enableSingleTopicRegister",
+        "false",
+        Bool,
+        Start("enable_single_topic_register"),
+    ),
+    key(
         "compressedRegister",
         "false",
         Bool,

@@ -1,6 +1,6 @@
 //! What a name server is sent.
 //!
-//! **Owns** headers and bodies of 103, 104 and 322.
+//! **Owns** headers and bodies of 103, 104, 217 and 322.
 //! **Lives on** the control plane's thread; reads the tables.
 //! **Invariants** permissions are cut by `brokerPermission` when it lacks reading or writing
 //! (`BrokerController.doRegisterBrokerAll`, 5.5.0), so that a drained broker gets no clients (trap
@@ -13,9 +13,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_protocol::body::{RegisterBrokerBody, TopicConfig, TopicConfigWrapper, perm};
+use gantry_protocol::body::{
+    QueueData, RegisterBrokerBody, TopicConfig, TopicConfigWrapper, TopicRouteData, perm,
+};
 use gantry_protocol::code::request;
 use gantry_protocol::command::Command;
+use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 
 use crate::control::plane::Plane;
 use crate::control::topics::table::TopicTable;
@@ -47,6 +50,27 @@ pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> 
         .with_ext("enableActingMaster", false)
         .with_ext("bodyCrc32", i64::from(crc))
         .with_body(bytes)
+}
+
+/// A topic alone (`BrokerOuterAPI.registerSingleTopicAll`, 5.5.0); none when it is gone.
+pub fn one_topic(plane: &Plane, name: &str, opaque: i32) -> Option<Command> {
+    let table = plane.topics.borrow();
+    let config = cut(&table.get(name)?.config, plane.permission.get());
+    let queues = QueueData {
+        broker_name: plane.settings.broker_name.clone(),
+        read_queue_nums: config.read_queue_nums,
+        write_queue_nums: config.write_queue_nums,
+        perm: config.perm,
+        topic_sys_flag: config.topic_sys_flag,
+    };
+    let route = TopicRouteData {
+        queues: vec![queues],
+        ..TopicRouteData::default()
+    };
+    let command = Command::request(request::REGISTER_TOPIC_IN_NAMESRV, opaque)
+        .with_ext("topic", name)
+        .with_body(to_bytes(&route.to_value(), IntegerKeys::Quoted));
+    Some(command)
 }
 
 /// One topic at a time: all of them as values would take five times the memory of the whole table.

@@ -1,6 +1,6 @@
 //! What one name server is told, and when.
 //!
-//! **Owns** the calls 103, 104 and 322 to one address, their rhythm and their retries.
+//! **Owns** the calls 103, 104, 217 and 322 to one address, their rhythm and their retries.
 //! **Lives on** the control plane's thread, as one task.
 //! **Invariants** one call at a time; a server that comes back is told everything at once; a
 //! failure is logged when it begins, changes or ends.
@@ -8,6 +8,7 @@
 //! **Not here** bodies (`body`), what is due (`agenda`), the connection (`channel`).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -142,12 +143,11 @@ impl Link {
         match job {
             Job::Topics(names) => {
                 let before = self.channel.connections();
-                let command = body::register(plane, Some(&names), plane.take_opaque());
-                let reply = self.channel.call(command).await?;
+                let is_taken = self.some(&names, plane).await?;
                 // A server behind a new connection was restarted, and takes these topics for all we
                 // have; one that refuses doesn't know us either: everything goes.
                 let is_known = before == self.channel.connections();
-                if reply.code == response::SUCCESS && is_known {
+                if is_taken && is_known {
                     Ok(())
                 } else {
                     self.full(plane).await
@@ -162,6 +162,26 @@ impl Link {
             }
             Job::Full | Job::Refresh => self.full(plane).await,
         }
+    }
+
+    /// Tells of these topics; true when they were taken. A name server with
+    /// `deleteTopicWithBrokerRegistration` takes the topics of a 103 for all we have, so with
+    /// `enableSingleTopicRegister` each goes by itself.
+    async fn some(&self, names: &BTreeSet<String>, plane: &Rc<Plane>) -> Result<bool, String> {
+        if !plane.settings.enable_single_topic_register {
+            let command = body::register(plane, Some(names), plane.take_opaque());
+            let reply = self.channel.call(command).await?;
+            return Ok(reply.code == response::SUCCESS);
+        }
+        for name in names {
+            let Some(command) = body::one_topic(plane, name, plane.take_opaque()) else {
+                continue;
+            };
+            if self.channel.call(command).await?.code != response::SUCCESS {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn full(&self, plane: &Rc<Plane>) -> Result<(), String> {

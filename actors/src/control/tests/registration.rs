@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use gantry_protocol::body::RegisterBrokerBody;
+use gantry_protocol::body::{QueueData, RegisterBrokerBody, TopicRouteData};
 use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 use gantry_protocol::command::Command;
@@ -99,6 +99,36 @@ fn trap_27_a_new_topic_is_at_every_name_server_before_its_maker_hears() {
     for server in &servers {
         assert_eq!(server.next().code, code::UNREGISTER_BROKER);
     }
+    rig.stop();
+}
+
+#[test]
+fn a_changed_topic_goes_by_itself_where_that_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(accept);
+    let mut settings = settings();
+    settings.namesrv_addrs = vec![server.addr.to_string()];
+    settings.enable_single_topic_register = true;
+    let mut rig = Rig::start(folder.path(), settings);
+    rig.control.as_ref().unwrap().register();
+    body_of(&server.next());
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let told = server.heard.try_recv().expect("told before the maker");
+    assert_eq!(told.code, code::REGISTER_TOPIC_IN_NAMESRV);
+    assert_eq!(told.ext("topic"), Some("T"));
+    let route = TopicRouteData::parse(&told.body).unwrap();
+    let queues = QueueData {
+        broker_name: "b0".into(),
+        read_queue_nums: 4,
+        write_queue_nums: 4,
+        perm: 6,
+        topic_sys_flag: 0,
+    };
+    assert_eq!(route.queues, [queues]);
+    let gone = request(code::DELETE_TOPIC_IN_BROKER, &[("topic", "T")], "");
+    assert_eq!(rig.ask(peer(1), gone).code, 0);
+    let all = body_of(&server.next()).topics.topics;
+    assert!(all.contains_key("TBW102") && !all.contains_key("T"));
     rig.stop();
 }
 

@@ -80,6 +80,7 @@ pub fn settings() -> BrokerSettings {
         register_name_server_period_ms: 30_000,
         force_register: true.into(),
         compressed_register: false.into(),
+        enable_single_topic_register: false,
         channel_expired_timeout_ms: 120_000_u64.into(),
         channel_idle_max_seconds: 120,
         start_accept_send_request_ms: 0_u64.into(),
