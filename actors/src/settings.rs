@@ -53,6 +53,32 @@ pub struct IndexSettings {
     pub sleep_ms: u64,
 }
 
+/// How name servers are told of this broker and its topics.
+#[derive(Debug, Clone)]
+pub struct RegistrationSettings {
+    /// `registerNameServerPeriod`, 10,000–60,000.
+    pub period_ms: u64,
+    /// `forceRegister`.
+    pub is_forced: LiveSwitch,
+    /// `compressedRegister`.
+    pub is_compressed: LiveSwitch,
+    /// `enableSingleTopicRegister`.
+    pub is_single_topic: bool,
+}
+
+impl RegistrationSettings {
+    /// What they are without a word of the operator.
+    #[must_use]
+    pub fn stock() -> Self {
+        Self {
+            period_ms: 30_000,
+            is_forced: true.into(),
+            is_compressed: false.into(),
+            is_single_topic: false,
+        }
+    }
+}
+
 /// A broker's settings. Units are in the names; RocketMQ's key in the comment.
 #[derive(Debug, Clone)]
 #[allow(clippy::struct_excessive_bools)] // The switches are the operators' own.
@@ -137,14 +163,8 @@ pub struct BrokerSettings {
     pub flush_interval_ms: u64,
     /// `flushConsumerOffsetInterval`, at most 1,000 here.
     pub flush_consumer_offset_interval_ms: u64,
-    /// `registerNameServerPeriod`, 10,000–60,000.
-    pub register_name_server_period_ms: u64,
-    /// `forceRegister`.
-    pub force_register: LiveSwitch,
-    /// `compressedRegister`.
-    pub compressed_register: LiveSwitch,
-    /// `enableSingleTopicRegister`.
-    pub enable_single_topic_register: bool,
+    /// How name servers are told.
+    pub registration: RegistrationSettings,
     /// `channelExpiredTimeout`.
     pub channel_expired_timeout_ms: LiveNumber,
     /// `serverChannelMaxIdleTimeSeconds`.
@@ -235,8 +255,8 @@ impl BrokerSettings {
             }
             "litePullMessageEnable" => LiveCell::Switch(&self.lite_pull_message_enable),
             "useServerSideResetOffset" => LiveCell::Switch(&self.use_server_side_reset_offset),
-            "forceRegister" => LiveCell::Switch(&self.force_register),
-            "compressedRegister" => LiveCell::Switch(&self.compressed_register),
+            "forceRegister" => LiveCell::Switch(&self.registration.is_forced),
+            "compressedRegister" => LiveCell::Switch(&self.registration.is_compressed),
             "rejectTransactionMessage" => LiveCell::Switch(&self.reject_transaction_message),
             "maxMessageSize" => LiveCell::Number(&self.message_bytes_max),
             "shortPollingTimeMills" => LiveCell::Number(&self.short_polling_time_ms),

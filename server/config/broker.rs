@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
 use gantry_actors::live::KeyVerdict;
 use gantry_actors::settings::{
-    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
+    RetentionSettings,
 };
 use gantry_runtime::topology::{self, Placement};
 use gantry_storage::retention::{Rules, segments_per_run};
@@ -211,12 +212,14 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         flush_consumer_offset_interval_ms: values
             .unsigned("flushConsumerOffsetInterval")
             .min(OFFSET_INTERVAL_MS_MAX),
-        register_name_server_period_ms: values
-            .unsigned("registerNameServerPeriod")
-            .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
-        force_register: values.bool("forceRegister").into(),
-        compressed_register: values.bool("compressedRegister").into(),
-        enable_single_topic_register: values.bool("enableSingleTopicRegister"),
+        registration: RegistrationSettings {
+            period_ms: values
+                .unsigned("registerNameServerPeriod")
+                .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
+            is_forced: values.bool("forceRegister").into(),
+            is_compressed: values.bool("compressedRegister").into(),
+            is_single_topic: values.bool("enableSingleTopicRegister"),
+        },
         channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout").into(),
         channel_idle_max_seconds: values.unsigned("serverChannelMaxIdleTimeSeconds"),
         start_accept_send_request_ms: values.unsigned("startAcceptSendRequestTimeStamp").into(),

@@ -235,9 +235,9 @@ pub struct Members {
 }
 
 impl Members {
-    /// Whether a group's positions in a topic still mean something: a group that is online has given
-    /// up what it doesn't subscribe (`findSubscriptionData` beside `findSubscriptionDataCount` in
-    /// `AdminBrokerProcessor`, 5.5.0).
+    /// Whether a group's positions in a topic still mean something: a group that is online has
+    /// given up what it doesn't subscribe (`findSubscriptionData` and `findSubscriptionDataCount`
+    /// in `AdminBrokerProcessor`, 5.5.0).
     pub fn reads(&self, group: &str, topic: &str) -> bool {
         let live = self.consumers(group).map(|group| &group.subscriptions);
         live.is_none_or(|all| all.is_empty() || all.contains_key(topic))

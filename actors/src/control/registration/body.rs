@@ -36,7 +36,7 @@ pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
 
 /// A registration with all topics, or with those of `only` that exist.
 pub fn register(plane: &Plane, only: Option<&BTreeSet<String>>, opaque: i32) -> Command {
-    let is_compressed = plane.settings.compressed_register.get();
+    let is_compressed = plane.settings.registration.is_compressed.get();
     let (bytes, crc) = {
         let table = plane.topics.borrow();
         encode(&table, only, plane.permission.get(), is_compressed)

@@ -77,7 +77,7 @@ impl Link {
 
     /// Keeps the server informed until [`Link::unregister`].
     pub async fn run(&self, plane: &Rc<Plane>) {
-        let period = Duration::from_millis(plane.settings.register_name_server_period_ms);
+        let period = Duration::from_millis(plane.settings.registration.period_ms);
         let mut is_period_over = true;
         while !self.is_leaving.get() {
             let job = self.agenda.borrow_mut().take(is_period_over);
@@ -153,7 +153,7 @@ impl Link {
                     self.full(plane).await
                 }
             }
-            Job::Refresh if !plane.settings.force_register.get() => {
+            Job::Refresh if !plane.settings.registration.is_forced.get() => {
                 if self.is_behind(plane).await? {
                     self.full(plane).await
                 } else {
@@ -168,7 +168,7 @@ impl Link {
     /// `deleteTopicWithBrokerRegistration` takes the topics of a 103 for all we have, so with
     /// `enableSingleTopicRegister` each goes by itself.
     async fn some(&self, names: &BTreeSet<String>, plane: &Rc<Plane>) -> Result<bool, String> {
-        if !plane.settings.enable_single_topic_register {
+        if !plane.settings.registration.is_single_topic {
             let command = body::register(plane, Some(names), plane.take_opaque());
             let reply = self.channel.call(command).await?;
             return Ok(reply.code == response::SUCCESS);

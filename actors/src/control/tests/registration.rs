@@ -108,7 +108,7 @@ fn a_changed_topic_goes_by_itself_where_that_is_set() {
     let server = name_server(accept);
     let mut settings = settings();
     settings.namesrv_addrs = vec![server.addr.to_string()];
-    settings.enable_single_topic_register = true;
+    settings.registration.is_single_topic = true;
     let mut rig = Rig::start(folder.path(), settings);
     rig.control.as_ref().unwrap().register();
     body_of(&server.next());
@@ -225,9 +225,9 @@ fn the_compressed_form_and_the_version_question_work() {
     });
     let mut settings = settings();
     settings.namesrv_addrs = vec![server.addr.to_string()];
-    settings.compressed_register = true.into();
-    settings.force_register = false.into();
-    settings.register_name_server_period_ms = 50;
+    settings.registration.is_compressed = true.into();
+    settings.registration.is_forced = false.into();
+    settings.registration.period_ms = 50;
     let rig = Rig::start(folder.path(), settings);
     rig.control.as_ref().unwrap().register();
     let full = server.next();

@@ -21,7 +21,8 @@ use crate::seam::{
     TopicEntry,
 };
 use crate::settings::{
-    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RetentionSettings,
+    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
+    RetentionSettings,
 };
 
 use crate::control::ControlPlane;
@@ -77,10 +78,7 @@ pub fn settings() -> BrokerSettings {
         sync_flush_timeout_ms: 5000_u64.into(),
         flush_interval_ms: 500,
         flush_consumer_offset_interval_ms: 1000,
-        register_name_server_period_ms: 30_000,
-        force_register: true.into(),
-        compressed_register: false.into(),
-        enable_single_topic_register: false,
+        registration: RegistrationSettings::stock(),
         channel_expired_timeout_ms: 120_000_u64.into(),
         channel_idle_max_seconds: 120,
         start_accept_send_request_ms: 0_u64.into(),

@@ -14,6 +14,7 @@ use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
+use crate::data::shard::Shard;
 use crate::refusal::Refusal;
 use crate::seam::{
     Answer, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
@@ -33,19 +34,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 ToData::Ask { ticket, question } => self.answer_control(ticket, question),
                 ToData::Errand { ticket, errand } => self.run_errand(ticket, errand),
                 ToData::Loaded => {}
-                ToData::OffsetsLoaded(rows) => self.each_own(&rows, |row| {
-                    if let Some(shard) = self.shard_of(row.queue) {
-                        shard.load_offset(row);
-                    }
-                }),
+                ToData::OffsetsLoaded(rows) => self.each_own(&rows, Shard::load_offset),
             }
         }
     }
 
-    fn each_own(&self, rows: &[OffsetRow], mut each: impl FnMut(&OffsetRow)) {
-        rows.iter()
-            .filter(|row| self.shard_of(row.queue).is_some())
-            .for_each(&mut each);
+    /// Gives the shards of this core what is theirs.
+    fn each_own(&self, rows: &[OffsetRow], give: impl Fn(&Shard<S, H>, &OffsetRow)) {
+        for row in rows {
+            if let Some(shard) = self.shard_of(row.queue) {
+                give(&shard, row);
+            }
+        }
     }
 
     fn answer_control(self: &Rc<Self>, ticket: Ticket, question: Question) {
@@ -80,19 +80,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             Question::FindOffsets(rows) => Answer::FoundOffsets(self.find_offsets(&rows).await),
             Question::ResetOffsets(rows) => {
-                self.each_own(&rows, |row| {
-                    if let Some(shard) = self.shard_of(row.queue) {
-                        shard.reset_offset(row);
-                    }
-                });
+                self.each_own(&rows, Shard::reset_offset);
                 Answer::Done
             }
             Question::PutOffsets(rows) => {
-                self.each_own(&rows, |row| {
-                    if let Some(shard) = self.shard_of(row.queue) {
-                        shard.put_offset(row);
-                    }
-                });
+                self.each_own(&rows, Shard::put_offset);
                 Answer::Done
             }
             Question::StoreReport => Answer::Store(self.store_report().await),

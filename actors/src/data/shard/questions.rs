@@ -110,7 +110,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 let time = StoreTimestamp(u64::try_from(ms).unwrap_or(0));
                 let found = self.offset_at(key, time, Boundary::Lower).await;
                 found.or_else(|error| {
-                    tracing::warn!(shard = %self.id, queue = %key.queue, %error, "no reset by time");
+                    tracing::warn!(shard = %self.id, queue = %key.queue, %error, "no reset");
                     failed(format!("queue {}: {error}", key.queue))
                 })
             }
