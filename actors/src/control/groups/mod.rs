@@ -4,7 +4,7 @@
 //! **Lives on** the control plane's thread.
 //! **Invariants** a heartbeat's changes reach the cores before its reply reaches the client (trap
 //! 62); a change of membership tells the others at once (traps 70, 71, 76), except in broadcasting
-//! groups (trap 77).
+//! groups (trap 77). The last word a core hears of a group is the group's state in the table.
 //! **Limits** see `members` and `table`.
 //! **Not here** positions of groups (`offsets`), queue locks (the queue actors).
 
@@ -17,6 +17,7 @@ mod requesters;
 mod requests;
 pub mod table;
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,8 +103,13 @@ impl Part for Groups {
                 ticket,
                 group,
             } => {
-                // A new group is on its way to this core already, ahead of this word.
                 let outcome = self.ensure(&group, plane).map(drop);
+                // The asker doesn't know the group, so it hears of it whether it is new or not.
+                if outcome.is_ok()
+                    && let Some(put) = put_of(&group, plane)
+                {
+                    plane.outbox.send(core, ToData::Catalog(put));
+                }
                 plane
                     .outbox
                     .send(core, ToData::Resolved { ticket, outcome });
@@ -223,10 +229,15 @@ fn notify(group: &Arc<str>, peers: &[PeerRef], plane: &Plane) {
 
 /// Gives the cores the present state of a group.
 fn publish(group: &str, plane: &Plane) {
+    if let Some(put) = put_of(group, plane) {
+        plane.outbox.change(put);
+    }
+}
+
+/// The present state of a group, as the cores are told it.
+fn put_of(group: &str, plane: &Plane) -> Option<CatalogChange> {
     let groups = plane.groups.borrow();
-    let Some((name, config)) = groups.name_of(group).zip(groups.get(group)) else {
-        return;
-    };
+    let (name, config) = groups.name_of(group).zip(groups.get(group))?;
     let members = plane.members.borrow();
     let entry = GroupEntry {
         name: Arc::clone(name),
@@ -234,9 +245,7 @@ fn publish(group: &str, plane: &Plane) {
         live: members.consumers(group).map(members::ConsumerGroup::live),
         forbidden: groups.forbidden(group),
     };
-    plane
-        .outbox
-        .change(CatalogChange::GroupPut(Arc::new(entry)));
+    Some(CatalogChange::GroupPut(Arc::new(entry)))
 }
 
 /// Every group, for a core that starts.
@@ -317,16 +326,30 @@ impl Groups {
             self.take_back(plane);
             return;
         }
-        for group in std::mem::take(&mut self.changed) {
-            publish(&group, plane);
-        }
-        for group in gone {
-            let forgotten = super::admin::Msg::GroupGone(Arc::clone(&group));
-            plane.book().admin.tell(forgotten);
-            plane.outbox.change(CatalogChange::GroupGone(group));
-        }
+        self.tell_cores(&gone, plane);
         for (to, reply) in waiters {
             plane.reply(&to, reply);
+        }
+    }
+
+    /// What is stored reaches the cores: who is gone first, for a group deleted and made again
+    /// before one commit is in both lists, or was published when it was made.
+    fn tell_cores(&mut self, gone: &[Arc<str>], plane: &Rc<Plane>) {
+        for group in gone {
+            let forgotten = super::admin::Msg::GroupGone(Arc::clone(group));
+            plane.book().admin.tell(forgotten);
+            let change = CatalogChange::GroupGone(Arc::clone(group));
+            plane.outbox.change(change);
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let made_again = gone.iter().map(|group| &**group);
+        let names: BTreeSet<&str> = changed
+            .iter()
+            .map(String::as_str)
+            .chain(made_again)
+            .collect();
+        for group in names {
+            publish(group, plane);
         }
     }
 }

@@ -11,7 +11,7 @@ use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_runtime::net::PeerRef;
 
 use super::rig::{Rig, frame_of, peer, request, settings};
-use crate::seam::{CatalogChange, Question, ToControl, ToData};
+use crate::seam::{CatalogChange, ControlRequest, Question, Ticket, ToControl, ToData};
 
 fn json(value: &Value) -> bytes::Bytes {
     to_bytes(value, IntegerKeys::Quoted)
@@ -334,6 +334,71 @@ fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
     let is_gone =
         |m: &ToData| matches!(m, ToData::Catalog(CatalogChange::GroupGone(n)) if &**n == "g");
     assert!(rig.seen.iter().any(is_gone));
+    rig.stop();
+}
+
+/// Whether the last word on group `g` is that it exists.
+fn last_word(rig: &Rig) -> Option<bool> {
+    rig.seen.iter().rev().find_map(|word| match word {
+        ToData::Catalog(CatalogChange::GroupPut(entry)) if &*entry.name == "g" => Some(true),
+        ToData::Catalog(CatalogChange::GroupGone(name)) if &**name == "g" => Some(false),
+        _ => None,
+    })
+}
+
+/// A core that asks for a group hears of it, also when the control plane has it already.
+#[test]
+fn a_core_that_does_not_know_a_group_is_told_before_its_pull_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    for n in 1..=2 {
+        rig.seen.clear();
+        rig.tell(ToControl::EnsureGroup {
+            core: 0,
+            ticket: Ticket(n),
+            group: "g".into(),
+        });
+        assert_eq!(rig.resolved(Ticket(n)), 0);
+        assert_eq!(last_word(&rig), Some(true), "time {n}");
+    }
+    rig.stop();
+}
+
+/// A group deleted and made again before the deletion is stored stays known to the cores.
+#[test]
+fn the_last_word_on_a_group_made_again_is_that_it_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let put = || {
+        let config = SubscriptionGroupConfig::new("g").to_value();
+        request(
+            code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+            &[],
+            json(&config),
+        )
+    };
+    let beat = || {
+        let beat = beat("c1", "g", &["T"]).to_value();
+        request(code::HEART_BEAT, &[], json(&beat))
+    };
+    let delete = |group| {
+        let name = [("groupName", group)];
+        request(code::DELETE_SUBSCRIPTIONGROUP, &name, "")
+    };
+    for make_again in [beat(), put()] {
+        assert_eq!(rig.ask(peer(1), put()).code, 0);
+        // While the first deletion is stored the others arrive, and are one batch.
+        for command in [delete("g"), make_again].iter().cycle().take(20) {
+            rig.tell(ToControl::Request(ControlRequest {
+                peer: peer(1),
+                peer_addr: "127.0.0.1:1".parse().unwrap(),
+                command: command.clone(),
+            }));
+        }
+        let stored_after_them = delete("another");
+        assert_eq!(rig.ask(peer(1), stored_after_them).code, 0);
+        assert_eq!(last_word(&rig), Some(true));
+    }
     rig.stop();
 }
 
