@@ -31,6 +31,8 @@ pub enum BusyCause {
     ParkedLate,
     /// Too many reads from the device are under way.
     DeviceRead,
+    /// A pull has waited too long for its read from the device.
+    DeviceReadLate,
     /// Too many half messages are open.
     Transactions,
     /// Too many questions to all cores are under way.
@@ -50,7 +52,7 @@ impl BusyCause {
             Self::Mesh => "mesh",
             Self::Control => "control",
             Self::Parked | Self::ParkedLate => "parked",
-            Self::DeviceRead => "device read",
+            Self::DeviceRead | Self::DeviceReadLate => "device read",
             Self::Transactions => "transactions",
             Self::Gather => "gather",
             Self::Push => "push",
@@ -62,7 +64,7 @@ impl BusyCause {
     const fn prefix(self) -> &'static str {
         match self {
             Self::Tail => "[PCBUSY_CLEAN_QUEUE]broker",
-            Self::ParkedLate => "[TIMEOUT_CLEAN_QUEUE]broker",
+            Self::ParkedLate | Self::DeviceReadLate => "[TIMEOUT_CLEAN_QUEUE]broker",
             _ => "[OVERLOAD]system",
         }
     }

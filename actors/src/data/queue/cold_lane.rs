@@ -76,6 +76,16 @@ impl<P: Copy + Eq + Hash, T> ColdLane<P, T> {
         displaced
     }
 
+    /// Forgets the pulls of a connection that is gone.
+    pub fn drop_peer(&mut self, peer: P) {
+        let Some(waiting) = self.by_peer.remove(&peer) else {
+            return;
+        };
+        self.count -= waiting.len();
+        self.ring.retain(|other| *other != peer);
+        self.laggards.retain(|other| *other != peer);
+    }
+
     /// The newest pull of somebody who has more than one, of those who don't read first.
     fn displace(&mut self) -> Option<T> {
         let looks = self.laggards.iter().rev().take(LOOKS_MAX);
@@ -171,6 +181,20 @@ mod tests {
         assert!(order.iter().filter(|peer| **peer == 2).count() >= 6);
         let rest = std::iter::from_fn(|| lane.take(|_| true)).count();
         assert_eq!(rest, 120 - 48);
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_has_no_turn() {
+        let mut lane = lane(&[(1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]);
+        // Connection 2 is passed over once, and waits with those who don't read.
+        assert_eq!(lane.take(|peer| peer == 2), Some((1, 0)));
+        assert_eq!(lane.take(|peer| peer == 2), Some((3, 0)));
+        for gone in [2, 3, 4] {
+            lane.drop_peer(gone);
+        }
+        assert!(lane.is_empty() && lane.ring.is_empty() && lane.laggards.is_empty());
+        assert_eq!(lane.push(2, (2, 2), 1), None, "there is room again");
+        assert_eq!(lane.take(|_| false), Some((2, 2)));
     }
 
     #[test]

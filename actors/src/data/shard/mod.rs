@@ -77,6 +77,9 @@ pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
 /// 40 µs of work for each the last one waits a third of a second.
 pub const COLD_PULLS_MAX: usize = 8192;
+/// Longest such wait, ms (RocketMQ's `waitTimeMillsInPullQueue`): on a slow device clients would
+/// have given up long before their turn, and it would read for nobody.
+pub const COLD_WAIT_MS_MAX: u64 = 5_000;
 
 const _: () = assert!(INBOX_BYTES_MAX > 16 * 1024 * 1024);
 
@@ -332,7 +335,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Drops what a closed connection waits for.
     pub fn peer_closed(&self, peer: PeerRef) {
-        self.inner.borrow_mut().waiters.drop_peer(peer);
+        let mut inner = self.inner.borrow_mut();
+        inner.waiters.drop_peer(peer);
+        inner.cold.drop_peer(peer);
     }
 
     /// Suspended pulls.

@@ -8,8 +8,8 @@
 //! 56, 57); a peer that is gone costs nothing more; whatever is not in the tail waits for its turn
 //! in the cold lane, behind what the pass does.
 //! **Limits** `cold_reads_max` reads from the device, none without memory for its reply;
-//! [`super::COLD_PULLS_MAX`] pulls that wait for their turn; suspended pulls as `queue::waiters`
-//! says.
+//! [`super::COLD_PULLS_MAX`] pulls that wait for their turn, [`super::COLD_WAIT_MS_MAX`] long;
+//! suspended pulls as `queue::waiters` says.
 //! **Not here** the table of verdicts (`queue::pull`), checks of names and rights
 //! (`requests::pulls`).
 
@@ -23,7 +23,7 @@ use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{COLD_PULLS_MAX, Inner, Shard};
+use super::{COLD_PULLS_MAX, COLD_WAIT_MS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
@@ -37,6 +37,8 @@ use crate::refusal::{BusyCause, Refusal};
 const FRESH_US: u64 = 50_000;
 /// Cold pulls started at a time when none come in.
 const COLD_STARTS_MAX: usize = 16;
+/// Cold pulls looked at then, of which some may be refused: 0.1 ms.
+const COLD_LOOKS_MAX: usize = 64;
 /// What a read from the device is counted with while it is under way.
 const COLD_HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -235,13 +237,14 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// False when no more may start.
     fn start_some_cold(self: &Rc<Self>) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let quiet_us = self.host.mono_us_now().saturating_sub(inner.fresh_us);
-        let count = if quiet_us < FRESH_US {
+        let now_us = self.host.mono_us_now();
+        let quiet_us = now_us.saturating_sub(inner.fresh_us);
+        let mut starts_left = if quiet_us < FRESH_US {
             1
         } else {
             COLD_STARTS_MAX
         };
-        for _ in 0..count {
+        for _ in 0..COLD_LOOKS_MAX {
             let may_run = inner.cold_under_way < self.rules.cold_reads_max;
             let has_unread = |peer| self.host.has_unread(peer);
             let next = may_run.then(|| inner.cold.take(has_unread)).flatten();
@@ -249,23 +252,54 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 inner.cold_lane_runs = false;
                 return false;
             };
-            // Room there was when it came may be taken by now.
-            if !self.host.has_reply_room(cold.waiter.reply.peer) {
-                self.refuse_without_room(&cold.waiter);
+            if self.refuse_cold(&inner, &cold, now_us) {
                 continue;
             }
-            let bytes = usize::try_from(cold.waiter.pull.bytes_max).unwrap_or(usize::MAX);
-            let held = self.host.hold_reply(bytes.min(COLD_HELD_BYTES_MAX));
-            inner.cold_under_way += 1;
-            let shard = Rc::clone(self);
-            self.host.spawn(async move {
-                shard.finish_cold(cold, held).await;
-                let mut inner = shard.inner.borrow_mut();
-                inner.cold_under_way -= 1;
-                shard.start_cold_reads(&mut inner);
-            });
+            self.start_cold(&mut inner, cold);
+            starts_left -= 1;
+            if starts_left == 0 {
+                break;
+            }
         }
         true
+    }
+
+    /// Refuses a cold pull whose turn has come too late: its client has given up, or will have by
+    /// the time the device has answered, or doesn't read. False when it may start.
+    fn refuse_cold(&self, inner: &Inner, cold: &ColdPull, now_us: u64) -> bool {
+        let waited_ms = now_us.saturating_sub(cold.since_us) / 1000;
+        if waited_ms > COLD_WAIT_MS_MAX {
+            let key = cold.waiter.key;
+            let remark = format!(
+                "shard {}, topic {} queue {}: waited {waited_ms} ms for the device, {} pulls wait",
+                self.id,
+                key.topic,
+                key.queue,
+                inner.cold.len(),
+            );
+            let busy = self.host.busy(BusyCause::DeviceReadLate, &remark);
+            self.host.refuse(cold.waiter.reply, &busy);
+            return true;
+        }
+        // Room there was when it came may be taken by now.
+        let has_room = self.host.has_reply_room(cold.waiter.reply.peer);
+        if !has_room {
+            self.refuse_without_room(&cold.waiter);
+        }
+        !has_room
+    }
+
+    fn start_cold(self: &Rc<Self>, inner: &mut Inner, cold: ColdPull) {
+        let bytes = usize::try_from(cold.waiter.pull.bytes_max).unwrap_or(usize::MAX);
+        let held = self.host.hold_reply(bytes.min(COLD_HELD_BYTES_MAX));
+        inner.cold_under_way += 1;
+        let shard = Rc::clone(self);
+        self.host.spawn(async move {
+            shard.finish_cold(cold, held).await;
+            let mut inner = shard.inner.borrow_mut();
+            inner.cold_under_way -= 1;
+            shard.start_cold_reads(&mut inner);
+        });
     }
 
     /// `held` counts the reply until the connection's buffer does.

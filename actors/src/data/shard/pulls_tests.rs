@@ -242,3 +242,61 @@ fn large_answers_of_one_queue_keep_no_other_queue_waiting() {
     assert!(passes[0].len() <= 3 && passes.len() >= 9, "{passes:?}");
     assert!(broker.world.take_replies(peer(0, 1)).len() <= 2);
 }
+
+/// A broker whose device answers nothing, with one old message in queue 0; and how many reads it
+/// has under way at most.
+fn stuck_broker() -> (TestBroker, usize) {
+    let broker = TestBroker::new(1, 1, |s| s.memory_limit_bytes = 64 << 20);
+    sent(&broker, 0, "a", b"cold");
+    broker.stores[0].is_cold.set(true);
+    broker.stores[0].is_stuck.set(true);
+    let reads_max = broker.cores[0].settings.memory_plan(1).cold_reads;
+    (broker, reads_max)
+}
+
+#[test]
+fn cold_pulls_that_waited_too_long_are_refused_and_the_next_is_served() {
+    let (broker, reads_max) = stuck_broker();
+    let under_way = i32::try_from(reads_max).unwrap();
+    for opaque in 0..under_way + 100 {
+        broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+    }
+    broker.pass_ms(6_000);
+    broker.request_at(0, 2, &pull_frame(1000, &pull_header("T", 0, 0)));
+    broker.settle();
+    assert_eq!(broker.stores[0].reads.get(), reads_max);
+    broker.stores[0].is_stuck.set(false);
+    let replies = broker.replies();
+    assert_eq!(replies.len(), reads_max + 100);
+    for reply in replies {
+        let remark = reply.remark.unwrap_or_default();
+        if reply.opaque < under_way {
+            assert_eq!(reply.code, 0, "{remark}");
+        } else {
+            assert_eq!(reply.code, 2, "{remark}");
+            assert!(remark.contains("stage device read"), "{remark}");
+            assert!(remark.contains("waited 6000 ms"), "{remark}");
+        }
+    }
+    let served = broker.world.take_replies(peer(0, 2));
+    assert_eq!((served.len(), served[0].code), (1, 0));
+    assert_eq!(broker.stores[0].reads.get(), reads_max + 1);
+}
+
+#[test]
+fn the_device_is_not_read_for_a_connection_that_is_gone() {
+    let (broker, reads_max) = stuck_broker();
+    for opaque in 0..i32::try_from(reads_max).unwrap() {
+        broker.request_at(0, 2, &pull_frame(opaque, &pull_header("T", 0, 0)));
+    }
+    broker.settle();
+    for opaque in 0..3 {
+        broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+    }
+    broker.settle();
+    broker.cores[0].peer_closed(peer(0, 1));
+    broker.stores[0].is_stuck.set(false);
+    assert!(broker.replies().is_empty());
+    assert_eq!(broker.world.take_replies(peer(0, 2)).len(), reads_max);
+    assert_eq!(broker.stores[0].reads.get(), reads_max);
+}

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::message::{EncodedRecord, RecordParts};
@@ -57,6 +58,10 @@ pub struct MemoryStore {
     pub room: Cell<u64>,
     /// Nothing is in memory: reads need the device.
     pub is_cold: Cell<bool>,
+    /// The device answers no read for now; and how many were begun, of ranges and of records.
+    pub is_stuck: Cell<bool>,
+    pub reads: Cell<usize>,
+    pub record_reads: Cell<usize>,
     /// The next append panics in its caller, after the store is done.
     pub poison: RefCell<Option<Rc<str>>>,
     /// Records whose bytes are wrong on the device: passed over, as the real store does.
@@ -84,6 +89,9 @@ impl MemoryStore {
             seals: Cell::new(0),
             room: Cell::new(u64::MAX),
             is_cold: Cell::new(false),
+            is_stuck: Cell::new(false),
+            reads: Cell::new(0),
+            record_reads: Cell::new(0),
             poison: RefCell::default(),
             damaged: RefCell::default(),
             lost: RefCell::default(),
@@ -328,6 +336,15 @@ impl QueueStore for MemoryStore {
         filter: &dyn RecordFilter,
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError> {
+        self.reads.set(self.reads.get() + 1);
+        std::future::poll_fn(|_| {
+            if self.is_stuck.get() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
         // As the real store, which looks what will be wanted before it reads it.
         if let Some(queue) = self.queues.borrow().get(&key) {
             let from = usize::try_from(from.0).unwrap();
@@ -343,6 +360,7 @@ impl QueueStore for MemoryStore {
     }
 
     async fn record_at(&self, physical: PhysicalOffset) -> Result<Bytes, ReadError> {
+        self.record_reads.set(self.record_reads.get() + 1);
         let queues = self.queues.borrow();
         let is_misread = self.misread.get() == Some(physical);
         if is_misread || self.damaged.borrow().contains(&physical) {
