@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_protocol::code::response;
+use gantry_runtime::shared_budget::Held;
 use gantry_storage::units::{PhysicalOffset, QueueKey};
 
 use super::core::DataCore;
@@ -80,7 +81,12 @@ pub enum GatherGoal {
     /// 42.
     UnlockReply,
     /// 12.
-    QueryReply(Arc<KeyQuery>),
+    QueryReply {
+        /// What is looked for.
+        query: Arc<KeyQuery>,
+        /// Counts the records until the connection's buffer does.
+        held: Option<Held>,
+    },
     /// 33.
     RecordReply(PhysicalOffset),
     /// 323.
@@ -255,7 +261,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             GatherGoal::UnlockReply => {
                 self.host.reply(to, response::SUCCESS, None, None, &[]);
             }
-            GatherGoal::QueryReply(query) => self.finish_query(to, &query, records),
+            GatherGoal::QueryReply { query, held } => {
+                self.finish_query(to, &query, records);
+                drop(held);
+            }
             GatherGoal::RecordReply(physical) => self.finish_record(to, physical, &records),
             GatherGoal::Resume(physical) => self.finish_resume(to, physical, &records),
         }

@@ -3,7 +3,9 @@
 //! **Owns** the two requests' headers, the reading on each core, the reply.
 //! **Lives on** the session's core (headers, reply) and on every core (its shards).
 //! **Invariants** a record found by hash is shown only if it really carries the key, newest first.
-//! **Limits** [`QUERY_RECORDS_MAX`] records and [`QUERY_BYTES_MAX`] bytes a reply.
+//! **Limits** [`QUERY_RECORDS_MAX`] records and [`QUERY_BYTES_MAX`] bytes a reply, and a core's
+//! share of it; none without memory for its reply. A core searches for as long as its share is
+//! waited for.
 //! **Not here** the key index (storage), the gathering (`gather`).
 
 use std::rc::Rc;
@@ -18,11 +20,12 @@ use gantry_protocol::request::offset::{QueryMessage, ViewMessage};
 use gantry_storage::units::PhysicalOffset;
 
 use crate::data::core::DataCore;
-use crate::data::gather::{GatherAsk, GatherGoal, KeyQuery};
+use crate::data::gather::{GATHER_MS, GatherAsk, GatherGoal, KeyQuery};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
+use crate::data::shard::Shard;
 use crate::data::words::ReplyTo;
-use crate::refusal::Refusal;
+use crate::refusal::{BusyCause, Refusal};
 
 /// Most records of one reply: what RocketMQ's tools ask for at most.
 pub const QUERY_RECORDS_MAX: usize = 64;
@@ -51,6 +54,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         else {
             return Err(nothing_found());
         };
+        if !self.host.has_reply_room(to.peer) {
+            let remark = format!("core {}, replies hold all the memory for them", self.number);
+            return Err(self.host.busy(BusyCause::Replies, &remark));
+        }
         let query = Arc::new(KeyQuery {
             topic,
             key: header.key.to_owned(),
@@ -59,7 +66,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             records_max: wanted.clamp(1, QUERY_RECORDS_MAX),
         });
         let ask = GatherAsk::QueryKey(Arc::clone(&query));
-        self.gather(to, &ask, GatherGoal::QueryReply(query))
+        let held = self.host.hold_reply(QUERY_BYTES_MAX);
+        self.gather(to, &ask, GatherGoal::QueryReply { query, held })
     }
 
     pub(in crate::data) fn view_message(
@@ -76,29 +84,51 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         )
     }
 
-    /// This core's share of a search by key.
+    /// This core's share of a search by key: no more than goes into the reply.
     pub(in crate::data) async fn records_by_key(&self, query: &KeyQuery) -> Vec<(u64, Bytes)> {
+        let until_ms = self.host.mono_ms() + GATHER_MS;
         let mut found = Vec::new();
         for shard in self.shards() {
-            let (begin, end, max) = (query.begin_ms, query.end_ms, query.records_max);
-            let places = shard
-                .store()
-                .query_key(query.topic, &query.key, begin, end, max)
-                .await;
-            let places = places.unwrap_or_else(|error| {
-                tracing::warn!(shard = %shard.id(), %error, "a search by key failed");
-                Vec::new()
-            });
-            for place in places {
-                let Ok(record) = shard.store().record_at(place).await else {
-                    continue;
-                };
-                if let Some(stored_ms) = self.match_time(&record, query) {
-                    found.push((stored_ms, record));
-                }
-            }
+            self.search_shard(&shard, query, until_ms, &mut found).await;
+            keep_newest(&mut found, query.records_max);
         }
         found
+    }
+
+    /// A shard's newest records with the key. Behind the first that would be too much there is
+    /// nothing for the reply: it takes the newest as well.
+    async fn search_shard(
+        &self,
+        shard: &Shard<S, H>,
+        query: &KeyQuery,
+        until_ms: u64,
+        found: &mut Vec<(u64, Bytes)>,
+    ) {
+        let (begin, end, max) = (query.begin_ms, query.end_ms, query.records_max);
+        let places = shard
+            .store()
+            .query_key(query.topic, &query.key, begin, end, max)
+            .await;
+        let places = places.unwrap_or_else(|error| {
+            tracing::warn!(shard = %shard.id(), %error, "a search by key failed");
+            Vec::new()
+        });
+        let mut bytes = 0;
+        for place in places {
+            if self.host.mono_ms() > until_ms {
+                tracing::warn!(shard = %shard.id(), "a search by key took too long and ends");
+                return;
+            }
+            let Ok(record) = shard.store().record_at(place).await else {
+                continue;
+            };
+            if let Some(stored_ms) = self.match_time(&record, query) {
+                if !fits(&mut bytes, &record) {
+                    return;
+                }
+                found.push((stored_ms, record));
+            }
+        }
     }
 
     /// Store time of a record that carries the key; none for a collision of hashes.
@@ -133,16 +163,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         query: &KeyQuery,
         mut records: Vec<(u64, Bytes)>,
     ) {
-        records.sort_by_key(|(stored_ms, _)| std::cmp::Reverse(*stored_ms));
-        records.truncate(query.records_max);
-        let mut bytes = 0;
-        let fits = |record: &&Bytes| {
-            let first = bytes == 0;
-            bytes += record.len();
-            first || bytes <= QUERY_BYTES_MAX
-        };
-        let chosen = records.iter().map(|(_, record)| record).take_while(fits);
-        let body: Vec<&[u8]> = chosen.map(AsRef::as_ref).collect();
+        keep_newest(&mut records, query.records_max);
+        let body: Vec<&[u8]> = records.iter().map(|(_, record)| record.as_ref()).collect();
         if body.is_empty() {
             return self.host.refuse(to, &nothing_found());
         }
@@ -175,7 +197,114 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 }
 
+/// Whether one more record goes into a reply that has `bytes` so far; one always does.
+fn fits(bytes: &mut usize, record: &Bytes) -> bool {
+    let is_first = *bytes == 0;
+    *bytes += record.len();
+    is_first || *bytes <= QUERY_BYTES_MAX
+}
+
+/// Leaves what goes into the reply, newest first.
+fn keep_newest(records: &mut Vec<(u64, Bytes)>, records_max: usize) {
+    records.sort_by_key(|(stored_ms, _)| std::cmp::Reverse(*stored_ms));
+    let mut bytes = 0;
+    let newest = records.iter().take(records_max);
+    let count = newest
+        .take_while(|(_, record)| fits(&mut bytes, record))
+        .count();
+    records.truncate(count);
+}
+
 fn nothing_found() -> Refusal {
     let remark = "can not find message, maybe time range not correct";
     Refusal::new(response::QUERY_NOT_FOUND, remark)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+    use gantry_protocol::request::send::SendHeader;
+    use gantry_storage::units::TopicId;
+
+    use super::*;
+    use crate::data::testing::{
+        TestBroker, TestCore, records, request_frame, send_frame, send_header,
+    };
+
+    /// Stores messages with key `k`, which begin with these letters and are so long.
+    fn store(broker: &TestBroker, queue_id: i32, letters: &str, bytes: usize) {
+        for letter in letters.bytes() {
+            let header = SendHeader {
+                queue_id,
+                properties: "KEYS\u{1}k\u{2}",
+                ..send_header("T")
+            };
+            let body = vec![letter; bytes];
+            broker.request(&send_frame(1, &header, &body));
+            assert_eq!(broker.reply().code, 0);
+            broker.world.pass_ms(1);
+        }
+    }
+
+    fn query() -> KeyQuery {
+        KeyQuery {
+            topic: TopicId(1),
+            key: "k".to_owned(),
+            begin_ms: 0,
+            end_ms: u64::MAX,
+            records_max: QUERY_RECORDS_MAX,
+        }
+    }
+
+    fn share(core: &TestCore) -> usize {
+        block_on(core.records_by_key(&query())).len()
+    }
+
+    fn ask(broker: &TestBroker) {
+        let fields = [
+            ("topic", "T".into()),
+            ("key", "k".into()),
+            ("maxNum", 64.into()),
+            ("beginTimestamp", 0.into()),
+            ("endTimestamp", i64::MAX.into()),
+        ];
+        broker.request(&request_frame(12, 1, &fields, b""));
+    }
+
+    #[test]
+    fn a_share_ends_where_the_reply_is_full() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        store(&broker, 0, "abcde", 1536 << 10);
+        assert_eq!(share(&broker.cores[0]), 2);
+        assert_eq!(broker.stores[0].record_reads.get(), 3);
+        ask(&broker);
+        let reply = broker.reply();
+        let shown: Vec<_> = records(&reply.body)
+            .iter()
+            .map(|(_, body)| body[..1].to_owned())
+            .collect();
+        assert_eq!(shown, ["e", "d"], "the newest");
+        store(&broker, 0, "f", 4 << 20);
+        assert_eq!(share(&broker.cores[0]), 1, "one fits, however large");
+    }
+
+    #[test]
+    fn the_shards_of_a_core_have_one_share() {
+        let broker = TestBroker::new(1, 2, |_| {});
+        store(&broker, 0, "ab", 1536 << 10);
+        store(&broker, 1, "cd", 1536 << 10);
+        assert_eq!(share(&broker.cores[0]), 2);
+        ask(&broker);
+        assert_eq!(records(&broker.reply().body).len(), 2);
+    }
+
+    #[test]
+    fn without_memory_for_replies_a_search_is_refused() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        store(&broker, 0, "a", 1);
+        broker.world.has_reply_room.set(false);
+        ask(&broker);
+        assert_eq!(broker.reply().code, 2);
+        assert_eq!(broker.stores[0].record_reads.get(), 0);
+    }
 }
