@@ -5,7 +5,8 @@
 //! **Lives on** the queue's data core, inside its actor; the control plane keeps a copy, written
 //! behind.
 //! **Invariants** positions may go back (trap 73); while a reset is pending, queries return it and
-//! commits are swallowed; a position is dirty until it was handed to the control plane.
+//! commits are swallowed; only a pull takes it, for who was suspended may own the queue no more; a
+//! position is dirty until it was handed to the control plane.
 //! **Limits** [`GROUPS_MAX`] groups a queue; a commit of one more is refused.
 //! **Not here** whether the group exists (`data::catalog`), how they persist (`control`).
 
@@ -25,7 +26,18 @@ pub struct Position {
     pub pulled: QueueOffset,
     /// A reset that no pull has taken yet.
     pub reset: Option<QueueOffset>,
+    /// Suspended pulls were told of it.
+    is_reset_told: bool,
     dirty: bool,
+}
+
+/// A reset that a pull has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenReset {
+    /// Where to.
+    pub to: QueueOffset,
+    /// Suspended pulls have heard of it: whoever comes from there was one of them.
+    pub was_told: bool,
 }
 
 /// What became of a commit.
@@ -104,13 +116,24 @@ impl GroupOffsets {
         let outcome = self.set(group, offset);
         if one_shot && let Some(row) = self.get_mut(group) {
             row.reset = Some(offset);
+            row.is_reset_told = false;
         }
         outcome
     }
 
-    /// Takes a pending reset; the pull that asks is told to go there.
-    pub fn take_reset(&mut self, group: &str) -> Option<QueueOffset> {
-        self.get_mut(group)?.reset.take()
+    /// The pending reset, for the group's suspended pulls. It stays pending.
+    pub fn tell_reset(&mut self, group: &str) -> Option<QueueOffset> {
+        let row = self.get_mut(group)?;
+        row.is_reset_told |= row.reset.is_some();
+        row.reset
+    }
+
+    /// Takes a pending reset for the pull that asks.
+    pub fn take_reset(&mut self, group: &str) -> Option<TakenReset> {
+        let row = self.get_mut(group)?;
+        let to = row.reset.take()?;
+        let was_told = std::mem::take(&mut row.is_reset_told);
+        Some(TakenReset { to, was_told })
     }
 
     /// Hands out up to `most` dirty rows and marks them clean. True when none is left.
@@ -209,9 +232,22 @@ mod tests {
         offsets.reset(&group, QueueOffset(2), true);
         assert_eq!(offsets.commit(&group, QueueOffset(10)), Commit::Swallowed);
         assert_eq!(offsets.query("g"), Some(QueueOffset(2)));
-        assert_eq!(offsets.take_reset("g"), Some(QueueOffset(2)));
+        let taken = |was_told| {
+            let to = QueueOffset(2);
+            Some(TakenReset { to, was_told })
+        };
+        assert_eq!(offsets.take_reset("g"), taken(false));
         assert_eq!(offsets.take_reset("g"), None);
+        assert_eq!(offsets.tell_reset("g"), None);
         assert_eq!(offsets.commit(&group, QueueOffset(10)), Commit::Stored);
+        offsets.reset(&group, QueueOffset(2), true);
+        assert_eq!(offsets.tell_reset("g"), Some(QueueOffset(2)));
+        assert_eq!(offsets.commit(&group, QueueOffset(10)), Commit::Swallowed);
+        assert_eq!(offsets.take_reset("g"), taken(true));
+        offsets.reset(&group, QueueOffset(2), true);
+        assert_eq!(offsets.tell_reset("g"), Some(QueueOffset(2)));
+        offsets.reset(&group, QueueOffset(2), true);
+        assert_eq!(offsets.take_reset("g"), taken(false), "another reset");
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub fn start(
         next,
     };
     if let Some(next) = reset {
-        return Err(moved(PullStatus::OffsetReset, next));
+        return Err(reset_to(next));
     }
     if bounds.max.0 == 0 {
         let status = PullStatus::NoMessageInQueue;
@@ -121,6 +121,15 @@ pub fn start(
         Err(moved(PullStatus::OffsetOverflowBadly, bounds.max))
     } else {
         Ok(wanted)
+    }
+}
+
+/// What a pull of a group that was reset is told.
+pub fn reset_to(next: QueueOffset) -> Verdict {
+    Verdict {
+        status: PullStatus::OffsetReset,
+        code: response::PULL_OFFSET_MOVED,
+        next,
     }
 }
 

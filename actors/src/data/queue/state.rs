@@ -26,17 +26,23 @@ pub struct QueueState {
 /// Where a pull begins after the group's commit and a pending reset were applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullOpening {
-    /// A reset that this pull takes.
+    /// A reset that this pull takes and has to be told of.
     pub reset: Option<QueueOffset>,
     /// What became of the commit it carried.
     pub commit: Option<Commit>,
 }
 
 impl QueueState {
-    /// Opens a pull: a pending reset is taken and its commit ignored, else the commit is stored.
-    pub fn open_pull(&mut self, group: &Arc<str>, commit: Option<i64>) -> PullOpening {
-        let reset = self.offsets.take_reset(group);
-        let commit = match (reset, commit.map(u64::try_from)) {
+    /// Opens a pull at `wanted`: a pending reset is taken and its commit ignored, else the commit
+    /// is stored. Who was told while suspended and comes from there isn't told again: a client
+    /// gives its queue up for some seconds each time.
+    pub fn open_pull(&mut self, group: &Arc<str>, wanted: i64, commit: Option<i64>) -> PullOpening {
+        let taken = self.offsets.take_reset(group);
+        let is_there = |to: QueueOffset| u64::try_from(wanted) == Ok(to.0);
+        let reset = taken
+            .filter(|taken| !(taken.was_told && is_there(taken.to)))
+            .map(|taken| taken.to);
+        let commit = match (taken, commit.map(u64::try_from)) {
             (None, Some(Ok(offset))) => Some(self.offsets.commit(group, QueueOffset(offset))),
             _ => None,
         };
@@ -143,7 +149,7 @@ mod tests {
                     model.resets.insert(g, n);
                 }
                 Step::Pull(g, commit) => {
-                    let opening = state.open_pull(&name(g), commit);
+                    let opening = state.open_pull(&name(g), 0, commit);
                     let reset = model.resets.remove(&g);
                     assert_eq!(opening.reset.map(|offset| offset.0), reset);
                     if let (None, Some(Ok(n))) = (reset, commit.map(u64::try_from)) {

@@ -492,6 +492,8 @@ fn make_ready(actor: &mut QueueActor, slot: u32, ready: &mut Vec<u32>) {
 #[cfg(test)]
 mod pulls_tests;
 #[cfg(test)]
+mod reset_tests;
+#[cfg(test)]
 mod sql_tests;
 #[cfg(test)]
 mod tests;

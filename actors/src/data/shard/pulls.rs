@@ -87,7 +87,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     ) {
         let key = actor.key;
         let times = self.begin_pull(reply);
-        let opening = actor.state.open_pull(&pull.group, pull.commit);
+        let opening = actor.state.open_pull(&pull.group, pull.wanted, pull.commit);
         if opening.commit == Some(Commit::FirstDirty) {
             inner.note_dirty(actor);
         }
@@ -400,14 +400,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Answers a pull that has waited long enough: the same rules, without suspension.
     pub(super) fn give_up(&self, inner: &mut Inner, mut waiter: Waiter) {
         waiter.times.wake(self.stamp_us());
-        let key = waiter.key;
-        let group = &waiter.pull.group;
-        let reset = inner
-            .known(key)
-            .and_then(|actor| actor.state.offsets.take_reset(group));
-        let bounds = self.store.bounds(key);
+        let bounds = self.store.bounds(waiter.key);
         let wanted = i64::try_from(waiter.scanned.0).unwrap_or(i64::MAX);
-        match pull::start(bounds, wanted, reset) {
+        // No reset: a suspended pull is told of one when it comes.
+        match pull::start(bounds, wanted, None) {
             Ok(from) => self.read_now(inner, None, waiter, from),
             // Everything that came was looked at and nothing matched (trap 54).
             Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
@@ -415,6 +411,13 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             }
             Err(verdict) => self.tell(&waiter, verdict, bounds),
         }
+    }
+
+    /// Tells a suspended pull that its group was reset.
+    pub(super) fn redirect(&self, mut waiter: Waiter, to: QueueOffset) {
+        waiter.times.wake(self.stamp_us());
+        let bounds = self.store.bounds(waiter.key);
+        self.tell(&waiter, pull::reset_to(to), bounds);
     }
 
     fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {

@@ -72,15 +72,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Pulls that wait on a queue whose group was reset learn it now, not at their deadline.
+    /// Pulls that wait on a queue whose group was reset learn it now, not at their deadline, all of
+    /// them: some may be left from before a rebalance. So the reset stays for who pulls next.
     fn redirect_waiting(&self, inner: &mut Inner, key: QueueKey, group: &str) {
         for id in inner.waiters.of_queue(key) {
             let same = inner
                 .waiters
                 .get_mut(id)
                 .is_some_and(|waiter| *waiter.pull.group == *group);
-            if same && let Some(waiter) = inner.waiters.take(id) {
-                self.give_up(inner, waiter);
+            let told = || inner.known(key)?.state.offsets.tell_reset(group);
+            let Some(to) = same.then(told).flatten() else {
+                continue;
+            };
+            if let Some(waiter) = inner.waiters.take(id) {
+                self.redirect(waiter, to);
             }
         }
     }

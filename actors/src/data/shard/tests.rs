@@ -340,6 +340,10 @@ fn commits_are_stored_handed_over_and_reset_once() {
     ));
     assert_eq!(query(), "0");
     commit(1);
+    assert_eq!(query(), "0", "until the group pulls again");
+    broker.request(&pull_frame(9, &pull_header("T", 0, 0)));
+    assert_eq!(broker.reply().code, 0);
+    commit(1);
     assert_eq!(query(), "1");
 }
 
