@@ -393,6 +393,7 @@ fn the_last_word_on_a_group_made_again_is_that_it_exists() {
                 peer: peer(1),
                 peer_addr: "127.0.0.1:1".parse().unwrap(),
                 command: command.clone(),
+                held: None,
             }));
         }
         let stored_after_them = delete("another");

@@ -7,7 +7,7 @@ use super::super::testing::{
     TestBroker, ext, group, long_pull, peer, pull_frame, pull_header, request_frame,
 };
 use super::tests::sent;
-use crate::seam::{CatalogChange, Question, ResetTo, Ticket, ToData};
+use crate::seam::{CatalogChange, OffsetRow, Question, Ticket, ToData};
 
 /// A broker with one message in queue 0, and a long poll for the next one of these connections.
 fn suspended(slots: &[u32]) -> TestBroker {
@@ -24,11 +24,11 @@ fn suspended(slots: &[u32]) -> TestBroker {
 fn reset(broker: &TestBroker) {
     broker.tell_all(|| ToData::Ask {
         ticket: Ticket(1),
-        question: Question::ResetOffsets {
+        question: Question::ResetOffsets(vec![OffsetRow {
             group: "g".into(),
-            rows: vec![(QueueKey::new(1, 0), ResetTo::Offset(QueueOffset(0)))],
-            server_side: true,
-        },
+            queue: QueueKey::new(1, 0),
+            offset: QueueOffset(0),
+        }]),
     });
     broker.settle();
 }
