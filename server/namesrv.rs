@@ -20,6 +20,7 @@ use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::control::ControlPlane;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
 use gantry_runtime::net::{Claim, Net, NetOptions, PeerTable};
+use gantry_runtime::probe;
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::{Shutdown, StopReason, StopReport};
 use gantry_runtime::topology::unbound;
@@ -131,6 +132,12 @@ pub fn start(
         from_actor: at_port,
         opened,
     };
+    // Its connections have a share of what the process may open.
+    let files = probe::open_files();
+    tracing::debug!(
+        open_files = files.found,
+        "the limit is raised as far as it goes"
+    );
     let mut plan = CorePlan::new(unbound(1));
     plan.name = "namesrv".into();
     let cores =

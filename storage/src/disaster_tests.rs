@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use crate::disk::{Disk, DiskErrorKind};
+use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::{AppendError, FlushError, ReadError, RecoverError};
 use crate::format::segment_name;
 use crate::key_index::key_hash;
+use crate::log::segments::Segments;
 use crate::shard_store::tests::{SEGMENT, SharedTail, bodies, limits, options, record};
-use crate::shard_store::{FlushMode, ShardStore};
+use crate::shard_store::{FlushMode, ShardStore, StoreOptions};
 use crate::sim_disk::{SimDisk, SimOp};
 use crate::units::{FilePosition, QueueKey, QueueOffset};
 
@@ -252,6 +253,95 @@ fn disaster_full_disk() {
         });
         check_after_kill(&disk, &tail, mode, &kept);
     }
+}
+
+/// Clients can use up the process's file handles: what needs one waits, and goes on by itself.
+#[test]
+fn disaster_too_many_open_files() {
+    for mode in BOTH {
+        let disk = SimDisk::new(22);
+        let tail = SharedTail::new(4 << 20);
+        let body = vec![1; 100_000];
+        let mut kept = Vec::new();
+        disk.block_on(async {
+            let store = open(&disk, &tail, mode).await.unwrap();
+            disk.sleep_ms(1000).await;
+            for _ in 0..2 {
+                disk.fail_after(SimOp::Create, 0, DiskErrorKind::NoHandle);
+            }
+            let refused = loop {
+                match put(&store, &body).await {
+                    Ok(_) => kept.push(body.clone()),
+                    Err(error) if error.contains("tail is full") => disk.sleep_ms(1).await,
+                    Err(error) => break error,
+                }
+                assert!(kept.len() < 200, "the faults were never met");
+            };
+            assert!(refused.contains("too many files are open"), "{refused}");
+            assert!(store.poisoned().is_none(), "{:?}", store.poisoned());
+            disk.sleep_ms(3000).await;
+            put(&store, &body).await.unwrap();
+            kept.push(body.clone());
+            assert_eq!(read_from(&store, 0).await.unwrap().len(), kept.len());
+        });
+        check_after_kill(&disk, &tail, mode, &kept);
+    }
+}
+
+/// A segment may exist from before a restart, and be opened by the first write to it.
+#[test]
+fn disaster_too_many_open_files_for_a_segment_that_exists() {
+    let disk = SimDisk::new(23);
+    let tail = SharedTail::new(4 << 20);
+    let body = vec![1; 100_000];
+    let with_segments_ahead = || StoreOptions {
+        zeros_ahead_bytes: 4 * SEGMENT,
+        ..options(FlushMode::Sync)
+    };
+    let mut kept = Vec::new();
+    disk.block_on(async {
+        let opened = ShardStore::open(disk.clone(), tail.lend(), with_segments_ahead()).await;
+        let (store, _) = opened.unwrap();
+        put(&store, &body).await.unwrap();
+        kept.push(body.clone());
+        // They are made while nothing else is to do.
+        disk.sleep_ms(10_000).await;
+        store.shutdown().await.unwrap();
+    });
+    disk.kill();
+    disk.block_on(async {
+        let opened = ShardStore::open(disk.clone(), tail.lend(), with_segments_ahead()).await;
+        let (store, _) = opened.unwrap();
+        let opened = disk.count(SimOp::Open);
+        disk.fail_after(SimOp::Open, 0, DiskErrorKind::NoHandle);
+        while disk.count(SimOp::Open) < opened + 2 {
+            put(&store, &body).await.unwrap();
+            kept.push(body.clone());
+            assert!(kept.len() < 200, "no segment was opened");
+        }
+        assert!(store.poisoned().is_none(), "{:?}", store.poisoned());
+    });
+    check_after_kill(&disk, &tail, FlushMode::Sync, &kept);
+}
+
+/// A segment kept to be used again is still one when it can't be opened.
+#[test]
+fn a_spare_that_cannot_be_opened_stays_a_spare() {
+    let disk = SimDisk::new(24);
+    disk.block_on(async {
+        disk.make_dir("shard-0").await.unwrap();
+        let folder = "shard-0".to_owned();
+        let spare = format!("shard-0/{}", crate::format::spare_name(0));
+        let made = disk.open(&spare, OpenMode::CreateLen(SEGMENT)).await;
+        made.unwrap().sync().await.unwrap();
+        let segments = Segments::load(disk.clone(), folder, SEGMENT).await.unwrap();
+        disk.fail_after(SimOp::Open, 0, DiskErrorKind::NoHandle);
+        let failed = segments.create(FilePosition(0)).await.unwrap_err();
+        assert!(failed.is_no_handle(), "{failed}");
+        assert_eq!(segments.spares_count(), 1);
+        segments.create(FilePosition(0)).await.unwrap();
+        assert!(segments.exists(FilePosition(0)) && segments.spares_count() == 0);
+    });
 }
 
 #[test]

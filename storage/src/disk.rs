@@ -47,6 +47,9 @@ pub enum DiskErrorKind {
     NoSpace,
     /// The device says of a read that it has lost what was written there.
     Lost,
+    /// No file can be opened now: the process, or the system, has as many open as it may. The
+    /// device is well, and it passes.
+    NoHandle,
     /// Any other fault of the device or the file system.
     Io,
 }
@@ -84,6 +87,11 @@ impl DiskError {
     /// Whether the device was full.
     pub fn is_no_space(&self) -> bool {
         self.kind == DiskErrorKind::NoSpace
+    }
+
+    /// Whether no file could be opened because too many are open.
+    pub fn is_no_handle(&self) -> bool {
+        self.kind == DiskErrorKind::NoHandle
     }
 
     /// Whether the name did not exist.
@@ -124,7 +132,7 @@ pub trait Disk: Clone + 'static {
     ///
     /// # Errors
     /// `NotFound` for a missing file or folder, `NoSpace` when a new file cannot be given its
-    /// length.
+    /// length, `NoHandle` while too many files are open.
     async fn open(&self, name: &str, mode: OpenMode) -> Result<Self::File, DiskError>;
 
     /// What `folder` holds, in any order.

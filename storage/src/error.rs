@@ -29,8 +29,9 @@ pub enum AppendError {
         /// The first fault.
         reason: Rc<str>,
     },
-    /// The device has no room for the next segment; reads go on.
-    #[error("the store is full: {reason}")]
+    /// The next segment can't be made for now: the device is full, or too many files are open; reads
+    /// go on.
+    #[error("{reason}")]
     StoreFull {
         /// What could not be created and why.
         reason: Rc<str>,

@@ -136,8 +136,15 @@ impl DiskFile for GlommioFile {
     }
 
     async fn write_at_and_sync(&self, buf: DmaBuffer, position: u64) -> Result<(), DiskError> {
-        let file = self.synced().await?;
-        self.write_to(&file, buf, position).await
+        match self.synced().await {
+            Ok(file) => self.write_to(&file, buf, position).await,
+            // Too many files are open: what needs no second handle is as durable, only slower.
+            Err(error) if error.is_no_handle() => {
+                self.write_at(buf, position).await?;
+                self.sync().await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_at(&self, position: u64, len: usize) -> Result<ReadBytes, DiskError> {

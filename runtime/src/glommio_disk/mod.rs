@@ -294,11 +294,15 @@ async fn blocking<T: Send + 'static>(
 /// other faults of a read may pass.
 const LOST: [i32; 2] = [Errno::NODATA.raw_os_error(), Errno::ILSEQ.raw_os_error()];
 
+/// The process, or the system, has as many files open as it may.
+const NO_HANDLE: [i32; 2] = [Errno::MFILE.raw_os_error(), Errno::NFILE.raw_os_error()];
+
 fn fault(operation: &'static str, name: &str, error: &io::Error) -> DiskError {
     let kind = match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound, _) => DiskErrorKind::NotFound,
         (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => DiskErrorKind::NoSpace,
         (_, Some(code)) if LOST.contains(&code) => DiskErrorKind::Lost,
+        (_, Some(code)) if NO_HANDLE.contains(&code) => DiskErrorKind::NoHandle,
         _ => DiskErrorKind::Io,
     };
     DiskError::new(kind, operation, name, error)

@@ -5,7 +5,7 @@
 //! **Invariants** an accepted connection stays on its core. Two brokers never share a port by
 //! accident, although `SO_REUSEPORT` would let them: the first listener of a process looks before
 //! it binds.
-//! **Limits** `connections_max`; beyond it a connection is accepted and closed, so that its client
+//! **Limits** `admission`; beyond it a connection is accepted and closed, so that its client
 //! learns at once.
 //! **Not here** what happens on a connection (`connection`).
 
@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures_lite::future::or;
 use glommio::net::{TcpListener, TcpStream};
 
+use super::admission::Failures;
 use super::session::{Accepted, Session};
 use super::taken_port::someone_listens;
 use super::{Claim, FrameHandler, Net, connection};
@@ -46,6 +47,7 @@ pub(super) fn listen<H: FrameHandler>(
 }
 
 async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: SocketAddr) {
+    let mut failures = Failures::default();
     loop {
         let closing = poll_fn(|cx| net.poll_closing(cx).map(|()| None));
         let accepted = async { Some(socket.accept().await) };
@@ -53,7 +55,9 @@ async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: So
             None => return,
             Some(Ok(stream)) => welcome(&net, stream, bound),
             Some(Err(error)) => {
-                tracing::warn!(%bound, %error, "accept failed");
+                if let Some(times) = failures.note(net.clock.mono_us_now() / 1_000) {
+                    tracing::warn!(%bound, %error, times, "accept failed");
+                }
                 glommio::timer::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
         }
@@ -61,7 +65,7 @@ async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: So
 }
 
 fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAddr) {
-    if net.peers.len() >= net.options.connections_max {
+    if !net.admission.takes_one_more(net.peers.len()) {
         net.metrics.count(|counts| counts.refused += 1);
         return;
     }

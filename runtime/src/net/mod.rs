@@ -8,6 +8,7 @@
 //! **Limits** [`NetOptions`], whose defaults are the constants of this room.
 //! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
 
+mod admission;
 pub mod client;
 mod coalescing;
 mod connection;
@@ -35,6 +36,8 @@ use crate::error::ListenError;
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, TaskQueues};
 use crate::shared_budget::SharedBudget;
+use admission::Admission;
+pub use admission::HANDLES_RESERVED;
 use coalescing::Coalescing;
 pub use coalescing::{COALESCE_US_MAX, Listening, WAITED_FOR_US};
 pub use out_buffer::MOVED_FRAMES_BYTES_MIN;
@@ -72,7 +75,8 @@ const _: () = assert!(READ_BYTES >= 64 * 1024);
 pub struct NetOptions {
     /// Silence after which a connection is closed, in milliseconds.
     pub idle_ms: u64,
-    /// Most connections of this core; further ones are closed at once.
+    /// Most connections of this core; further ones are closed at once, as are those beyond its share
+    /// of the process's file handles.
     pub connections_max: usize,
     /// Waiting output above which a connection is not read.
     pub out_bytes_soft: usize,
@@ -137,6 +141,7 @@ pub struct Net<H> {
     handler: Rc<H>,
     peers: Rc<PeerTable>,
     lane: Rc<WriteLane>,
+    admission: Admission,
     assembly: Rc<Budget>,
     /// Every read of the core goes through this, so that an idle connection needs no buffer.
     scratch: RefCell<Box<[u8]>>,
@@ -180,6 +185,7 @@ impl<H: FrameHandler> Net<H> {
                 Rc::clone(&core.clock),
                 Rc::clone(&core.metrics),
             ),
+            admission: Admission::new(options.connections_max),
             options,
             handler,
             peers,

@@ -4,7 +4,8 @@
 //! **Lives on** the shard's core: one writer task, under `FlushMode::Async` a task for each group
 //! in flight and one that syncs.
 //! **Invariants** groups are taken and end in log order; a watermark moves only after the device's
-//! word for all before it; any failure poisons the shard.
+//! word for all before it; any failure poisons the shard,
+//! except that no file handle is free: that passes.
 //! **Limits** writes of at most `WRITE_BYTES_MAX`; `GROUPS_IN_FLIGHT_MAX`.
 //! **Not here** what is in a group (`staging`).
 
@@ -12,6 +13,7 @@ use std::rc::Rc;
 
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::log::segment::Segment;
+use crate::log::segment_pool::FULL_RETRY_MS;
 use crate::log::shard_log::ShardLog;
 use crate::log::staging::Group;
 use crate::log::watermark::{Committed, Stable, Staged};
@@ -152,13 +154,22 @@ async fn write_group<D: Disk>(log: &ShardLog<D>, group: Group) -> Result<(), Dis
     Ok(())
 }
 
+/// The segment that covers `position`. One that is first opened here waits for a free file handle:
+/// what is staged stays so meanwhile.
 async fn segment_for<D: Disk>(
     log: &ShardLog<D>,
     position: FilePosition,
 ) -> Result<Rc<Segment<D>>, DiskError> {
-    match log.segments.open(position).await? {
-        Some(segment) => Ok(segment),
-        None => Err(missing_segment(position)),
+    loop {
+        match log.segments.open(position).await {
+            Err(error) if error.is_no_handle() && !log.closing.get() => {
+                tracing::error!(%error, "records wait for a file handle");
+                log.work
+                    .wait_ms(&log.disk, FULL_RETRY_MS, || log.closing.get())
+                    .await;
+            }
+            opened => return opened?.ok_or_else(|| missing_segment(position)),
+        }
     }
 }
 

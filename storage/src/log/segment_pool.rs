@@ -1,9 +1,10 @@
 //! Making segments before they are needed, and writing zeros into them while nothing else is to do.
 //!
-//! **Owns** when the next segment is made, when zeros are written, the retry on a full device.
+//! **Owns** when the next segment is made, when zeros are written, the retry on a full device or
+//! without a free file handle.
 //! **Lives on** the shard's core, one task.
-//! **Invariants** nothing is staged for a segment that does not durably exist, so a full device
-//! refuses new records and loses none; zeros never touch a block given to a group.
+//! **Invariants** nothing is staged for a segment that does not durably exist, so a full device, or
+//! too many open files, refuses new records and loses none; zeros never touch a block given to a group.
 //! **Limits** `ZEROS_QUIET_MS`, `ZEROS_CHUNK_BYTES`, one chunk in flight.
 //! **Not here** writing records (`log_writer`).
 
@@ -11,7 +12,7 @@ use std::rc::Rc;
 
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::log::segment::Segment;
-use crate::log::shard_log::ShardLog;
+use crate::log::shard_log::{NoSegment, ShardLog};
 use crate::shard_store::FlushMode;
 use crate::units::{FilePosition, index};
 
@@ -23,7 +24,7 @@ pub const ZEROS_QUIET_MS: u64 = 100;
 pub const ZEROS_CHUNK_BYTES: u64 = 512 << 10;
 /// Segments are made ahead of their time only while the device has room for this many of it.
 pub const AHEAD_ROOM_FACTOR: u64 = 8;
-/// Pause before a segment is tried again on a full device.
+/// Pause before a segment is tried again on a full device, or with too many files open.
 pub const FULL_RETRY_MS: u64 = 1000;
 /// Segments that must fit before a device that was full takes records again: with room for one
 /// only it would be full again at once.
@@ -142,7 +143,7 @@ async fn has_room<D: Disk>(log: &ShardLog<D>) -> bool {
 }
 
 async fn make<D: Disk>(log: &ShardLog<D>, start: FilePosition) {
-    let was_full = log.full.borrow().is_some();
+    let was_full = log.full.borrow().as_ref().is_some_and(|why| why.is_full);
     if was_full && !has_room(log).await {
         log.work
             .wait_ms(&log.disk, FULL_RETRY_MS, || log.closing.get())
@@ -153,20 +154,23 @@ async fn make<D: Disk>(log: &ShardLog<D>, start: FilePosition) {
         Ok(()) => {
             log.segments_end.set(log.segments.end_after(start));
             if log.full.borrow_mut().take().is_some() {
-                tracing::info!("the store has room again");
+                tracing::info!("segments can be made again");
             }
             log.progressed();
         }
-        Err(error) if error.is_no_space() => {
+        Err(error) => {
+            let Some(why) = NoSegment::of(&error) else {
+                log.fail(&error);
+                return;
+            };
             if log.full.borrow().is_none() {
-                tracing::error!(%error, "the store is full: new records are refused");
+                why.warn();
             }
-            *log.full.borrow_mut() = Some(Rc::from(error.to_string()));
+            *log.full.borrow_mut() = Some(why);
             log.work
                 .wait_ms(&log.disk, FULL_RETRY_MS, || log.closing.get())
                 .await;
         }
-        Err(error) => log.fail(&error),
     }
 }
 

@@ -152,18 +152,22 @@ impl<D: Disk> Segments<D> {
     /// Makes the segment at `start` durably exist: from a spare, else new.
     ///
     /// # Errors
-    /// `NoSpace` when the device has no room for it.
+    /// `NoSpace` when the device has no room for it, `NoHandle` while too many files are open.
     pub async fn create(&self, start: FilePosition) -> Result<(), DiskError> {
         let name = self.path(&segment_name(start));
         let spare = self.spares.borrow_mut().pop();
         let (file, zeroed) = match spare {
             Some(spare) => {
-                if let Err(error) = self.disk.rename(&self.path(&spare), &name).await {
+                let path = self.path(&spare);
+                if let Err(error) = self.disk.rename(&path, &name).await {
                     self.spares.borrow_mut().push(spare);
                     return Err(error);
                 }
-                let file = self.disk.open(&name, OpenMode::Existing).await?;
-                (file, start.plus(self.bytes))
+                let opened = self.disk.open(&name, OpenMode::Existing).await;
+                if opened.is_err() && self.disk.rename(&name, &path).await.is_ok() {
+                    self.spares.borrow_mut().push(spare);
+                }
+                (opened?, start.plus(self.bytes))
             }
             None => (
                 self.disk

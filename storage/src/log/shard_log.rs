@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::error::{AppendError, FlushError};
 use crate::log::poison::Poison;
 use crate::log::segments::Segments;
@@ -50,7 +50,7 @@ pub struct ShardLog<D: Disk> {
     pub(crate) write_bytes_min: Cell<u64>,
     pub(crate) segments_end: Cell<FilePosition>,
     /// Why the next segment could not be made.
-    pub(crate) full: RefCell<Option<Rc<str>>>,
+    pub(crate) full: RefCell<Option<NoSegment>>,
     /// Segments with writes no sync has covered.
     pub(crate) unsynced: RefCell<BTreeSet<FilePosition>>,
     /// Somebody waits for a commit up to here: no timers before it.
@@ -63,6 +63,39 @@ pub struct ShardLog<D: Disk> {
     pub syncs_count: Cell<u64>,
     /// Bytes written to the device, padding included, zeros not.
     pub written_bytes: Cell<u64>,
+}
+
+/// Why the next segment can't be made for now: nothing that a retry may not cure.
+#[derive(Clone, Debug)]
+pub(crate) struct NoSegment {
+    /// What refused records say.
+    pub(crate) reason: Rc<str>,
+    /// The device is full; else too many files are open.
+    pub(crate) is_full: bool,
+}
+
+impl NoSegment {
+    /// What `error` says, unless it is a fault.
+    pub(crate) fn of(error: &DiskError) -> Option<Self> {
+        let is_full = error.is_no_space();
+        if !is_full && !error.is_no_handle() {
+            return None;
+        }
+        let what = if is_full {
+            "the store is full"
+        } else {
+            "too many files are open"
+        };
+        Some(Self {
+            reason: Rc::from(format!("{what}: {error}")),
+            is_full,
+        })
+    }
+
+    /// Says so in the log.
+    pub(crate) fn warn(&self) {
+        tracing::error!("new records are refused: {}", self.reason);
+    }
 }
 
 impl<D: Disk> ShardLog<D> {
@@ -141,8 +174,8 @@ impl<D: Disk> ShardLog<D> {
     fn refusal(&self, staging: &Staging, no_room: NoRoom) -> AppendError {
         match (no_room, self.full.borrow().as_ref()) {
             (NoRoom::Tail { unwritten_bytes }, _) => AppendError::TailFull { unwritten_bytes },
-            (NoRoom::Segment, Some(reason)) => AppendError::StoreFull {
-                reason: Rc::clone(reason),
+            (NoRoom::Segment, Some(why)) => AppendError::StoreFull {
+                reason: Rc::clone(&why.reason),
             },
             // The next segment is being made: wait as for the device.
             (NoRoom::Segment, None) => AppendError::TailFull {

@@ -27,7 +27,7 @@ use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
 use crate::log::recovery::{DeviceScan, END_READS_MAX, Scan, TailRuns};
 use crate::log::segments::Segments;
-use crate::log::shard_log::ShardLog;
+use crate::log::shard_log::{NoSegment, ShardLog};
 use crate::log::signal::Signal;
 use crate::log::staging::{Staging, StagingStart};
 use crate::log::{log_writer, segment_pool};
@@ -153,19 +153,17 @@ fn check(options: &StoreOptions) -> Result<(), RecoverError> {
 }
 
 /// Opens the segment that is written next. A log that ends with its segment on a full device goes
-/// on without: the reason is returned, and the segment is made once there is room.
+/// on without: the reason is returned, and the segment is made once that is over.
 async fn open_head<D: Disk>(
     segments: &Segments<D>,
     head: FilePosition,
-) -> Result<Option<Rc<str>>, DiskError> {
-    if !segments.exists(head) {
-        match segments.create(segments.start_of(head)).await {
-            Err(error) if error.is_no_space() && head == segments.start_of(head) => {
-                tracing::error!(%error, "the store is full: new records are refused");
-                return Ok(Some(Rc::from(error.to_string())));
-            }
-            made => made?,
-        }
+) -> Result<Option<NoSegment>, DiskError> {
+    if !segments.exists(head)
+        && let Err(error) = segments.create(segments.start_of(head)).await
+    {
+        let why = NoSegment::of(&error).filter(|_| head == segments.start_of(head));
+        why.as_ref().ok_or(error)?.warn();
+        return Ok(why);
     }
     segments.open(head).await?;
     Ok(None)
