@@ -41,18 +41,23 @@ impl Budget {
 
     /// Draws `bytes`, or `None` when that would pass the limit.
     pub fn try_charge(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
-        let used = self.used.get();
-        let wanted = used.saturating_add(bytes);
-        if wanted > self.limit && used > 0 {
-            self.refused.set(self.refused.get() + 1);
-            return None;
-        }
-        self.used.set(wanted);
-        self.peak.set(self.peak.get().max(wanted));
-        Some(Charge {
+        self.draw(bytes, 0).then(|| Charge {
             budget: Rc::clone(self),
             bytes,
         })
+    }
+
+    /// Draws `bytes` for somebody who has `held` already.
+    fn draw(&self, bytes: usize, held: usize) -> bool {
+        let used = self.used.get();
+        let wanted = used.saturating_add(bytes);
+        if wanted > self.limit && used > held {
+            self.refused.set(self.refused.get() + 1);
+            return false;
+        }
+        self.used.set(wanted);
+        self.peak.set(self.peak.get().max(wanted));
+        true
     }
 
     /// The budget's name, for remarks and metrics.
@@ -85,6 +90,15 @@ impl Charge {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Draws `bytes` more; false, and nothing drawn, when that would pass the limit.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let drawn = self.budget.draw(bytes, self.bytes);
+        if drawn {
+            self.bytes += bytes;
+        }
+        drawn
     }
 
     /// Joins another charge of the same budget into this one.
@@ -127,5 +141,19 @@ mod tests {
         assert!(budget.try_charge(1).is_none());
         drop(large);
         assert!(budget.try_charge(1).is_some());
+    }
+
+    #[test]
+    fn a_charge_grows_within_the_limit_and_past_it_alone() {
+        let budget = Budget::new("test", 10);
+        let mut first = budget.try_charge(4).unwrap();
+        let other = budget.try_charge(4).unwrap();
+        assert!(first.grow(2) && !first.grow(1));
+        assert_eq!((budget.used(), first.bytes()), (10, 6));
+        drop(other);
+        assert!(first.grow(10));
+        assert_eq!((budget.used(), first.bytes()), (16, 16));
+        drop(first);
+        assert_eq!(budget.used(), 0);
     }
 }

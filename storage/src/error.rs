@@ -29,8 +29,8 @@ pub enum AppendError {
         /// The first fault.
         reason: Rc<str>,
     },
-    /// The next segment can't be made for now: the device is full, or too many files are open; reads
-    /// go on.
+    /// The next segment can't be made for now: the device is full, or too many files are open;
+    /// reads go on.
     #[error("{reason}")]
     StoreFull {
         /// What could not be created and why.

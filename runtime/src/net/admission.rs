@@ -2,8 +2,8 @@
 //!
 //! **Owns** the cores' shares of the process's file handles; how often a failing accept is told.
 //! **Lives on** each data core; the number of cores that share is the process's.
-//! **Invariants** connections of all cores together leave [`HANDLES_RESERVED`] handles, or half of a
-//! small limit, to everything else.
+//! **Invariants** connections of all cores together leave [`HANDLES_RESERVED`] handles, or half of
+//! a small limit, to everything else.
 //! **Limits** the limit on open files as it is when the core starts to listen.
 //! **Not here** raising that limit (`probe`), accepting (`listener`).
 

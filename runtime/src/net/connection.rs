@@ -6,7 +6,7 @@
 //! nothing is read while the connection is clogged; a length that cannot be a frame ends the
 //! connection before a byte is reserved for it.
 //! **Limits** one frame as `gantry_protocol::frame` says; one read is `READ_BYTES`; incomplete
-//! frames of all connections of the core together as `assembly_bytes_max` says. An idle connection
+//! frames of all connections of the core together as `assembly` says. An idle connection
 //! holds no buffer.
 //! **Not here** writing (`writer`), the idle limit (`net::sweep`).
 
@@ -18,8 +18,7 @@ use bytes::BytesMut;
 use gantry_protocol::frame::{self, Frame};
 
 use super::session::{CloseReason, Session};
-use super::{FrameHandler, Net};
-use crate::budget::Charge;
+use super::{FrameHandler, Net, assembly};
 use crate::shard::breathe;
 
 /// The start of a frame whose end has not arrived.
@@ -27,8 +26,6 @@ struct Partial {
     bytes: BytesMut,
     /// Bytes of the whole frame, length word included; `None` until the length word is complete.
     whole: Option<usize>,
-    /// Held until the frame is complete.
-    _charge: Charge,
 }
 
 /// The task of one connection.
@@ -38,7 +35,10 @@ pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) 
     let reason = session.close_reason().unwrap_or(reason);
     if matches!(
         reason,
-        CloseReason::BadFrame | CloseReason::NoMemory | CloseReason::SlowReader
+        CloseReason::BadFrame
+            | CloseReason::NoMemory
+            | CloseReason::SlowReader
+            | CloseReason::SlowSender
     ) {
         net.metrics.count(|counts| counts.expelled += 1);
     }
@@ -55,7 +55,10 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
     let mut partial_us = 0;
     loop {
         if session.is_clogged() {
+            session.assembling.borrow_mut().pause();
             session.until_unclogged().await;
+            let now_ms = net.clock.mono_us_now() / 1_000;
+            session.assembling.borrow_mut().resume(now_ms);
         }
         let had_partial = partial.is_some();
         let step = poll_fn(|cx| poll_step(net, session, &mut partial, cx)).await;
@@ -106,7 +109,7 @@ fn poll_step<H: FrameHandler>(
     session.note_read(net.clock.mono_ms());
     let mut frames = net.frames.take();
     let fresh = scratch.get(..read).unwrap_or_default();
-    let cut = cut(net, partial, fresh, &mut frames);
+    let cut = cut(net, session, (partial, fresh), &mut frames);
     net.metrics.count(|counts| {
         counts.reads += 1;
         counts.bytes_in += read as u64;
@@ -119,32 +122,30 @@ fn poll_step<H: FrameHandler>(
 /// Appends to `frames` what `fresh` completes and keeps the rest in `partial`.
 fn cut<H>(
     net: &Net<H>,
-    partial: &mut Option<Partial>,
-    mut fresh: &[u8],
+    session: &Session,
+    (partial, mut fresh): (&mut Option<Partial>, &[u8]),
     frames: &mut Vec<Frame>,
 ) -> Result<(), CloseReason> {
     while let Some(open) = partial.as_mut() {
-        let Some(whole) = open.whole else {
-            // Fewer than four bytes so far: complete the length word first.
-            let need = frame::LENGTH_WORD_BYTES - open.bytes.len();
-            let (head, rest) = fresh.split_at(need.min(fresh.len()));
-            open.bytes.extend_from_slice(head);
-            fresh = rest;
-            let Some(whole) = declared(&open.bytes)? else {
-                return Ok(());
-            };
-            let word = std::mem::take(&mut open.bytes);
-            *partial = Some(begin(net, &word, Some(whole))?);
-            continue;
-        };
-        let need = whole.saturating_sub(open.bytes.len());
-        let (body, rest) = fresh.split_at(need.min(fresh.len()));
-        open.bytes.extend_from_slice(body);
+        // Fewer than four bytes so far: complete the length word first.
+        let wanted = open.whole.unwrap_or(frame::LENGTH_WORD_BYTES);
+        let need = wanted.saturating_sub(open.bytes.len());
+        let (more, rest) = fresh.split_at(need.min(fresh.len()));
+        if more.len() < need || open.whole.is_none() {
+            assembly::keep(net, session, more.len())?;
+        }
+        // The declared length is only a claim: memory grows with the bytes that really arrive.
+        open.bytes.extend_from_slice(more);
         fresh = rest;
-        if open.bytes.len() < whole {
+        if more.len() < need {
             return Ok(());
         }
+        if open.whole.is_none() {
+            open.whole = declared(&open.bytes)?;
+            continue;
+        }
         let mut done = partial.take().map(|open| open.bytes).unwrap_or_default();
+        session.assembling.borrow_mut().end();
         take_all(&mut done, frames)?;
     }
     let complete = complete_prefix(fresh)?;
@@ -154,22 +155,14 @@ fn cut<H>(
         take_all(&mut BytesMut::from(ready), frames)?;
     }
     if !rest.is_empty() {
-        *partial = Some(begin(net, rest, declared(rest)?)?);
+        let whole = declared(rest)?;
+        assembly::keep(net, session, rest.len())?;
+        *partial = Some(Partial {
+            bytes: BytesMut::from(rest),
+            whole,
+        });
     }
     Ok(())
-}
-
-fn begin<H>(net: &Net<H>, held: &[u8], whole: Option<usize>) -> Result<Partial, CloseReason> {
-    let charge = net
-        .assembly
-        .try_charge(whole.unwrap_or(frame::LENGTH_WORD_BYTES))
-        .ok_or(CloseReason::NoMemory)?;
-    // The declared length is only a claim: memory grows with the bytes that really arrive.
-    Ok(Partial {
-        bytes: BytesMut::from(held),
-        whole,
-        _charge: charge,
-    })
 }
 
 /// How many leading bytes are whole frames.

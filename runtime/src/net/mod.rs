@@ -9,6 +9,7 @@
 //! **Not here** what a frame means (`actors`), how it is cut (`gantry_protocol::frame`).
 
 mod admission;
+mod assembly;
 pub mod client;
 mod coalescing;
 mod connection;
@@ -38,6 +39,7 @@ use crate::shard::{CoreContext, TaskQueues};
 use crate::shared_budget::SharedBudget;
 use admission::Admission;
 pub use admission::HANDLES_RESERVED;
+pub use assembly::PARTIAL_MS;
 use coalescing::Coalescing;
 pub use coalescing::{COALESCE_US_MAX, Listening, WAITED_FOR_US};
 pub use out_buffer::MOVED_FRAMES_BYTES_MIN;
@@ -64,7 +66,7 @@ pub const OUT_BYTES_SOFT: usize = 1024 * 1024;
 pub const OUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// One read: long enough for 4 x 64 pipelined messages of 1 KiB.
 const READ_BYTES: usize = 256 * 1024;
-/// Bytes of one core promised to frames whose end has not arrived yet.
+/// Bytes of one core that frames hold whose end has not arrived yet.
 pub const ASSEMBLY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 const _: () = assert!(OUT_BYTES_SOFT < OUT_BYTES_MAX);
@@ -75,14 +77,18 @@ const _: () = assert!(READ_BYTES >= 64 * 1024);
 pub struct NetOptions {
     /// Silence after which a connection is closed, in milliseconds.
     pub idle_ms: u64,
-    /// Most connections of this core; further ones are closed at once, as are those beyond its share
-    /// of the process's file handles.
+    /// Most connections of this core; further ones are closed at once, as are those beyond its
+    /// share of the process's file handles.
     pub connections_max: usize,
     /// Waiting output above which a connection is not read.
     pub out_bytes_soft: usize,
     /// Waiting output above which a connection is closed.
     pub out_bytes_max: usize,
-    /// Bytes promised to incomplete frames; above it, the connection that asks is closed.
+    /// Time after which a connection is closed whose incomplete frame does not get on, in
+    /// milliseconds.
+    pub partial_ms: u64,
+    /// Bytes that incomplete frames hold; above it, the connections are closed whose frames have
+    /// not got on for longest.
     pub assembly_bytes_max: usize,
     /// Memory of all replies that wait, of all cores.
     pub replies: Arc<SharedBudget>,
@@ -98,6 +104,7 @@ impl Default for NetOptions {
             connections_max: CONNECTIONS_MAX,
             out_bytes_soft: OUT_BYTES_SOFT,
             out_bytes_max: OUT_BYTES_MAX,
+            partial_ms: PARTIAL_MS,
             assembly_bytes_max: ASSEMBLY_BYTES_MAX,
             replies: SharedBudget::new(usize::MAX),
             coalesce_max_us: 0,
@@ -277,6 +284,8 @@ async fn sweep<H: FrameHandler>(net: std::rc::Weak<Net<H>>) {
             let silent_ms = now.saturating_sub(session.last_read_ms());
             if silent_ms >= net.options.idle_ms {
                 session.close(CloseReason::Idle);
+            } else if session.is_slow_sender(now, net.options.partial_ms) {
+                session.close(CloseReason::SlowSender);
             } else if silent_ms >= SWEEP_MS {
                 session.release_idle_memory();
             }

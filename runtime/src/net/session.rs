@@ -24,6 +24,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use rustix::net::SendFlags;
 
+use super::assembly::Assembling;
 use super::out_buffer::OutBuffer;
 use super::peers::PeerRef;
 use super::watched::MISSES_MAX;
@@ -49,8 +50,10 @@ pub enum CloseReason {
     BadFrame,
     /// It does not read what is written to it.
     SlowReader,
-    /// Too many bytes are promised to incomplete frames.
+    /// Incomplete frames hold too much, and its own has not got on for longest.
     NoMemory,
+    /// It began a frame that does not get on.
+    SlowSender,
     /// The handler wanted it closed.
     Handler,
     /// The process stops.
@@ -71,6 +74,8 @@ pub struct Session {
     held: RefCell<Held>,
     /// Since when its socket has taken nothing, ms; 0 while it takes something.
     stuck_ms: Cell<u64>,
+    /// Its frame whose end has not arrived.
+    pub(super) assembling: RefCell<Assembling>,
     out_soft: usize,
     out_max: usize,
     /// In the lane's list, or the drain task is at work.
@@ -109,6 +114,7 @@ impl Session {
             runs: RefCell::default(),
             held: RefCell::new(new.replies.hold(0)),
             stuck_ms: Cell::new(0),
+            assembling: RefCell::default(),
             out_soft: new.out_soft,
             out_max: new.out_max,
             queued: Cell::new(false),
@@ -228,6 +234,7 @@ impl Session {
         self.reason.set(Some(reason));
         self.out.borrow_mut().clear();
         self.held.borrow_mut().resize(0);
+        self.assembling.borrow_mut().end();
         *self.runs.borrow_mut() = Vec::new();
         if let Some(stream) = self.stream.borrow().as_ref() {
             // Completes at once; it also completes the reader's pending poll.
@@ -284,6 +291,11 @@ impl Session {
     pub(super) fn is_clogged(&self) -> bool {
         let waiting = self.out_bytes();
         waiting > self.out_soft || (waiting > 0 && self.held.borrow().budget().is_pressed())
+    }
+
+    /// Whether it began a frame that has not got on for `limit_ms`.
+    pub(super) fn is_slow_sender(&self, now_ms: u64, limit_ms: u64) -> bool {
+        self.assembling.borrow().is_overdue(now_ms, limit_ms)
     }
 
     fn is_stuck(&self) -> bool {
@@ -402,6 +414,7 @@ impl Session {
     /// Closes the socket; only the reader task calls this, at its end.
     pub(super) fn end(&self, reason: CloseReason) {
         self.close(reason);
+        self.assembling.borrow_mut().end();
         drop(self.stream.borrow_mut().take());
     }
 

@@ -345,13 +345,70 @@ fn incomplete_frames_draw_from_one_budget() {
     let server = Server::start(options);
     let mut first = server.client();
     let large = frame(&vec![1; 900_000]);
-    first.write_all(&large[..1000]).unwrap();
+    first.write_all(&large[..600_000]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
+    // The one that has not got on for longer goes, not the one that asks.
     let mut second = server.client();
-    second.write_all(&large[..1000]).unwrap();
+    second.write_all(&large[..600_000]).unwrap();
     assert_eq!(server.reason(), CloseReason::NoMemory);
-    first.write_all(&large[1000..]).unwrap();
-    first.read_exact(&mut vec![0; large.len()]).unwrap();
+    assert_eq!(first.read(&mut [0; 8]).unwrap_or(0), 0);
+    second.write_all(&large[600_000..]).unwrap();
+    second.read_exact(&mut vec![0; large.len()]).unwrap();
+}
+
+#[test]
+fn a_length_word_alone_costs_nobody_anything() {
+    let options = NetOptions {
+        assembly_bytes_max: 16 * 1024 * 1024,
+        ..NetOptions::default()
+    };
+    let server = Server::start(options);
+    let claims: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut client = server.client();
+            let word = gantry_protocol::frame::FRAME_BYTES_MAX.to_be_bytes();
+            client.write_all(&word).unwrap();
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut client = server.client();
+    let large = frame(&vec![1; 300_000]);
+    let (start, end) = large.split_at(100_000);
+    client.write_all(start).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(end).unwrap();
+    client.read_exact(&mut vec![0; large.len()]).unwrap();
+    assert!(server.closed.is_empty());
+    drop(claims);
+}
+
+/// One byte now and then keeps an incomplete frame open for its time only; whoever gets on goes on,
+/// and so does who has sent whole frames.
+#[test]
+fn a_frame_that_does_not_get_on_is_given_up() {
+    let server = Server::start(NetOptions {
+        partial_ms: 2_000,
+        ..NetOptions::default()
+    });
+    let (mut slow, mut steady, mut quiet) = (server.client(), server.client(), server.client());
+    let large = frame(&vec![1; 600_000]);
+    let ping = frame(b"x");
+    quiet.write_all(&ping).unwrap();
+    slow.write_all(&large[..20]).unwrap();
+    let begin = Instant::now();
+    for (nth, piece) in large.chunks(20_000).enumerate() {
+        steady.write_all(piece).unwrap();
+        // It fails once the connection is closed.
+        let _ = slow.write_all(&large[20 + nth..21 + nth]);
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    assert!(begin.elapsed() > Duration::from_secs(4));
+    assert_eq!(server.reason(), CloseReason::SlowSender);
+    steady.read_exact(&mut vec![0; large.len()]).unwrap();
+    quiet.write_all(&ping).unwrap();
+    quiet.read_exact(&mut vec![0; 2 * ping.len()]).unwrap();
+    assert!(server.closed.is_empty());
 }
 
 /// A kill leaves connections behind; the next process must be able to bind exclusively at once.

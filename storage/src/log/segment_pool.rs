@@ -4,7 +4,8 @@
 //! without a free file handle.
 //! **Lives on** the shard's core, one task.
 //! **Invariants** nothing is staged for a segment that does not durably exist, so a full device, or
-//! too many open files, refuses new records and loses none; zeros never touch a block given to a group.
+//! too many open files, refuses new records and loses none; zeros never touch a block given to a
+//! group.
 //! **Limits** `ZEROS_QUIET_MS`, `ZEROS_CHUNK_BYTES`, one chunk in flight.
 //! **Not here** writing records (`log_writer`).
 
