@@ -110,11 +110,8 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     }
     let file_lines = values.lines();
     give_options(&mut values, args);
-    let kept = config::give_kept(&mut values, &file_lines);
-    let plan = config::plan(&mut values, topology::memory_bytes());
-    let mut plan = plan.map_err(|errors| errors.to_string())?;
-    plan.settings.file_lines = file_lines;
-    plan.settings.kept = kept;
+    let plan = config::plan_with_kept(&mut values, file_lines, topology::memory_bytes());
+    let plan = plan.map_err(|errors| errors.to_string())?;
     print::notices(&plan.notices);
     if args.print_config {
         return print::answer(&values.print()).map(drop);

@@ -34,11 +34,8 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
         .map_or(namesrv_settings.listen, |held| held.address);
     let file_lines = config::values().lines();
     let mut values = broker_values(args, reachable(namesrv_address));
-    let kept = config::give_kept(&mut values, &file_lines);
-    let plan = config::plan(&mut values, topology::memory_bytes());
-    let mut plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
-    plan.settings.file_lines = file_lines;
-    plan.settings.kept = kept;
+    let plan = config::plan_with_kept(&mut values, file_lines, topology::memory_bytes());
+    let plan: BrokerPlan = plan.map_err(|errors| errors.to_string())?;
     print::notices(&plan.notices);
     let Some(held) = held else {
         return print::answer(&values.print()).map(drop);

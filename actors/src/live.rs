@@ -1,13 +1,17 @@
 //! Settings that an operator changes while the broker runs.
 //!
-//! **Owns** the cells, and what a change of a key may come to.
+//! **Owns** the cells, and what a change of a key may come to, alone and at the next start.
 //! **Lives on** both planes: written by the control plane's thread, read by every core.
 //! **Invariants** a cell is one relaxed atomic: reading it costs a plain load, and a reader sees
 //! the old value or the new one. No reader needs two cells to agree.
 //! **Limits** a value has passed its key's check before it comes here.
 //! **Not here** the keys, their ranges and words (`server/config`), what is kept (`kept_settings`).
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::kept_settings::KeptSettings;
 
 /// A switch that changes live.
 #[derive(Debug, Default)]
@@ -125,3 +129,43 @@ pub enum KeyVerdict {
 
 /// The table of keys, as a question.
 pub type KeyCheck = fn(key: &str, value: &str) -> KeyVerdict;
+
+/// Pairs of key and value.
+type Pairs<'p> = &'p [(&'p str, &'p str)];
+/// A start, tried with what is kept and with the changes of a request.
+type TryStart = dyn Fn(&KeptSettings, Pairs<'_>) -> Result<(), String> + Send + Sync;
+
+/// Whether the next start would take a request's changes together with everything else that is
+/// configured: rules of several keys can't be judged key by key.
+#[derive(Clone)]
+pub struct StartCheck(Arc<TryStart>);
+
+impl StartCheck {
+    /// A check by this function.
+    pub fn new<F>(try_start: F) -> Self
+    where
+        F: Fn(&KeptSettings, Pairs<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        Self(Arc::new(try_start))
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// Why a start with these changes would be refused.
+    pub fn ask(&self, kept: &KeptSettings, changes: Pairs<'_>) -> Result<(), String> {
+        (self.0)(kept, changes)
+    }
+}
+
+impl Default for StartCheck {
+    fn default() -> Self {
+        Self::new(|_, _| Ok(()))
+    }
+}
+
+impl fmt::Debug for StartCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StartCheck")
+    }
+}

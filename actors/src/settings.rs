@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::kept_settings::KeptSettings;
-use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch};
+use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch, StartCheck};
 use crate::memory_plan::MemoryPlan;
 use gantry_storage::retention::{Rules, segments_per_run};
 
@@ -213,6 +213,8 @@ pub struct BrokerSettings {
     pub kept: KeptSettings,
     /// The table of keys (code 25).
     pub key_check: KeyCheck,
+    /// The next start (code 25).
+    pub start_check: StartCheck,
 }
 
 impl IndexSettings {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
-use gantry_actors::live::KeyVerdict;
+use gantry_actors::live::{KeyVerdict, StartCheck};
 use gantry_actors::settings::{
     BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
     RetentionSettings,
@@ -39,6 +39,9 @@ const MEMORY_LIMIT_DEFAULT_MAX: u64 = 4 << 30;
 /// Direct I/O writes whole blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
 
+/// Keys whose names a plan resolves.
+const RESOLVED: [&str; 2] = ["brokerIP1", "brokerIP2"];
+
 /// Everything a broker's start needs.
 #[derive(Debug)]
 pub struct BrokerPlan {
@@ -60,23 +63,58 @@ pub fn values() -> Values {
     ])
 }
 
-/// What a change of a key while running comes to (code 25). A value that would stop the next start
-/// is refused now.
+/// What a change of a key while running comes to by itself (code 25).
 pub fn verdict(key: &str, value: &str) -> KeyVerdict {
-    let mut values = values();
-    let verdict = values.verdict(key, value);
-    if verdict == KeyVerdict::AtStart {
+    values().verdict(key, value)
+}
+
+/// The plan of a start: what the file and the command line gave, and what was changed while an
+/// earlier process ran.
+///
+/// # Errors
+/// All complaints at once.
+pub fn plan_with_kept(
+    values: &mut Values,
+    file_lines: Vec<(String, String)>,
+    memory_bytes: u64,
+) -> Result<BrokerPlan, ConfigErrors> {
+    let given = values.clone();
+    let kept = give_kept(values, &file_lines);
+    let mut plan = plan(values, memory_bytes)?;
+    plan.settings.file_lines = file_lines;
+    plan.settings.kept = kept;
+    plan.settings.start_check = StartCheck::new(move |kept, asked| {
+        would_start(given.clone(), kept, asked, memory_bytes).map_err(|errors| errors.to_string())
+    });
+    Ok(plan)
+}
+
+/// A start with what was given then, what is kept now, and what a request asks for (code 25).
+fn would_start(
+    mut values: Values,
+    kept: &KeptSettings,
+    asked: &[(&str, &str)],
+    memory_bytes: u64,
+) -> Result<(), ConfigErrors> {
+    for (key, value) in kept.iter() {
         values.give(key, value, Origin::Changed);
-        if let Err(errors) = plan(&mut values, topology::memory_bytes()) {
-            return KeyVerdict::Refused(format!("the next start would fail: {errors}"));
+    }
+    for (key, value) in asked {
+        values.give(key, value, Origin::Asked);
+    }
+    // Names that the request doesn't speak of were resolved at the start, and decide nothing else:
+    // a resolver that is down must neither hold up nor refuse other changes.
+    for key in RESOLVED {
+        if values.origin(key) != Origin::Asked {
+            values.forget(key);
         }
     }
-    verdict
+    plan(&mut values, memory_bytes).map(drop)
 }
 
 /// Takes in what was changed while an earlier process ran, after the file and before the command
 /// line's other options. What `broker.conf` has overtaken is forgotten, and named.
-pub fn give_kept(values: &mut Values, file_lines: &[(String, String)]) -> KeptSettings {
+fn give_kept(values: &mut Values, file_lines: &[(String, String)]) -> KeptSettings {
     let folder = values.path("storePathRootDir");
     let mut kept = match KeptSettings::load(&folder) {
         Ok(kept) => kept,
@@ -254,6 +292,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
         key_check: verdict,
+        start_check: StartCheck::default(),
     }
 }
 

@@ -363,9 +363,9 @@ fn what_was_changed_wins_over_the_file_until_the_file_changes() {
         if let Some(value) = set {
             values.give("maxMessageSize", value, Origin::Set);
         }
-        let kept = broker::give_kept(&mut values, &lines);
-        let plan = broker::plan(&mut values, 1 << 30).unwrap();
+        let plan = broker::plan_with_kept(&mut values, lines, 1 << 30).unwrap();
         let settings = plan.settings;
+        let kept = &settings.kept;
         let named = plan
             .notices
             .iter()
@@ -382,4 +382,83 @@ fn what_was_changed_wins_over_the_file_until_the_file_changes() {
         300,
         "the newest word wins"
     );
+}
+
+/// What code 25 says of these changes to a broker with this file, which keeps these already.
+fn next_start(conf: &str, kept: &[(&str, &str)], asked: &[(&str, &str)]) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker.conf");
+    let root = folder.path().join("store").display().to_string();
+    std::fs::write(&path, conf.replace("{root}", &root)).unwrap();
+    let mut values = broker::values();
+    file::read(&path, &mut values);
+    let lines = values.lines();
+    let plan = broker::plan_with_kept(&mut values, lines, GIB).unwrap();
+    let mut book = KeptSettings::default();
+    for (key, value) in kept {
+        assert!(book.keep(key, value, ""));
+    }
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|(key, value)| (*key, value.replace("{root}", &root)))
+        .collect();
+    let asked: Vec<_> = asked.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    plan.settings.start_check.ask(&book, &asked)
+}
+
+#[test]
+fn a_change_is_judged_together_with_the_whole_configuration() {
+    let replicas = [("inSyncReplicas", "2")];
+    let said = next_start("brokerRole=SYNC_MASTER\n", &[], &replicas).unwrap_err();
+    assert!(said.starts_with("this request: inSyncReplicas=2"), "{said}");
+    next_start("", &[], &replicas).unwrap();
+    next_start(
+        "brokerRole=SYNC_MASTER\n",
+        &[("brokerRole", "ASYNC_MASTER")],
+        &replicas,
+    )
+    .unwrap();
+    let kept = [("brokerRole", "SYNC_MASTER")];
+    assert!(
+        next_start("", &kept, &replicas).is_err(),
+        "what is kept counts"
+    );
+    // The culprit may be the line that was there before.
+    let sync = [("brokerRole", "SYNC_MASTER")];
+    let said = next_start("inSyncReplicas=2\n", &[], &sync).unwrap_err();
+    assert!(said.contains("broker.conf:1: inSyncReplicas=2"), "{said}");
+    // All pairs count, whatever their order.
+    let both = [("brokerRole", "SYNC_MASTER"), ("inSyncReplicas", "1")];
+    next_start("inSyncReplicas=2\n", &[], &both).unwrap();
+
+    let path = [("storePathCommitLog", "{root}/commitlog")];
+    next_start("storePathRootDir={root}\n", &[], &path).unwrap();
+    let path = [("storePathCommitLog", "/elsewhere/commitlog")];
+    assert!(next_start("storePathRootDir={root}\n", &[], &path).is_err());
+}
+
+#[test]
+fn a_change_has_to_be_right_without_the_command_line() {
+    let mut values = broker::values();
+    values.give("brokerRole", "ASYNC_MASTER", Origin::Set);
+    let lines = broker::values().lines();
+    let plan = broker::plan_with_kept(&mut values, lines, GIB).unwrap();
+    let check = plan.settings.start_check;
+    let kept = KeptSettings::default();
+    assert!(check.ask(&kept, &[("brokerRole", "SLAVE")]).is_err());
+    check.ask(&kept, &[("brokerRole", "SYNC_MASTER")]).unwrap();
+}
+
+#[test]
+fn a_name_is_resolved_for_the_request_that_gives_it_only() {
+    let mut values = broker::values();
+    values.give("brokerIP1", "localhost", Origin::Set);
+    let lines = broker::values().lines();
+    let plan = broker::plan_with_kept(&mut values, lines, GIB).unwrap();
+    let check = plan.settings.start_check;
+    let mut kept = KeptSettings::default();
+    assert!(kept.keep("brokerIP2", "no-such-host.invalid", "auto"));
+    check.ask(&kept, &[("listenPort", "20911")]).unwrap();
+    let asked = [("brokerIP2", "no-such-host.invalid")];
+    assert!(check.ask(&kept, &asked).is_err());
 }

@@ -31,6 +31,9 @@ pub enum Origin {
     Flag(&'static str),
     /// `--set key=value`.
     Set,
+    /// A change that is asked for while running. Strongest: it has to be right without the options
+    /// of this start, too.
+    Asked,
 }
 
 impl Origin {
@@ -42,6 +45,7 @@ impl Origin {
             Self::Changed => 3,
             Self::Flag(_) => 4,
             Self::Set => 5,
+            Self::Asked => 6,
         }
     }
 }
@@ -55,6 +59,7 @@ impl fmt::Display for Origin {
             Self::Changed => write!(f, "{FILE_NAME} (updateBrokerConfig)"),
             Self::Flag(name) => f.write_str(name),
             Self::Set => f.write_str("--set"),
+            Self::Asked => f.write_str("this request"),
         }
     }
 }
@@ -118,12 +123,14 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
+#[derive(Clone)]
 struct Given {
     value: String,
     origin: Origin,
 }
 
 /// Values by key.
+#[derive(Clone)]
 pub struct Values {
     table: Vec<&'static Key>,
     given: BTreeMap<&'static str, Given>,
@@ -194,6 +201,11 @@ impl Values {
                 },
             );
         }
+    }
+
+    /// Takes a value back: the key has its default again.
+    pub fn forget(&mut self, name: &str) {
+        self.given.remove(name);
     }
 
     /// What changing a key while running would come to.

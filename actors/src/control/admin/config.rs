@@ -2,9 +2,9 @@
 //!
 //! **Owns** what is shown as the configuration, and the changes kept for the next start.
 //! **Lives on** the control plane's thread; the book outlives the actor.
-//! **Invariants** a request is checked as a whole, kept on disk, and only then takes effect, so a
-//! refused one changes nothing. Unknown keys are ignored with 0 (trap 110). What doesn't take
-//! effect at once is named in the answer's remark.
+//! **Invariants** a request is checked as a whole, together with what is configured, kept on disk,
+//! and only then takes effect, so a refused one changes nothing. Unknown keys are ignored with 0
+//! (trap 110). What doesn't take effect at once is named in the answer's remark.
 //! **Limits** [`CONFIG_BYTES_MAX`] of a request's body.
 //! **Not here** the keys and their ranges (`server/config`), the file (`kept_settings`).
 
@@ -200,7 +200,22 @@ fn check<'c>(pairs: &[(&'c str, &'c str)], plane: &Plane) -> Result<Checked<'c>,
         }
         checked.changes.push(Change { key, value, live });
     }
+    // What takes effect now depends on no other key.
+    if !checked.at_start.is_empty() {
+        check_start(&checked.changes, plane)?;
+    }
     Ok(checked)
+}
+
+/// The request as a whole, with everything else that is configured.
+fn check_start(changes: &[Change<'_>], plane: &Plane) -> Result<(), Refusal> {
+    let pairs: Vec<_> = changes.iter().map(|c| (c.key, c.value)).collect();
+    let book = plane.config.borrow();
+    let outcome = plane.settings.start_check.ask(&book.kept, &pairs);
+    outcome.map_err(|why| {
+        let remark = format!("nothing is changed: the next start would be refused: {why}");
+        Refusal::new(response::SYSTEM_ERROR, remark)
+    })
 }
 
 fn file_says<'p>(key: &str, plane: &'p Plane) -> &'p str {

@@ -7,6 +7,7 @@ use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 
 use super::rig::{Rig, peer, request, settings};
+use crate::live::StartCheck;
 use crate::refusal::Refusal;
 use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData, Totals};
 use crate::seam::{Counted, GroupCount, ToControl, TopicCount};
@@ -250,6 +251,36 @@ fn open_halves_that_stay_hold_their_segments() {
         _ => Err(Refusal::new(response::SYSTEM_ERROR, "a bad sector")),
     });
     assert_eq!(drops, [(ShardId(3), FilePosition(40))]);
+}
+
+#[test]
+fn a_request_that_the_next_start_would_refuse_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.start_check = StartCheck::new(|kept, changes| {
+        let all: Vec<_> = kept.iter().chain(changes.iter().copied()).collect();
+        let wanted = [
+            ("listenPort", "7"),
+            ("maxMessageSize", "50"),
+            ("listenPort", "8"),
+        ];
+        if all == wanted {
+            return Err("broker.conf:3: that port is taken".into());
+        }
+        Ok(())
+    });
+    let mut rig = Rig::start(folder.path(), settings);
+    let update = |body: &'static str| request(code::UPDATE_BROKER_CONFIG, &[], body);
+    assert_eq!(rig.ask(peer(1), update("listenPort=7")).code, 0);
+    let path = folder.path().join(crate::kept_settings::FILE_NAME);
+    let before = std::fs::read(&path).unwrap();
+    let reply = rig.ask(peer(1), update("maxMessageSize=50\nlistenPort=8"));
+    assert_eq!(reply.code, response::SYSTEM_ERROR);
+    assert!(reply.remark.unwrap().contains("broker.conf:3: that port"));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let shown = rig.ask(peer(1), request(code::GET_BROKER_CONFIG, &[], ""));
+    assert_eq!(&shown.body[..], b"brokerName=b0\nlistenPort=7\n");
+    rig.stop();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use gantry_runtime::net::PeerRef;
 use gantry_runtime::shutdown::Shutdown;
 
 use crate::kept_settings::KeptSettings;
-use crate::live::{KeyVerdict, LiveValue};
+use crate::live::{KeyVerdict, LiveValue, StartCheck};
 use crate::seam::errands::{Errand, ErrandDone, Scanned};
 use crate::seam::{
     Answer, CatalogChange, ControlRequest, GroupEntry, Question, Ticket, ToControl, ToData,
@@ -103,6 +103,7 @@ pub fn settings() -> BrokerSettings {
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
         key_check: check,
+        start_check: StartCheck::default(),
     }
 }
 

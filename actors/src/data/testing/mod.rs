@@ -31,7 +31,7 @@ use self::memory_store::MemoryStore;
 use super::core::{CorePlace, DataCore};
 use super::requests::parked::Caller;
 use crate::kept_settings::KeptSettings;
-use crate::live::KeyVerdict;
+use crate::live::{KeyVerdict, StartCheck};
 use crate::seam::owed::OwedRow;
 use crate::seam::{CatalogChange, GroupEntry, ToControl, ToData, TopicEntry};
 use crate::settings::{
@@ -397,5 +397,6 @@ pub fn settings() -> BrokerSettings {
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
         key_check: |_, _| KeyVerdict::Unknown,
+        start_check: StartCheck::default(),
     }
 }
