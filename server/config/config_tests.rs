@@ -462,3 +462,24 @@ fn a_name_is_resolved_for_the_request_that_gives_it_only() {
     let asked = [("brokerIP2", "no-such-host.invalid")];
     assert!(check.ask(&kept, &asked).is_err());
 }
+
+#[test]
+fn a_stronger_place_takes_back_what_would_be_refused() {
+    let text = "aclEnable=true\nbrokerId=1\n";
+    let (_, plan) = from_file(text);
+    let said = plan.unwrap_err().to_string();
+    assert_eq!(said.lines().count(), 2, "both at once: {said}");
+    for part in [":1: aclEnable=true: refused", ":2: brokerId=1: refused"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let mut conf = tempfile::NamedTempFile::new().unwrap();
+    conf.write_all(text.as_bytes()).unwrap();
+    let mut values = broker::values();
+    file::read(conf.path(), &mut values);
+    values.give("aclEnable", "false", Origin::Set);
+    values.give("brokerId", "0", Origin::Set);
+    let plan = broker::plan(&mut values, GIB).unwrap();
+    assert_eq!(plan.settings.broker_id, 0);
+    let (_, plan) = from_file("aclEnable=true\naclEnable=false\n");
+    plan.unwrap();
+}

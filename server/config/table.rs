@@ -40,6 +40,16 @@ pub struct Key {
     pub effect: Effect,
 }
 
+impl Key {
+    /// Why a value, well formed by itself, is refused.
+    pub fn refusal(&self, value: &str) -> Option<&'static str> {
+        match self.effect {
+            Effect::DefaultOnly(why) if !value.eq_ignore_ascii_case(self.default) => Some(why),
+            _ => None,
+        }
+    }
+}
+
 /// Short form for the tables.
 pub const fn key(name: &'static str, default: &'static str, kind: Kind, effect: Effect) -> Key {
     Key {

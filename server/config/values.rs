@@ -177,16 +177,9 @@ impl Values {
             });
             return;
         }
-        match key.effect {
-            Effect::None(why) => {
-                self.notices
-                    .push(format!("{origin}: {name} has no effect in Gantry: {why}"));
-            }
-            Effect::DefaultOnly(why) if !value.eq_ignore_ascii_case(key.default) => {
-                self.refuse(name, value, origin, why);
-                return;
-            }
-            _ => {}
+        if let Effect::None(why) = key.effect {
+            self.notices
+                .push(format!("{origin}: {name} has no effect in Gantry: {why}"));
         }
         let weaker = self
             .given
@@ -217,11 +210,11 @@ impl Values {
         if !auto && !key.kind.accepts(value) {
             return KeyVerdict::Malformed(key.kind.allowed());
         }
+        if let Some(why) = key.refusal(value) {
+            return KeyVerdict::Refused(why.to_owned());
+        }
         match key.effect {
             Effect::None(why) => KeyVerdict::NoEffect(why),
-            Effect::DefaultOnly(why) if !value.eq_ignore_ascii_case(key.default) => {
-                KeyVerdict::Refused(why.to_owned())
-            }
             Effect::DefaultOnly(_) | Effect::Start(_) => KeyVerdict::AtStart,
             Effect::Live(_) => {
                 let number = || {
@@ -264,6 +257,18 @@ impl Values {
     /// # Errors
     /// All complaints at once, so that a file is mended in one go.
     pub fn finish(&mut self) -> Result<(), ConfigErrors> {
+        // Only what holds in the end is judged, so a stronger place can take a promise back.
+        let held = self.table.iter().filter_map(|key| {
+            let given = self.given.get(key.name)?;
+            let reason = key.refusal(&given.value)?;
+            Some(ConfigError::Refused {
+                origin: given.origin.clone(),
+                key: key.name.to_owned(),
+                value: given.value.clone(),
+                reason: reason.to_owned(),
+            })
+        });
+        self.errors.extend(held);
         if self.errors.is_empty() {
             return Ok(());
         }
