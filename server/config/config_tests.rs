@@ -483,3 +483,23 @@ fn a_stronger_place_takes_back_what_would_be_refused() {
     let (_, plan) = from_file("aclEnable=true\naclEnable=false\n");
     plan.unwrap();
 }
+
+#[test]
+fn comments_hold_anything_and_the_last_line_counts() {
+    let (values, plan) =
+        from_file("# C:\\users\\upload\n \t# \\uD83D\\uDE00 \\\nbrokerName=b0\nlistenPort=20911\\");
+    let settings = plan.unwrap().settings;
+    assert_eq!(settings.broker_name, "b0");
+    assert_eq!(settings.listen.port(), 20_911);
+    assert!(values.origin("listenPort").to_string().ends_with(":4"));
+
+    // A continued line is no comment, wherever the lines end.
+    let text = "!\\upload\r\nbrokerName=a\\\r\n #b\rlistenPort=20911\r\n\\\r\n";
+    let (values, plan) = from_file(text);
+    assert_eq!(plan.unwrap().settings.broker_name, "a#b");
+    assert!(values.origin("listenPort").to_string().ends_with(":4"));
+
+    let (_, plan) = from_file("# \\upload\nbad=\\uZZZZ\n");
+    let said = plan.unwrap_err().to_string();
+    assert!(said.contains(":2: cannot be read"), "{said}");
+}
