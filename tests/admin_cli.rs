@@ -9,7 +9,7 @@ mod common;
 
 use common::client::Pull;
 use common::process::run;
-use common::{Client, Gantry, code, ext, find, fresh, until};
+use common::{Client, Gantry, code, ext, find, fresh, reply, until};
 use serde_json::{Value, json};
 
 /// A server with one topic of two queues, 20 messages, and a group with one member that has read 6
@@ -153,6 +153,29 @@ fn topics() {
             .refused("topic list --broker none")
             .contains("knows: op")
     );
+}
+
+#[test]
+fn a_topic_is_deleted_at_every_name_server_and_again() {
+    let mut scene = scene();
+    scene.text("topic create {t} --queues 2");
+    let name = ext(&[("topic", &scene.topic)]);
+    scene
+        .client
+        .call(code::DELETE_TOPIC_IN_BROKER, &name, b"")
+        .expect(0);
+    // The first name server is dead, the second knows nothing of the topic.
+    let other = Gantry::namesrv_alone(&[]);
+    let (alive, dead) = (scene.gantry.namesrv(), "127.0.0.1:1");
+    let list = format!("{dead};{};{alive}", other.namesrv());
+    let delete = ["admin", "topic", "delete", &scene.topic, "-n", &list];
+    let (ok, out, err) = run(&delete, b"");
+    assert!(!ok && err.contains(dead), "{out}{err}");
+    assert!(out.contains("deleted"), "{out}{err}");
+    let mut names = scene.gantry.namesrv_client();
+    names
+        .call(code::ROUTE, &name, b"")
+        .expect(reply::TOPIC_NOT_EXIST);
 }
 
 #[test]

@@ -155,21 +155,26 @@ impl Session {
         Err(failures.join("\n"))
     }
 
-    /// Asks every name server.
+    /// Asks every name server, whatever the others say.
     ///
     /// # Errors
-    /// One can't be reached or refuses.
+    /// One can't be reached or refuses; all of these are named.
     pub async fn ask_name_servers<'n, 'v>(
         &mut self,
         code: i32,
         ext: impl IntoIterator<Item = (&'n str, ExtValue<'v>)>,
     ) -> Result<(), String> {
         let command = ask(code, ext);
+        let mut failures = Vec::new();
         for address in self.net.name_servers().to_vec() {
-            let reply = self.any(&address, command.clone()).await?;
-            self.wanted(&address, code, reply)?;
+            let reply = self.any(&address, command.clone()).await;
+            let outcome = reply.and_then(|reply| self.wanted(&address, code, reply));
+            failures.extend(outcome.err());
         }
-        Ok(())
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(failures.join("\n"))
     }
 
     /// Every broker that is meant, masters first in each name.

@@ -3,7 +3,7 @@
 //! **Owns** the list of topics, one topic's page, making and deleting topics.
 //! **Lives on** the command's runtime.
 //! **Invariants** deleting asks the brokers first and the name servers last, so that a topic is
-//! never left where no route leads to it.
+//! never left where no route leads to it; a deletion that failed half way can be repeated.
 //! **Limits** those of `session`.
 //! **Not here** offsets of groups (`offset`).
 
@@ -96,6 +96,25 @@ async fn stats(session: &mut Session, topic: &str, broker: &Broker) -> Result<To
     let code = request::GET_TOPIC_STATS_INFO;
     let reply = session.call(&broker.address, code, header.to_ext()).await?;
     TopicStats::parse(&reply.body).map_err(|error| error.to_string())
+}
+
+/// Messages of a topic on a broker; 0 where it is gone already.
+async fn count_messages(
+    session: &mut Session,
+    topic: &str,
+    broker: &Broker,
+) -> Result<i64, String> {
+    let header = TopicHeader { topic };
+    let (code, gone) = (request::GET_TOPIC_STATS_INFO, response::TOPIC_NOT_EXIST);
+    let reply = session.call_unless(&broker.address, code, header.to_ext(), gone);
+    let Some(reply) = reply.await? else {
+        return Ok(0);
+    };
+    let found = TopicStats::parse(&reply.body).map_err(|error| error.to_string())?;
+    let queues = found.queues.values();
+    Ok(queues
+        .map(|q| q.max_offset.saturating_sub(q.min_offset))
+        .sum())
 }
 
 async fn config(
@@ -225,11 +244,7 @@ async fn delete(topic: &str, dry_run: bool, at: &At) -> Result<(), String> {
     let everywhere = session.route(topic).await?.brokers.len() == holders.len();
     let mut table = Table::new("topics", &["topic", "broker", "messages", "result"]);
     for broker in &holders {
-        let found = stats(&mut session, topic, broker).await?;
-        let queues = found.queues.values();
-        let messages: i64 = queues
-            .map(|q| q.max_offset.saturating_sub(q.min_offset))
-            .sum();
+        let messages = count_messages(&mut session, topic, broker).await?;
         if !dry_run {
             let header = TopicHeader { topic };
             let code = request::DELETE_TOPIC_IN_BROKER;
@@ -248,10 +263,13 @@ async fn delete(topic: &str, dry_run: bool, at: &At) -> Result<(), String> {
         ]);
     }
     // Other brokers may keep it: then the name servers keep its route to them.
+    let mut outcome = Ok(());
     if !dry_run && everywhere {
         let header = TopicHeader { topic };
         let code = request::DELETE_TOPIC_IN_NAMESRV;
-        session.ask_name_servers(code, header.to_ext()).await?;
+        outcome = session.ask_name_servers(code, header.to_ext()).await;
     }
-    Report::of(table).print(at.json)
+    // What the brokers did is done, whatever a name server says.
+    Report::of(table).print(at.json)?;
+    outcome
 }

@@ -135,7 +135,7 @@ impl Cluster {
     /// # Errors
     /// No name server answers, or one answers something else.
     pub async fn route(&mut self, topic: &str) -> Result<Option<TopicRouteData>, String> {
-        let mut failures = Vec::new();
+        let (mut failures, mut is_unknown) = (Vec::new(), false);
         for address in self.name_servers.clone() {
             let command = ask(
                 request::GET_ROUTEINFO_BY_TOPIC,
@@ -152,10 +152,14 @@ impl Cluster {
                             format!("name server {address}: route of {topic}: {error}")
                         });
                 }
-                Ok(reply) if reply.code == response::TOPIC_NOT_EXIST => return Ok(None),
+                // Another one may have it: only some may have heard of it, or of its end.
+                Ok(reply) if reply.code == response::TOPIC_NOT_EXIST => is_unknown = true,
                 Ok(reply) => failures.push(refused(&format!("name server {address}"), &reply)),
                 Err(error) => failures.push(format!("name server {address}: {error}")),
             }
+        }
+        if is_unknown {
+            return Ok(None);
         }
         Err(failures.join("\n"))
     }
