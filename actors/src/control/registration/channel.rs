@@ -4,17 +4,25 @@
 //! **Lives on** the control plane's thread.
 //! **Invariants** the connection stays open between calls, since a name server forgets a broker
 //! when its connection closes; a call on a connection that turns out dead is made once more on a
-//! new one, which `connections` shows.
-//! **Limits** `CALL_MAX` a call, connecting included.
+//! new one, which `connections` shows; of a server's several addresses one that hangs leaves time
+//! for the others.
+//! **Limits** `CALL_MAX` a call, connecting included; its share per address, at least
+//! [`CONNECT_MIN`].
 //! **Not here** what is said (`body`) and when (`link`).
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use gantry_protocol::command::Command;
 use gantry_runtime::net::client::{Client, Pushes};
 
 use super::CALL_MAX;
+
+/// An address of several gets at least so long for connecting: far more than the way to another
+/// data centre and back, and short enough for six addresses in one call.
+const CONNECT_MIN: Duration = Duration::from_millis(500);
 
 /// The connection; see the room's head.
 pub struct Channel {
@@ -22,6 +30,8 @@ pub struct Channel {
     client: RefCell<Option<Client>>,
     pushes: RefCell<Option<Pushes>>,
     connections: Cell<u64>,
+    /// Calls that failed: the next one begins at another address.
+    failures: Cell<usize>,
 }
 
 impl Channel {
@@ -32,6 +42,7 @@ impl Channel {
             client: RefCell::new(None),
             pushes: RefCell::new(None),
             connections: Cell::new(0),
+            failures: Cell::new(0),
         }
     }
 
@@ -69,6 +80,7 @@ impl Channel {
             outcome.unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_MAX.as_secs())));
         if outcome.is_err() {
             self.client.replace(None);
+            self.failures.set(self.failures.get().wrapping_add(1));
         }
         outcome
     }
@@ -81,7 +93,7 @@ impl Channel {
             self.client.replace(Some(client));
             return Ok(reply);
         }
-        let (client, pushes) = connect(&self.address).await?;
+        let (client, pushes) = connect(&self.address, self.failures.get()).await?;
         self.connections.set(self.connections.get() + 1);
         let reply = client
             .call(command, CALL_MAX)
@@ -119,16 +131,88 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// Resolves a name and connects to the first of its addresses that answers.
-async fn connect(address: &str) -> Result<(Client, Pushes), String> {
+/// Resolves a name and connects to one of its addresses.
+async fn connect(address: &str, failures: usize) -> Result<(Client, Pushes), String> {
     let found = tokio::net::lookup_host(address).await;
     let found = found.map_err(|error| format!("the name can't be resolved: {error}"))?;
+    let mut found: Vec<SocketAddr> = found.collect();
+    order(&mut found, failures);
+    connect_to(&found).await
+}
+
+/// IPv4 first, as everywhere. An address may take connections and answer nothing, so each failure
+/// moves the beginning on.
+fn order(found: &mut [SocketAddr], failures: usize) {
+    found.sort_by_key(SocketAddr::is_ipv6);
+    if !found.is_empty() {
+        found.rotate_left(failures % found.len());
+    }
+}
+
+/// Connects to the first of these that takes the connection in its share of a call's time.
+async fn connect_to(found: &[SocketAddr]) -> Result<(Client, Pushes), String> {
+    let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
+    let share = (CALL_MAX / count).max(CONNECT_MIN);
     let mut last = "the name has no address".to_owned();
     for addr in found {
-        match Client::connect(addr, CALL_MAX).await {
+        match Client::connect(*addr, share).await {
             Ok(connected) => return Ok(connected),
             Err(error) => last = error.to_string(),
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    /// Longest wait for a listener's queue to be full.
+    const FILL_WAIT: Duration = Duration::from_millis(200);
+    /// More connections than a queue of one takes.
+    const FILL_MAX: usize = 8;
+
+    /// A listener that takes no more connections: they hang. It ends with what is returned.
+    fn hanging() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap().into_std().unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, FILL_WAIT) {
+            queued.push(stream);
+            assert!(queued.len() < FILL_MAX, "the queue never fills");
+        }
+        (address, listener, queued)
+    }
+
+    #[test]
+    fn an_address_that_hangs_leaves_time_for_the_next() {
+        actix::System::new().block_on(async {
+            let (bad, _listener, _queued) = hanging();
+            let good = TcpListener::bind("127.0.0.1:0").unwrap();
+            let both = [bad, good.local_addr().unwrap()];
+            let within = actix::clock::timeout(CALL_MAX, connect_to(&both)).await;
+            let connected = within.expect("in the time of one call");
+            connected.map(drop).unwrap();
+        });
+    }
+
+    #[test]
+    fn ipv4_comes_first_and_each_failure_begins_at_another_address() {
+        let all = ["[::1]:1", "10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
+        let after = |failures| {
+            let mut found = all;
+            order(&mut found, failures);
+            found[0].to_string()
+        };
+        let begins = [after(0), after(1), after(2), after(3)];
+        let wanted = ["10.0.0.1:1", "10.0.0.2:1", "[::1]:1", "10.0.0.1:1"];
+        assert_eq!(begins, wanted);
+        order(&mut [], 1);
+    }
 }
