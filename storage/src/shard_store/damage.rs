@@ -85,6 +85,12 @@ impl<D: Disk> ShardStore<D> {
         self.damage.noted.borrow().iter().copied().collect()
     }
 
+    /// Whether damage of the queue index was met since the start: the checkpoints behind it are
+    /// without indexes, so that the next start makes them anew.
+    pub fn has_index_damage(&self) -> bool {
+        self.damage.is_index_damaged()
+    }
+
     /// What a failed look into the queue index means for its reader. After damage the other pages
     /// are good for this process, as long as it lives.
     pub(super) fn index_failed(&self, error: PageFileError) -> ReadError {

@@ -3,14 +3,16 @@
 //! **Owns** the checks that no client could make: where a start began to read, which epoch it took.
 //! **Lives on** a test's thread.
 //! **Invariants** the checkpoint of a start that succeeded is there at the next one, whatever death
-//! lies between; no two starts of a shard have the same epoch.
+//! lies between, unless it told of a damaged index; no two starts of a shard have the same epoch.
 //! **Limits** `MESSAGES_MAX` messages in a short life.
 //! **Not here** the log's content (`audit`).
+
+use std::rc::Rc;
 
 use gantry_storage::shard_store::RecoveryReport;
 
 use super::life::Manner;
-use super::world::World;
+use super::world::{Store, World};
 
 /// Most messages of a short life.
 const MESSAGES_MAX: u64 = 4;
@@ -50,6 +52,17 @@ impl World {
     pub fn forget_checkpoints(&self) {
         for start in self.starts.borrow_mut().values_mut() {
             start.checkpoint = 0;
+        }
+    }
+
+    /// A life that met damage of an index has given its shard's checkpoint up.
+    pub fn index_was_damaged(&self, stores: &[Rc<Store>]) {
+        for (shard, store) in (0..).zip(stores) {
+            if let Some(start) = self.starts.borrow_mut().get_mut(&shard)
+                && store.has_index_damage()
+            {
+                start.checkpoint = 0;
+            }
         }
     }
 

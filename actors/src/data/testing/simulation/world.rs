@@ -360,6 +360,7 @@ impl World {
         }
         if let Some(running) = self.running.take() {
             drop((running.core, running.host));
+            self.index_was_damaged(&running.stores);
             for store in running.stores {
                 assert_eq!(Rc::strong_count(&store), 1, "a store outlives its process");
             }
