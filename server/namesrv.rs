@@ -132,7 +132,7 @@ pub fn start(
         from_actor: at_port,
         opened,
     };
-    // Its connections have a share of what the process may open.
+    // Each connection is an open file.
     let files = probe::open_files();
     tracing::debug!(
         open_files = files.found,

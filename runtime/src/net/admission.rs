@@ -1,9 +1,10 @@
 //! How many connections a core may have, so that files can still be opened.
 //!
-//! **Owns** the cores' shares of the process's file handles; how often a failing accept is told.
-//! **Lives on** each data core; the number of cores that share is the process's.
+//! **Owns** the count of the process's connections; how often a failing accept is told.
+//! **Lives on** each data core; the count is the process's, a name server beside a broker included.
 //! **Invariants** connections of all cores together leave [`HANDLES_RESERVED`] handles, or half of
-//! a small limit, to everything else.
+//! a small limit, to everything else. No core has a share of its own: the kernel deals connections
+//! out evenly, but a core that got more than others needs no refusals for it.
 //! **Limits** the limit on open files as it is when the core starts to listen.
 //! **Not here** raising that limit (`probe`), accepting (`listener`).
 
@@ -16,45 +17,53 @@ pub const HANDLES_RESERVED: u64 = 4_096;
 /// Least time between two lines about accepts that fail.
 const TOLD_EACH_MS: u64 = 1_000;
 
-/// Cores of this process that accept connections; a name server beside a broker is one as well.
-static CORES: AtomicUsize = AtomicUsize::new(0);
+/// Connections of this process.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// A core's part in the process's connections.
+/// What a core goes by.
 pub(super) struct Admission {
-    connections_max: usize,
-    /// Open files that the process may have; `None`: any number.
-    files_max: Option<u64>,
+    /// Of this core, whatever handles there are.
+    core_max: usize,
+    /// Of the process.
+    process_max: usize,
 }
 
+/// One connection's place; given back on drop.
+pub(super) struct Place(());
+
 impl Admission {
-    /// For a core with at most `connections_max`, whatever handles there are.
-    pub(super) fn new(connections_max: usize) -> Self {
-        CORES.fetch_add(1, Ordering::Relaxed);
+    /// For a core with at most `core_max` connections.
+    pub(super) fn new(core_max: usize) -> Self {
         Self {
-            connections_max,
-            files_max: getrlimit(Resource::Nofile).current,
+            core_max,
+            process_max: connections(getrlimit(Resource::Nofile).current),
         }
     }
 
-    /// Whether one more may come to a core that has `open`.
-    pub(super) fn takes_one_more(&self, open: usize) -> bool {
-        open < share(self.files_max, CORES.load(Ordering::Relaxed)).min(self.connections_max)
+    /// A place for one more connection of a core that has `open`, if it may have one.
+    pub(super) fn admit(&self, open: usize) -> Option<Place> {
+        if open >= self.core_max {
+            return None;
+        }
+        // Counted first: another core may admit one at the same moment.
+        let place = Place(());
+        (OPEN.fetch_add(1, Ordering::Relaxed) < self.process_max).then_some(place)
     }
 }
 
-impl Drop for Admission {
+impl Drop for Place {
     fn drop(&mut self) {
-        CORES.fetch_sub(1, Ordering::Relaxed);
+        OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Connections of one of so many cores.
-fn share(files_max: Option<u64>, cores: usize) -> usize {
+/// Connections of a process that may have so many files open.
+fn connections(files_max: Option<u64>) -> usize {
     let Some(files_max) = files_max else {
         return usize::MAX;
     };
     let connections = files_max - HANDLES_RESERVED.min(files_max / 2);
-    usize::try_from(connections).unwrap_or(usize::MAX) / cores.max(1)
+    usize::try_from(connections).unwrap_or(usize::MAX)
 }
 
 /// Failed accepts that nobody was told of yet.
@@ -83,17 +92,23 @@ mod tests {
 
     #[test]
     fn connections_leave_a_reserve_of_handles() {
-        assert_eq!(share(None, 4), usize::MAX);
-        assert_eq!(share(Some(65_536), 1), 61_440);
-        assert_eq!(share(Some(65_536), 4), 15_360);
-        for (files_max, cores) in [(1_024, 1), (1_024, 3), (8_192, 2), (9_000, 4), (0, 1)] {
-            let connections = share(Some(files_max), cores) * cores;
-            let left = files_max - connections as u64;
-            assert!(left >= HANDLES_RESERVED.min(files_max / 2), "{files_max}");
-        }
-        // A core that stops gives its part back to the others.
-        let admission = Admission::new(3);
-        assert!(admission.takes_one_more(2) && !admission.takes_one_more(3));
+        assert_eq!(connections(None), usize::MAX);
+        assert_eq!(connections(Some(65_536)), 61_440);
+        assert_eq!(connections(Some(8_192)), 4_096);
+        assert_eq!(connections(Some(1_024)), 512);
+        assert_eq!(connections(Some(0)), 0);
+    }
+
+    #[test]
+    fn a_place_is_given_back() {
+        let mut admission = Admission::new(3);
+        assert!(admission.admit(3).is_none());
+        // Other tests of this process have connections, too, but no such number.
+        admission.process_max = OPEN.load(Ordering::Relaxed) + 1_000;
+        let places: Vec<Place> = (0..2_000).map_while(|_| admission.admit(0)).collect();
+        assert!(!places.is_empty() && places.len() < 2_000);
+        drop(places);
+        assert!(admission.admit(2).is_some());
     }
 
     #[test]

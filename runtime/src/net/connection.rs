@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use gantry_protocol::frame::{self, Frame};
 
+use super::admission::Place;
 use super::session::{CloseReason, Session};
 use super::{FrameHandler, Net, assembly};
 use crate::shard::breathe;
@@ -29,7 +30,7 @@ struct Partial {
 }
 
 /// The task of one connection.
-pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) {
+pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>, place: Place) {
     net.handler.on_open(&session);
     let reason = read_until_end(&net, &session).await;
     let reason = session.close_reason().unwrap_or(reason);
@@ -44,6 +45,7 @@ pub(super) async fn run<H: FrameHandler>(net: Rc<Net<H>>, session: Rc<Session>) 
     }
     net.peers.remove(session.id());
     session.end(reason);
+    drop(place);
     net.metrics.count(|counts| counts.connections -= 1);
     tracing::debug!(peer = %session.peer_addr(), ?reason, "connection ended");
     net.handler.on_close(&session);

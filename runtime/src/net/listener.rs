@@ -65,10 +65,10 @@ async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: So
 }
 
 fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAddr) {
-    if !net.admission.takes_one_more(net.peers.len()) {
+    let Some(place) = net.admission.admit(net.peers.len()) else {
         net.metrics.count(|counts| counts.refused += 1);
         return;
-    }
+    };
     // Without an address the peer is gone already.
     let Ok(peer_addr) = stream.peer_addr() else {
         return;
@@ -105,5 +105,8 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
             now_ms: net.clock.mono_ms(),
         })
     });
-    spawn_into(net.queues.serve, connection::run(Rc::clone(net), session));
+    spawn_into(
+        net.queues.serve,
+        connection::run(Rc::clone(net), session, place),
+    );
 }

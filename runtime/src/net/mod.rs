@@ -77,8 +77,8 @@ const _: () = assert!(READ_BYTES >= 64 * 1024);
 pub struct NetOptions {
     /// Silence after which a connection is closed, in milliseconds.
     pub idle_ms: u64,
-    /// Most connections of this core; further ones are closed at once, as are those beyond its
-    /// share of the process's file handles.
+    /// Most connections of this core; further ones are closed at once, as are those beyond what
+    /// the process's file handles allow.
     pub connections_max: usize,
     /// Waiting output above which a connection is not read.
     pub out_bytes_soft: usize,
