@@ -36,8 +36,6 @@ const HEAD_WORDS: [&str; 5] = [
 const EXEMPT: &[&str] = &[
     // A literal with a line for each of the settings.
     "function server/config/broker.rs:settings",
-    "function actors/src/control/tests/rig.rs:settings",
-    "function actors/src/data/testing/mod.rs:settings",
 ];
 
 /// Crates of the house and whom each may know.

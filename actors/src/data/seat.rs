@@ -351,12 +351,7 @@ impl RunningCore {
             scratch: RefCell::default(),
             replies: Arc::clone(&seat.replies),
         });
-        let place = CorePlace {
-            number: context.index,
-            cores: context.count,
-            shards_count: identity.shards_count,
-            seed: identity.id ^ context.clock.wall_ms() ^ (u64::from(context.index) << 20),
-        };
+        let place = place_of(&context, &identity);
         let shutdown = context.shutdown.clone();
         let on_bug = Rc::new(move |line: &str| {
             tracing::error!(line, "a bug ends this process; recovery is fast");
@@ -501,6 +496,15 @@ fn join_mesh(
     Mesh::join(context, seat, move |_, batch| {
         core.watched(WORDS, || core.on_words(batch));
     })
+}
+
+fn place_of(context: &CoreContext, identity: &StoreIdentity) -> CorePlace {
+    CorePlace {
+        number: context.index,
+        cores: context.count,
+        shards_count: identity.shards_count,
+        seed: identity.id ^ context.clock.wall_ms() ^ (u64::from(context.index) << 20),
+    }
 }
 
 /// Takes in what the control plane has for a core that starts, until it says that this was all.

@@ -9,7 +9,7 @@ use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::system_topic;
-use gantry_runtime::mailbox::mailbox;
+use gantry_runtime::mailbox::{MailSender, mailbox};
 use gantry_runtime::mesh;
 use gantry_runtime::shard::{CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
@@ -77,6 +77,34 @@ async fn serve(
     core.stop().await;
 }
 
+/// What the control plane says at start, the end of it late: a core waits for all of it.
+fn tell(to_data: &MailSender<ToData>) {
+    let put = |name, id, queues| {
+        let put = CatalogChange::TopicPut(topic(name, id, queues));
+        to_data.try_send(ToData::Catalog(put)).unwrap();
+    };
+    put("T", 1, 4);
+    put(system_topic::TRANS_HALF_TOPIC, 10, 2);
+    put(system_topic::TRANS_OP_HALF_TOPIC, 11, 2);
+    put(system_topic::TRANS_CHECK_MAX_TIME_TOPIC, 12, 2);
+    let late = to_data.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        let position = OffsetRow {
+            group: "g".into(),
+            queue: QueueKey::new(1, 0),
+            offset: QueueOffset(7),
+        };
+        for word in [
+            ToData::Catalog(CatalogChange::GroupPut(group("g"))),
+            ToData::OffsetsLoaded(vec![position]),
+            ToData::Loaded,
+        ] {
+            late.try_send(word).unwrap();
+        }
+    });
+}
+
 /// Runs `client` against a broker of two cores and two shards in `dir`.
 fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     let mut settings = settings();
@@ -96,32 +124,7 @@ fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
     for seat in mesh::seats(2) {
         let (to_control, mail) = mailbox(1024);
         let (to_data, from_control) = mailbox(1024);
-        to_data
-            .try_send(ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, 4))))
-            .unwrap();
-        for (name, id) in [
-            (system_topic::TRANS_HALF_TOPIC, 10),
-            (system_topic::TRANS_OP_HALF_TOPIC, 11),
-            (system_topic::TRANS_CHECK_MAX_TIME_TOPIC, 12),
-        ] {
-            let put = CatalogChange::TopicPut(topic(name, id, 2));
-            to_data.try_send(ToData::Catalog(put)).unwrap();
-        }
-        // A core waits for the last of the catalog, however late that comes.
-        let late = to_data.clone();
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(300));
-            late.try_send(ToData::Catalog(CatalogChange::GroupPut(group("g"))))
-                .unwrap();
-            let position = OffsetRow {
-                group: "g".into(),
-                queue: QueueKey::new(1, 0),
-                offset: QueueOffset(7),
-            };
-            late.try_send(ToData::OffsetsLoaded(vec![position]))
-                .unwrap();
-            late.try_send(ToData::Loaded).unwrap();
-        });
+        tell(&to_data);
         let (go, gone) = mailbox::<(SocketAddr, Claim)>(1);
         seats.push((
             CoreSeat {

@@ -62,9 +62,9 @@ impl<D: Disk> ShardStore<D> {
         is_it.then_some(record)
     }
 
-    /// Adds the record of `entry`, which a chunk had wrong or could not be read with, to `out` if its
-    /// own blocks have it right: the device may have been wrong only once, and where it stays wrong each record costs
-    /// its blocks and not its chunk again.
+    /// Adds the record of `entry`, which a chunk had wrong or could not be read with, to `out` if
+    /// its own blocks have it right: the device may have been wrong only once, and where it stays
+    /// wrong each record costs its blocks and not its chunk again.
     ///
     /// # Errors
     /// `Damaged`, or as the device says.
