@@ -30,8 +30,9 @@ const COLD_PARTS: u64 = 2;
 /// What one of those takes: a chunk for its reply, another for the records, with room for one that
 /// is larger.
 const COLD_READ_BYTES: u64 = 1 << 20;
-/// Of 32 parts: bodies of requests on their way to the control plane.
-const CONTROL_PARTS: u64 = 1;
+/// Of 32 parts: bodies of requests on their way to the control plane, half of it, and what searches
+/// by key find, the other half.
+const ERRAND_PARTS: u64 = 1;
 /// Of one core; a single one may be larger.
 const CONTROL_BYTES_MAX: usize = 32 << 20;
 /// Reads and writes of the device that a core has under way.
@@ -40,7 +41,7 @@ const IO_BYTES: u64 = 8 << 20;
 const CONNECTION_PART: u64 = 8;
 
 const _: () = assert!(
-    REPLIES_PARTS + INBOX_PARTS + 2 * ASSEMBLY_PARTS + CACHE_PARTS + COLD_PARTS + CONTROL_PARTS
+    REPLIES_PARTS + INBOX_PARTS + 2 * ASSEMBLY_PARTS + CACHE_PARTS + COLD_PARTS + ERRAND_PARTS
         <= 21,
     "the rest is for the base, tails, and what an allocator wastes"
 );
@@ -60,6 +61,8 @@ pub struct MemoryPlan {
     pub inbox_bytes: usize,
     /// Bodies of requests of a core that the control plane has not looked at yet.
     pub control_bytes: usize,
+    /// What the searches by key of a core may find before they are answered.
+    pub search_bytes: usize,
     /// Reads of the device that a shard has under way.
     pub cold_reads: usize,
     /// Cold log that a shard keeps.
@@ -81,6 +84,7 @@ impl MemoryPlan {
         let one_message = 2 * RECORD_BYTES_MAX;
         let cold_reads = share(COLD_PARTS) / shards / COLD_READ_BYTES;
         let read_cache_bytes = (cache / 3).min(stock.read_cache_bytes);
+        let errands = share(ERRAND_PARTS) / 2 / cores;
         let kept = read_cache_bytes * shards.div_ceil(cores);
         Self {
             replies_bytes: size(replies),
@@ -89,7 +93,8 @@ impl MemoryPlan {
             assembly_bytes: size((share(ASSEMBLY_PARTS) / cores).max(one_message))
                 .min(ASSEMBLY_BYTES_MAX),
             inbox_bytes: size((share(INBOX_PARTS) / shards).max(one_message)).min(INBOX_BYTES_MAX),
-            control_bytes: size(share(CONTROL_PARTS) / cores).min(CONTROL_BYTES_MAX),
+            control_bytes: size(errands).min(CONTROL_BYTES_MAX),
+            search_bytes: size(errands),
             cold_reads: size(cold_reads).clamp(2, COLD_READS_MAX),
             read_cache_bytes,
             index_cache_bytes: (cache / 3 * 2).min(stock.index_cache_bytes),
@@ -131,7 +136,7 @@ mod tests {
             let cold = (plan.cold_reads as u64 * COLD_READ_BYTES).max(io) * shards;
             // Half as much as an inbox waits for topics to be made.
             let parked = inboxes / 2;
-            let control = plan.control_bytes as u64 * shards;
+            let control = (plan.control_bytes + plan.search_bytes) as u64 * shards;
             let waiting = plan.replies_bytes as u64 + inboxes + parked + assembly + control;
             let sum = waiting + caches + cold + BASE_BYTES;
             assert!(sum < limit, "{sum} of {limit}: {plan:?}");

@@ -150,6 +150,11 @@ impl Ledger {
         self.counts.received - self.counts.repeated
     }
 
+    /// Messages received so far, whoever sent them.
+    pub fn heard(&self) -> u64 {
+        self.counts.received + self.counts.foreign + self.counts.corrupt
+    }
+
     /// A group received a message. `false`: it is not one to measure.
     pub fn received(&mut self, group: usize, queue: usize, stamp: &Stamp) -> bool {
         if let Expect::ThisRun(run) = self.expect

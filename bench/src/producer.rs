@@ -232,6 +232,10 @@ impl Sender {
         if !may_write(frames_left, &pace, &free) {
             return;
         }
+        if free.len() == self.drive.in_flight {
+            // Nothing was waited for until now.
+            self.heard_ns.set(now_ns);
+        }
         self.link.post(|out| {
             while may_write(frames_left, &pace, &free) {
                 let Some(slot) = free.pop() else { break };
@@ -262,6 +266,7 @@ impl Sender {
         let mut answered = Vec::with_capacity(self.drive.in_flight);
         loop {
             inbox.fill(&self.link).await?;
+            self.heard_ns.set(self.shared.recorder.now_ns());
             let mut taken = 0;
             while let Some((reply, len)) =
                 scanner.take(inbox.bytes().get(taken..).unwrap_or_default())?
@@ -340,7 +345,6 @@ impl Sender {
         });
         let messages = answered.len() as u64 * self.messages;
         recorder.count(now_ns, |c| c.acknowledged += messages);
-        self.heard_ns.set(now_ns);
         self.free.borrow_mut().append(answered);
     }
 

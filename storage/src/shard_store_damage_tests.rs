@@ -220,6 +220,34 @@ fn a_record_that_stays_unreadable_is_given_up_in_the_end() {
     });
 }
 
+/// A device that reads nothing at all for a while, or a process with too many files open, has lost
+/// nothing.
+#[test]
+fn nothing_is_given_up_while_the_device_reads_nothing() {
+    for kind in [DiskErrorKind::Io, DiskErrorKind::NoHandle] {
+        let disk = SimDisk::new(11);
+        let key = QueueKey::new(1, 0);
+        let (store, places) = five_cold(&disk, key);
+        let at = places[2].0 + 100;
+        let range = if kind == DiskErrorKind::Io {
+            (0, 1 << 20)
+        } else {
+            (at, at + 1)
+        };
+        disk.spoil(LOG, range, kind);
+        disk.block_on(async {
+            for _ in 0..60 {
+                let read = read_from(&store, key, 2).await;
+                assert!(matches!(read, Err(ReadError::Disk(_))), "{read:?}");
+                disk.sleep_ms(3000).await;
+            }
+            disk.clear_faults();
+            assert_eq!(read_from(&store, key, 2).await.unwrap().len(), 3);
+            assert!(store.damage_met().is_empty());
+        });
+    }
+}
+
 /// A group of several writes: each of them is synced, not only the last.
 #[test]
 fn a_large_synced_record_survives_a_power_cut() {

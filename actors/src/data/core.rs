@@ -61,6 +61,8 @@ pub struct DataCore<S, H> {
     pub(super) marks: SendReplyMarks,
     /// Bodies of requests that the control plane has not looked at yet.
     pub(super) to_control: Arc<SharedBudget>,
+    /// What searches by key may find before they are answered.
+    pub(super) searches: Arc<SharedBudget>,
     /// Something waits for time to pass.
     pub(super) timed: Signal,
     ready: Rc<Signal>,
@@ -101,6 +103,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             catalog: RefCell::new(Catalog::new(settings.broker_permission)),
             marks: SendReplyMarks::of(&settings),
             to_control: SharedBudget::new(plan.control_bytes),
+            searches: SharedBudget::new(plan.search_bytes),
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,

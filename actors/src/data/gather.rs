@@ -85,7 +85,7 @@ pub enum GatherGoal {
         /// What is looked for.
         query: Arc<KeyQuery>,
         /// Counts the records until the connection's buffer does.
-        held: Option<Held>,
+        held: Held,
     },
     /// 33.
     RecordReply(PhysicalOffset),

@@ -18,6 +18,8 @@ use crate::budget::{Budget, Charge};
 /// A connection whose frame does not get on for so long is closed: clients wait 3 to 15 s for an
 /// answer, and a network that loses packets is over them by then.
 pub const PARTIAL_MS: u64 = 30_000;
+/// A frame that has stood still for less is not closed for want of room.
+const STILL_MS_MIN: u64 = 500;
 /// A frame gets on when so much of it has come: a byte now and then keeps nothing open.
 const PROGRESS_BYTES: usize = 16 * 1024;
 
@@ -105,9 +107,13 @@ fn make_room<H>(
     session: &Session,
     (bytes, since_ms): (usize, u64),
 ) -> Result<(), CloseReason> {
+    let now_ms = net.clock.mono_ms();
     let waits = |other: Rc<Session>| {
+        // One that has only just come, or is not read now, is not to blame.
+        let is_still = other.assembling.borrow().is_overdue(now_ms, STILL_MS_MIN);
         let still_ms = other.assembling.borrow().still_since_ms()?;
-        (other.id() != session.id() && still_ms <= since_ms).then_some((still_ms, other))
+        let is_older = other.id() != session.id() && still_ms <= since_ms;
+        (is_still && is_older).then_some((still_ms, other))
     };
     let mut others: Vec<_> = net.peers.all().into_iter().filter_map(waits).collect();
     others.sort_unstable_by_key(|(still_ms, _)| *still_ms);

@@ -346,7 +346,7 @@ fn incomplete_frames_draw_from_one_budget() {
     let mut first = server.client();
     let large = frame(&vec![1; 900_000]);
     first.write_all(&large[..600_000]).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(800));
     // The one that has not got on for longer goes, not the one that asks.
     let mut second = server.client();
     second.write_all(&large[..600_000]).unwrap();

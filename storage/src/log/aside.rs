@@ -19,18 +19,35 @@ const RESERVE_FILE: &str = "reserve";
 /// Its length: a checkpoint takes 1 to 3 MiB, the first offsets of 10,000 queues 140 KiB.
 const RESERVE_BYTES: u64 = 4 << 20;
 
-/// Makes sure of the reserve of `folder`, if there is room for it.
+/// Makes sure of the reserve of `folder`, if there is room for it. For whoever must not fail on a
+/// full device: others would use it up before.
 pub async fn keep_reserve<D: Disk>(disk: &D, folder: &str) {
     let path = format!("{folder}/{RESERVE_FILE}");
-    let kept = match disk.open(&path, OpenMode::Existing).await {
-        Err(error) if error.is_not_found() => {
-            disk.open(&path, OpenMode::CreateLen(RESERVE_BYTES)).await
-        }
-        found => found,
-    };
-    if let Err(error) = kept {
+    let found = disk.open(&path, OpenMode::Existing).await;
+    if found.is_ok_and(|file| file.len() >= RESERVE_BYTES) {
+        return;
+    }
+    if let Err(error) = disk.open(&path, OpenMode::CreateLen(RESERVE_BYTES)).await {
         tracing::debug!(%error, "no space is kept for small files");
     }
+}
+
+/// Whether a write of a small file that ended so may be tried again, with the reserve's space.
+pub async fn gave_reserve<D: Disk>(
+    disk: &D,
+    folder: &str,
+    written: &Result<(), DiskError>,
+) -> bool {
+    let is_full = matches!(written, Err(error) if error.is_no_space());
+    let gives = is_full
+        && disk
+            .remove(&format!("{folder}/{RESERVE_FILE}"))
+            .await
+            .is_ok();
+    if gives {
+        tracing::warn!("the device is full: the space kept for small files is used");
+    }
+    gives
 }
 
 /// Puts `parts`, one behind the other and padded with zeros to a block, in the place of
@@ -39,23 +56,6 @@ pub async fn keep_reserve<D: Disk>(disk: &D, folder: &str) {
 /// # Errors
 /// As the device says; the old file is then still there.
 pub async fn write<D: Disk>(
-    disk: &D,
-    place: (&str, &str),
-    parts: &[&[u8]],
-) -> Result<(), DiskError> {
-    let written = write_once(disk, place, parts).await;
-    if !matches!(&written, Err(error) if error.is_no_space()) {
-        return written;
-    }
-    let reserve = format!("{}/{RESERVE_FILE}", place.0);
-    if disk.remove(&reserve).await.is_err() {
-        return written;
-    }
-    tracing::warn!("the device is full: the space kept for small files is used");
-    write_once(disk, place, parts).await
-}
-
-async fn write_once<D: Disk>(
     disk: &D,
     (folder, name): (&str, &str),
     parts: &[&[u8]],

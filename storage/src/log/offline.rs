@@ -28,6 +28,9 @@ pub use repair::{RepairError, Repaired, repair};
 
 /// Bytes behind the log's end that a start may read.
 const BEHIND_BYTES: u64 = PROOF_BYTES + RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX;
+/// Looks at blocks there that can't be read, and the time between two.
+const BEHIND_LOOKS: u32 = 3;
+const BEHIND_PAUSE_MS: u64 = 1000;
 /// Bytes searched between two reads for a run behind damage.
 const SEARCH_BYTES: u64 = 1 << 20;
 
@@ -312,15 +315,23 @@ impl<'a, D: Disk> Walk<'a, D> {
         let start = found.end.block_up();
         let next = segments.next_start(FilePosition(start.0.saturating_sub(1)));
         let blocks = (start.0..start.plus(BEHIND_BYTES).min(next).0).step_by(index(BLOCK_BYTES));
-        for at in blocks.map(FilePosition).chain([next]) {
-            if !segments.exists(at) {
-                continue;
+        let mut blocks: Vec<FilePosition> = blocks.map(FilePosition).chain([next]).collect();
+        blocks.retain(|at| segments.exists(*at));
+        for look in 0..BEHIND_LOOKS {
+            if look > 0 && !blocks.is_empty() {
+                // What only failed for a moment may be a record.
+                segments.disk().sleep_ms(BEHIND_PAUSE_MS).await;
             }
-            if let Err(error) = self.device.fill(at, BLOCK_BYTES).await {
-                found.unreadable.push(at);
-                let cause = &mut found.unreadable_cause;
-                cause.get_or_insert_with(|| error.to_string());
+            let (mut unreadable, mut cause) = (Vec::new(), None);
+            for at in blocks {
+                self.device.forget();
+                if let Err(error) = self.device.fill(at, BLOCK_BYTES).await {
+                    unreadable.push(at);
+                    cause.get_or_insert_with(|| error.to_string());
+                }
             }
+            (blocks, found.unreadable_cause) = (unreadable, cause);
         }
+        found.unreadable = blocks;
     }
 }

@@ -77,10 +77,11 @@ impl<D: Disk> ShardStore<D> {
         if self.log.read_hot(position, len, out) {
             return Ok(());
         }
-        let bytes = self
-            .blocks(check_of(position), RECORD_CHECK_BYTES + len)
-            .await
-            .map_err(|error| self.refused(position, error))?;
+        let at = check_of(position);
+        let bytes = match self.blocks(at, RECORD_CHECK_BYTES + len).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.refused(position, error).await),
+        };
         self.not_refused(position);
         let bytes = bytes.as_deref().unwrap_or_default();
         let with_check = bytes.get(..index(RECORD_CHECK_BYTES + len));
@@ -99,8 +100,10 @@ impl<D: Disk> ShardStore<D> {
         position: FilePosition,
         out: &mut BytesMut,
     ) -> Result<(), ReadError> {
-        let peeked = self.blocks(position, RECORD_PEEK_BYTES).await;
-        let peeked = peeked.map_err(|error| self.refused(position, error))?;
+        let peeked = match self.blocks(position, RECORD_PEEK_BYTES).await {
+            Ok(peeked) => peeked,
+            Err(error) => return Err(self.refused(position, error).await),
+        };
         let peeked = peeked.as_deref().unwrap_or_default();
         out.extend_from_slice(peeked.get(..index(RECORD_PEEK_BYTES)).unwrap_or(peeked));
         Ok(())
@@ -108,7 +111,11 @@ impl<D: Disk> ShardStore<D> {
 
     /// At least `len` bytes from `at` on, as far as the device has them for good; nothing when it
     /// has none.
-    async fn blocks(&self, at: FilePosition, len: u64) -> Result<Option<Bytes>, DiskError> {
+    pub(super) async fn blocks(
+        &self,
+        at: FilePosition,
+        len: u64,
+    ) -> Result<Option<Bytes>, DiskError> {
         let segments = &self.log.segments;
         let limit = self.log.marks.stable().0.min(segments.next_start(at));
         let start = FilePosition(at.0 - at.0 % BLOCK_BYTES);

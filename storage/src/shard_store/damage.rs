@@ -4,9 +4,10 @@
 //! **Owns** when a record counts as damaged, and what was said of it; when indexes are given up.
 //! **Lives on** the shard's core.
 //! **Invariants** a record is passed over only where its bytes are wrong at a second look, the
-//! device says that it has lost them, or it has failed to read just them again and again while the
-//! shard is well; each place is reported once. After a damaged index page no checkpoint has indexes
-//! any more, so that the next start makes them anew from the log.
+//! device says that it has lost them, or it has failed to read just them again and again while it
+//! reads what lies beside them; each place is reported once. After a damaged index page no
+//! checkpoint has indexes any more, so that the next start makes them anew from the log (not while
+//! the log is known to be damaged, too: that start would be refused).
 //! **Limits** [`DAMAGE_NOTED_MAX`], [`REFUSED_KEPT_MAX`] places.
 //! **Not here** the second look (`alone`), passing over (`reading`), damage at rest that nobody
 //! reads (`log::offline`).
@@ -19,7 +20,7 @@ use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::ReadError;
 use crate::format::segment_name;
 use crate::index_pages::page_files::PageFileError;
-use crate::units::FilePosition;
+use crate::units::{BLOCK_BYTES, FilePosition};
 
 /// Places of damaged records that are remembered and reported one by one; a device with more of
 /// them needs no further lines.
@@ -30,6 +31,8 @@ const REFUSED_KEPT_MAX: usize = 256;
 /// or a path to the device may come back, and a consumer that waited lost nothing.
 pub(super) const REFUSALS_MIN: u32 = 5;
 pub(super) const REFUSED_US: u64 = 60_000_000;
+/// Where a segment is read instead of its first block.
+const BESIDE_BYTES: u64 = 4 * BLOCK_BYTES;
 /// Failures further apart than this have nothing to do with each other: clients come again after
 /// three to five seconds.
 const REFUSALS_APART_US: u64 = 20_000_000;
@@ -55,13 +58,14 @@ pub(super) struct Damage {
 
 impl Damage {
     /// Whether a checkpoint is to be without indexes.
+    /// Not once the log has damage as well: a start could not replay it, and would be refused.
     pub(super) fn is_index_damaged(&self) -> bool {
-        self.index.get()
+        self.index.get() && self.noted.borrow().is_empty()
     }
 
     /// Whether there is no such checkpoint yet.
     pub(super) fn must_give_up(&self) -> bool {
-        self.index.get() && !self.given_up.get()
+        self.is_index_damaged() && !self.given_up.get()
     }
 
     /// There is one.
@@ -88,7 +92,7 @@ impl<D: Disk> ShardStore<D> {
     /// Whether damage of the queue index was met since the start: the checkpoints behind it are
     /// without indexes, so that the next start makes them anew.
     pub fn has_index_damage(&self) -> bool {
-        self.damage.is_index_damaged()
+        self.damage.index.get()
     }
 
     /// What a failed look into the queue index means for its reader. After damage the other pages
@@ -98,8 +102,9 @@ impl<D: Disk> ShardStore<D> {
             if !self.damage.index.replace(true) {
                 tracing::error!(
                     %error, shard = %self.log.options.shard,
-                    "the queue index is damaged: restart the broker, which makes it anew from the \
-                     log; until then some messages can't be read"
+                    "the queue index is damaged: a restart makes it anew from the log, which \
+                     gantry admin log verify looks at before; until then some messages can't be \
+                     read"
                 );
                 self.upkeep.notify();
             }
@@ -122,11 +127,38 @@ impl<D: Disk> ShardStore<D> {
 
     /// What a failed read of just the blocks of the record at `position` means: `Damaged` where
     /// they are lost, else the error, and the reader may come again.
-    pub(super) fn refused(&self, position: FilePosition, error: DiskError) -> ReadError {
+    pub(super) async fn refused(&self, position: FilePosition, error: DiskError) -> ReadError {
+        // Says nothing of the device.
+        if error.is_no_handle() || error.is_not_found() {
+            return ReadError::Disk(error);
+        }
         if error.kind == DiskErrorKind::Lost {
             tracing::error!(%position, %error, "the device has lost a record");
             return self.damaged(position);
         }
+        let is_over = self.count_refusal(position);
+        // A device that fails altogether comes back, or is given up as a whole.
+        if is_over && !self.log.poison.is_set() && self.answers_beside(position).await {
+            tracing::error!(%position, %error, "the device does not give a record any more");
+            return self.damaged(position);
+        }
+        ReadError::Disk(error)
+    }
+
+    /// Whether the device reads another block of the segment that has `position`.
+    async fn answers_beside(&self, position: FilePosition) -> bool {
+        let start = self.log.segments.start_of(position);
+        let is_first = position.since(start) < BLOCK_BYTES;
+        let beside = if is_first {
+            start.plus(BESIDE_BYTES)
+        } else {
+            start
+        };
+        matches!(self.blocks(beside, BLOCK_BYTES).await, Ok(Some(_)))
+    }
+
+    /// Counts a failed read of the record at `position`; true when it has gone on for long.
+    fn count_refusal(&self, position: FilePosition) -> bool {
         let now_us = self.log.disk.now_mono_us();
         let mut refused = self.damage.refused.borrow_mut();
         if refused.len() >= REFUSED_KEPT_MAX && !refused.contains_key(&position) {
@@ -143,13 +175,7 @@ impl<D: Disk> ShardStore<D> {
         }
         record.last_us = now_us;
         record.count += 1;
-        let is_over = record.count >= REFUSALS_MIN && now_us - record.first_us >= REFUSED_US;
-        // A device that fails altogether has poisoned its shard, and nothing of it is given up.
-        if is_over && !self.log.poison.is_set() {
-            tracing::error!(%position, %error, "the device does not give a record any more");
-            return self.damaged(position);
-        }
-        ReadError::Disk(error)
+        record.count >= REFUSALS_MIN && now_us - record.first_us >= REFUSED_US
     }
 
     /// The blocks of the record at `position` could be read after all.

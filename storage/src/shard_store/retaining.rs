@@ -210,7 +210,12 @@ impl<D: Disk> ShardStore<D> {
         if self.first() < position {
             self.raise_mins(position).await;
             let floors = self.floors();
-            floors::write(&self.log.disk, &self.folder, self.store_id, &floors).await?;
+            let (disk, folder, id) = (&self.log.disk, &self.folder, self.store_id);
+            let mut written = floors::write(disk, folder, id, &floors).await;
+            if aside::gave_reserve(disk, folder, &written).await {
+                written = floors::write(disk, folder, id, &floors).await;
+            }
+            written?;
             let spares_max = if is_recycling { SPARES_MAX } else { 0 };
             let dropped = segments.truncate_before(position, spares_max).await;
             self.keys.drop_below(self.first());

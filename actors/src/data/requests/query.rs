@@ -54,8 +54,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         else {
             return Err(nothing_found());
         };
-        if !self.host.has_reply_room(to.peer) {
-            let remark = format!("core {}, replies hold all the memory for them", self.number);
+        if !self.host.has_reply_room(to.peer) || !self.searches.has_room() {
+            let remark = format!(
+                "core {}, replies or searches hold all the memory for them",
+                self.number
+            );
             return Err(self.host.busy(BusyCause::Replies, &remark));
         }
         let query = Arc::new(KeyQuery {
@@ -66,7 +69,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             records_max: wanted.clamp(1, QUERY_RECORDS_MAX),
         });
         let ask = GatherAsk::QueryKey(Arc::clone(&query));
-        let held = self.host.hold_reply(QUERY_BYTES_MAX);
+        let held = self.searches.hold(QUERY_BYTES_MAX);
         self.gather(to, &ask, GatherGoal::QueryReply { query, held })
     }
 

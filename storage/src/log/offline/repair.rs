@@ -270,7 +270,8 @@ async fn write<D: Disk>(
     Ok(segment.file.sync().await?)
 }
 
-/// Writes zeros over a block behind the log's end: what is written can be read again.
+/// Writes zeros over a block behind the log's end, if it can't be read even now: what is written
+/// can be read again.
 async fn clear<D: Disk>(
     disk: &D,
     segments: &Segments<D>,
@@ -279,8 +280,16 @@ async fn clear<D: Disk>(
     let Some(segment) = segments.open(at).await? else {
         return Ok(());
     };
+    let offset = segment.offset_of(at);
+    if segment
+        .file
+        .read_at(offset, index(BLOCK_BYTES))
+        .await
+        .is_ok()
+    {
+        return Ok(());
+    }
     let mut buf = disk.alloc(index(BLOCK_BYTES));
     buf.as_mut().fill(0);
-    let offset = segment.offset_of(at);
     Ok(segment.file.write_at_and_sync(buf, offset).await?)
 }
