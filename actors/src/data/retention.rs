@@ -23,18 +23,12 @@ use crate::seam::OwnTimes;
 pub const SEGMENTS_OFFERED_MAX: usize = 64;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
-    /// Moves the queues of topics with a shorter time, and tells what each shard could give up. A
-    /// shard that can't be asked offers nothing; a part of its index that can't be read is no
-    /// reason, as it may stay so.
+    /// Moves the queues of topics with a shorter time, and tells what each shard could give up.
+    /// What of it can't be read is no reason to offer nothing, as it may stay so.
     pub(super) async fn ages(&self, own: &OwnTimes) -> Vec<ShardAges> {
         let mut all = Vec::new();
         for shard in self.shards() {
-            match ages_of(&shard, own).await {
-                Ok(ages) => all.push(ages),
-                Err(error) => {
-                    tracing::warn!(shard = %shard.id(), error, "nothing is deleted here for now");
-                }
-            }
+            all.push(ages_of(&shard, own).await);
         }
         all
     }
@@ -53,10 +47,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 }
 
-async fn ages_of<S: QueueStore, H: Host>(
-    shard: &Shard<S, H>,
-    own: &OwnTimes,
-) -> Result<ShardAges, String> {
+async fn ages_of<S: QueueStore, H: Host>(shard: &Shard<S, H>, own: &OwnTimes) -> ShardAges {
     let store = shard.store();
     for (topic, time) in &own.trim {
         // Its space goes with the segments all the same.
@@ -75,12 +66,11 @@ async fn ages_of<S: QueueStore, H: Host>(
             reserved_from = Some(reserved_from.map_or(first, |from| from.min(first)));
         }
     }
-    let segments = store.oldest_segments(SEGMENTS_OFFERED_MAX).await;
-    Ok(ShardAges {
+    ShardAges {
         shard: shard.id(),
-        segments: segments.map_err(|error| error.to_string())?,
+        segments: store.oldest_segments(SEGMENTS_OFFERED_MAX).await,
         reserved_from,
-    })
+    }
 }
 
 async fn drop_in<S: QueueStore, H: Host>(shard: &Shard<S, H>, before: FilePosition, keep: bool) {

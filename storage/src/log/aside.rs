@@ -32,22 +32,25 @@ pub async fn keep_reserve<D: Disk>(disk: &D, folder: &str) {
     }
 }
 
-/// Whether a write of a small file that ended so may be tried again, with the reserve's space.
-pub async fn gave_reserve<D: Disk>(
+/// Writes a small file, a second time with the reserve's space where the device is full.
+///
+/// # Errors
+/// As the write's.
+pub async fn with_reserve<D: Disk>(
     disk: &D,
     folder: &str,
-    written: &Result<(), DiskError>,
-) -> bool {
-    let is_full = matches!(written, Err(error) if error.is_no_space());
-    let gives = is_full
-        && disk
-            .remove(&format!("{folder}/{RESERVE_FILE}"))
-            .await
-            .is_ok();
-    if gives {
-        tracing::warn!("the device is full: the space kept for small files is used");
+    write: impl AsyncFn() -> Result<(), DiskError>,
+) -> Result<(), DiskError> {
+    let written = write().await;
+    if !matches!(&written, Err(error) if error.is_no_space()) {
+        return written;
     }
-    gives
+    let reserve = format!("{folder}/{RESERVE_FILE}");
+    if disk.remove(&reserve).await.is_err() {
+        return written;
+    }
+    tracing::warn!("the device is full: the space kept for small files is used");
+    write().await
 }
 
 /// Puts `parts`, one behind the other and padded with zeros to a block, in the place of

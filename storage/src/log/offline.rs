@@ -324,7 +324,6 @@ impl<'a, D: Disk> Walk<'a, D> {
             }
             let (mut unreadable, mut cause) = (Vec::new(), None);
             for at in blocks {
-                self.device.forget();
                 if let Err(error) = self.device.fill(at, BLOCK_BYTES).await {
                     unreadable.push(at);
                     cause.get_or_insert_with(|| error.to_string());

@@ -117,12 +117,8 @@ impl<D: Disk> ShardStore<D> {
         let store = assemble(disk, options, segments, tail, start, (folder, indexes));
         *store.log.full.borrow_mut() = full;
         // The new epoch must be durable before any run carries it.
-        let first = (start.position, start.sequence);
-        let mut written = store.write_checkpoint(first.0, first.1).await;
-        if aside::gave_reserve(&store.log.disk, &store.folder, &written).await {
-            written = store.write_checkpoint(first.0, first.1).await;
-        }
-        written?;
+        let first = async || store.write_checkpoint(start.position, start.sequence).await;
+        aside::with_reserve(&store.log.disk, &store.folder, first).await?;
         aside::keep_reserve(&store.log.disk, &store.folder).await;
         store.log.begin_tail();
         Self::begin(&store);

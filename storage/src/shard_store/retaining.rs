@@ -73,10 +73,7 @@ impl<D: Disk> ShardStore<D> {
 
     /// The oldest segments that could go, at most `count_max`, with the time nothing in them is
     /// newer than; none where that can't be read.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn oldest_segments(&self, count_max: usize) -> Result<Vec<SegmentAge>, DiskError> {
+    pub async fn oldest_segments(&self, count_max: usize) -> Vec<SegmentAge> {
         let bytes = self.log.segments.segment_bytes();
         let (first, end) = (self.first(), self.untouchable());
         self.forget_times_before(first);
@@ -97,7 +94,7 @@ impl<D: Disk> ShardStore<D> {
             }
             start = start.plus(bytes);
         }
-        Ok(ages)
+        ages
     }
 
     fn forget_times_before(&self, first: FilePosition) {
@@ -119,8 +116,7 @@ impl<D: Disk> ShardStore<D> {
         };
         let block = segment.file.read_at(0, FIRST_TIME_BYTES).await?;
         let block = block.as_ref();
-        let header = RunHeader::peek(block, start).filter(|header| header.records_count > 0);
-        let time = header.and_then(|_| first_store_time(block));
+        let time = RunHeader::peek(block, start).and_then(|_| first_store_time(block));
         if let Some(time) = time {
             self.retained.first_times.borrow_mut().insert(start, time);
         }
@@ -211,15 +207,12 @@ impl<D: Disk> ShardStore<D> {
             self.raise_mins(position).await;
             let floors = self.floors();
             let (disk, folder, id) = (&self.log.disk, &self.folder, self.store_id);
-            let mut written = floors::write(disk, folder, id, &floors).await;
-            if aside::gave_reserve(disk, folder, &written).await {
-                written = floors::write(disk, folder, id, &floors).await;
-            }
-            written?;
+            let write = async || floors::write(disk, folder, id, &floors).await;
+            aside::with_reserve(disk, folder, write).await?;
             let spares_max = if is_recycling { SPARES_MAX } else { 0 };
             let dropped = segments.truncate_before(position, spares_max).await;
             self.keys.drop_below(self.first());
-            aside::keep_reserve(&self.log.disk, &self.folder).await;
+            aside::keep_reserve(disk, folder).await;
             done.segments = dropped?;
         }
         done.first = self.first();

@@ -3,15 +3,12 @@
 use bytes::Bytes;
 use gantry_protocol::code::request as code;
 use gantry_storage::address;
-use gantry_storage::retention::{SegmentAge, ShardAges};
-use gantry_storage::units::{
-    FilePosition, PhysicalOffset, QueueBounds, QueueOffset, ShardId, StoreTimestamp,
-};
+use gantry_storage::units::{FilePosition, PhysicalOffset, QueueBounds, QueueOffset, ShardId};
 
 use super::rig::{Rig, peer, request, settings};
-use super::supervisors::{parked, row, supplied};
+use super::supervisors::{old_segment, parked, row, supplied};
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scan, Scanned};
-use crate::seam::{Answer, Question, ToData};
+use crate::seam::{Question, ToData};
 
 const SHARD: ShardId = ShardId(3);
 const LATER_MS: u64 = u64::MAX >> 20;
@@ -64,22 +61,6 @@ fn cores(due_ms: u64) -> impl Fn(&Errand) -> ErrandDone {
     }
 }
 
-fn answers(question: &Question) -> Answer {
-    match question {
-        Question::Ages(_) => Answer::Ages(vec![ShardAges {
-            shard: SHARD,
-            segments: vec![SegmentAge {
-                start: FilePosition(0),
-                bytes: 100,
-                newest: Some(StoreTimestamp(1)),
-            }],
-            reserved_from: None,
-        }]),
-        Question::OpenHalves { .. } => Answer::OpenHalves(Ok(None)),
-        _ => Answer::Done,
-    }
-}
-
 /// Where the log of the shard is cut when an operator asks for it.
 fn cut_at(rig: &mut Rig) -> Vec<FilePosition> {
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
@@ -107,7 +88,7 @@ fn broker(folder: &std::path::Path, due_ms: u64) -> Rig {
     rig.stop();
     let mut rig = Rig::start(folder, settings);
     rig.errand = Box::new(cores(due_ms));
-    rig.answer = Box::new(answers);
+    rig.answer = Box::new(|question| old_segment(SHARD, question));
     rig
 }
 

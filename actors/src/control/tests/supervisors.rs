@@ -16,6 +16,23 @@ use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, Supp
 use crate::seam::owed::{OwedRow, OwedTime};
 use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
 
+/// What a core says whose shard has one old segment that nobody wants.
+pub fn old_segment(shard: ShardId, question: &Question) -> Answer {
+    match question {
+        Question::Ages(_) => Answer::Ages(vec![ShardAges {
+            shard,
+            segments: vec![SegmentAge {
+                start: FilePosition(0),
+                bytes: 100,
+                newest: Some(StoreTimestamp(1)),
+            }],
+            reserved_from: None,
+        }]),
+        Question::OpenHalves { .. } => Answer::OpenHalves(Ok(None)),
+        _ => Answer::Done,
+    }
+}
+
 /// A parked record for queue 2 of topic T.
 pub fn parked(body: &[u8]) -> Bytes {
     let host = "127.0.0.1:9".parse().unwrap();
@@ -241,19 +258,7 @@ fn pending_messages_are_parked_again_before_their_segments_go() {
         }
         done => done,
     });
-    rig.answer = Box::new(|question| match question {
-        Question::Ages(_) => Answer::Ages(vec![ShardAges {
-            shard: ShardId(3),
-            segments: vec![SegmentAge {
-                start: FilePosition(0),
-                bytes: 100,
-                newest: Some(StoreTimestamp(1)),
-            }],
-            reserved_from: None,
-        }]),
-        Question::OpenHalves { .. } => Answer::OpenHalves(Ok(None)),
-        _ => Answer::Done,
-    });
+    rig.answer = Box::new(|question| old_segment(ShardId(3), question));
     // All queues are read when the last one, of timers, is.
     for _ in 0..=18 {
         rig.until(|message| matches!(message, ToData::Errand { .. }));

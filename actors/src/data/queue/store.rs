@@ -13,7 +13,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use gantry_storage::disk::{Disk, DiskError};
+use gantry_storage::disk::Disk;
 use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::queue_index::IndexEntry;
 use gantry_storage::retention::SegmentAge;
@@ -85,7 +85,7 @@ pub trait QueueStore: 'static {
         topic: TopicId,
         time: StoreTimestamp,
     ) -> Result<Option<FilePosition>, ReadError>;
-    async fn oldest_segments(&self, max: usize) -> Result<Vec<SegmentAge>, DiskError>;
+    async fn oldest_segments(&self, max: usize) -> Vec<SegmentAge>;
     async fn drop_before(
         &self,
         position: FilePosition,
@@ -196,7 +196,7 @@ impl<D: Disk> QueueStore for ShardStore<D> {
     ) -> Result<Option<FilePosition>, ReadError> {
         Self::first_since(self, topic, time).await
     }
-    async fn oldest_segments(&self, max: usize) -> Result<Vec<SegmentAge>, DiskError> {
+    async fn oldest_segments(&self, max: usize) -> Vec<SegmentAge> {
         Self::oldest_segments(self, max).await
     }
     async fn drop_before(

@@ -13,7 +13,6 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::message::{EncodedRecord, RecordParts};
-use gantry_storage::disk::DiskError;
 use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::key_index::key_hash;
 use gantry_storage::queue_index::IndexEntry;
@@ -445,8 +444,8 @@ impl QueueStore for MemoryStore {
         Ok(Some(FilePosition(time.0)))
     }
 
-    async fn oldest_segments(&self, _max: usize) -> Result<Vec<SegmentAge>, DiskError> {
-        Ok(Vec::new())
+    async fn oldest_segments(&self, _max: usize) -> Vec<SegmentAge> {
+        Vec::new()
     }
 
     async fn drop_before(

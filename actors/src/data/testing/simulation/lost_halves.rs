@@ -1,19 +1,17 @@
 //! Open halves on a real store whose device has damaged or lost a record.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::system_topic;
 use gantry_storage::disk::{Disk, DiskErrorKind};
 use gantry_storage::shard_store::{ShardStore, StoreOptions};
 use gantry_storage::sim_disk::{SimDisk, SimTail};
-use gantry_storage::units::{FilePosition, ShardId};
+use gantry_storage::units::FilePosition;
 
-use super::super::{client_addr, ext, peer, send_frame, settings, topic};
+use super::super::{client_addr, ext, peer, send_frame, topic};
 use super::host::SimHost;
-use super::world::{Core, Store};
-use crate::data::core::{CorePlace, DataCore};
+use super::world::{Core, Store, lone_core};
 use crate::data::requests::parked::Caller;
 use crate::data::transactions::ends_tests::{half_header, half_properties};
 use crate::refusal::Refusal;
@@ -40,15 +38,7 @@ impl Life {
         let (store, report) = opened.unwrap();
         assert!(report.damage.is_empty(), "{report:?}");
         let host = Rc::new(SimHost::new(disk));
-        let place = CorePlace {
-            number: 0,
-            cores: 1,
-            shards_count: 1,
-            seed: 7,
-        };
-        let on_bug = Rc::new(|line: &str| panic!("{line}"));
-        let core = DataCore::new(place, Arc::new(settings()), Rc::clone(&host), on_bug);
-        store.on_progress(core.add_shard(ShardId(0), Rc::clone(&store)));
+        let core = lone_core(&host, &store);
         let topics = [
             ("T", 1),
             (system_topic::TRANS_HALF_TOPIC, 10),

@@ -3,7 +3,6 @@
 //! `cargo test --release -p gantry-actors --lib timing_of_sends -- --ignored --nocapture`.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -12,12 +11,10 @@ use gantry_protocol::command::{ExtValue, writer};
 use gantry_protocol::frame::{HeaderEncoding, take_frame};
 use gantry_storage::shard_store::{ShardStore, StoreOptions};
 use gantry_storage::sim_disk::{SimDisk, SimTail};
-use gantry_storage::units::ShardId;
 
-use super::super::{client_addr, peer, send_header, settings, topic};
+use super::super::{client_addr, peer, send_header, topic};
 use super::host::SimHost;
-use super::world::Core;
-use crate::data::core::{CorePlace, DataCore};
+use super::world::{Core, lone_core};
 use crate::data::host::Host;
 use crate::data::requests::parked::Caller;
 use crate::seam::{CatalogChange, ToData};
@@ -54,15 +51,7 @@ impl Rig {
         let (store, _) = disk.block_on(opened).unwrap();
         let host = Rc::new(SimHost::new(&disk));
         host.profile().begin(0);
-        let place = CorePlace {
-            number: 0,
-            cores: 1,
-            shards_count: 1,
-            seed: 7,
-        };
-        let on_bug = Rc::new(|line: &str| panic!("{line}"));
-        let core = DataCore::new(place, Arc::new(settings()), Rc::clone(&host), on_bug);
-        store.on_progress(core.add_shard(ShardId(0), Rc::clone(&store)));
+        let core = lone_core(&host, &store);
         for number in 0..topics {
             let entry = topic(&topic_name(number), number + 1, QUEUES);
             core.on_control(&mut vec![ToData::Catalog(CatalogChange::TopicPut(entry))]);

@@ -37,6 +37,20 @@ pub const TOPIC: u32 = 1;
 pub type Store = ShardStore<SimDisk>;
 pub type Core = DataCore<Store, SimHost>;
 
+/// A core of its own for a store of one shard.
+pub fn lone_core(host: &Rc<SimHost>, store: &Rc<Store>) -> Rc<Core> {
+    let place = CorePlace {
+        number: 0,
+        cores: 1,
+        shards_count: 1,
+        seed: 7,
+    };
+    let on_bug = Rc::new(|line: &str| panic!("{line}"));
+    let core = DataCore::new(place, Arc::new(settings()), Rc::clone(host), on_bug);
+    store.on_progress(core.add_shard(ShardId(0), Rc::clone(store)));
+    core
+}
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
