@@ -19,7 +19,7 @@ use gantry_actors::data::seat::{CoreSeat, RunningCore, read_identity};
 use gantry_actors::memory_plan::MemoryPlan;
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
-use gantry_runtime::glommio_disk::StoreLock;
+use gantry_runtime::glommio_disk::{StoreLock, give_memory_back};
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
 use gantry_runtime::mesh;
 use gantry_runtime::net::Claim;
@@ -236,6 +236,8 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
         }
     };
     let links = control.register();
+    // Many small things were read and parsed, on all threads.
+    give_memory_back();
     Ok(Running {
         recovered: sum_up(&reports, identity, control.loaded()),
         settings,
