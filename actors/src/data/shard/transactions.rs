@@ -10,13 +10,15 @@
 //! **Not here** what an end must fulfil (`data::transactions::ends`), when a half is checked
 //! (`data::transactions::checks`).
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
 use gantry_protocol::message::body_crc;
+use gantry_runtime::net::PeerRef;
 use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::shard_store::{NewRecord, ReadLimits};
 use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp};
@@ -72,6 +74,9 @@ pub struct Transacting {
     /// Ends whose half record must be read from the device.
     cold: VecDeque<(ReplyTo, End)>,
     is_reading: bool,
+    /// How many ends of a connection wait for such a read, or come back from one: its later ends go
+    /// the same way, so that none passes another. No more than the inboxes are charged for.
+    behind_reads: HashMap<PeerRef, usize>,
     is_checking: bool,
     moves_under_way: usize,
     ended: Vec<QueueOffset>,
@@ -204,12 +209,32 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Ok((read.await?.found == 1).then(|| out.freeze()))
     }
 
-    /// An end needs its half's record from the device: it comes back to the inbox with it.
+    /// Whether an end of this connection would pass an earlier one that needs the device.
+    pub fn must_wait_for_reads(&self, peer: PeerRef) -> bool {
+        let inner = self.inner.borrow();
+        inner.transacting.behind_reads.contains_key(&peer)
+    }
+
+    /// An end is back from [`Shard::read_for_end`], and its turn has come.
+    pub fn end_was_read(&self, peer: PeerRef) {
+        let behind = &mut self.inner.borrow_mut().transacting.behind_reads;
+        if let Entry::Occupied(mut left) = behind.entry(peer) {
+            *left.get_mut() = left.get().saturating_sub(1);
+            if *left.get() == 0 {
+                left.remove();
+            }
+        }
+    }
+
+    /// An end needs its half's record from the device, or follows one that does: it comes back to
+    /// the inbox with it.
     pub fn read_for_end(self: &Rc<Self>, half: QueueKey, reply: ReplyTo, end: End) {
         let mut inner = self.inner.borrow_mut();
         inner.inbox_count += 1;
         inner.inbox_bytes += End::BYTES;
-        inner.transacting.cold.push_back((reply, end));
+        let transacting = &mut inner.transacting;
+        *transacting.behind_reads.entry(reply.peer).or_default() += 1;
+        transacting.cold.push_back((reply, end));
         if std::mem::replace(&mut inner.transacting.is_reading, true) {
             return;
         }

@@ -2,7 +2,8 @@
 //!
 //! **Owns** what an end must fulfil, and the message a commit makes of a half.
 //! **Lives on** the session's core (the header) and on the core of the half's shard (the rest).
-//! **Invariants** only an open half is ended, once; a repeated or late end changes nothing.
+//! **Invariants** only an open half is ended, once; a repeated or late end changes nothing. Ends
+//! that came on one connection keep their order, wherever their halves must be read from.
 //! "Unknown" gets no answer (trap 84): the check asks again.
 //! **Limits** `shard::transactions::TURN_ENDS_MAX` a pass.
 //! **Not here** the table and the op records (`shard::transactions`).
@@ -88,6 +89,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let mut ends = Vec::new();
         shard.take_ends(&mut ends);
         for (to, end) in ends {
+            if end.record.is_some() {
+                shard.end_was_read(to.peer);
+            }
             if let Err(refusal) = self.end_one(shard, to, end) {
                 tracing::debug!(why = refusal.remark, "the end of a transaction is refused");
                 self.host.refuse(to, &refusal);
@@ -105,8 +109,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let queues = shard
             .transaction_queues()
             .ok_or_else(|| wrong("the broker is starting"))?;
-        let read = end.record.take();
-        let read = read.or_else(|| shard.half_in_memory(queues.half, offset).map(Ok));
+        let read = end.record.take().or_else(|| {
+            // The messages of one producer come in the order in which it committed them.
+            let waits = shard.must_wait_for_reads(to.peer);
+            let read = (!waits).then(|| shard.half_in_memory(queues.half, offset));
+            read.flatten().map(Ok)
+        });
         let Some(read) = read else {
             shard.read_for_end(queues.half, to, end);
             return Ok(());

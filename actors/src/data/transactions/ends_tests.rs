@@ -337,6 +337,36 @@ fn a_cold_half_is_read_for_its_end() {
     assert_eq!(delivered(&broker).len(), 1);
 }
 
+/// The second half is newer and still in memory; its commit must not pass the one that needs the
+/// device.
+#[test]
+fn commits_of_one_connection_keep_their_order_when_one_half_is_cold() {
+    let broker = broker();
+    let first = send_half(&broker, 0, "", b"first");
+    let second = send_half(&broker, 0, "", b"second");
+    let third = send_half(&broker, 0, "", b"third");
+    let store = &broker.stores[0];
+    store.is_cold.set(true);
+    store.is_stuck.set(true);
+    let post = |told| {
+        let header = end_header(told, 8);
+        broker.request(&request_frame(37, 2, &header.to_ext(), b""));
+        broker.settle();
+    };
+    post(first);
+    store.is_cold.set(false);
+    post(second);
+    assert!(delivered(&broker).is_empty());
+    store.is_stuck.set(false);
+    broker.settle();
+    post(third);
+    let bodies: Vec<Vec<u8>> = delivered(&broker)
+        .iter()
+        .map(|record| RecordView::parse(record).unwrap().body.to_vec())
+        .collect();
+    assert_eq!(bodies, [&b"first"[..], b"second", b"third"]);
+}
+
 #[test]
 fn a_panic_of_the_target_queue_gives_the_half_back() {
     let broker = broker();
