@@ -434,6 +434,9 @@ pub struct CheckpointHeader {
     pub index_bytes: u64,
     /// Bytes of the key index's part.
     pub keys_bytes: u64,
+    /// Whether the indexes were met damaged: a start makes them anew if the log is whole. Not in
+    /// the checksum, which an earlier version reads: wrong, it costs or saves a start that work.
+    pub is_suspect: bool,
 }
 
 impl CheckpointHeader {
@@ -453,6 +456,7 @@ impl CheckpointHeader {
         hasher.update(&bytes[..52]);
         let crc = hasher.finalize();
         bytes[52..56].copy_from_slice(&crc.to_le_bytes());
+        bytes[56] = u8::from(self.is_suspect);
         bytes
     }
 
@@ -474,6 +478,7 @@ impl CheckpointHeader {
             sequence: from.get_u64_le(),
             index_bytes: from.get_u64_le(),
             keys_bytes: from.get_u64_le(),
+            is_suspect: bytes.get(56) == Some(&1),
         };
         Some((header, from.get_u32_le()))
     }

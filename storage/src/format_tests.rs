@@ -160,12 +160,21 @@ fn golden_layouts_of_format_1() {
         sequence: 5,
         index_bytes: 6,
         keys_bytes: 7,
+        is_suspect: false,
     };
     assert_eq!(
         hex(&checkpoint.encode(9, 0x77)),
         "47434b50010000000200000000000000001000000000000005000000000000000600000000000000\
          070000000000000077000000b35031360000000000000000"
     );
+    let suspect = CheckpointHeader {
+        is_suspect: true,
+        ..checkpoint
+    };
+    let bytes = suspect.encode(9, 0x77);
+    assert!(hex(&bytes).ends_with("b35031360100000000000000"));
+    let read = CheckpointHeader::decode(&bytes, 9);
+    assert_eq!(read, Some((suspect, 0x77)));
 }
 
 /// A record as `RocketMQ` stores it and a pull returns it.

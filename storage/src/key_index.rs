@@ -4,7 +4,9 @@
 //! **Lives on** one data core; `add` is synchronous, the rest waits on the device.
 //! **Invariants** derived from the log: a crash loses nothing that replay does not bring back;
 //! every entry is in exactly one of active, frozen, partition; sources are ordered by log position;
-//! a file is removed only when no checkpoint names it and no query or merge holds its partition.
+//! a file is removed only when no checkpoint names it and no query or merge holds its partition;
+//! a damaged partition is asked for what it still gives and never merged: it hides its own entries,
+//! and keeps nothing else from the device.
 //! **Limits** `ACTIVE_ENTRIES_MAX`, and the memory of two such buffers kept for writing the next;
 //! `FROZEN_MAX` (beyond it entries are skipped and counted, the device has then taken nothing for
 //! `FROZEN_MAX × ACTIVE_ENTRIES_MAX` keys), `MERGE_COUNT`, `RETIRED_MAX` (beyond it nothing is
@@ -28,7 +30,7 @@ use thiserror::Error;
 pub(crate) use snapshot::covered;
 pub use snapshot::{KeySnapshot, KeySnapshotError};
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{DirEntry, Disk, DiskError, DiskErrorKind};
 use crate::units::{FilePosition, StoreTimestamp, TopicId};
 use partition::{Partition, PartitionWriter};
 use sorting::Buckets;
@@ -41,7 +43,7 @@ pub const FROZEN_MAX: usize = 8;
 /// So many neighbouring small partitions become one: a query reads each partition about twice.
 pub const MERGE_COUNT: usize = 16;
 /// So many partitions may wait for the next checkpoint, and for the queries that hold them, to be
-/// removed: twelve merges.
+/// removed, with those that failed half-way: twelve merges.
 const RETIRED_MAX: usize = 12 * MERGE_COUNT;
 /// A merged partition is not merged again; it holds about a million entries.
 const LEVEL_MERGED: u32 = 1;
@@ -72,9 +74,26 @@ pub enum KeyIndexError {
         /// What is wrong.
         detail: &'static str,
     },
+    /// A partition is not there, or not all of it.
+    #[error("{file} is missing or too short")]
+    Missing {
+        /// The file.
+        file: String,
+    },
     /// The checkpoint's part is unusable: open without it and replay the log from its start.
     #[error(transparent)]
     Snapshot(#[from] KeySnapshotError),
+}
+
+impl KeyIndexError {
+    /// Whether entries are gone for good, whatever the device does next. Files in use are never
+    /// removed: one that is not there is damage.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Missing { .. } | Self::Snapshot(_) => true,
+            Self::Disk(error) => error.kind == DiskErrorKind::Lost || error.is_not_found(),
+        }
+    }
 }
 
 /// What a key query wants.
@@ -192,7 +211,8 @@ pub fn key_hash(topic: TopicId, key: &[u8]) -> u64 {
 
 impl<D: Disk> KeyIndex<D> {
     /// Opens the index in `folder`; `snapshot` is the checkpoint's part, none for an empty index
-    /// that the log fills again. Partitions the snapshot does not name are removed.
+    /// that the log fills again. Partitions the snapshot does not name are removed; of those that
+    /// are not there, see `has_damage`.
     ///
     /// # Errors
     /// `Snapshot` (open again without one), or as the device says.
@@ -232,13 +252,15 @@ impl<D: Disk> KeyIndex<D> {
                 disk.remove(&format!("{folder}/{}", entry.name)).await?;
             }
         }
-        let is_there = |partition: &&Rc<Partition>| {
-            let mut numbers = found.iter().map(|entry| partition::number_of(&entry.name));
-            numbers.any(|number| number == Some(partition.number))
-        };
-        // Files are removed only when no checkpoint names them any more: this is damage.
-        if let Some(missing) = state.partitions.iter().find(|one| !is_there(one)) {
-            return Err(KeySnapshotError::Missing(missing.number).into());
+        for partition in &state.partitions {
+            let bytes = partition::file_bytes(partition.count);
+            let is_it = |found: &DirEntry| {
+                partition::number_of(&found.name) == Some(partition.number) && found.len >= bytes
+            };
+            if !found.iter().any(is_it) {
+                let file = partition::file_name(folder, partition.number);
+                partition.damaged(&KeyIndexError::Missing { file });
+            }
         }
         Ok(Self {
             disk,
@@ -292,10 +314,17 @@ impl<D: Disk> KeyIndex<D> {
         self.state.borrow().partitions.len()
     }
 
-    /// Positions of the records with this key, newest first.
+    /// Whether a partition in use was met damaged since the start.
+    pub fn has_damage(&self) -> bool {
+        let state = self.state.borrow();
+        state.partitions.iter().any(|one| one.is_damaged.get())
+    }
+
+    /// Positions of the records with this key, newest first; without those that only a partition
+    /// knows that can't be read.
     ///
     /// # Errors
-    /// As reading a partition.
+    /// Nothing was found, and there is a partition that can't be read.
     pub async fn query(&self, query: KeyQuery<'_>) -> Result<Vec<FilePosition>, KeyIndexError> {
         let mut out = Vec::new();
         let (wanted, partitions) = {
@@ -313,19 +342,26 @@ impl<D: Disk> KeyIndex<D> {
             }
             (wanted, state.partitions.clone())
         };
+        let mut failed = None;
         for partition in partitions.iter().rev() {
             if out.len() >= wanted.count_max {
                 break;
             }
-            partition
-                .find(&self.disk, &self.folder, &wanted, &mut out)
-                .await?;
+            let found = partition.find(&self.disk, &self.folder, &wanted, &mut out);
+            if let Err(error) = found.await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(out)
+        match failed {
+            // "There is none" would not be true.
+            Some(error) if out.is_empty() => Err(error),
+            _ => Ok(out),
+        }
     }
 
     /// Writes full buffers as partitions and merges small ones, yielding every fraction of a
-    /// millisecond. One at a time; a second call returns at once.
+    /// millisecond. One at a time; a second call returns at once. A merge that fails keeps nothing
+    /// in memory: there are more partitions until one that can be read goes through.
     ///
     /// # Errors
     /// As the device says; the entries stay in memory and the next call tries again.
@@ -356,9 +392,10 @@ impl<D: Disk> KeyIndex<D> {
             }
             if let Some(small) = self.mergeable() {
                 let number = self.take_number();
-                self.merge(&small, number)
-                    .await
-                    .inspect_err(|_| self.discard(number))?;
+                if let Err(error) = self.merge(&small, number).await {
+                    self.discard(number);
+                    tracing::warn!(%error, "parts of the key index were not merged");
+                }
             }
         }
         Ok(())
@@ -393,16 +430,17 @@ impl<D: Disk> KeyIndex<D> {
         writer.finish().await
     }
 
-    /// The last `MERGE_COUNT` partitions, if none of them was merged and their files may go.
+    /// The last `MERGE_COUNT` partitions, if none of them was merged or is damaged, and their
+    /// files may go.
     fn mergeable(&self) -> Option<Vec<Rc<Partition>>> {
         let state = self.state.borrow();
-        if state.retired.len() + MERGE_COUNT > RETIRED_MAX {
+        if state.retired.len() + state.discarded.len() + MERGE_COUNT > RETIRED_MAX {
             return None;
         }
         let from = state.partitions.len().checked_sub(MERGE_COUNT)?;
         let last = state.partitions.get(from..)?;
         last.iter()
-            .all(|partition| partition.level < LEVEL_MERGED)
+            .all(|partition| partition.level < LEVEL_MERGED && !partition.is_damaged.get())
             .then(|| last.to_vec())
     }
 

@@ -10,6 +10,7 @@
 mod alone;
 mod appending;
 mod damage;
+mod indexes;
 mod known;
 mod opening;
 mod reading;

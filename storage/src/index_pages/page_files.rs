@@ -92,14 +92,16 @@ pub struct PageFiles<D: Disk> {
     retired: RefCell<Vec<u64>>,
     /// Files without a page in use that are not removed yet, or could not be.
     leaving: RefCell<BTreeSet<u64>>,
+    /// The first file with pages in use that was not there when this was opened, or not all of it.
+    missing: Option<u64>,
 }
 
 impl<D: Disk> PageFiles<D> {
     /// Opens `folder`, whose pages in use lie at `places` and end at byte `end`; every other file
-    /// there is removed.
+    /// there is removed. Of those that are not there, see `damage`.
     ///
     /// # Errors
-    /// `Missing` when a file with pages in use is not there; as the device says.
+    /// As the device says.
     pub async fn open(
         disk: D,
         folder: &str,
@@ -110,7 +112,7 @@ impl<D: Disk> PageFiles<D> {
         let file_bytes = file_bytes
             .max(PAGE_FILE_BYTES_MIN)
             .next_multiple_of(BLOCK_BYTES);
-        let files = Self {
+        let mut files = Self {
             disk,
             folder: folder.to_owned(),
             file_bytes,
@@ -119,6 +121,7 @@ impl<D: Disk> PageFiles<D> {
             current: Cell::new(None),
             retired: RefCell::default(),
             leaving: RefCell::default(),
+            missing: None,
         };
         if end < PLACES_END_BYTE {
             let end = end.next_multiple_of(BLOCK_BYTES);
@@ -139,12 +142,28 @@ impl<D: Disk> PageFiles<D> {
                 .live += 1;
         }
         files.disk.make_dir(folder).await?;
-        files.tidy_folder().await?;
+        let missing = files.tidy_folder().await?;
+        if files
+            .current
+            .get()
+            .is_some_and(|start| missing.contains(&start))
+        {
+            // The next page begins a file of its own.
+            files.current.set(None);
+        }
+        files.missing = missing.first().copied();
         Ok(files)
     }
 
-    /// Removes the files that have no page in use; those that have must be there.
-    async fn tidy_folder(&self) -> Result<(), PageFileError> {
+    /// What was lost before this was opened: reading it is an error, everything else goes on.
+    pub fn damage(&self) -> Option<PageFileError> {
+        let file = self.missing.map(|start| self.name_of(start));
+        file.map(|file| PageFileError::Missing { file })
+    }
+
+    /// Removes the files that have no page in use; gives those that have and are not there. Files
+    /// are removed only when no checkpoint names them any more: this is damage.
+    async fn tidy_folder(&self) -> Result<BTreeSet<u64>, PageFileError> {
         let mut missing: BTreeSet<u64> = self.files.borrow().keys().copied().collect();
         for found in self.disk.list(&self.folder).await? {
             let name = found.name.strip_suffix(SUFFIX);
@@ -158,13 +177,7 @@ impl<D: Disk> PageFiles<D> {
                 missing.remove(&start);
             }
         }
-        // Files are removed only when no checkpoint names them any more: this is damage.
-        match missing.first() {
-            Some(start) => Err(PageFileError::Missing {
-                file: self.name_of(*start),
-            }),
-            None => Ok(()),
-        }
+        Ok(missing)
     }
 
     fn start_of(&self, position: u64) -> u64 {
@@ -194,7 +207,12 @@ impl<D: Disk> PageFiles<D> {
         } else {
             OpenMode::CreateLen(self.file_bytes)
         };
-        let file = self.disk.open(&name, mode).await?;
+        let file = match self.disk.open(&name, mode).await {
+            Err(error) if error.is_not_found() && mode == OpenMode::Existing => {
+                return Err(PageFileError::Missing { file: name });
+            }
+            opened => opened?,
+        };
         if mode != OpenMode::Existing {
             self.disk.sync_dir(&self.folder).await?;
         }
@@ -275,8 +293,8 @@ impl<D: Disk> PageFiles<D> {
     /// Reads one page and checks that it is the one wanted.
     ///
     /// # Errors
-    /// `Damaged` naming file and byte when it is not; `Nowhere` when it has no place; `Disk` as the
-    /// device says.
+    /// `Damaged` naming file and byte when it is not; `Missing` when its file is not there;
+    /// `Nowhere` when it has no place; `Disk` as the device says.
     pub async fn read(&self, wanted: PageWanted) -> Result<Page, PageFileError> {
         let Some(place) = wanted.place else {
             return Err(PageFileError::Nowhere(wanted.id));

@@ -3,7 +3,8 @@
 //! **Owns** the layout of partition files, writing one, searching one, walking one.
 //! **Lives on** one data core, over a `Disk`.
 //! **Invariants** entries are ordered by hash, newest first; a partition is named to the rest only
-//! after it was synced; every page has a checksum.
+//! after it was synced; every page has a checksum; damage counts at a second look, and is reported
+//! once for each partition.
 //! **Limits** `WRITE_BYTES` per write, `PAGES_SCANNED_MAX` pages read per query for one much used
 //! key.
 //! **Not here** which partitions exist (`key_index`).
@@ -13,6 +14,7 @@
 //! zero u16, first time u64; per entry hash u64, position << 8 | upper 8 bits of (time - first
 //! time) u64, lower 32 bits u32.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Buf, BufMut};
@@ -47,6 +49,8 @@ pub(crate) struct Partition {
     pub(super) time_min: StoreTimestamp,
     pub(super) time_max: StoreTimestamp,
     pub(super) last_position: FilePosition,
+    /// Whether it was met with something else in it than was written.
+    pub(super) is_damaged: Cell<bool>,
 }
 
 pub(super) fn file_name(folder: &str, number: u64) -> String {
@@ -61,8 +65,24 @@ fn pages_of(count: u64) -> u64 {
     count.div_ceil(PAGE_ENTRIES_U64)
 }
 
+/// Length of the file of a partition with so many entries.
+pub(super) fn file_bytes(count: u64) -> u64 {
+    (pages_of(count) + 1) * PAGE_BYTES_U64
+}
+
 impl Partition {
-    /// Adds positions of the wanted key, newest first.
+    /// Notes that some of it is not what was written, and says so the first time.
+    pub(super) fn damaged(&self, error: &KeyIndexError) {
+        if !self.is_damaged.replace(true) {
+            tracing::error!(
+                %error,
+                "the key index is damaged: a restart makes it anew from the log; until then some \
+                 messages are not found by their keys"
+            );
+        }
+    }
+
+    /// Adds positions of the wanted key, newest first. What was found before an error stays.
     pub(super) async fn find<D: Disk>(
         &self,
         disk: &D,
@@ -73,6 +93,28 @@ impl Partition {
         if self.time_max < wanted.begin || self.time_min > wanted.end {
             return Ok(());
         }
+        let before = out.len();
+        let mut found = self.find_here(disk, folder, wanted, out).await;
+        if found.as_ref().is_err_and(KeyIndexError::is_damage) {
+            // A read may be wrong once.
+            out.truncate(before);
+            found = self.find_here(disk, folder, wanted, out).await;
+        }
+        if let Err(error) = &found
+            && error.is_damage()
+        {
+            self.damaged(error);
+        }
+        found
+    }
+
+    async fn find_here<D: Disk>(
+        &self,
+        disk: &D,
+        folder: &str,
+        wanted: &Wanted,
+        out: &mut Vec<FilePosition>,
+    ) -> Result<(), KeyIndexError> {
         let name = file_name(folder, self.number);
         let file = disk.open(&name, OpenMode::Existing).await?;
         let (mut page, mut entries) = self.first_page(&file, &name, wanted.hash).await?;
@@ -244,10 +286,8 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
         level: u32,
         count: u64,
     ) -> Result<Self, KeyIndexError> {
-        let length = (pages_of(count) + 1) * PAGE_BYTES_U64;
-        let file = disk
-            .open(&file_name(folder, number), OpenMode::CreateLen(length))
-            .await?;
+        let mode = OpenMode::CreateLen(file_bytes(count));
+        let file = disk.open(&file_name(folder, number), mode).await?;
         let (time_min, time_max) = (StoreTimestamp(u64::MAX), StoreTimestamp(0));
         let last_position = FilePosition(0);
         let partition = Partition {
@@ -257,6 +297,7 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
             time_min,
             time_max,
             last_position,
+            is_damaged: Cell::default(),
         };
         let (page, bytes) = (
             Vec::with_capacity(PAGE_ENTRIES),
@@ -346,8 +387,17 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
     }
 }
 
+/// The error, noted if it is damage of this partition.
+fn told(partition: &Partition, error: KeyIndexError) -> KeyIndexError {
+    if error.is_damage() {
+        partition.damaged(&error);
+    }
+    error
+}
+
 /// Walks a partition in order, reading ahead.
 pub(super) struct SourceReader<D: Disk> {
+    partition: Rc<Partition>,
     file: D::File,
     name: String,
     pages: u64,
@@ -365,9 +415,11 @@ impl<D: Disk> SourceReader<D> {
         partition: Rc<Partition>,
     ) -> Result<Self, KeyIndexError> {
         let name = file_name(folder, partition.number);
-        let file = disk.open(&name, OpenMode::Existing).await?;
+        let opened = disk.open(&name, OpenMode::Existing).await;
+        let file = opened.map_err(|error| told(&partition, error.into()))?;
         let pages = pages_of(partition.count);
         let mut reader = Self {
+            partition,
             file,
             name,
             pages,
@@ -384,17 +436,32 @@ impl<D: Disk> SourceReader<D> {
         if pages == 0 {
             return Ok(());
         }
+        let mut read = self.read(pages).await;
+        if read.as_ref().is_err_and(KeyIndexError::is_damage) {
+            // A read may be wrong once.
+            read = self.read(pages).await;
+        }
+        read.map_err(|error| told(&self.partition, error))?;
+        self.next_page += pages;
+        Ok(())
+    }
+
+    /// Loads the next `pages`.
+    async fn read(&mut self, pages: u64) -> Result<(), KeyIndexError> {
         let length = usize::try_from(pages).unwrap_or(1) * PAGE_BYTES;
         let read = self
             .file
             .read_at((self.next_page + 1) * PAGE_BYTES_U64, length)
             .await?;
+        let bytes = read.as_ref();
+        if bytes.len() < length {
+            return Err(damaged(&self.name, self.next_page, "too short"));
+        }
         self.entries.clear();
         self.taken = 0;
-        for (page, bytes) in (self.next_page..).zip(read.as_ref().chunks(PAGE_BYTES)) {
+        for (page, bytes) in (self.next_page..).zip(bytes.chunks(PAGE_BYTES)) {
             decode_page(bytes, &self.name, page, &mut self.entries)?;
         }
-        self.next_page += pages;
         Ok(())
     }
 

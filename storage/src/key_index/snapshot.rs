@@ -10,6 +10,7 @@
 //! partitions u32, each number u64, level u32, count u64, times u64 × 2, last position u64;
 //! entries u64, each hash, position, time u64; crc32 of all before.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Buf, BufMut, TryGetError};
@@ -33,9 +34,6 @@ pub enum KeySnapshotError {
     /// The checksum differs.
     #[error("key index snapshot checksum differs")]
     Checksum,
-    /// It names a partition that is not there.
-    #[error("key index partition {0} is missing")]
-    Missing(u64),
 }
 
 impl From<TryGetError> for KeySnapshotError {
@@ -123,6 +121,7 @@ pub(super) fn restore(bytes: &[u8]) -> Result<State, KeySnapshotError> {
             time_min: StoreTimestamp(body.try_get_u64_le()?),
             time_max: StoreTimestamp(body.try_get_u64_le()?),
             last_position: FilePosition(body.try_get_u64_le()?),
+            is_damaged: Cell::default(),
         }));
     }
     let mut active = Buffer::default();

@@ -28,19 +28,18 @@ fn expected(model: &[Record], wanted: (u64, u64, u64, usize), first: u64) -> Vec
 }
 
 async fn ask(index: &KeyIndex<SimDisk>, wanted: (u64, u64, u64, usize)) -> Vec<FilePosition> {
-    let (number, begin, end, count_max) = wanted;
-    let (begin, end) = (StoreTimestamp(begin), StoreTimestamp(end));
-    let key = key(number);
-    index
-        .query(KeyQuery {
-            topic: TOPIC,
-            key: &key,
-            begin,
-            end,
-            count_max,
-        })
-        .await
-        .unwrap()
+    let key = key(wanted.0);
+    index.query(query(&key, wanted)).await.unwrap()
+}
+
+fn query(key: &[u8], (_, begin, end, count_max): (u64, u64, u64, usize)) -> KeyQuery<'_> {
+    KeyQuery {
+        topic: TOPIC,
+        key,
+        begin: StoreTimestamp(begin),
+        end: StoreTimestamp(end),
+        count_max,
+    }
 }
 
 fn add(index: &KeyIndex<SimDisk>, model: &[Record]) {
@@ -200,16 +199,8 @@ fn a_flipped_bit_is_reported_with_its_place() {
         add(&index, &(0..101).map(|at| (at, at, at)).collect::<Vec<_>>());
         index.write_frozen().await.unwrap();
         disk.flip_bit(&partition::file_name("keys", 1), 4096 + 99, 3);
-        let (begin, end) = (StoreTimestamp(0), StoreTimestamp(900));
         let key = key(3);
-        let query = KeyQuery {
-            topic: TOPIC,
-            key: &key,
-            begin,
-            end,
-            count_max: 9,
-        };
-        let damaged = index.query(query).await.unwrap_err();
+        let damaged = index.query(query(&key, (3, 0, 900, 9))).await.unwrap_err();
         let said = "keys/00000000000000000001.keys, page 1: checksum differs";
         assert_eq!(damaged.to_string(), said);
     });
@@ -334,7 +325,7 @@ fn a_merge_takes_nothing_away_from_a_query_under_way() {
     }
 }
 
-/// A partition the checkpoint names is there, or the index is filled again from the log.
+/// A partition the checkpoint names is there, or the index says that it is damaged.
 #[test]
 fn a_partition_that_is_missing_is_told() {
     run(10, async |disk| {
@@ -344,9 +335,13 @@ fn a_partition_that_is_missing_is_told() {
         index.write_frozen().await.unwrap();
         let saved = index.snapshot().bytes;
         disk.remove(&partition::file_name("keys", 1)).await.unwrap();
+        assert!(!index.has_damage());
         let again = KeyIndex::open_with(disk.clone(), "keys", Some(&saved), 100).await;
-        let why = again.err().map(|error| error.to_string());
-        let said = "key index partition 1 is missing";
-        assert_eq!(why.as_deref(), Some(said));
+        let again = again.unwrap();
+        assert!(again.has_damage());
+        let wanted = (3, 0, u64::MAX, 9);
+        assert!(again.query(query(&key(3), wanted)).await.is_err());
+        let wanted = (100, 0, u64::MAX, 9);
+        assert_eq!(ask(&again, wanted).await, [FilePosition(100)], "in memory");
     });
 }

@@ -124,6 +124,11 @@ impl<D: Disk> PagedIndex<D> {
         })
     }
 
+    /// What was lost before this was opened; see `PageFiles::damage`.
+    pub fn damage(&self) -> Option<PageFileError> {
+        self.files.damage()
+    }
+
     /// The index, to ask what memory can answer. Not to be held across an await.
     pub fn index(&self) -> Ref<'_, QueueIndex> {
         self.index.borrow()

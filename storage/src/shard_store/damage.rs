@@ -1,13 +1,12 @@
 //! Records and index pages that can't be given any more: wrong bytes, or a device that has lost
 //! them.
 //!
-//! **Owns** when a record counts as damaged, and what was said of it; when indexes are given up.
+//! **Owns** when a record counts as damaged, and what was said of it; when indexes are suspect.
 //! **Lives on** the shard's core.
 //! **Invariants** a record is passed over only where its bytes are wrong at a second look, the
 //! device says that it has lost them, or it has failed to read just them again and again while it
-//! reads what lies beside them; each place is reported once. After a damaged index page no
-//! checkpoint has indexes any more, so that the next start makes them anew from the log (not while
-//! the log is known to be damaged, too: that start would be refused).
+//! reads what lies beside them; each place is reported once. After damage of an index every
+//! checkpoint says so, so that the next start makes them anew from the log, if that is whole.
 //! **Limits** [`DAMAGE_NOTED_MAX`], [`REFUSED_KEPT_MAX`] places.
 //! **Not here** the second look (`alone`), passing over (`reading`), damage at rest that nobody
 //! reads (`log::offline`).
@@ -50,27 +49,26 @@ pub(super) struct Damage {
     /// So that each is reported once.
     noted: RefCell<BTreeSet<FilePosition>>,
     refused: RefCell<BTreeMap<FilePosition, Refused>>,
-    /// Whether a page of the queue index was not what had been written.
+    /// Whether a page of an index was not what had been written.
     index: Cell<bool>,
-    /// Whether the last checkpoint is without indexes because of that.
-    given_up: Cell<bool>,
+    /// Whether the last checkpoint says so.
+    is_told: Cell<bool>,
 }
 
 impl Damage {
-    /// Whether a checkpoint is to be without indexes.
-    /// Not once the log has damage as well: a start could not replay it, and would be refused.
-    pub(super) fn is_index_damaged(&self) -> bool {
-        self.index.get() && self.noted.borrow().is_empty()
+    /// Damage of an index was met.
+    pub(super) fn index_is_damaged(&self) {
+        self.index.set(true);
     }
 
-    /// Whether there is no such checkpoint yet.
-    pub(super) fn must_give_up(&self) -> bool {
-        self.is_index_damaged() && !self.given_up.get()
+    /// Whether the next start does not know yet of damage to an index.
+    pub(super) fn must_tell(&self) -> bool {
+        self.index.get() && !self.is_told.get()
     }
 
-    /// There is one.
-    pub(super) fn gave_up(&self) {
-        self.given_up.set(true);
+    /// A checkpoint says so.
+    pub(super) fn told(&self) {
+        self.is_told.set(true);
     }
 }
 
@@ -89,8 +87,8 @@ impl<D: Disk> ShardStore<D> {
         self.damage.noted.borrow().iter().copied().collect()
     }
 
-    /// Whether damage of the queue index was met since the start: the checkpoints behind it are
-    /// without indexes, so that the next start makes them anew.
+    /// Whether damage of an index was met since the start: the checkpoints behind it say so, and
+    /// the next start makes the indexes anew if the log is whole.
     pub fn has_index_damage(&self) -> bool {
         self.damage.index.get()
     }
@@ -116,6 +114,14 @@ impl<D: Disk> ShardStore<D> {
             other => ReadError::Index {
                 detail: other.to_string(),
             },
+        }
+    }
+
+    /// Has the next start make the indexes anew if a part of the key index was met damaged, which
+    /// says so itself.
+    pub(super) fn note_key_damage(&self) {
+        if self.keys.has_damage() && !self.damage.index.replace(true) {
+            self.upkeep.notify();
         }
     }
 
@@ -187,3 +193,7 @@ impl<D: Disk> ShardStore<D> {
 #[cfg(test)]
 #[path = "index_damage_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "key_damage_tests.rs"]
+mod key_tests;

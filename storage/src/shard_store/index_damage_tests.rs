@@ -1,18 +1,20 @@
-//! Index page files that are lost or damaged: the log makes the index anew.
+//! Index page files that are lost or damaged: the log makes the index anew, once it is whole.
 
 use bytes::BytesMut;
 
 use super::super::tests::{SharedTail, bodies, limits, options, record};
 use super::*;
 use crate::disk::OpenMode;
+use crate::log::offline::repair;
 use crate::retention::floors;
 use crate::shard_store::{FlushMode, RecoveryReport, StoreOptions};
 use crate::sim_disk::SimDisk;
-use crate::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
+use crate::units::{Boundary, QueueKey, QueueOffset, ShardId, StoreTimestamp};
 use std::rc::Rc;
 
 const COUNT: u64 = 5000;
 const PAGES: &str = "shard-0/index/00000000000000000000.idx";
+const LOG: &str = "shard-0/00000000000000000000.log";
 
 type Store = Rc<ShardStore<SimDisk>>;
 
@@ -35,7 +37,11 @@ fn kill(disk: &SimDisk, store: Store) {
 }
 
 async fn put(store: &Store, count: u64) {
-    for n in 0..count {
+    put_numbers(store, 0..count).await;
+}
+
+async fn put_numbers(store: &Store, numbers: std::ops::Range<u64>) {
+    for n in numbers {
         let body = n.to_string();
         store.append(&record(key(), body.as_bytes(), &[])).unwrap();
         if n % 100 == 99 {
@@ -196,5 +202,119 @@ fn a_floor_far_below_the_first_record_hides_nothing() {
         let bounds = store.bounds(key());
         assert_eq!((bounds.min.0, bounds.max.0), (FIRST, FIRST + 10));
         assert_eq!(read(&store, FIRST, 32).await.unwrap().len(), 10);
+    });
+}
+
+/// Too small to have anything again that lies far behind.
+fn small_tail() -> SharedTail {
+    SharedTail::new(64 << 10)
+}
+
+/// A queue whose records all lie in one run in the middle of the log.
+fn short() -> QueueKey {
+    QueueKey::new(2, 0)
+}
+
+/// Records whose index pages the device has, and the position of those of `short` in between.
+fn written_with_short(disk: &SimDisk, tail: &SharedTail) -> FilePosition {
+    let (store, place) = disk.block_on(async {
+        let (store, _) = open(disk, tail).await;
+        put(&store, COUNT / 2).await;
+        let mut place = FilePosition(0);
+        for _ in 0..5 {
+            let appended = store.append(&record(short(), b"short", &[])).unwrap();
+            place = FilePosition(appended.physical.0);
+        }
+        store.until_committed(store.seal()).await.unwrap();
+        put_numbers(&store, COUNT / 2..COUNT).await;
+        store.checkpoint().await.unwrap();
+        (store, place)
+    });
+    kill(disk, store);
+    place
+}
+
+/// How the index is damaged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    /// A page of it is met by a reader.
+    Page,
+    /// The file is not there at a start.
+    File,
+}
+
+/// Damages the index and has a broker meet that; kills it.
+fn spoil(disk: &SimDisk, tail: &SharedTail, how: How) {
+    if how == How::File {
+        return disk.block_on(disk.remove(PAGES)).unwrap();
+    }
+    let store = disk.block_on(async {
+        let (store, _) = open(disk, tail).await;
+        disk.flip_bit(PAGES, 4096 * 3 + 70, 1).unwrap();
+        read(&store, 603, u32::MAX).await.unwrap_err();
+        assert!(store.has_index_damage());
+        disk.sleep_ms(1000).await;
+        store
+    });
+    kill(disk, store);
+}
+
+/// A start that can't make the index anew, for the log is damaged where nobody has met it, goes on
+/// with what it has: no offset comes again, what can be read is read. It is made anew once the log
+/// is whole.
+#[test]
+fn damage_of_the_log_as_well_does_not_refuse_a_start() {
+    for how in [How::Page, How::File] {
+        let (disk, tail) = (SimDisk::new(5), small_tail());
+        let place = written_with_short(&disk, &tail);
+        spoil(&disk, &tail, how);
+        let flip = disk.flip_bit(LOG, place.0 + 100, 1).unwrap();
+        for life in 0..2 {
+            let store = disk.block_on(async {
+                let (store, report) = open(&disk, &tail).await;
+                assert!(report.scanned_from > place, "{how:?}: {report:?}");
+                assert!(store.has_index_damage());
+                assert_eq!(store.bounds(short()).max, QueueOffset(5));
+                let end = store.bounds(key()).max;
+                assert_eq!(end, QueueOffset(COUNT + life));
+                let behind = if how == How::Page { 804 } else { COUNT - 1 };
+                let read_on = read(&store, behind, u32::MAX).await;
+                // A page that is in the checkpoint, or behind the damaged one.
+                assert_eq!(read_on.unwrap().len() as u64, COUNT + life - behind);
+                let new = record(key(), b"new", &[]);
+                assert_eq!(store.append(&new).unwrap().queue_offset, end);
+                store.until_committed(store.seal()).await.unwrap();
+                store
+            });
+            kill(&disk, store);
+        }
+        assert!(disk.flip_back(&flip));
+        disk.block_on(async {
+            let (store, report) = open(&disk, &tail).await;
+            assert_eq!(report.records, COUNT + 5 + 2, "{how:?}");
+            assert!(!store.has_index_damage());
+            let all = read(&store, 0, u32::MAX).await.unwrap();
+            assert_eq!(all.len() as u64, COUNT + 2);
+        });
+    }
+}
+
+/// What a repair gives up may be the last that a queue had: it goes on where it was nevertheless.
+#[test]
+fn offsets_of_records_given_up_are_not_given_out_again() {
+    let (disk, tail) = (SimDisk::new(6), small_tail());
+    let place = written_with_short(&disk, &tail);
+    spoil(&disk, &tail, How::Page);
+    disk.flip_bit(LOG, place.0 + 100, 1).unwrap();
+    let store = disk.block_on(async { open(&disk, &tail).await.0 });
+    kill(&disk, store);
+    disk.block_on(async {
+        repair(&disk, ShardId(0), false).await.unwrap();
+        let (store, report) = open(&disk, &tail).await;
+        assert_eq!(report.records, COUNT);
+        check_all(&store).await;
+        assert_eq!(store.bounds(short()).max, QueueOffset(5));
+        let appended = store.append(&record(short(), b"new", &[])).unwrap();
+        assert_eq!(appended.queue_offset, QueueOffset(5));
     });
 }

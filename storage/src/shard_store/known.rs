@@ -29,6 +29,12 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Whether the last process met damage of the indexes.
+    pub(super) fn is_suspect(&self) -> bool {
+        let checkpoint = self.checkpoint.as_ref();
+        checkpoint.is_some_and(|found| found.header.is_suspect)
+    }
+
     /// Where the scan begins.
     pub(super) fn first_scan<D: Disk>(&self, store_id: u64, segments: &Segments<D>) -> Scan {
         let checkpoint = self.checkpoint.as_ref().filter(|_| !self.is_whole_log);

@@ -8,21 +8,17 @@
 //! **Not here** what counts as a run (`recovery`), what an index keeps.
 
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::rc::Rc;
 
+use super::indexes::Indexes;
 use super::known::Known;
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::RecoverError;
-use crate::format::{
-    Entry, INDEX_FOLDER, Identity, IdentityKind, KEYS_FOLDER, SHARD_FILE, entries, segment_name,
-    shard_folder,
-};
+use crate::format::{Identity, IdentityKind, SHARD_FILE, segment_name, shard_folder};
 use crate::identity;
-use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::aside;
-use crate::log::checkpoint::{self, Checkpoint};
+use crate::log::checkpoint;
 use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
 use crate::log::recovery::{DeviceScan, END_READS_MAX, Scan, TailRuns};
@@ -31,28 +27,15 @@ use crate::log::shard_log::{NoSegment, ShardLog};
 use crate::log::signal::Signal;
 use crate::log::staging::{Staging, StagingStart};
 use crate::log::{log_writer, segment_pool};
-use crate::queue_index::paged::{PagedIndex, PagedOptions};
-use crate::queue_index::{Added, IndexAppendError, IndexEntry, IndexLimits};
-use crate::retention::floors::{self, Floor};
+use crate::retention::floors;
 use crate::tail::{Tail, TailMemory};
-use crate::units::{BLOCK_BYTES, FilePosition, QueueKey, QueueOffset, index};
+use crate::units::{BLOCK_BYTES, FilePosition};
 
 /// The smallest segment a store may have: twice the largest record.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
 
-/// Lost offsets before a queue's first record that are entered; where there are more, it begins
-/// there.
-const LOST_BEFORE_MAX: u64 = 1 << 20;
-/// Lost offsets entered between two looks whether the index should be written.
-const LOST_ENTRIES_STEP: u64 = 4096;
 /// Time between two lines about a recovery that takes longer.
 const PROGRESS_US: u64 = 1_000_000;
-
-/// The indexes while they are being filled.
-struct Indexes<D: Disk> {
-    queues: PagedIndex<D>,
-    keys: KeyIndex<D>,
-}
 
 impl<D: Disk> ShardStore<D> {
     /// Opens (or creates) the shard below the disk's root, replays what the checkpoint does not
@@ -81,29 +64,23 @@ impl<D: Disk> ShardStore<D> {
             identity::load_or_create(&disk, IdentityKind::Shard, place, wanted).await?;
         let segments = Segments::load(disk.clone(), folder.clone(), identity.segment_bytes).await?;
         let checkpoint = checkpoint::read(&disk, &folder, identity.id).await?;
-        let place = (folder.as_str(), identity.id);
-        let (indexes, known) = open_indexes(&disk, place, &options, checkpoint).await?;
-        let floors = floors::read(&disk, &folder, identity.id).await?;
-        indexes.apply_floors(&floors, known.is_whole_log);
-        let mut scan = known.first_scan(identity.id, &segments);
-        let mut report = RecoveryReport {
-            created,
-            scanned_from: scan.position,
-            ..RecoveryReport::default()
+        let mut known = Known {
+            checkpoint,
+            is_whole_log: false,
         };
-        let mut replay = Replay {
+        let opening = Opening {
             disk: &disk,
             segments: &segments,
-            known: &known,
-            indexes: &indexes,
-            report: &mut report,
+            place: (folder.as_str(), identity.id),
+            options: &options,
         };
-        let tail_epoch = replay.run(&mut tail, &mut scan).await?;
-        // A topic's own time may have taken records that only now are known again.
-        indexes.apply_floors(&floors, false);
-        indexes
-            .keys
-            .drop_below(segments.first().unwrap_or_default());
+        let (mut indexes, is_damaged) = opening.indexes(&mut known, &mut tail).await?;
+        let mut report = RecoveryReport {
+            created,
+            ..RecoveryReport::default()
+        };
+        let filled = opening.fill(&known, &mut indexes, &mut tail, &mut report);
+        let (scan, tail_epoch) = filled.await?;
         let start = StagingStart {
             store_id: identity.id,
             epoch: known.next_epoch(&scan, tail_epoch, created),
@@ -116,6 +93,10 @@ impl<D: Disk> ShardStore<D> {
         let full = open_head(&segments, start.position).await?;
         let store = assemble(disk, options, segments, tail, start, (folder, indexes));
         *store.log.full.borrow_mut() = full;
+        if is_damaged {
+            store.damage.index_is_damaged();
+        }
+        store.note_key_damage();
         // The new epoch must be durable before any run carries it.
         let first = async || store.write_checkpoint(start.position, start.sequence).await;
         aside::with_reserve(&store.log.disk, &store.folder, first).await?;
@@ -168,64 +149,117 @@ async fn open_head<D: Disk>(
     Ok(None)
 }
 
-/// Opens both indexes from the checkpoint, or both empty when a part is unusable.
-async fn open_indexes<D: Disk>(
-    disk: &D,
-    (folder, store_id): (&str, u64),
-    options: &StoreOptions,
-    checkpoint: Option<Checkpoint>,
-) -> Result<(Indexes<D>, Known), RecoverError> {
-    let limits = IndexLimits {
-        resident_bytes_max: index(options.index_cache_bytes),
-        hot_bytes_max: index(options.index_cache_bytes / 2),
-    };
-    let paged = PagedOptions {
-        limits,
-        flush_bytes: options.index_flush_bytes,
-        ..PagedOptions::default()
-    };
-    let key_entries = options.key_entries_max;
-    let index_folder = format!("{folder}/{INDEX_FOLDER}");
-    let keys_folder = format!("{folder}/{KEYS_FOLDER}");
-    let mut known = Known {
-        checkpoint,
-        is_whole_log: false,
-    };
-    let checkpoint = known.checkpoint.as_ref();
-    if let Some(found) = checkpoint.and_then(|found| found.parts.as_ref()) {
-        let queues = PagedIndex::open(disk.clone(), &index_folder, paged, Some(&found.index)).await;
-        let keys =
-            KeyIndex::open_with(disk.clone(), &keys_folder, Some(&found.keys), key_entries).await;
-        match (queues, keys) {
-            (Ok(queues), Ok(keys)) => return Ok((Indexes { queues, keys }, known)),
-            (Err(error), _) if !error.is_damage() => return Err(damaged(folder, &error)),
-            (_, Err(KeyIndexError::Disk(error))) => return Err(error.into()),
-            (queues, keys) => {
-                let (queues, keys) = (queues.err(), keys.err());
-                tracing::warn!(?queues, ?keys, "indexes are rebuilt from the whole log");
-            }
-        }
-    } else if checkpoint.is_some() {
-        tracing::warn!("the checkpoint has no indexes: they are rebuilt from the whole log");
-    }
-    // Opening them empty removes the files an old checkpoint names; a death in the middle must not
-    // leave one that can be read after all, nor take away how far the log is known to reach.
-    known.is_whole_log = true;
-    let header = checkpoint.map(|found| found.header);
-    checkpoint::forget_parts(disk, folder, store_id, header).await?;
-    let queues = PagedIndex::open(disk.clone(), &index_folder, paged, None)
-        .await
-        .map_err(|error| damaged(folder, &error))?;
-    let keys = KeyIndex::open_with(disk.clone(), &keys_folder, None, key_entries)
-        .await
-        .map_err(|error| damaged(folder, &error))?;
-    Ok((Indexes { queues, keys }, known))
+/// What indexes are opened over.
+struct Opening<'a, D: Disk> {
+    disk: &'a D,
+    segments: &'a Segments<D>,
+    /// The shard's folder and secret number.
+    place: (&'a str, u64),
+    options: &'a StoreOptions,
 }
 
-fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {
-    RecoverError::Damaged {
-        file: folder.to_owned(),
-        detail: error.to_string(),
+impl<D: Disk> Opening<'_, D> {
+    /// Opens both indexes as the checkpoint has them, or both empty, to be filled from the whole
+    /// log, where they are damaged or there are none. Damaged ones are kept, and said to be so,
+    /// while the log is damaged as well: what they have can be read, and they know which offset
+    /// each queue gives next.
+    async fn indexes(
+        &self,
+        known: &mut Known,
+        tail: &mut Tail,
+    ) -> Result<(Indexes<D>, bool), RecoverError> {
+        let (folder, store_id) = self.place;
+        let mut ends = Vec::new();
+        if let Some(saved) = self.saved(known).await? {
+            if !saved.is_damaged() && !known.is_suspect() {
+                return Ok((saved, false));
+            }
+            if let Err(error) = self.look_at_log(known, tail).await {
+                tracing::error!(
+                    %error, shard = %self.options.shard,
+                    "damaged indexes can't be made anew from a damaged log: some messages can't \
+                     be read or found until that is repaired"
+                );
+                return Ok((saved, true));
+            }
+            ends = saved.into_ends();
+        }
+        if known.checkpoint.is_some() {
+            tracing::warn!("the indexes are made anew from the whole log");
+        }
+        // Opening them empty removes the files an old checkpoint names; a death in the middle must
+        // not leave one that can be read after all, nor take away how far the log is known to
+        // reach.
+        known.is_whole_log = true;
+        let header = known.checkpoint.as_ref().map(|found| found.header);
+        checkpoint::forget_parts(self.disk, folder, store_id, header).await?;
+        let empty = Indexes::open(self.disk, folder, self.options, None).await?;
+        let empty = empty.ok_or_else(|| RecoverError::Damaged {
+            file: folder.to_owned(),
+            detail: "no new indexes can be made".to_owned(),
+        })?;
+        Ok((empty.with_ends(ends), false))
+    }
+
+    /// Adds to the indexes what they lack of the log; returns where that ends, and the epoch of the
+    /// process whose tail was found.
+    async fn fill(
+        &self,
+        known: &Known,
+        indexes: &mut Indexes<D>,
+        tail: &mut Tail,
+        report: &mut RecoveryReport,
+    ) -> Result<(Scan, Option<u64>), RecoverError> {
+        let (folder, store_id) = self.place;
+        let floors = floors::read(self.disk, folder, store_id).await?;
+        indexes.apply_floors(&floors, known.is_whole_log);
+        let mut scan = known.first_scan(store_id, self.segments);
+        report.scanned_from = scan.position;
+        let mut replay = Replay {
+            disk: self.disk,
+            segments: self.segments,
+            known,
+            indexes: Some(indexes),
+            report,
+        };
+        let tail_epoch = replay.run(tail, &mut scan).await?;
+        indexes.keep_ends().await?;
+        // A topic's own time may have taken records that only now are known again.
+        indexes.apply_floors(&floors, false);
+        let first = self.segments.first().unwrap_or_default();
+        indexes.keys.drop_below(first);
+        Ok((scan, tail_epoch))
+    }
+
+    /// The indexes of the checkpoint.
+    async fn saved(&self, known: &Known) -> Result<Option<Indexes<D>>, RecoverError> {
+        let checkpoint = known.checkpoint.as_ref();
+        let parts = checkpoint.and_then(|found| found.parts.as_ref());
+        if parts.is_none() {
+            return Ok(None);
+        }
+        Indexes::open(self.disk, self.place.0, self.options, parts).await
+    }
+
+    /// Reads the log from its beginning to its end, as for making the indexes anew, which takes as
+    /// long again: but what they have must not go before it is known that it comes back.
+    async fn look_at_log(&self, known: &mut Known, tail: &mut Tail) -> Result<(), RecoverError> {
+        known.is_whole_log = true;
+        let mut scan = known.first_scan(self.place.1, self.segments);
+        let mut report = RecoveryReport {
+            scanned_from: scan.position,
+            ..RecoveryReport::default()
+        };
+        let mut replay = Replay {
+            disk: self.disk,
+            segments: self.segments,
+            known,
+            indexes: None,
+            report: &mut report,
+        };
+        let read = replay.run(tail, &mut scan).await;
+        known.is_whole_log = false;
+        read.map(drop)
     }
 }
 
@@ -254,7 +288,8 @@ struct Replay<'a, D: Disk> {
     disk: &'a D,
     segments: &'a Segments<D>,
     known: &'a Known,
-    indexes: &'a Indexes<D>,
+    /// None where the log is only looked at.
+    indexes: Option<&'a Indexes<D>>,
     report: &'a mut RecoveryReport,
 }
 
@@ -319,9 +354,9 @@ impl<D: Disk> Replay<'_, D> {
                 (end_seen, reads) = (None, 0);
                 self.report.runs_from_disk += 1;
                 let start = run.payload_start();
-                self.indexes
-                    .replay_run(run.payload, start, self.report)
-                    .await?;
+                if let Some(indexes) = self.indexes {
+                    indexes.replay_run(run.payload, start, self.report).await?;
+                }
                 if progress.is_due(self.disk.now_mono_us()) {
                     self.tell(scan);
                 }
@@ -353,129 +388,11 @@ impl<D: Disk> Replay<'_, D> {
         while let Some(run) = runs.next(tail, self.segments, scan, &mut payload) {
             self.report.runs_from_tail += 1;
             let start = run.position.plus(crate::format::RUN_HEADER_BYTES);
-            self.indexes
-                .replay_run(&payload, start, self.report)
-                .await?;
+            if let Some(indexes) = self.indexes {
+                indexes.replay_run(&payload, start, self.report).await?;
+            }
         }
         Ok(self.report.runs_from_tail > runs_before)
-    }
-}
-
-impl<D: Disk> Indexes<D> {
-    /// Lets queues begin where retention left them; `is_whole_log`: also those that the index does
-    /// not know, because their records are gone.
-    fn apply_floors(&self, floors: &[Floor], is_whole_log: bool) {
-        let mut index = self.queues.index_mut();
-        for (key, offset) in floors {
-            if is_whole_log {
-                index.begin_at(*key, *offset);
-            }
-            index.set_min(*key, *offset);
-        }
-    }
-
-    /// Adds an entry of the log to the queue index. Offsets that no record of the log has any more
-    /// (damage that was repaired by giving it up, whole segments of it at times) become entries
-    /// without a record: what comes behind them keeps its own.
-    async fn index_entry(
-        &self,
-        entry: &Entry<'_>,
-        report: &mut RecoveryReport,
-    ) -> Result<(), RecoverError> {
-        let (key, offset) = (entry.head.key, entry.queue_offset);
-        let known = IndexEntry {
-            position: entry.position,
-            length: entry.head.record_bytes,
-            tags_code: entry.head.tags_code,
-            store_time: entry.store_time,
-        };
-        if self.queues.index().bounds(key).is_none() {
-            // Its earlier records went with their segments.
-            self.queues.index_mut().begin_at(key, offset);
-        }
-        let mut added = self.queues.index_mut().append(key, offset, known);
-        if let Err(IndexAppendError::Gap { next, found, .. }) = added {
-            let bounds = self.queues.index().bounds(key);
-            let is_empty = bounds.is_none_or(|bounds| bounds.min == bounds.max);
-            if is_empty && found.0 - next.0 > LOST_BEFORE_MAX {
-                // A first offset that retention could not move with the log's beginning.
-                self.queues.index_mut().begin_at(key, found);
-            } else {
-                self.enter_lost(key, next..found, known).await?;
-            }
-            report.damage.push(format!(
-                "topic {} queue {}: the records at offsets {next} to {} are lost",
-                key.topic,
-                key.queue,
-                found.0 - 1
-            ));
-            added = self.queues.index_mut().append(key, offset, known);
-        }
-        match added {
-            Ok(Added::Yes) => report.records += 1,
-            Ok(Added::Known) => {}
-            Err(error) => {
-                let position = entry.position;
-                return Err(RecoverError::Damaged {
-                    file: INDEX_FOLDER.to_owned(),
-                    detail: format!("the record at position {position} can't be indexed: {error}"),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    async fn enter_lost(
-        &self,
-        key: QueueKey,
-        offsets: Range<QueueOffset>,
-        at: IndexEntry,
-    ) -> Result<(), RecoverError> {
-        for lost in offsets.start.0..offsets.end.0 {
-            // A failure here is a failure of the append behind it as well.
-            let lost_entry = at.lost();
-            let _ = self
-                .queues
-                .index_mut()
-                .append(key, QueueOffset(lost), lost_entry);
-            if lost % LOST_ENTRIES_STEP == 0 {
-                self.write_queues().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the queue index's pages when enough of them wait in memory.
-    async fn write_queues(&self) -> Result<(), RecoverError> {
-        if self.queues.needs_flush() {
-            self.queues
-                .flush()
-                .await
-                .map_err(|error| damaged(INDEX_FOLDER, &error))?;
-        }
-        Ok(())
-    }
-
-    async fn replay_run(
-        &self,
-        payload: &[u8],
-        start: FilePosition,
-        report: &mut RecoveryReport,
-    ) -> Result<(), RecoverError> {
-        for entry in entries(payload, start) {
-            self.index_entry(&entry, report).await?;
-            for hash in entry.hashes() {
-                self.keys.add_hash(hash, entry.position, entry.store_time);
-            }
-        }
-        self.write_queues().await?;
-        if self.keys.needs_write() {
-            self.keys
-                .write_frozen()
-                .await
-                .map_err(|error| damaged(KEYS_FOLDER, &error))?;
-        }
-        Ok(())
     }
 }
 
@@ -518,46 +435,6 @@ const _: () = assert!(SEGMENT_BYTES_MIN > RECORD_BYTES_MAX + (64 << 10));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::EntryHead;
-    use crate::sim_disk::SimDisk;
-    use crate::units::StoreTimestamp;
-
-    /// Damage of whole segments can take more records of a queue than any one run had.
-    #[test]
-    fn what_lies_behind_a_long_gap_keeps_its_offsets() {
-        let disk = SimDisk::new(1);
-        disk.block_on(async {
-            let paged = PagedOptions::default();
-            let queues = PagedIndex::open(disk.clone(), "i", paged, None).await;
-            let keys = KeyIndex::open_with(disk.clone(), "k", None, 1000).await;
-            let (queues, keys) = (queues.unwrap(), keys.unwrap());
-            let indexes = Indexes { queues, keys };
-            let key = QueueKey::new(1, 0);
-            let mut report = RecoveryReport::default();
-            let offsets = [0, 1_200_000, 1_200_001];
-            for (position, offset) in (4096..).step_by(4096).zip(offsets) {
-                let head = EntryHead {
-                    record_bytes: 200,
-                    key,
-                    tags_code: 0,
-                    keys_count: 0,
-                };
-                let entry = Entry {
-                    head,
-                    position: FilePosition(position),
-                    queue_offset: QueueOffset(offset),
-                    store_time: StoreTimestamp(1),
-                    key_hashes: &[],
-                    check: &[],
-                    record: &[],
-                };
-                indexes.index_entry(&entry, &mut report).await.unwrap();
-            }
-            assert_eq!((report.records, report.damage.len()), (3, 1));
-            let bounds = indexes.queues.index().bounds(key).unwrap();
-            assert_eq!(bounds.max, QueueOffset(1_200_002));
-        });
-    }
 
     #[test]
     fn progress_is_told_once_a_second_and_not_before() {

@@ -31,7 +31,7 @@ const ENTRIES_STEP: usize = 256;
 impl From<KeyIndexError> for ReadError {
     fn from(error: KeyIndexError) -> Self {
         match error {
-            KeyIndexError::Disk(error) => Self::Disk(error),
+            KeyIndexError::Disk(failed) if !error.is_damage() => Self::Disk(failed),
             other => Self::Index {
                 detail: other.to_string(),
             },
@@ -477,7 +477,7 @@ impl<D: Disk> ShardStore<D> {
     /// `begin_ms..=end_ms`, newest first. Hash collisions are possible: check the record.
     ///
     /// # Errors
-    /// The device failed.
+    /// Nothing was found, and a part of the index can't be read.
     pub async fn query_key(
         &self,
         topic: TopicId,
@@ -494,8 +494,9 @@ impl<D: Disk> ShardStore<D> {
             count_max,
         };
         let shard = self.log.options.shard;
-        let positions = self.keys.query(query).await?;
-        Ok(positions
+        let found = self.keys.query(query).await;
+        self.note_key_damage();
+        Ok(found?
             .into_iter()
             .map(|position| address::physical(shard, position))
             .collect())

@@ -65,7 +65,7 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.damage.must_give_up() || self.is_behind(self.log.options.checkpoint_bytes)
+        self.damage.must_tell() || self.is_behind(self.log.options.checkpoint_bytes)
     }
 
     /// Whether there is so much log behind the last checkpoint, and enough for its size.
@@ -178,6 +178,7 @@ impl<D: Disk> ShardStore<D> {
             if let Err(error) = self.keys.write_frozen().await {
                 self.could_not_write(&error, &self.keys_full).await;
             }
+            self.note_key_damage();
         }
     }
 
@@ -253,22 +254,21 @@ impl<D: Disk> ShardStore<D> {
             epoch,
             position,
             sequence,
+            is_suspect: self.has_index_damage(),
             ..CheckpointHeader::default()
         };
-        let parts = Parts {
+        let parts_bytes = queues.bytes.len() + keys.bytes.len();
+        let parts = Some(Parts {
             index: queues.bytes,
             keys: keys.bytes,
-        };
-        let gives_up = self.damage.is_index_damaged();
-        let parts = (!gives_up).then_some(parts);
-        let parts_bytes = parts.as_ref().map_or(0, |p| p.index.len() + p.keys.len());
+        });
         let checkpoint = Checkpoint { header, parts };
         let disk = &self.log.disk;
         checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
         self.checkpoint_position.set(position);
         self.checkpoint_bytes.set(parts_bytes as u64);
-        if gives_up {
-            self.damage.gave_up();
+        if header.is_suspect {
+            self.damage.told();
         }
         let queues = self
             .index
