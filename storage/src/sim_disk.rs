@@ -27,7 +27,7 @@ use executor::{Executor, Sleep};
 use faults::{Fate, Faults};
 pub use faults::{FaultRates, RATE_SCALE, SimOp, Untold};
 pub use file::SimFile;
-use files::{Files, SIM_BLOCK, folder_of};
+use files::{Files, SECTOR, SIM_BLOCK, folder_of};
 pub use tail::SimTail;
 
 use crate::disk::{DirEntry, Disk, DiskError, DiskErrorKind, OpenMode};
@@ -42,6 +42,13 @@ pub struct Flip {
     block: Vec<u8>,
 }
 
+/// A sector the device has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostSector {
+    inode: u64,
+    sector: u64,
+}
+
 /// Inode, position and bytes of a write on its way.
 type Write = (u64, u64, Vec<u8>);
 
@@ -54,6 +61,8 @@ struct World {
     capacity_bytes: Cell<u64>,
     latency_us: Cell<(u64, u64)>,
     operations: RefCell<BTreeMap<SimOp, u64>>,
+    /// Reads that met a lost sector.
+    lost_reads: Cell<u64>,
     names_in_order: Cell<bool>,
     /// The process is dead, though its last poll still runs: nothing it does counts.
     is_dead: Cell<bool>,
@@ -78,6 +87,7 @@ impl SimDisk {
                 capacity_bytes: Cell::new(u64::MAX),
                 latency_us: Cell::new((20, 400)),
                 operations: RefCell::default(),
+                lost_reads: Cell::new(0),
                 names_in_order: Cell::new(true),
                 is_dead: Cell::new(false),
             }),
@@ -232,6 +242,30 @@ impl SimDisk {
             bit,
             block,
         })
+    }
+
+    /// The device loses the sector of a file that has `position`: no read that touches it succeeds
+    /// until it is written again, whatever dies in between. None when there is no such file.
+    pub fn lose_sector(&self, name: &str, position: u64) -> Option<LostSector> {
+        let mut files = self.world.files.borrow_mut();
+        let inode = files.inode_of(name)?;
+        let sector = position / SECTOR as u64;
+        files.inode(inode).lose(sector);
+        self.world.faults.borrow_mut().count("sector lost", 1);
+        Some(LostSector { inode, sector })
+    }
+
+    /// The sector has again what was last written there.
+    pub fn find_sector(&self, lost: LostSector) {
+        let mut files = self.world.files.borrow_mut();
+        if files.has_inode(lost.inode) {
+            files.inode(lost.inode).find(lost.sector);
+        }
+    }
+
+    /// Reads that failed because a sector is lost.
+    pub fn lost_reads(&self) -> u64 {
+        self.world.lost_reads.get()
     }
 
     /// From now on, until it is written again or the faults are cleared, no read of a file that

@@ -172,8 +172,17 @@ impl DiskFile for SimFile {
         let fate = self.disk.fate(SimOp::Read, &self.name, &words).await;
         let range = (position, position + len as u64);
         let bad = self.disk.world.faults.borrow().bad_at(&self.name, range);
+        let has_lost = {
+            let mut files = self.disk.world.files.borrow_mut();
+            files.inode(self.inode).has_lost(position, len)
+        };
         let told = match fate {
             Fate::Fails(kind) => Some(kind),
+            _ if has_lost => {
+                let reads = &self.disk.world.lost_reads;
+                reads.set(reads.get() + 1);
+                Some(DiskErrorKind::Lost)
+            }
             _ => bad,
         };
         if let Some(kind) = told {

@@ -5,11 +5,13 @@
 //! **Invariants** synced sectors never change in a power cut; un-synced ones hold, sector by
 //! sector, either the synced or the newest content; what a failed sync covered is not synced by a
 //! later one of the same process; un-synced changes of names come back as a prefix of what was
-//! done, or as any subset.
+//! done, or as any subset; a sector the device has lost stays lost until it is written again (and,
+//! for a power cut, synced).
 //! **Limits** sparse blocks of 4 KiB; a block never written reads as zeros and costs nothing.
 //! **Not here** time and faults (`sim_disk`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::executor::Random;
 use crate::disk::DirEntry;
@@ -32,6 +34,14 @@ pub(super) struct Inode {
     dirty: BTreeSet<u64>,
     /// Covered by a sync that failed: only a new write can bring them to the device.
     doomed: BTreeSet<u64>,
+    /// Sectors of `newest` and of `synced` that the device has lost.
+    lost: BTreeSet<u64>,
+    lost_synced: BTreeSet<u64>,
+}
+
+fn sectors_of(block: u64) -> Range<u64> {
+    let count = (SIM_BLOCK / SECTOR) as u64;
+    block * count..(block + 1) * count
 }
 
 impl Inode {
@@ -46,6 +56,9 @@ impl Inode {
             let into = self.newest.entry(block).or_insert_with(zero_block);
             if let Some(into) = into.get_mut(..chunk.len()) {
                 into.copy_from_slice(chunk);
+            }
+            for sector in sectors_of(block) {
+                self.lost.remove(&sector);
             }
             self.touch(block);
         }
@@ -72,6 +85,7 @@ impl Inode {
             if let Some(into) = into.get_mut(within..within + sector.len()) {
                 into.copy_from_slice(sector);
             }
+            self.lost.remove(&(position / SECTOR as u64));
             self.touch(block);
         }
     }
@@ -97,6 +111,25 @@ impl Inode {
                 *byte ^= 1 << (bit & 7);
             }
         }
+    }
+
+    /// The device loses a sector, whatever is in it.
+    pub(super) fn lose(&mut self, sector: u64) {
+        self.lost.insert(sector);
+        self.lost_synced.insert(sector);
+    }
+
+    /// It has it again, as it was.
+    pub(super) fn find(&mut self, sector: u64) {
+        self.lost.remove(&sector);
+        self.lost_synced.remove(&sector);
+    }
+
+    /// Whether a sector of these bytes is lost.
+    pub(super) fn has_lost(&self, position: u64, len: usize) -> bool {
+        let end = (position + len as u64).div_ceil(SECTOR as u64);
+        let sectors = position / SECTOR as u64..end;
+        self.lost.range(sectors).next().is_some()
     }
 
     pub(super) fn dirty(&self) -> BTreeSet<u64> {
@@ -125,6 +158,11 @@ impl Inode {
             if let Some(newest) = self.newest.get(block) {
                 self.synced.insert(*block, newest.clone());
             }
+            for sector in sectors_of(*block) {
+                if !self.lost.contains(&sector) {
+                    self.lost_synced.remove(&sector);
+                }
+            }
         }
     }
 
@@ -138,11 +176,18 @@ impl Inode {
         for block in blocks {
             let mut left = self.synced.get(&block).cloned().unwrap_or_else(zero_block);
             if let Some(newest) = self.newest.get(&block) {
-                for (into, from) in left.chunks_mut(SECTOR).zip(newest.chunks(SECTOR)) {
+                let parts = left.chunks_mut(SECTOR).zip(newest.chunks(SECTOR));
+                for (sector, (into, from)) in sectors_of(block).zip(parts) {
                     if random.chance(percent) {
                         into.copy_from_slice(from);
-                    } else {
-                        lost += 1;
+                        if !self.lost.contains(&sector) {
+                            self.lost_synced.remove(&sector);
+                        }
+                        continue;
+                    }
+                    lost += 1;
+                    if self.lost_synced.contains(&sector) {
+                        self.lost.insert(sector);
                     }
                 }
             }
