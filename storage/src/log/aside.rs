@@ -98,9 +98,18 @@ pub async fn write<D: Disk>(
 ///
 /// # Errors
 /// As the device says.
-pub async fn read<D: Disk>(
+pub async fn read<D: Disk>(disk: &D, place: (&str, &str)) -> Result<Option<Vec<u8>>, DiskError> {
+    read_up_to(disk, place, u64::MAX).await
+}
+
+/// As `read`, `len_max` bytes at most.
+///
+/// # Errors
+/// As the device says.
+pub async fn read_up_to<D: Disk>(
     disk: &D,
     (folder, name): (&str, &str),
+    len_max: u64,
 ) -> Result<Option<Vec<u8>>, DiskError> {
     let path = format!("{folder}/{name}");
     let file = match disk.open(&path, OpenMode::Existing).await {
@@ -108,7 +117,8 @@ pub async fn read<D: Disk>(
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let len = index(file.len() - file.len() % BLOCK_BYTES);
+    let len = file.len().min(len_max);
+    let len = index(len - len % BLOCK_BYTES);
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let count = (len - bytes.len()).min(CHUNK_BYTES);

@@ -7,11 +7,11 @@
 //! **Limits** none of its own.
 //! **Not here** when one is due (`shard_store`), what the parts mean (the index rooms).
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::format::{CHECKPOINT_FILE, CHECKPOINT_HEADER_BYTES, CheckpointHeader};
 use crate::key_index;
 use crate::log::aside;
-use crate::units::{FilePosition, index};
+use crate::units::{BLOCK_BYTES, FilePosition, index};
 
 /// A checkpoint read back.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ pub async fn write<D: Disk>(
 /// Times a checkpoint that isn't whole is read.
 const READS_MAX: usize = 2;
 
-/// Reads the checkpoint; `None` when there is none or its header is broken.
+/// Reads the checkpoint; `None` when there is none or its header is broken or lost.
 ///
 /// # Errors
 /// As the device says.
@@ -97,7 +97,7 @@ pub async fn read<D: Disk>(
     // A read may be wrong once; without the parts the whole log is replayed.
     let mut broken = None;
     for _ in 0..READS_MAX {
-        let bytes = aside::read(disk, (folder, CHECKPOINT_FILE)).await?;
+        let bytes = read_left(disk, folder).await?;
         let found = bytes.and_then(|bytes| decode(&bytes, store_id));
         if found.as_ref().is_some_and(|found| found.parts.is_some()) {
             return Ok(found);
@@ -105,6 +105,24 @@ pub async fn read<D: Disk>(
         broken = found.or(broken);
     }
     Ok(broken)
+}
+
+/// What the device still has of the file: all, its header's block, or nothing. A sector lost is as
+/// good as a broken one; a start that failed for it would fail for ever.
+async fn read_left<D: Disk>(disk: &D, folder: &str) -> Result<Option<Vec<u8>>, DiskError> {
+    let mut len = u64::MAX;
+    loop {
+        match aside::read_up_to(disk, (folder, CHECKPOINT_FILE), len).await {
+            Err(error) if error.kind == DiskErrorKind::Lost => {
+                tracing::warn!(%error, "the device has lost a part of the checkpoint");
+                if len == BLOCK_BYTES {
+                    return Ok(None);
+                }
+                len = BLOCK_BYTES;
+            }
+            read => return read,
+        }
+    }
 }
 
 /// Makes sure there is no checkpoint with parts any more: what they name is about to be removed.
@@ -217,6 +235,25 @@ mod tests {
             assert!(read(&disk, "s", 9).await.unwrap().is_none());
             forget_parts(&disk, "s", 9, None).await.unwrap();
             assert!(disk.file_names().is_empty());
+        });
+    }
+
+    /// What the device has lost is broken, and no reason not to start.
+    #[test]
+    fn a_lost_sector_takes_the_parts_or_the_header() {
+        let disk = SimDisk::new(2);
+        disk.block_on(async {
+            disk.make_dir("s").await.unwrap();
+            write(&disk, "s", 9, &sample(3, 9000)).await.unwrap();
+            disk.lose_sector("s/checkpoint", 8000).unwrap();
+            let found = read(&disk, "s", 9).await.unwrap().unwrap();
+            assert_eq!((found.header.epoch, found.parts.is_none()), (3, true));
+            disk.lose_sector("s/checkpoint", 512).unwrap();
+            assert!(read(&disk, "s", 9).await.unwrap().is_none());
+            forget_parts(&disk, "s", 9, Some(found.header))
+                .await
+                .unwrap();
+            assert!(read(&disk, "s", 9).await.unwrap().is_some());
         });
     }
 
