@@ -83,7 +83,7 @@ impl World {
             let reply = self.answer(opaque).await;
             let is_read = [response::SUCCESS, response::PULL_RETRY_IMMEDIATELY];
             if !is_read.contains(&reply.code) {
-                let error = reply.code == response::SYSTEM_ERROR && self.reads_may_fail();
+                let error = reply.code == response::SYSTEM_ERROR && self.index_may_fail();
                 assert!(error, "queue {queue} offset {at} of {to}: {reply:?}");
                 self.totals.borrow_mut().read_errors += 1;
                 errors += 1;
@@ -118,16 +118,17 @@ impl World {
     /// Offsets that a read left out: they must have been told damaged.
     fn pass_over(&self, queue: u16, offsets: Range<u64>) {
         for offset in offsets {
-            let physical = {
+            let slot = {
                 let oracle = self.oracle.borrow();
                 let slots = &oracle.queues[usize::from(queue)];
                 let slot = slots.get(usize::try_from(offset).unwrap());
-                slot.copied().flatten().and_then(|slot| slot.physical)
+                slot.copied().flatten()
             };
-            let excused = self.is_passed_over(queue, physical);
+            let oracle = &mut *self.oracle.borrow_mut();
+            let excused = self.is_passed_over(queue, slot.as_ref(), oracle);
             assert!(
                 excused,
-                "queue {queue} offset {offset} at {physical:?} is left out, told damaged: {:?}",
+                "queue {queue} offset {offset}, {slot:?}, is left out, told damaged: {:?}",
                 self.told_damaged(queue)
             );
             self.totals.borrow_mut().read_errors += 1;

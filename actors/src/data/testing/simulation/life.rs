@@ -18,7 +18,7 @@ use gantry_storage::shard_store::{DAMAGE_NOTED_MAX, FlushMode};
 use gantry_storage::units::FilePosition;
 
 use super::super::{client_addr, ext, long_pull, peer, pull_frame, pull_header, send_header};
-use super::oracle::{Outcome, body_of};
+use super::oracle::{Oracle, Outcome, Slot, body_of};
 use super::world::World;
 use crate::data::requests::parked::Caller;
 
@@ -282,7 +282,7 @@ impl World {
         let at = format!("pull of queue {queue} from {from} with {visible} visible: {reply:?}");
         if reply.code == response::SYSTEM_ERROR || reply.code == response::SYSTEM_BUSY {
             let busy = reply.code == response::SYSTEM_BUSY;
-            assert!(busy || self.reads_may_fail(), "{at}");
+            assert!(busy || self.index_may_fail(), "{at}");
             self.totals.borrow_mut().read_errors += 1;
             return;
         }
@@ -333,8 +333,7 @@ impl World {
             let slot = slot.flatten();
             let is_wanted =
                 tag.is_none() || slot.is_some_and(|slot| Some(oracle.message(slot.id).tag) == tag);
-            let physical = slot.and_then(|slot| slot.physical);
-            let excused = !is_wanted || self.is_passed_over(queue, physical);
+            let excused = !is_wanted || self.is_passed_over(queue, slot.as_ref(), &mut oracle);
             assert!(excused, "{offset} left out, seen {seen:?}: {at}");
         }
     }
@@ -349,14 +348,16 @@ impl World {
 
     /// Whether a record may be missing in what a consumer got: its bytes were damaged, and the
     /// store has said so of its place (of any, where its place is not known to clients).
-    pub fn is_passed_over(&self, queue: u16, physical: Option<u64>) -> bool {
+    pub fn is_passed_over(&self, queue: u16, slot: Option<&Slot>, oracle: &mut Oracle) -> bool {
         let told = self.told_damaged(queue);
+        let physical = slot.and_then(|slot| slot.physical);
         let position = physical.map(|physical| physical & ((1 << 56) - 1));
         // Beyond so many places it says no more.
         let is_full = told.len() >= DAMAGE_NOTED_MAX;
         let is_told = position.map_or(!told.is_empty(), |position| {
             is_full || told.iter().any(|place| place.0 == position)
         });
-        self.reads_may_fail() && is_told
+        let body_bytes = slot.map_or(0, |slot| oracle.message(slot.id).body_bytes);
+        is_told && self.may_be_damaged(queue, physical, body_bytes)
     }
 }

@@ -50,6 +50,8 @@ pub struct Mix {
     pub full: bool,
     /// Bits of cold files flip.
     pub rot: bool,
+    /// The device loses sectors of cold files.
+    pub lost_sectors: bool,
     /// The wall clock jumps.
     pub clock_jumps: bool,
 }
@@ -110,6 +112,7 @@ impl Mix {
             power_cuts: random.chance(80),
             full: random.chance(25),
             rot: random.chance(20),
+            lost_sectors: Random::new(seed ^ 0x0BAD_5EC7).chance(25),
             clock_jumps: random.chance(25),
         }
     }
@@ -139,6 +142,7 @@ impl Mix {
             power_cuts: true,
             full: false,
             rot: false,
+            lost_sectors: false,
             clock_jumps: false,
         }
     }

@@ -8,6 +8,7 @@
 //! **Not here** storage alone (`gantry_storage`'s own tests).
 
 mod audit;
+mod damage;
 mod host;
 mod life;
 mod lost_halves;
@@ -50,6 +51,13 @@ impl World {
         if self.mix.rot && self.choices.chance(40) {
             self.rot_some();
             self.disk.block_on(self.read_everything());
+        }
+        if self.mix.lost_sectors && self.losses.chance(40) {
+            self.lose_some();
+            // Some are only met by what happens later.
+            if self.losses.chance(50) {
+                self.disk.block_on(self.read_everything());
+            }
         }
         if self.mix.die_in_tail && self.choices.chance(40) {
             let tail = self.choices.below(self.tails.len() as u64);

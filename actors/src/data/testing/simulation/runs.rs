@@ -19,7 +19,7 @@ use gantry_storage::shard_store::FlushMode;
 use super::life::Manner;
 use super::mix::Mix;
 use super::world::{Death, Totals, World};
-use super::{Outcome, run_seed};
+use super::{Outcome, run_mix, run_seed};
 
 /// Seeds that once failed, and some that reach far: `seed requests # what it found`.
 const CORPUS: &str = include_str!("corpus.txt");
@@ -142,7 +142,17 @@ fn old_seeds() {
         .map(|line| line.split('#').next().unwrap().trim());
     for line in lines.filter(|line| !line.is_empty()) {
         let (seed, requests) = line.split_once(' ').unwrap();
-        run_named(seed.parse().unwrap(), requests.trim().parse().unwrap());
+        let (seed, requests) = (seed.parse().unwrap(), requests.trim().parse().unwrap());
+        run_named(seed, requests);
+        // As it was when it found something: lost sectors came later.
+        let mix = Mix::of(seed);
+        if mix.lost_sectors {
+            let mix = Mix {
+                lost_sectors: false,
+                ..mix
+            };
+            run_mix(seed, mix, requests);
+        }
     }
 }
 

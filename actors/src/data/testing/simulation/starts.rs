@@ -37,6 +37,8 @@ impl World {
             excused || report.scanned_from.0 >= last.checkpoint,
             "shard {shard}: the checkpoint of the last start is gone, {last:?}: {report:?}"
         );
+        // Without a checkpoint epochs are skipped.
+        let excused = excused && !self.only_sectors_are_lost();
         assert!(
             excused || report.epoch > last.epoch,
             "shard {shard}: an epoch was used before, {last:?}: {report:?}"
@@ -49,7 +51,8 @@ impl World {
     }
 
     /// A start that faults met may have given the checkpoint up before it failed.
-    pub fn forget_checkpoints(&self) {
+    pub fn forget_checkpoints(&self, had_faults: bool) {
+        self.gave_up.set(self.gave_up.get() || had_faults);
         for start in self.starts.borrow_mut().values_mut() {
             start.checkpoint = 0;
         }
@@ -62,6 +65,7 @@ impl World {
                 && store.has_index_damage()
             {
                 start.checkpoint = 0;
+                self.gave_up.set(true);
             }
         }
     }

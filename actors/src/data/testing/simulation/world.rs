@@ -14,10 +14,11 @@ use std::sync::Arc;
 use gantry_storage::disk::Disk;
 use gantry_storage::error::RecoverError;
 use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore};
-use gantry_storage::sim_disk::{Flip, Random, SimDisk, SimTail};
+use gantry_storage::sim_disk::{Random, SimDisk, SimTail};
 use gantry_storage::units::{QueueKey, ShardId};
 
 use super::super::{group, settings, topic};
+use super::damage::Damages;
 use super::host::SimHost;
 use super::life::Asked;
 use super::mix::Mix;
@@ -104,12 +105,14 @@ pub struct World {
     /// Faults counted, and failures of the log, when this life began.
     pub faults_before: Cell<u64>,
     pub log_failures_before: Cell<u64>,
-    /// Bits flipped at rest, to be flipped back.
-    pub flips: RefCell<Vec<Flip>>,
-    /// Flipped bits that can't be flipped back.
-    pub scars: Cell<bool>,
+    /// What was done to files at rest, to be undone.
+    pub damages: RefCell<Damages>,
+    /// Decides where sectors are lost: seeds without that keep their course.
+    pub losses: Random,
     /// The last start of each shard.
     pub starts: RefCell<BTreeMap<u8, Start>>,
+    /// Wrong reads may have made a checkpoint give its indexes up.
+    pub gave_up: Cell<bool>,
     /// The key index has left out keys, as it may.
     pub skipped: Cell<bool>,
     pub trace: Cell<u64>,
@@ -140,9 +143,10 @@ impl World {
             healthy_us: Cell::new(0),
             faults_before: Cell::new(0),
             log_failures_before: Cell::new(0),
-            flips: RefCell::default(),
-            scars: Cell::new(false),
+            damages: RefCell::default(),
+            losses: Random::new(seed ^ 0x1057_5EC7),
             starts: RefCell::default(),
+            gave_up: Cell::new(false),
             skipped: Cell::new(false),
             trace: Cell::new(seed),
             is_over: Cell::new(false),
@@ -157,26 +161,6 @@ impl World {
         ];
         let faults = counts.iter().filter(|(what, _)| !deaths.contains(what));
         faults.map(|(_, count)| count).sum()
-    }
-
-    /// Whether a read may fail now without this being a bug.
-    pub fn reads_may_fail(&self) -> bool {
-        self.faults_count() > self.faults_before.get() || self.is_damaged()
-    }
-
-    /// Whether files hold what nobody wrote there.
-    pub fn is_damaged(&self) -> bool {
-        self.scars.get() || !self.flips.borrow().is_empty() || !self.disk.untold().is_empty()
-    }
-
-    /// The operator brings the damaged files back.
-    pub fn restore(&self) {
-        // The last one first: a block may have several.
-        for flip in self.flips.take().into_iter().rev() {
-            if !self.disk.flip_back(&flip) {
-                self.scars.set(true);
-            }
-        }
     }
 
     pub async fn open_stores(&self) -> Result<Vec<(Rc<Store>, RecoveryReport)>, RecoverError> {
@@ -211,18 +195,20 @@ impl World {
             self.log_failures_before.set(self.disk.log_failures());
             let opened = self.disk.run(self.open_stores());
             self.disk.clear_faults();
+            let had_faults = self.faults_count() > faults;
             if !matches!(opened, Some(Ok(_))) && self.reads_may_fail() {
-                self.forget_checkpoints();
+                self.forget_checkpoints(had_faults);
             }
             match opened {
                 Some(Ok(opened)) => {
                     self.disk.live_on();
                     self.tails.iter().for_each(SimTail::live_on);
+                    self.gave_up.set(false);
                     self.join(opened);
                     return true;
                 }
                 Some(Err(error)) => {
-                    if !self.explain(&error, self.faults_count() > faults) {
+                    if !self.explain(&error, had_faults) {
                         return false;
                     }
                     self.died("failed start", false);
@@ -241,8 +227,8 @@ impl World {
         if had_faults && matches!(error, RecoverError::Disk(_)) {
             return true;
         }
-        let damaged = self.is_damaged();
-        assert!(had_faults || damaged, "the shard does not open: {error}");
+        let excused = had_faults || self.starts_may_fail();
+        assert!(excused, "the shard does not open: {error}");
         self.totals.borrow_mut().refused_starts += 1;
         self.restore();
         had_faults || !self.is_damaged()
