@@ -12,7 +12,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::format::{FLOORS_FILE, FLOORS_MAGIC, FORMAT_VERSION};
 use crate::log::aside;
 use crate::units::{QueueId, QueueKey, QueueOffset, TopicId};
@@ -83,8 +83,13 @@ pub async fn write<D: Disk>(
 /// # Errors
 /// As the device says.
 pub async fn read<D: Disk>(disk: &D, folder: &str, store_id: u64) -> Result<Vec<Floor>, DiskError> {
-    let Some(bytes) = aside::read(disk, (folder, FLOORS_FILE)).await? else {
-        return Ok(Vec::new());
+    let bytes = match aside::read(disk, (folder, FLOORS_FILE)).await {
+        // As a damaged one: a start that failed for it would fail for ever.
+        Err(error) if error.kind == DiskErrorKind::Lost => Vec::new(),
+        read => match read? {
+            Some(bytes) => bytes,
+            None => return Ok(Vec::new()),
+        },
     };
     Ok(decode(store_id, &bytes).unwrap_or_else(|| {
         tracing::warn!(folder, "the floors file is damaged and not used");
@@ -95,6 +100,7 @@ pub async fn read<D: Disk>(disk: &D, folder: &str, store_id: u64) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim_disk::SimDisk;
 
     #[test]
     fn both_ways_and_no_other_bytes() {
@@ -112,5 +118,18 @@ mod tests {
         bytes[17] ^= 1;
         assert_eq!(decode(9, &bytes), None);
         assert_eq!(decode(9, &bytes[..20]), None);
+    }
+    /// A device that has lost the file keeps no shard from starting.
+    #[test]
+    fn a_lost_sector_is_damage() {
+        let disk = SimDisk::new(1);
+        disk.block_on(async {
+            let floors = [(QueueKey::new(7, 3), QueueOffset(5))];
+            disk.make_dir("s").await.unwrap();
+            write(&disk, "s", 9, &floors).await.unwrap();
+            assert_eq!(read(&disk, "s", 9).await.as_deref(), Ok(&floors[..]));
+            disk.lose_sector("s/floors", 600).unwrap();
+            assert_eq!(read(&disk, "s", 9).await.as_deref(), Ok(&[][..]));
+        });
     }
 }
