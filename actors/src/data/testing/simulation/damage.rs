@@ -15,9 +15,6 @@ use gantry_storage::units::BLOCK_BYTES;
 
 use super::world::World;
 
-/// Partitions of the key index are derived from the log as index pages are, but a start still
-/// refuses some of their damage. True once it makes them anew.
-const KEYS_REFUSE_NO_START: bool = false;
 /// What a record has beyond its body, and an entry before its record.
 const AROUND_BYTES: u64 = 1024;
 /// Reads of lost sectors in a time without requests: what goes on by itself tries every few
@@ -139,21 +136,18 @@ impl World {
     }
 
     /// Whether damage may keep a shard from starting: of what the log can't replace, or of the log
-    /// where it has to replace something.
+    /// where it must replace something. Partitions of the key index can wait.
     pub fn starts_may_fail(&self) -> bool {
         let damages = self.damages.borrow();
         if damages.scars || !self.disk.untold().is_empty() {
             return true;
         }
         let is_log = |name: &str| segment_start(name).is_some();
-        let is_keys = |name: &str| name.starts_with("keys/");
-        let is_derived = |name: &str| {
-            name.starts_with("index/") || is_keys(name) || name.starts_with("checkpoint")
-        };
-        let is_other = damages.has(|name| !is_log(name) && !is_derived(name));
-        let keys = !KEYS_REFUSE_NO_START && damages.has(is_keys);
-        let is_replaced = self.gave_up.get() || damages.has(is_derived);
-        is_other || keys || is_replaced && damages.has(is_log)
+        let is_replaced = |name: &str| name.starts_with("index/") || name.starts_with("checkpoint");
+        let can_wait = |name: &str| name.starts_with("keys/");
+        let is_other = damages.has(|name| !is_log(name) && !is_replaced(name) && !can_wait(name));
+        let must_replace = self.gave_up.get() || damages.has(is_replaced);
+        is_other || must_replace && damages.has(is_log)
     }
 
     /// The operator brings the damaged files back.
