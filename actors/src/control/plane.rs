@@ -123,7 +123,7 @@ impl Plane {
             ledger,
             topics: RefCell::default(),
             groups: RefCell::default(),
-            members: RefCell::default(),
+            members: RefCell::new(Members::new(settings.memory_limit_bytes)),
             delay: Delay::default(),
             retry: Retry::default(),
             permission: Cell::new(settings.broker_permission),

@@ -395,3 +395,12 @@ proptest! {
         }
     }
 }
+
+/// An expression that is refused isn't taken apart either.
+#[test]
+fn too_many_tags_make_no_tags() {
+    let expression = "t||".repeat(crate::subscription::TAGS_MAX + 1);
+    let data = SubscriptionData::tag("T", &expression, 1);
+    assert!(data.tags.is_empty() && data.tags.capacity() == 0);
+    assert!(data.filter.codes().is_empty() && !data.filter.matches(0));
+}

@@ -127,13 +127,17 @@ impl SubscriptionData {
     }
 
     /// Makes tags and hashes from the expression (traps 24 and 100). A broken expression matches
-    /// nothing that has no tag, as in Java, where its set stays empty.
+    /// nothing that has no tag, as in Java, where its set stays empty; one of too many tags would
+    /// take many times its length.
     fn rebuild(&mut self) {
         if !subscription::is_tag_type(Some(&self.expression_type)) {
             return;
         }
-        self.filter = TagFilter::parse(&self.sub_string)
-            .unwrap_or_else(|_| TagFilter::Codes(smallvec::SmallVec::new()));
+        let Ok(filter) = TagFilter::parse(&self.sub_string) else {
+            self.filter = TagFilter::Codes(smallvec::SmallVec::new());
+            return;
+        };
+        self.filter = filter;
         if self.filter != TagFilter::All {
             self.tags = split_tags(&self.sub_string).map(str::to_owned).collect();
             self.tags.sort();

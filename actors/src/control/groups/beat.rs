@@ -11,15 +11,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::body::{ConsumeType, ConsumerData, HeartbeatData};
+use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply};
 use crate::control::topics;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, quoted};
 use crate::seam::ControlRequest;
 
-use super::members::{Client, ConsumerBeat};
+use super::members::{CLIENT_ID_BYTES_MAX, Client, ConsumerBeat};
 use super::{Groups, departed, may_notify, notify, publish, requesters_changed};
 
 /// `topicSysFlag` of a unit's retry topic (`TopicSysFlag.buildSysFlag(false, true)`).
@@ -37,6 +38,7 @@ impl Groups {
     ) -> Result<Reply, Refusal> {
         let command = &request.command;
         let beat = HeartbeatData::parse(&command.body).map_err(Refusal::malformed)?;
+        check_client_id(&beat.client_id)?;
         let client = Client {
             id: Arc::from(beat.client_id.as_str()),
             addr: request.peer_addr,
@@ -101,12 +103,28 @@ impl Groups {
                 .members
                 .borrow_mut()
                 .beat_consumer(request.peer, client, &word, enabled);
+        if outcome.left_out_count > 0 {
+            let count = outcome.left_out_count;
+            tracing::debug!(group, count, "subscriptions of a heartbeat are left out");
+        }
         if outcome.live_changed {
             publish(&name, plane);
         }
         notify(&name, &outcome.notify, plane);
         outcome.wants_full
     }
+}
+
+fn check_client_id(id: &str) -> Result<(), Refusal> {
+    if id.len() <= CLIENT_ID_BYTES_MAX {
+        return Ok(());
+    }
+    let remark = format!(
+        "clientID {} has {} bytes, {CLIENT_ID_BYTES_MAX} are allowed",
+        quoted(id),
+        id.len()
+    );
+    Err(Refusal::new(response::INVALID_PARAMETER, remark))
 }
 
 /// Code 35.

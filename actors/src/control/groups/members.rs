@@ -6,7 +6,9 @@
 //! group without members does not exist; who must be told of a change is part of each call's
 //! outcome, so it can't be forgotten (traps 70, 71).
 //! **Limits** one heartbeat joins at most `GROUPS_PER_PEER_MAX` groups; a group's subscriptions are
-//! those of its last full heartbeat, at most `SUBSCRIPTIONS_PER_GROUP_MAX`.
+//! those of its last full heartbeat, at most `SUBSCRIPTIONS_PER_GROUP_MAX` of
+//! `SUBSCRIBED_BYTES_PER_GROUP_MAX`, `SUBSCRIBED_BYTES_MAX` or less for all groups. What is beyond,
+//! or has a name or an expression that is too long, is left out as if it hadn't been sent.
 //! **Not here** group configurations (`table`), sending the notifications (`super`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use gantry_protocol::Language;
 use gantry_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
+use gantry_protocol::system_topic::RETRY_OR_DLQ_TOPIC_CHARS_MAX;
 use gantry_runtime::net::PeerRef;
 
 use crate::seam::{LiveGroup, RequesterChange};
@@ -25,6 +28,18 @@ use super::requesters::Requesters;
 pub const GROUPS_PER_PEER_MAX: usize = 4096;
 /// Most topics that one group subscribes.
 pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 4096;
+/// Longest client id: an address and the names of an instance and a unit, some dozens of bytes.
+pub const CLIENT_ID_BYTES_MAX: usize = 1024;
+/// Longest name of a producer group; clients take 255 characters at most.
+const PRODUCER_GROUP_BYTES_MAX: usize = 255;
+/// Longest expression, with the name of its type: 4096 tags of 14 bytes.
+const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Subscriptions of one group: all it may have, with names of 127 and expressions of 500 bytes.
+const SUBSCRIBED_BYTES_PER_GROUP_MAX: usize = 4 << 20;
+/// Subscriptions of all groups: 100,000 groups of six ordinary ones. With little memory, this part
+/// of `memoryLimit`.
+const SUBSCRIBED_BYTES_MAX: usize = 256 << 20;
+const SUBSCRIBED_PART: u64 = 16;
 
 /// One connected client of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +82,26 @@ pub struct Outcome {
     pub live_changed: bool,
     /// The client should send its subscriptions with the next heartbeat (V2 reply).
     pub wants_full: bool,
+    /// Subscriptions that were left out (`Limits`).
+    pub left_out_count: usize,
+}
+
+/// Whether a subscription may be kept at all.
+fn is_acceptable(data: &SubscriptionData) -> bool {
+    data.topic.len() <= RETRY_OR_DLQ_TOPIC_CHARS_MAX
+        && data.sub_string.len() + data.expression_type.len() <= EXPRESSION_BYTES_MAX
+}
+
+/// About the memory of a subscription that is kept; its topic is the key, too.
+fn weight(data: &SubscriptionData) -> usize {
+    let tags = data.tags.iter();
+    let tags: usize = tags.map(|tag| tag.len() + size_of::<String>()).sum();
+    size_of::<SubscriptionData>()
+        + 2 * data.topic.len()
+        + data.sub_string.len()
+        + data.expression_type.len()
+        + tags
+        + size_of_val(data.filter.codes())
 }
 
 /// A live consumer group.
@@ -80,6 +115,8 @@ pub struct ConsumerGroup {
     pub consume_from_where: ConsumeFromWhere,
     /// Topic → subscription.
     pub subscriptions: HashMap<String, Arc<SubscriptionData>>,
+    /// Their weight.
+    bytes: usize,
     /// Joined when → member; the number keeps the order of joining.
     members: BTreeMap<u64, (PeerRef, Client)>,
     seats: HashMap<PeerRef, u64>,
@@ -95,6 +132,7 @@ impl ConsumerGroup {
             message_model: beat.message_model,
             consume_from_where: beat.consume_from_where,
             subscriptions: HashMap::new(),
+            bytes: 0,
             members: BTreeMap::new(),
             seats: HashMap::new(),
             fingerprint: 0,
@@ -155,29 +193,49 @@ impl ConsumerGroup {
         }
     }
 
-    /// Takes over the subscriptions of a full heartbeat. Returns (set of topics changed, anything
-    /// changed).
-    fn subscribe(&mut self, wanted: &[SubscriptionData]) -> (bool, bool) {
-        let mut topics_changed = false;
-        let mut changed = false;
-        let mut named = HashSet::new();
-        for data in wanted.iter().take(SUBSCRIPTIONS_PER_GROUP_MAX) {
-            named.insert(data.topic.as_str());
-            let known = self.subscriptions.get(&data.topic);
-            let is_newer = known.is_none_or(|known| data.sub_version > known.sub_version);
-            if is_newer {
-                topics_changed |= known.is_none();
-                changed = true;
-                self.subscriptions
-                    .insert(data.topic.clone(), Arc::new(data.clone()));
+    /// Takes over the subscriptions of a full heartbeat, up to `bytes_max` in all.
+    fn subscribe(&mut self, wanted: &[SubscriptionData], bytes_max: usize) -> Subscribed {
+        let mut done = Subscribed::default();
+        let kept = wanted.iter().take(SUBSCRIPTIONS_PER_GROUP_MAX);
+        let kept: Vec<_> = kept.filter(|data| is_acceptable(data)).collect();
+        done.left_out_count = wanted.len() - kept.len();
+        let named: HashSet<&str> = kept.iter().map(|data| data.topic.as_str()).collect();
+        let bytes = &mut self.bytes;
+        self.subscriptions.retain(|topic, data| {
+            let is_named = named.contains(topic.as_str());
+            if !is_named {
+                *bytes -= weight(data);
+                done.topics_changed = true;
             }
+            is_named
+        });
+        for data in kept {
+            let known = self.subscriptions.get(&data.topic);
+            if known.is_some_and(|known| data.sub_version <= known.sub_version) {
+                continue;
+            }
+            let after = self.bytes - known.map_or(0, |known| weight(known)) + weight(data);
+            if after > bytes_max {
+                done.left_out_count += 1;
+                continue;
+            }
+            done.topics_changed |= known.is_none();
+            done.anything_changed = true;
+            self.bytes = after;
+            self.subscriptions
+                .insert(data.topic.clone(), Arc::new(data.clone()));
         }
-        let before = self.subscriptions.len();
-        self.subscriptions
-            .retain(|topic, _| named.contains(topic.as_str()));
-        let removed = self.subscriptions.len() != before;
-        (topics_changed || removed, changed || removed)
+        done.anything_changed |= done.topics_changed;
+        done
     }
+}
+
+/// What the subscriptions of a heartbeat changed.
+#[derive(Debug, Default)]
+struct Subscribed {
+    topics_changed: bool,
+    anything_changed: bool,
+    left_out_count: usize,
 }
 
 /// What one peer belongs to.
@@ -225,16 +283,39 @@ pub struct Expired {
 }
 
 /// The producer and consumer tables; see the room's head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Members {
     consumers: HashMap<Arc<str>, ConsumerGroup>,
     producers: HashMap<Arc<str>, HashMap<PeerRef, Client>>,
     by_peer: HashMap<PeerRef, Seats>,
     requesters: Requesters,
     next_seat: u64,
+    /// The weight of all subscriptions.
+    subscribed_bytes: usize,
+    subscribed_bytes_max: usize,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self::new(u64::MAX)
+    }
 }
 
 impl Members {
+    /// Nobody is connected yet. With so much memory for the process.
+    pub fn new(memory_limit_bytes: u64) -> Self {
+        let part = usize::try_from(memory_limit_bytes / SUBSCRIBED_PART).unwrap_or(usize::MAX);
+        Self {
+            consumers: HashMap::new(),
+            producers: HashMap::new(),
+            by_peer: HashMap::new(),
+            requesters: Requesters::default(),
+            next_seat: 0,
+            subscribed_bytes: 0,
+            subscribed_bytes_max: part.min(SUBSCRIBED_BYTES_MAX),
+        }
+    }
+
     /// Whether a group's positions in a topic still mean something: a group that is online has
     /// given up what it doesn't subscribe (`findSubscriptionData` and `findSubscriptionDataCount`
     /// in `AdminBrokerProcessor`, 5.5.0).
@@ -298,9 +379,13 @@ impl Members {
             group.consume_type = beat.consume_type;
             group.message_model = beat.message_model;
             group.consume_from_where = beat.consume_from_where;
-            let (topics, anything) = group.subscribe(subscriptions);
-            topics_changed = topics;
-            outcome.live_changed = anything || kind_changed || !group.has_full;
+            let others = self.subscribed_bytes - group.bytes;
+            let room = self.subscribed_bytes_max.saturating_sub(others);
+            let done = group.subscribe(subscriptions, room.min(SUBSCRIBED_BYTES_PER_GROUP_MAX));
+            self.subscribed_bytes = others + group.bytes;
+            topics_changed = done.topics_changed;
+            outcome.left_out_count = done.left_out_count;
+            outcome.live_changed = done.anything_changed || kind_changed || !group.has_full;
             group.has_full = true;
         }
         // Another fingerprint in the group means that its members disagree (or one changed its
@@ -337,7 +422,7 @@ impl Members {
                 .get(&peer)
                 .is_some_and(|seats| seats.producers.contains(name))
         });
-        if !is_member && !self.has_room(peer) {
+        if !is_member && (!self.has_room(peer) || group.len() > PRODUCER_GROUP_BYTES_MAX) {
             return Vec::new();
         }
         let name = known.unwrap_or_else(|| Arc::from(group));
@@ -362,7 +447,8 @@ impl Members {
         let is_told = message_model == MessageModel::Clustering;
         let notify = if is_told { group.peers() } else { Vec::new() };
         if is_last {
-            self.consumers.remove(&name);
+            let gone = self.consumers.remove(&name);
+            self.subscribed_bytes -= gone.map_or(0, |group| group.bytes);
         }
         self.forget(peer, |seats| seats.consumers.remove(&name));
         Some(Departure {

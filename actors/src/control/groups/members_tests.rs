@@ -245,3 +245,55 @@ fn groups_of_a_topic_are_those_that_subscribe_it_now() {
     members.beat_consumer(peer(2), &client("b", 0), &beat("h", &[("U", 1)]), true);
     assert_eq!(members.groups_of_topic("T"), [Arc::from("g")]);
 }
+
+#[test]
+fn subscriptions_are_bounded_in_bytes_and_what_is_beyond_is_left_out() {
+    let mut members = Members::default();
+    let expression = |tags: usize| "0123456789ab||".repeat(tags);
+    let mut word = beat("g", &[("T", 1)]);
+    let mut more = vec![
+        SubscriptionData::tag("t".repeat(256), "*", 1),
+        SubscriptionData::tag("long", &"x".repeat(EXPRESSION_BYTES_MAX), 1),
+    ];
+    let heavy = SubscriptionData::tag("heavy-0", &expression(4000), 1);
+    let fitting = SUBSCRIBED_BYTES_PER_GROUP_MAX / weight(&heavy);
+    for n in 0..fitting + 2 {
+        let topic = format!("heavy-{n}");
+        more.push(SubscriptionData {
+            topic,
+            ..heavy.clone()
+        });
+    }
+    word.subscriptions.as_mut().unwrap().extend(more);
+    let outcome = members.beat_consumer(peer(1), &client("a", 0), &word, true);
+    assert!(outcome.left_out_count >= 4, "{outcome:?}");
+    let subscribed = &members.consumers("g").unwrap().subscriptions;
+    assert!(subscribed.contains_key("T") && subscribed.contains_key("heavy-0"));
+    assert!(!subscribed.contains_key("long") && subscribed.len() <= fitting + 1);
+    let bytes: usize = subscribed.values().map(|data| weight(data)).sum();
+    assert!(bytes <= SUBSCRIBED_BYTES_PER_GROUP_MAX);
+    assert_eq!(members.subscribed_bytes, bytes);
+
+    members.beat_consumer(peer(1), &client("a", 0), &beat("g", &[("T", 2)]), true);
+    assert_eq!(members.subscribed_bytes, weight(&subscription("T", 2)));
+    members.closed(peer(1));
+    assert_eq!(members.subscribed_bytes, 0);
+}
+
+#[test]
+fn all_groups_together_are_bounded_too() {
+    let mut members = Members {
+        subscribed_bytes: SUBSCRIBED_BYTES_MAX - weight(&subscription("T", 1)),
+        ..Members::default()
+    };
+    let word = beat("g", &[("T", 1), ("U", 1)]);
+    let outcome = members.beat_consumer(peer(1), &client("a", 0), &word, true);
+    assert_eq!(outcome.left_out_count, 1);
+    assert_eq!(members.subscribed_bytes, SUBSCRIBED_BYTES_MAX);
+    assert!(
+        members
+            .beat_producer(peer(1), &client("a", 0), &"p".repeat(256))
+            .is_empty()
+    );
+    assert_eq!(members.producer_groups().count(), 0);
+}
