@@ -12,8 +12,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
+
+use crate::kept_file::replace_file;
 
 /// The file's name.
 pub const FILE_NAME: &str = "changed.properties";
@@ -93,15 +95,7 @@ impl KeptSettings {
     /// # Errors
     /// It can't be written; then the old one is still there.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
-        let (path, fresh) = (
-            folder.join(FILE_NAME),
-            folder.join("changed.properties.tmp"),
-        );
-        let mut file = File::create(&fresh)?;
-        file.write_all(self.text().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, &path)?;
-        File::open(folder)?.sync_all()
+        replace_file(&folder.join(FILE_NAME), self.text().as_bytes())
     }
 
     /// Keeps a change; one back to what `broker.conf` says is no change any more. False when there

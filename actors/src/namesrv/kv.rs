@@ -2,31 +2,53 @@
 //!
 //! **Owns** the table namespace → key → value, and its file.
 //! **Lives on** the control plane; `load` and `save` touch the disk, a few times a day.
-//! **Invariants** the file is replaced by rename, so a crash leaves the old or the new table.
-//! **Limits** `ENTRIES_COUNT_MAX` values, `FILE_BYTES_MAX` bytes.
+//! **Invariants** the file is replaced by rename, so a crash leaves the old or the new table. What
+//! is taken makes a file that is read again at the next start.
+//! **Limits** `ENTRIES_COUNT_MAX` values and namespaces, `TEXT_BYTES_MAX` bytes of names, keys and
+//! values, `FILE_BYTES_MAX` bytes in the file.
 //! **Not here** request codes (`desk`).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kept_file::replace_file;
+
 /// The namespace of ordered topics.
 pub const ORDER_TOPIC_CONFIG: &str = "ORDER_TOPIC_CONFIG";
 
-/// Most values: real tables have some dozens.
+/// Most values and namespaces: real tables have some dozens.
 pub const ENTRIES_COUNT_MAX: usize = 100_000;
+
+/// Most bytes of all names, keys and values: 8,000 ordered topics on a hundred brokers each.
+pub const TEXT_BYTES_MAX: usize = 8 << 20;
 
 /// Largest file read.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// A byte takes six as `\u0001`; an entry has quotes, a colon, a comma and its indentation.
+const _: () = {
+    let largest = 6 * TEXT_BYTES_MAX as u64 + 32 * ENTRIES_COUNT_MAX as u64;
+    assert!(largest < FILE_BYTES_MAX);
+};
 
 /// Why a value isn't taken.
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
     /// The table is full.
-    #[error("the name server holds its limit of {ENTRIES_COUNT_MAX} values")]
+    #[error("the name server holds its limit of {ENTRIES_COUNT_MAX} values and namespaces")]
     Full,
+    /// The texts are too long together.
+    #[error(
+        "the name server's names, keys and values would have {wanted} bytes, {TEXT_BYTES_MAX} are \
+         allowed"
+    )]
+    TooLong {
+        /// What they would have with this one.
+        wanted: usize,
+    },
 }
 
 /// The table. The name of the field is the file's.
@@ -60,24 +82,37 @@ impl KeyValues {
     /// # Errors
     /// The disk's.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let fresh = path.with_extension("json.tmp");
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
+        replace_file(path, &serde_json::to_vec_pretty(self)?)
     }
 
-    /// Sets a value.
+    /// How many entries there are, and the bytes of their texts. A namespace stays when its last
+    /// value is deleted, as in RocketMQ, so it counts.
+    fn sizes(&self) -> (usize, usize) {
+        let mut sizes = (0, 0);
+        for (namespace, values) in &self.table {
+            let texts = values.iter().map(|(key, value)| key.len() + value.len());
+            sizes.0 += 1 + values.len();
+            sizes.1 += namespace.len() + texts.sum::<usize>();
+        }
+        sizes
+    }
+
+    /// Sets a value. One that takes no more room than the old one is always taken.
     ///
     /// # Errors
-    /// [`KvError::Full`].
+    /// [`KvError`].
     pub fn put(&mut self, namespace: &str, key: &str, value: &str) -> Result<(), KvError> {
-        let known = self.get(namespace, key).is_some();
-        if !known && self.table.values().map(BTreeMap::len).sum::<usize>() >= ENTRIES_COUNT_MAX {
+        let old = self.get(namespace, key);
+        let (count, bytes) = self.sizes();
+        if old.is_none() && count >= ENTRIES_COUNT_MAX {
             return Err(KvError::Full);
+        }
+        let is_new_space = !self.table.contains_key(namespace);
+        let fresh = old.map_or(key.len(), |_| 0) + if is_new_space { namespace.len() } else { 0 };
+        let old = old.map_or(0, str::len);
+        let wanted = bytes - old + fresh + value.len();
+        if wanted > TEXT_BYTES_MAX && wanted > bytes {
+            return Err(KvError::TooLong { wanted });
         }
         let values = self.table.entry(namespace.to_owned()).or_default();
         values.insert(key.to_owned(), value.to_owned());
@@ -125,6 +160,24 @@ mod tests {
         let path = folder.path().join("kvConfig.json");
         std::fs::write(&path, "not json").unwrap();
         assert!(KeyValues::load(&path).is_err());
+    }
+
+    /// Whatever is taken can be read again: a start fails on a file that is too large.
+    #[test]
+    fn the_texts_are_bounded_and_the_largest_table_is_read_again() {
+        let mut table = KeyValues::default();
+        let value = "\u{1}".repeat(TEXT_BYTES_MAX / 4 - 2);
+        for key in ["a", "b", "c", "d"] {
+            table.put("n", key, &value).unwrap();
+        }
+        let full = table.put("n", "e", "12345678").unwrap_err();
+        assert!(full.to_string().contains("8388608"), "{full}");
+        assert!(table.put("n", "a", &format!("{value}xyz!")).is_err());
+        table.put("n", "a", &value[1..]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvConfig.json");
+        table.save(&path).unwrap();
+        assert_eq!(KeyValues::load(&path).unwrap(), table);
     }
 
     #[test]

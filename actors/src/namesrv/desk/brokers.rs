@@ -7,6 +7,7 @@
 //! **Not here** the rules of registration (`routes`).
 
 use gantry_protocol::HeaderView;
+use gantry_protocol::frame::FRAME_BYTES_MAX;
 use gantry_protocol::request::namesrv::{
     BrokerHeartbeat, BrokerIdentity, BrokerNameHeader, MemberGroup, RegisterBroker,
 };
@@ -20,6 +21,8 @@ use crate::refusal::{Refusal, quoted};
 
 /// Longest address: a full host name and a port.
 const ADDRESS_CHARS_MAX: usize = 255 + 6;
+/// Largest table of ordered topics in the reply to a 103: the rest of a frame is for its header.
+const ORDER_BODY_BYTES_MAX: usize = FRAME_BYTES_MAX as usize - (1 << 20);
 /// Longest broker or cluster name.
 const NAME_CHARS_MAX: usize = 255;
 
@@ -106,7 +109,17 @@ impl Desk {
         if self.settings.return_order_topic_config_to_broker
             && let Some(values) = self.values.list(ORDER_TOPIC_CONFIG_NAMESPACE)
         {
-            reply = reply.with_body(bodies::key_values(values));
+            let body = bodies::key_values(values);
+            if body.len() <= ORDER_BODY_BYTES_MAX {
+                reply = reply.with_body(body);
+            } else {
+                // The topics stay registered; a broker that hears nothing keeps what it knows.
+                tracing::warn!(
+                    bytes = body.len(),
+                    allowed = ORDER_BODY_BYTES_MAX,
+                    "{ORDER_TOPIC_CONFIG_NAMESPACE} is too large to be sent to brokers"
+                );
+            }
         }
         Ok(reply)
     }

@@ -263,6 +263,26 @@ fn order_configuration_goes_to_brokers_and_if_enabled_into_routes() {
     assert_eq!(route.order_topic_conf, None);
 }
 
+/// Whatever stands in the table, brokers are registered: an answer that fits no frame is none.
+#[test]
+fn a_table_of_ordered_topics_too_large_for_a_frame_costs_no_registration() {
+    let mut world = World::new();
+    let put = |key: &str, value: &str| {
+        Command::request(request::PUT_KV_CONFIG, 1)
+            .with_ext("namespace", "ORDER_TOPIC_CONFIG")
+            .with_ext("key", key)
+            .with_ext("value", value)
+    };
+    assert_eq!(world.ask(&put("T1", &"\u{1}".repeat(7 << 20))).code, 0);
+    let reply = world.register(&["T1", "T2"]);
+    let found = (reply.code, reply.body.len());
+    assert_eq!(found, (response::SUCCESS, 0), "{:?}", reply.remark);
+    assert!(reply.encode(&mut BytesMut::new()).is_ok());
+    let refused = world.ask(&put("T2", &"x".repeat(2 << 20)));
+    assert_eq!(refused.code, response::SYSTEM_ERROR);
+    assert!(refused.remark.unwrap().contains("8388608"));
+}
+
 #[test]
 fn query_data_version_compares_and_answers_with_ours() {
     let mut world = World::new();

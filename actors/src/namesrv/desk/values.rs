@@ -14,6 +14,7 @@ use gantry_protocol::code::response;
 use gantry_protocol::request::namesrv::{KvHeader, KvNamespace};
 
 use super::{Answer, Asked, Desk, field, system_error};
+use crate::kept_file::replace_file;
 use crate::live::{KeyVerdict, LiveValue};
 use crate::namesrv::bodies;
 use crate::refusal::{Refusal, quoted};
@@ -143,13 +144,8 @@ impl Desk {
     }
 
     fn save_config(&self) -> io::Result<()> {
-        let path = &self.settings.config_store_path;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let fresh = path.with_extension("tmp");
-        std::fs::write(&fresh, config_text(&self.settings.config_lines))?;
-        std::fs::rename(&fresh, path)
+        let text = config_text(&self.settings.config_lines);
+        replace_file(&self.settings.config_store_path, text.as_bytes())
     }
 }
 
