@@ -74,10 +74,12 @@ impl Agenda {
         self.next.push(done);
     }
 
-    /// The call to make now. `is_period_over`: the periodic refresh is due.
+    /// The call to make now. `is_period_over`: the periodic refresh is due. With topics to tell it
+    /// is a full registration, which covers them: they would keep it waiting for ever.
     pub fn take(&mut self, is_period_over: bool) -> Option<Job> {
         let topics = std::mem::take(&mut self.topics);
-        let job = if self.full || !self.is_registered {
+        let is_covered = is_period_over && !topics.is_empty();
+        let job = if self.full || !self.is_registered || is_covered {
             Job::Full
         } else if !topics.is_empty() {
             Job::Topics(topics)
@@ -126,7 +128,10 @@ mod tests {
         assert_eq!(agenda.take(true), Some(Job::Refresh));
         agenda.done(true);
         agenda.need_topics(["b".to_owned(), "c".to_owned()]);
-        assert_eq!(agenda.take(true), Some(Job::Topics(names(&["b", "c"]))));
+        assert_eq!(agenda.take(false), Some(Job::Topics(names(&["b", "c"]))));
+        agenda.done(true);
+        agenda.need_topics(["d".to_owned()]);
+        assert_eq!(agenda.take(true), Some(Job::Full), "topics don't starve it");
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //!
 //! **Owns** the calls 103, 104, 217 and 322 to one address, their rhythm and their retries.
 //! **Lives on** the control plane's thread, as one task.
-//! **Invariants** one call at a time; a server that comes back is told everything at once; a
-//! failure is logged when it begins, changes or ends.
+//! **Invariants** one call at a time; a server that comes back is told everything at once, and one
+//! that is told of topics all the time hears everything once a period, for topics alone (217) are
+//! no sign of life; a failure is logged when it begins, changes or ends.
 //! **Limits** `CALL_MAX` a call, `RETRY_EVERY` between attempts at a dead server.
 //! **Not here** bodies (`body`), what is due (`agenda`), the connection (`channel`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_protocol::body::KvTable;
 use gantry_protocol::code::{request, response};
@@ -33,6 +34,28 @@ enum Woken {
     Asked,
     Late,
     Lost,
+}
+
+/// When the server must hear everything again.
+struct Rhythm {
+    period: Duration,
+    /// When the last call with everything began; none before the first.
+    last: Option<Instant>,
+}
+
+impl Rhythm {
+    fn new(period: Duration) -> Self {
+        Self { period, last: None }
+    }
+
+    fn began(&mut self) {
+        self.last = Some(Instant::now());
+    }
+
+    fn left(&self) -> Duration {
+        let since = self.last.map_or(Duration::MAX, |last| last.elapsed());
+        self.period.saturating_sub(since)
+    }
 }
 
 /// One name server; see the room's head.
@@ -78,23 +101,24 @@ impl Link {
     /// Keeps the server informed until [`Link::unregister`].
     pub async fn run(&self, plane: &Rc<Plane>) {
         let period = Duration::from_millis(plane.settings.registration.period_ms);
-        let mut is_period_over = true;
+        let mut rhythm = Rhythm::new(period);
         while !self.is_leaving.get() {
-            let job = self.agenda.borrow_mut().take(is_period_over);
+            let job = self.agenda.borrow_mut().take(rhythm.left().is_zero());
             if let Some(job) = job {
+                if !matches!(job, Job::Topics(_)) {
+                    rhythm.began();
+                }
                 let outcome = self.perform(job, plane).await;
                 self.agenda.borrow_mut().done(outcome.is_ok());
                 self.note(&outcome);
-                is_period_over = false;
             }
             if !self.agenda.borrow().is_registered() {
                 // A dead server keeps its rhythm, whatever changes here meanwhile.
                 actix::clock::sleep(RETRY_EVERY).await;
                 continue;
             }
-            match self.pause(period).await {
-                Woken::Asked => {}
-                Woken::Late => is_period_over = true,
+            match self.pause(rhythm.left()).await {
+                Woken::Asked | Woken::Late => {}
                 Woken::Lost => {
                     let name_server = self.channel.address();
                     tracing::info!(name_server, "the name server closed the connection");
@@ -104,7 +128,7 @@ impl Link {
         }
     }
 
-    async fn pause(&self, period: Duration) -> Woken {
+    async fn pause(&self, left: Duration) -> Woken {
         let asked = async {
             self.wake.notified().await;
             Woken::Asked
@@ -114,7 +138,7 @@ impl Link {
             Woken::Lost
         };
         let either = futures_lite::future::or(asked, lost);
-        actix::clock::timeout(period, either)
+        actix::clock::timeout(left, either)
             .await
             .unwrap_or(Woken::Late)
     }

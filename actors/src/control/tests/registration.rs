@@ -302,3 +302,29 @@ fn a_name_server_that_comes_back_is_told_everything_at_once() {
     once.join().unwrap();
     rig.stop();
 }
+
+/// A topic by itself (217) is no sign of life: while topics are made all the time the server still
+/// hears everything once a period.
+#[test]
+fn topics_made_all_the_time_do_not_keep_the_registration_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(accept);
+    let mut settings = settings();
+    settings.namesrv_addrs = vec![server.addr.to_string()];
+    settings.registration.is_single_topic = true;
+    settings.registration.period_ms = 300;
+    let mut rig = Rig::start(folder.path(), settings);
+    rig.control.as_ref().unwrap().register();
+    body_of(&server.next());
+    let begun = Instant::now();
+    for n in 0.. {
+        assert_eq!(rig.ensure_topic(&format!("T{n}"), "TBW102", 1), 0);
+        let mut heard = server.heard.try_iter();
+        if heard.any(|command| command.code == code::REGISTER_BROKER) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(3), "{n} topics");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rig.stop();
+}
