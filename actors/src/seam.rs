@@ -58,6 +58,17 @@ pub struct OffsetRow {
     pub offset: QueueOffset,
 }
 
+/// A position that changed, or that was forgotten with its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetChange {
+    /// Which queue.
+    pub queue: QueueKey,
+    /// Which group.
+    pub group: Arc<str>,
+    /// The position now; none when it was forgotten.
+    pub offset: Option<QueueOffset>,
+}
+
 /// A request that the control plane answers.
 #[derive(Debug)]
 pub struct ControlRequest {
@@ -104,8 +115,9 @@ pub enum ToControl {
         /// The wanted group.
         group: String,
     },
-    /// Changed consumer offsets, written behind (at most `OFFSET_ROWS_MAX` rows, ≤ 1 s old).
-    OffsetsChanged(Vec<OffsetRow>),
+    /// Changed consumer offsets, written behind (at most `OFFSET_ROWS_MAX` rows, ≤ 1 s old). What
+    /// was forgotten travels among them, so that of one queue and group the last word counts.
+    OffsetsChanged(Vec<OffsetChange>),
     /// The answer of one core to a `ToData::Ask`.
     Answer {
         /// The answering core.
@@ -170,6 +182,8 @@ pub enum ToData {
         /// `Err` is what the parked client is told.
         outcome: Result<(), Refusal>,
     },
+    /// A group was deleted with its offsets, and that is stored: forget them, and its locks.
+    ForgetGroup(Arc<str>),
     /// A question about queues; every core answers for the queues it holds.
     Ask {
         /// Echoed in the answer.
@@ -215,8 +229,6 @@ pub enum Question {
     Profile,
     /// Forget a topic's queues and offsets.
     DropTopic(TopicId),
-    /// Forget a group's offsets.
-    DropGroup(Arc<str>),
     /// Apply the times of topics with a time of their own, and say which segments could go.
     Ages(Arc<OwnTimes>),
     /// Where open halves lie in a shard; those below `move_below` begin to move forward.

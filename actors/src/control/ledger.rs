@@ -9,6 +9,7 @@
 //! **Not here** when to commit (the parts).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::body::{DataVersion, TopicConfig};
 use gantry_protocol::code::response;
 use gantry_protocol::fastjson::{self, IntegerKeys, Value, to_bytes};
-use gantry_storage::tables::{Batch, Durable, Namespace, Tables, TablesError};
+use gantry_storage::tables::{Batch, Durable, KEY_BYTES_MAX, Namespace, Tables, TablesError};
 use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
 
 use crate::refusal::Refusal;
-use crate::seam::{OffsetRow, TopicEntry};
+use crate::seam::{OffsetChange, OffsetRow, TopicEntry};
 
-use super::groups::table::{Forbidden, GroupTable};
+use super::groups::table::{Forbidden, GroupTable, forbidden_row, group_row};
 use super::topics::table::TopicTable;
 
 /// Topics read at once at the start: all of them would leave a hole of their size in the heap.
@@ -35,6 +36,9 @@ const FORBIDDEN: &[u8] = b"groups-forbidden";
 const NEXT_TOPIC_ID: &[u8] = b"next-topic-id";
 /// First bytes of an offset's key: topic id and queue id; the group's name follows.
 const QUEUE_BYTES: usize = 6;
+/// Longest name of a group that positions can be stored under; names that pass the checks are far
+/// shorter.
+pub const OFFSET_GROUP_BYTES_MAX: usize = KEY_BYTES_MAX - QUEUE_BYTES;
 
 /// The topics as stored.
 pub struct StoredTopics {
@@ -268,7 +272,8 @@ impl Ledger {
         Ok(value.entries().iter().filter_map(entry).collect())
     }
 
-    /// Stores changed and deleted groups with the table's version.
+    /// Stores changed and deleted groups with the table's version, and forgets the positions of
+    /// those in `forgotten`.
     ///
     /// # Errors
     /// The store fails; then nothing is stored.
@@ -276,25 +281,27 @@ impl Ledger {
         &self,
         put: &[Arc<SubscriptionGroupConfig>],
         gone: &[Arc<str>],
+        forgotten: &[Arc<str>],
         table: &GroupTable,
     ) -> Result<(), Refusal> {
         let mut batch = Batch::new();
         for group in gone {
             batch.delete(Namespace::Groups, group.as_bytes());
         }
+        for key in self.offsets_of(forgotten)? {
+            batch.delete(Namespace::Offsets, key);
+        }
         for config in put {
-            let json = to_bytes(&config.to_value(), IntegerKeys::Quoted);
-            batch.put(Namespace::Groups, config.group.as_bytes(), json);
+            let name = config.group.as_bytes();
+            batch.put(Namespace::Groups, name, group_row(config));
         }
         batch.put(
             Namespace::DataVersions,
             GROUPS_VERSION,
             version_bytes(table.version()),
         );
-        let forbidden = table.all_forbidden().iter();
-        let forbidden = forbidden.map(|(group, topics)| (group, Value::list(topics.iter())));
-        let json = to_bytes(&Value::map(forbidden), IntegerKeys::Quoted);
-        batch.put(Namespace::DataVersions, FORBIDDEN, json);
+        let forbidden = forbidden_row(table.all_forbidden());
+        batch.put(Namespace::DataVersions, FORBIDDEN, forbidden);
         self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
 
@@ -310,15 +317,18 @@ impl Ledger {
         rows.collect()
     }
 
-    /// Stores positions.
+    /// Stores positions, and forgets those that are none any more.
     ///
     /// # Errors
     /// The store fails; then nothing is stored.
-    pub fn store_offsets(&self, rows: &[OffsetRow]) -> Result<(), Refusal> {
+    pub fn store_offsets(&self, rows: &[OffsetChange]) -> Result<(), Refusal> {
         let mut batch = Batch::new();
         for row in rows {
             let key = offset_key(row.queue, &row.group);
-            batch.put(Namespace::Offsets, key, row.offset.0.to_be_bytes());
+            match row.offset {
+                Some(offset) => batch.put(Namespace::Offsets, key, offset.0.to_be_bytes()),
+                None => batch.delete(Namespace::Offsets, key),
+            };
         }
         self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
@@ -338,14 +348,19 @@ impl Ledger {
         self.drop_offsets(pairs.into_iter().map(|(key, _)| key))
     }
 
-    /// Forgets all positions of a group.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub fn drop_offsets_of_group(&self, group: &str) -> Result<(), Refusal> {
+    /// The keys of all positions of these groups.
+    fn offsets_of(&self, groups: &[Arc<str>]) -> Result<Vec<Vec<u8>>, Refusal> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups: HashSet<&[u8]> = groups.iter().map(|group| group.as_bytes()).collect();
         let pairs = self.tables.all(Namespace::Offsets).map_err(failed)?;
         let keys = pairs.into_iter().map(|(key, _)| key);
-        self.drop_offsets(keys.filter(|key| key.get(QUEUE_BYTES..) == Some(group.as_bytes())))
+        let is_theirs = |key: &Vec<u8>| {
+            let group = key.get(QUEUE_BYTES..);
+            group.is_some_and(|group| groups.contains(group))
+        };
+        Ok(keys.filter(is_theirs).collect())
     }
 
     fn drop_offsets(&self, keys: impl Iterator<Item = Vec<u8>>) -> Result<(), Refusal> {

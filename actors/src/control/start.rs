@@ -314,8 +314,10 @@ async fn finish(plane: &Rc<Plane>, stopped: &Stopped, limit: Duration) -> Result
     delay::close(plane).await;
     plane.book().offsets.tell(offsets::Msg::Flush(done));
     let stored = actix::clock::timeout(limit, stored).await;
-    if !matches!(stored, Ok(Ok(()))) {
-        return Err("consumer offsets may not be stored".to_owned());
+    match stored {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(refusal))) => return Err(format!("consumer offsets are not stored: {refusal}")),
+        Ok(Err(_)) | Err(_) => return Err("consumer offsets may not be stored".to_owned()),
     }
     if waited.is_err() {
         let there = stopped.cores.borrow().len();

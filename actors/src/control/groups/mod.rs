@@ -29,8 +29,7 @@ use gantry_runtime::net::PeerRef;
 
 use crate::refusal::Refusal;
 use crate::seam::{
-    CatalogChange, ControlRequest, CoreNumber, GroupEntry, Question, RequesterChange, Ticket,
-    ToData,
+    CatalogChange, ControlRequest, CoreNumber, GroupEntry, RequesterChange, Ticket, ToData,
 };
 
 use super::plane::Plane;
@@ -70,6 +69,8 @@ const RELOAD_AFTER: Duration = Duration::from_secs(1);
 pub struct Groups {
     put: Vec<Arc<SubscriptionGroupConfig>>,
     gone: Vec<Arc<str>>,
+    /// Their positions go with the next commit.
+    forgotten: Vec<Arc<str>>,
     /// Changed by requests: the cores hear once it is stored.
     changed: Vec<String>,
     /// Answers that wait for the next commit.
@@ -88,6 +89,7 @@ impl Part for Groups {
         Ok(Self {
             put: Vec::new(),
             gone: Vec::new(),
+            forgotten: Vec::new(),
             changed: Vec::new(),
             waiters: Vec::new(),
             is_commit_due: false,
@@ -306,16 +308,20 @@ impl Groups {
 
     fn commit(&mut self, plane: &Rc<Plane>) {
         self.is_commit_due = false;
-        let nothing = self.put.is_empty() && self.gone.is_empty() && self.changed.is_empty();
+        let nothing = self.put.is_empty()
+            && self.gone.is_empty()
+            && self.forgotten.is_empty()
+            && self.changed.is_empty();
         let put = std::mem::take(&mut self.put);
         let gone = std::mem::take(&mut self.gone);
+        let forgotten = std::mem::take(&mut self.forgotten);
         let waiters = std::mem::take(&mut self.waiters);
         let stored = match self.astray.take() {
             Some(refusal) => Err(refusal),
             None if nothing => Ok(()),
             None => {
                 let table = plane.groups.borrow();
-                plane.ledger.store_groups(&put, &gone, &table)
+                plane.ledger.store_groups(&put, &gone, &forgotten, &table)
             }
         };
         if let Err(refusal) = stored {
@@ -326,20 +332,25 @@ impl Groups {
             self.take_back(plane);
             return;
         }
-        self.tell_cores(&gone, plane);
+        self.tell_cores(&gone, forgotten, plane);
         for (to, reply) in waiters {
             plane.reply(&to, reply);
         }
     }
 
     /// What is stored reaches the cores: who is gone first, for a group deleted and made again
-    /// before one commit is in both lists, or was published when it was made.
-    fn tell_cores(&mut self, gone: &[Arc<str>], plane: &Rc<Plane>) {
+    /// before one commit is in both lists, or was published when it was made. Positions are
+    /// forgotten in between, so that a group made again starts without them and keeps what it
+    /// commits.
+    fn tell_cores(&mut self, gone: &[Arc<str>], forgotten: Vec<Arc<str>>, plane: &Rc<Plane>) {
         for group in gone {
             let forgotten = super::admin::Msg::GroupGone(Arc::clone(group));
             plane.book().admin.tell(forgotten);
             let change = CatalogChange::GroupGone(Arc::clone(group));
             plane.outbox.change(change);
+        }
+        for group in forgotten {
+            plane.outbox.send_all(&ToData::ForgetGroup(group));
         }
         let changed = std::mem::take(&mut self.changed);
         let made_again = gone.iter().map(|group| &**group);
@@ -352,23 +363,4 @@ impl Groups {
             publish(group, plane);
         }
     }
-}
-
-/// Offsets of a deleted group go from the queues, then from the tables.
-fn forget_offsets(group: &Arc<str>, plane: &Rc<Plane>) {
-    let group = Arc::clone(group);
-    let plane = Rc::clone(plane);
-    actix::spawn(async move {
-        if let Err(refusal) = plane
-            .asker
-            .ask(Question::DropGroup(Arc::clone(&group)))
-            .await
-        {
-            tracing::warn!(%group, %refusal, "a deleted group's offsets may come back");
-        }
-        plane
-            .book()
-            .offsets
-            .tell(super::offsets::Msg::GroupGone(group));
-    });
 }

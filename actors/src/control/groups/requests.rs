@@ -3,7 +3,8 @@
 //! **Owns** codes 46, 200, 201, 207, 225, 352 and 353, and the dispatch to `beat`, `clients` and
 //! `queries`.
 //! **Lives on** the control plane's thread, as part of the groups actor.
-//! **Invariants** a changed group is stored before its reply; 225 is all or nothing.
+//! **Invariants** a changed group is stored before its reply; 225 is all or nothing. A deleted
+//! group's positions go with it or stay with it: one commit, and the cores hear afterwards.
 //! **Limits** `GROUPS_PER_REQUEST_MAX` groups in one 225.
 //! **Not here** heartbeats (`beat`), questions about members (`queries`).
 
@@ -17,6 +18,7 @@ use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{self, Value};
 use gantry_protocol::subscription::{TYPE_SQL92, is_tag_type};
+use gantry_protocol::system_topic;
 
 use crate::control::attributes;
 use crate::control::plane::Plane;
@@ -25,7 +27,7 @@ use crate::refusal::{Refusal, no_property_filter, quoted};
 use crate::seam::ControlRequest;
 use crate::sql92::Expression;
 
-use super::{Groups, forget_offsets, table};
+use super::{Groups, table};
 
 /// Most groups in one list request.
 const GROUPS_PER_REQUEST_MAX: usize = 10_000;
@@ -109,11 +111,11 @@ impl Groups {
         }
         {
             let table = plane.groups.borrow();
-            table.check_room(&configs)?;
             let stored = |name: &str| table.get(name).map(|config| &config.attributes);
             let wishes = configs.iter_mut();
             let wishes = wishes.map(|config| (config.group.as_str(), &mut config.attributes));
             attributes::alter_all(attributes::OF_GROUPS, stored, wishes)?;
+            table.check_room(&configs)?;
         }
         for config in configs {
             let stored = plane.groups.borrow_mut().put(config, plane.now_ms())?;
@@ -138,7 +140,7 @@ impl Groups {
             self.gone.push(Arc::clone(&name));
         }
         if reply::switch_or(command, "cleanOffset", false) {
-            forget_offsets(&name, plane);
+            self.forgotten.push(name);
         }
         self.wait(to, plane);
         Ok(None)
@@ -155,6 +157,10 @@ impl Groups {
         let topic = reply::text(command, "topic")?;
         let wanted = reply::optional(command, "readable").map(|text| text == "true");
         if let Some(readable) = wanted {
+            if !readable {
+                table::check_group_name(group)?;
+                check_topic_name(topic)?;
+            }
             let now_ms = plane.now_ms();
             let mut groups = plane.groups.borrow_mut();
             groups.forbid(group, topic, !readable, now_ms)?;
@@ -214,6 +220,11 @@ fn all_configs(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
         groups: groups.collect(),
     };
     Ok(Reply::json(&body.to_value()).with("totalGroupNum", total))
+}
+
+fn check_topic_name(topic: &str) -> Result<(), Refusal> {
+    system_topic::check_topic_name(topic)
+        .map_err(|error| Refusal::new(response::INVALID_PARAMETER, error.to_string()))
 }
 
 /// Bit of reading in RocketMQ's table of forbidden topics (`1 << INDEX_PERM_READ`, 5.5.0).

@@ -3,16 +3,19 @@
 //! **Owns** group name → `SubscriptionGroupConfig`, the data version, the built-in groups.
 //! **Lives on** the control plane; pure.
 //! **Invariants** each change moves the data version; a built-in group is never deleted.
-//! **Limits** `GROUPS_MAX` groups.
+//! **Limits** `GROUPS_MAX` groups; what is in the table can be stored: `ROW_BYTES_MAX`.
 //! **Not here** live members (`members`), persistence (`super`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_protocol::body::DataVersion;
 use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::code::response;
+use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_protocol::system_topic::{self, SYSTEM_GROUPS};
+use gantry_storage::tables::VALUE_BYTES_MAX;
 
 use crate::refusal::{Refusal, quoted};
 
@@ -21,6 +24,8 @@ pub const GROUPS_MAX: usize = 100_000;
 
 /// Most groups with forbidden topics, and most topics of one: they are stored as one row.
 pub const FORBIDDEN_MAX: usize = 4096;
+/// Largest row of a group, and of all forbidden topics.
+pub const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX;
 
 /// Whether a group may be called so.
 ///
@@ -39,6 +44,32 @@ pub fn check_group_name(group: &str) -> Result<(), Refusal> {
             format!("The specified group contains illegal characters or is too long: {error}"),
         )
     })
+}
+
+/// A group as stored.
+pub fn group_row(config: &SubscriptionGroupConfig) -> Bytes {
+    to_bytes(&config.to_value(), IntegerKeys::Quoted)
+}
+
+/// All forbidden topics as stored.
+pub fn forbidden_row(forbidden: &Forbidden) -> Bytes {
+    let rows = forbidden.iter();
+    let rows = rows.map(|(group, topics)| (group, Value::list(topics.iter())));
+    to_bytes(&Value::map(rows), IntegerKeys::Quoted)
+}
+
+fn check_row(what: &str, group: &str, row: &Bytes) -> Result<(), Refusal> {
+    if row.len() <= ROW_BYTES_MAX {
+        return Ok(());
+    }
+    let bytes = row.len();
+    Err(Refusal::new(
+        response::INVALID_PARAMETER,
+        format!(
+            "{what} {}: {bytes} bytes would be stored, {ROW_BYTES_MAX} are allowed",
+            quoted(group)
+        ),
+    ))
 }
 
 /// All group configurations; see the room's head.
@@ -126,8 +157,11 @@ impl GroupTable {
     /// Whether all of these could be made or changed.
     ///
     /// # Errors
-    /// 1 when the table would be over-full.
+    /// 1 when the table would be over-full, 29 when one is too large to be stored.
     pub fn check_room(&self, wanted: &[SubscriptionGroupConfig]) -> Result<(), Refusal> {
+        for config in wanted {
+            check_row("subscription group", &config.group, &group_row(config))?;
+        }
         let is_new = |config: &&SubscriptionGroupConfig| !self.configs.contains_key(&*config.group);
         let made = wanted.iter().filter(is_new).count();
         // A group that exists may be changed whatever the count is.
@@ -173,7 +207,7 @@ impl GroupTable {
     /// Forbids a group a topic, or allows it again.
     ///
     /// # Errors
-    /// 1 when too many are forbidden already.
+    /// 1 when too many are forbidden already, 29 when they are too long to be stored.
     pub fn forbid(
         &mut self,
         group: &str,
@@ -188,6 +222,10 @@ impl GroupTable {
                 return Err(Refusal::new(response::SYSTEM_ERROR, remark));
             }
             topics.insert(topic.to_owned());
+            // All of them are one row, and rows that can't be stored would hold up everybody's.
+            let mut all = self.forbidden.clone();
+            all.insert(group.to_owned(), Arc::new(topics.clone()));
+            check_row("topic forbidden to group", group, &forbidden_row(&all))?;
         } else {
             topics.remove(topic);
         }

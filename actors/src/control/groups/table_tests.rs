@@ -49,3 +49,23 @@ fn each_change_moves_the_version() {
     assert!(table.remove("g", 9).is_none());
     assert_eq!(table.version().counter, before.counter + 2);
 }
+
+/// What is in the table is stored with every later change: it must fit.
+#[test]
+fn a_row_too_long_to_be_stored_is_refused_alone() {
+    let mut table = GroupTable::default();
+    let mut config = SubscriptionGroupConfig::new("g");
+    config.retry_policy = "x".repeat(ROW_BYTES_MAX).as_str().into();
+    let refusal = table.put(config, 1).unwrap_err();
+    assert_eq!(refusal.code, response::INVALID_PARAMETER);
+    assert!(refusal.remark.contains("4194304 are allowed"), "{refusal}");
+    assert!(table.get("g").is_none());
+
+    let long = "t".repeat(2 << 20);
+    table.forbid("g", &long, true, 1).unwrap();
+    let refusal = table.forbid("h", &long, true, 1).unwrap_err();
+    assert_eq!(refusal.code, response::INVALID_PARAMETER);
+    assert!(table.forbidden("h").is_empty() && table.forbidden("g").len() == 1);
+    table.forbid("g", &long, false, 1).unwrap();
+    assert!(table.all_forbidden().is_empty());
+}

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use gantry_protocol::fastjson::Value;
 
 use super::requests::reports;
+use crate::control::groups::table::check_group_name;
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
 use crate::control::topics::as_wire;
@@ -34,7 +35,9 @@ fn is_wanted(plane: &Plane, report: &GroupReport, offline: bool) -> bool {
 pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusal> {
     let command = &asked.command;
     let from: Arc<str> = Arc::from(reply::text(command, "srcGroup")?);
-    let to: Arc<str> = Arc::from(reply::text(command, "destGroup")?);
+    let to = reply::text(command, "destGroup")?;
+    check_group_name(to)?;
+    let to: Arc<str> = Arc::from(to);
     let offline = reply::switch_or(command, "offline", false);
     let only = reply::optional(command, "topic").filter(|topic| !topic.trim().is_empty());
     let topics = match only {

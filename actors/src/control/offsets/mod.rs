@@ -3,7 +3,8 @@
 //! **Owns** the stored positions of all groups, written behind.
 //! **Lives on** the control plane's thread.
 //! **Invariants** the queue actors are the truth, the tables are at most one flush interval behind;
-//! rows of a deleted topic or group are not written again after the deletion.
+//! rows of a deleted topic are not written again after the deletion. Forgotten positions come from
+//! the cores among the changed ones, so a group made again keeps what it committed since.
 //! **Limits** `PENDING_ROWS_MAX` rows wait for a commit; then it happens at once.
 //! **Not here** queries and updates by consumers (14, 15: the queue actors).
 
@@ -23,8 +24,9 @@ use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 use tokio::sync::oneshot;
 
 use crate::refusal::Refusal;
-use crate::seam::{ControlRequest, OFFSET_ROWS_MAX, OffsetRow, ToData};
+use crate::seam::{ControlRequest, OFFSET_ROWS_MAX, OffsetChange, ToData};
 
+use super::ledger::{Ledger, OFFSET_GROUP_BYTES_MAX};
 use super::plane::Plane;
 use super::reply::ReplyTo;
 use super::supervision::shell::Part;
@@ -43,35 +45,43 @@ pub enum Msg {
     /// A client's request with a code of this actor.
     Serve(ControlRequest),
     /// Positions that changed.
-    Changed(Vec<OffsetRow>),
+    Changed(Vec<OffsetChange>),
     /// Write out what waits.
     Commit,
-    /// Write out what waits and say when that is done.
-    Flush(oneshot::Sender<()>),
+    /// Write out what waits and say what came of it.
+    Flush(oneshot::Sender<Result<(), Refusal>>),
     /// A topic was deleted.
     TopicGone(TopicId),
-    /// A group was deleted with its offsets.
-    GroupGone(Arc<str>),
 }
 
-/// The newest position of each row that isn't stored yet.
+/// The newest position of each row that isn't stored yet, none for one that is forgotten.
 #[derive(Debug, Default)]
 pub struct Pending {
-    rows: HashMap<(QueueKey, Arc<str>), QueueOffset>,
+    rows: HashMap<(QueueKey, Arc<str>), Option<QueueOffset>>,
 }
 
 impl Pending {
-    /// Adds rows; of one row the last one counts.
-    pub fn add(&mut self, rows: Vec<OffsetRow>) {
+    /// Adds rows; of one row the last one counts. What could never be stored is left out: among the
+    /// others it would let every commit fail.
+    pub fn add(&mut self, rows: Vec<OffsetChange>) {
         for row in rows {
+            let bytes = row.group.len();
+            if bytes > OFFSET_GROUP_BYTES_MAX {
+                tracing::warn!(
+                    topic = %row.queue.topic,
+                    queue = %row.queue.queue,
+                    "a position is not stored: its group's name has {bytes} bytes, \
+                     {OFFSET_GROUP_BYTES_MAX} are allowed"
+                );
+                continue;
+            }
             self.rows.insert((row.queue, row.group), row.offset);
         }
     }
 
     /// Forgets what a filter names.
-    pub fn forget(&mut self, is_gone: impl Fn(QueueKey, &str) -> bool) {
-        self.rows
-            .retain(|(queue, group), _| !is_gone(*queue, group));
+    pub fn forget(&mut self, is_gone: impl Fn(QueueKey) -> bool) {
+        self.rows.retain(|(queue, _), _| !is_gone(*queue));
     }
 
     /// How many wait.
@@ -84,10 +94,10 @@ impl Pending {
         self.rows.is_empty()
     }
 
-    fn rows(&self) -> Vec<OffsetRow> {
+    fn rows(&self) -> Vec<OffsetChange> {
         self.rows
             .iter()
-            .map(|((queue, group), offset)| OffsetRow {
+            .map(|((queue, group), offset)| OffsetChange {
                 queue: *queue,
                 group: Arc::clone(group),
                 offset: *offset,
@@ -119,30 +129,23 @@ impl Part for Offsets {
             Msg::Changed(rows) => {
                 self.pending.add(rows);
                 if self.pending.len() >= PENDING_ROWS_MAX {
-                    self.commit(plane);
+                    self.commit_and_retry(plane);
                 } else {
                     self.commit_soon(plane);
                 }
             }
             Msg::Commit => {
                 self.is_commit_due = false;
-                self.commit(plane);
+                self.commit_and_retry(plane);
             }
             Msg::Flush(done) => {
-                self.commit(plane);
                 // Whoever asked may have stopped waiting.
-                let _ = done.send(());
+                let _ = done.send(self.commit(&plane.ledger));
             }
             Msg::TopicGone(topic) => {
-                self.pending.forget(|queue, _| queue.topic == topic);
+                self.pending.forget(|queue| queue.topic == topic);
                 if let Err(refusal) = plane.ledger.drop_offsets_of_topic(topic) {
                     tracing::warn!(%topic, %refusal, "offsets of a deleted topic stay stored");
-                }
-            }
-            Msg::GroupGone(group) => {
-                self.pending.forget(|_, of| of == &*group);
-                if let Err(refusal) = plane.ledger.drop_offsets_of_group(&group) {
-                    tracing::warn!(%group, %refusal, "offsets of a deleted group stay stored");
                 }
             }
         }
@@ -157,7 +160,9 @@ impl Part for Offsets {
 
     fn abandon(&mut self, plane: &Rc<Plane>, _why: &Refusal) {
         // The rows themselves are sound: the map is changed by whole insertions only.
-        self.commit(plane);
+        if let Err(refusal) = self.commit(&plane.ledger) {
+            tracing::error!(rows = self.pending.len(), %refusal, "offsets not stored, and lost");
+        }
     }
 }
 
@@ -174,18 +179,20 @@ impl Offsets {
         plane.tell_later(wait, |book| book.offsets.tell(Msg::Commit));
     }
 
-    fn commit(&mut self, plane: &Rc<Plane>) {
+    /// Stores what waits; what can't be stored stays pending, and gets newer positions meanwhile.
+    fn commit(&mut self, ledger: &Ledger) -> Result<(), Refusal> {
         if self.pending.is_empty() {
-            return;
+            return Ok(());
         }
-        let rows = self.pending.rows();
-        match plane.ledger.store_offsets(&rows) {
-            Ok(()) => self.pending = Pending::default(),
-            // They stay pending: the next commit tries again, with newer positions.
-            Err(refusal) => {
-                tracing::error!(rows = rows.len(), %refusal, "offsets not stored");
-                self.commit_in(RETRY_AFTER, plane);
-            }
+        ledger.store_offsets(&self.pending.rows())?;
+        self.pending = Pending::default();
+        Ok(())
+    }
+
+    fn commit_and_retry(&mut self, plane: &Rc<Plane>) {
+        if let Err(refusal) = self.commit(&plane.ledger) {
+            tracing::error!(rows = self.pending.len(), %refusal, "offsets not stored");
+            self.commit_in(RETRY_AFTER, plane);
         }
     }
 }
@@ -204,4 +211,48 @@ pub fn hand_out(plane: &Plane) -> Result<usize, Refusal> {
     }
     plane.outbox.send_all(&ToData::Loaded);
     Ok(rows.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(group: &str, offset: Option<u64>) -> OffsetChange {
+        OffsetChange {
+            queue: QueueKey::new(1, 0),
+            group: Arc::from(group),
+            offset: offset.map(QueueOffset),
+        }
+    }
+
+    #[test]
+    fn a_commit_that_fails_says_so_and_its_rows_still_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let mut offsets = Offsets {
+            pending: Pending::default(),
+            is_commit_due: false,
+        };
+        offsets.pending.add(vec![row("g", Some(7))]);
+        let unstorable = (QueueKey::new(1, 0), Arc::from("g".repeat(5000)));
+        offsets.pending.rows.insert(unstorable.clone(), None);
+        assert!(offsets.commit(&ledger).is_err());
+        assert_eq!(offsets.pending.len(), 2);
+        offsets.pending.rows.remove(&unstorable);
+        assert_eq!(offsets.commit(&ledger), Ok(()));
+        assert!(offsets.pending.is_empty());
+        assert_eq!(ledger.load_offsets().unwrap()[0].offset, QueueOffset(7));
+    }
+
+    #[test]
+    fn what_can_never_be_stored_does_not_wait() {
+        let mut pending = Pending::default();
+        let longest = "g".repeat(OFFSET_GROUP_BYTES_MAX);
+        let rows = [longest.clone(), format!("{longest}g")];
+        pending.add(rows.iter().map(|group| row(group, Some(1))).collect());
+        assert_eq!(pending.len(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        assert_eq!(ledger.store_offsets(&pending.rows()), Ok(()));
+    }
 }

@@ -9,9 +9,10 @@ use gantry_protocol::code::response;
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_runtime::net::PeerRef;
+use gantry_storage::units::{QueueKey, QueueOffset};
 
 use super::rig::{Rig, frame_of, peer, request, settings};
-use crate::seam::{CatalogChange, ControlRequest, Question, Ticket, ToControl, ToData};
+use crate::seam::{CatalogChange, ControlRequest, OffsetChange, Ticket, ToControl, ToData};
 
 fn json(value: &Value) -> bytes::Bytes {
     to_bytes(value, IntegerKeys::Quoted)
@@ -321,19 +322,62 @@ fn groups_are_changed_listed_and_deleted_and_that_is_stored() {
             .code,
         0
     );
-    let is_drop = |m: &ToData| match m {
-        ToData::Ask {
-            question: Question::DropGroup(group),
-            ..
-        } => &**group == "g",
-        _ => false,
+    assert_eq!(words_of_g(&rig, &["put"]), ["gone", "forget"]);
+    rig.stop();
+}
+
+/// What the cores were told of group `g`, in order, without some.
+fn words_of_g(rig: &Rig, without: &[&str]) -> Vec<&'static str> {
+    let words = rig.seen.iter().filter_map(|word| match word {
+        ToData::Catalog(CatalogChange::GroupPut(entry)) if &*entry.name == "g" => Some("put"),
+        ToData::Catalog(CatalogChange::GroupGone(name)) if &**name == "g" => Some("gone"),
+        ToData::ForgetGroup(name) if &**name == "g" => Some("forget"),
+        _ => None,
+    });
+    words.filter(|word| !without.contains(word)).collect()
+}
+
+/// Positions go with their group, in one commit; what the group commits when it was made again is
+/// no business of that deletion.
+#[test]
+fn forgotten_positions_are_gone_and_those_of_a_group_made_again_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let put = || {
+        let config = SubscriptionGroupConfig::new("g").to_value();
+        let code = code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+        request(code, &[], json(&config))
     };
-    if !rig.seen.iter().any(is_drop) {
-        rig.until(is_drop);
-    }
-    let is_gone =
-        |m: &ToData| matches!(m, ToData::Catalog(CatalogChange::GroupGone(n)) if &**n == "g");
-    assert!(rig.seen.iter().any(is_gone));
+    let change = |queue, offset: Option<u64>| OffsetChange {
+        queue: QueueKey::new(1, queue),
+        group: "g".into(),
+        offset: offset.map(QueueOffset),
+    };
+    assert_eq!(rig.ask(peer(1), put()).code, 0);
+    let rows = vec![change(0, Some(5)), change(1, Some(6))];
+    rig.tell(ToControl::OffsetsChanged(rows));
+    rig.stop();
+
+    let mut rig = Rig::start(folder.path(), settings());
+    let gone = [("groupName", "g"), ("cleanOffset", "true")];
+    let gone = request(code::DELETE_SUBSCRIPTIONGROUP, &gone, "");
+    assert_eq!(rig.ask(peer(1), gone).code, 0);
+    assert_eq!(rig.ask(peer(1), put()).code, 0);
+    assert_eq!(words_of_g(&rig, &[]), ["put", "gone", "forget", "put"]);
+    // Queue 0: on its way before the core heard, then forgotten. Queue 1 went with the group. Queue
+    // 2: committed since.
+    let rows = [(0, Some(6)), (0, None), (2, None), (2, Some(1))];
+    let rows = rows.map(|(queue, offset)| change(queue, offset));
+    rig.tell(ToControl::OffsetsChanged(rows.to_vec()));
+    rig.stop();
+
+    let mut rig = Rig::start(folder.path(), settings());
+    let is_told = |m: &ToData| matches!(m, ToData::OffsetsLoaded(_));
+    let ToData::OffsetsLoaded(rows) = rig.until(is_told) else {
+        unreachable!()
+    };
+    let rows: Vec<_> = rows.iter().map(|row| (row.queue, row.offset)).collect();
+    assert_eq!(rows, [(QueueKey::new(1, 2), QueueOffset(1))]);
     rig.stop();
 }
 
@@ -456,5 +500,30 @@ fn trap_89_the_cores_hear_who_may_be_pushed_to() {
         _ => false,
     });
     assert_eq!(heard(&rig).last().unwrap(), &("c1".to_owned(), None));
+    rig.stop();
+}
+
+/// What can't be stored would take everybody's changes back with it.
+#[test]
+fn names_that_cannot_be_are_refused_at_the_door() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let long = "x".repeat(5000);
+    for (group, topic) in [(long.as_str(), "T"), ("g", long.as_str()), ("a b", "T")] {
+        let fields = [("group", group), ("topic", topic), ("readable", "false")];
+        let forbid = request(code::UPDATE_AND_GET_GROUP_FORBIDDEN, &fields, "");
+        assert_eq!(
+            rig.ask(peer(1), forbid).code,
+            response::INVALID_PARAMETER,
+            "{group:.9} {topic:.9}"
+        );
+    }
+    let mut whole = beat("c1", "g", &["T"]);
+    whole.client_id = "c".repeat(1025);
+    let beat = request(code::HEART_BEAT, &[], json(&whole.to_value()));
+    let refused = rig.ask(peer(1), beat);
+    assert_eq!(refused.code, response::INVALID_PARAMETER);
+    let remark = refused.remark.unwrap();
+    assert!(remark.contains("1025 bytes, 1024 are allowed"), "{remark}");
     rig.stop();
 }

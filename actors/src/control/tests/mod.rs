@@ -6,7 +6,7 @@ mod lost_records;
 mod offsets;
 mod registration;
 mod retry_crashes;
-mod rig;
+pub(super) mod rig;
 mod supervisors;
 mod topics;
 
@@ -15,7 +15,7 @@ use rig::{Rig, peer, request, settings};
 use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 
-use crate::seam::{CatalogChange, OffsetRow, Ticket, ToControl, ToData};
+use crate::seam::{CatalogChange, OffsetChange, Ticket, ToControl, ToData};
 
 #[test]
 fn trap_26_the_built_in_topics_are_told_before_anything_else() {
@@ -117,10 +117,10 @@ fn offsets_handed_over_are_there_after_a_restart() {
         topic: id,
         queue: gantry_storage::units::QueueId(2),
     };
-    let row = |offset| OffsetRow {
+    let row = |offset| OffsetChange {
         queue,
         group: "g".into(),
-        offset: gantry_storage::units::QueueOffset(offset),
+        offset: Some(gantry_storage::units::QueueOffset(offset)),
     };
     rig.tell(ToControl::OffsetsChanged(vec![row(5)]));
     rig.tell(ToControl::OffsetsChanged(vec![row(9), row(7)]));
@@ -131,9 +131,14 @@ fn offsets_handed_over_are_there_after_a_restart() {
     let ToData::OffsetsLoaded(rows) = loaded else {
         unreachable!()
     };
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.queue, row.group, Some(row.offset)))
+        .collect();
+    let last = row(7);
     assert_eq!(
         rows,
-        [row(7)],
+        [(last.queue, last.group, last.offset)],
         "the last word counts, also when it is smaller (trap 73)"
     );
     assert_eq!(rig.control.as_ref().unwrap().loaded().offsets, 1);

@@ -316,3 +316,16 @@ fn without_server_side_reset_a_group_that_is_offline_is_206() {
     assert_eq!(moved(&rig), 0, "the members move themselves");
     rig.stop();
 }
+
+/// A name that no group can have would be stored with every later position, and fail them all.
+#[test]
+fn positions_are_not_copied_to_a_group_that_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    for name in ["a b".to_owned(), "g".repeat(5000)] {
+        let fields = [("srcGroup", "g"), ("destGroup", name.as_str())];
+        let reply = rig.ask(peer(1), request(code::CLONE_GROUP_OFFSET, &fields, ""));
+        assert_eq!(reply.code, response::INVALID_PARAMETER);
+    }
+    rig.stop();
+}

@@ -31,6 +31,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 }
                 ToData::Close(peer) => self.host.close_peer(peer),
                 ToData::Resolved { ticket, outcome } => self.resume(ticket, &outcome),
+                ToData::ForgetGroup(group) => {
+                    self.shards().for_each(|shard| shard.drop_group(&group));
+                }
                 ToData::Ask { ticket, question } => self.answer_control(ticket, question),
                 ToData::Errand { ticket, errand } => self.run_errand(ticket, errand),
                 ToData::Loaded => {}
@@ -91,10 +94,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Question::Profile => Answer::Profile(Box::new(self.latency_profile())),
             Question::DropTopic(topic) => {
                 self.shards().for_each(|shard| shard.drop_topic(topic));
-                Answer::Done
-            }
-            Question::DropGroup(group) => {
-                self.shards().for_each(|shard| shard.drop_group(&group));
                 Answer::Done
             }
             Question::Ages(own) => Answer::Ages(self.ages(&own).await),

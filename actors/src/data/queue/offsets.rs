@@ -6,7 +6,7 @@
 //! behind.
 //! **Invariants** positions may go back (trap 73); while a reset is pending, queries return it and
 //! commits are swallowed; only a pull takes it, for who was suspended may own the queue no more; a
-//! position is dirty until it was handed to the control plane.
+//! position is dirty until it was handed to the control plane, and so is one that was forgotten.
 //! **Limits** [`GROUPS_MAX`] groups a queue; a commit of one more is refused.
 //! **Not here** whether the group exists (`data::catalog`), how they persist (`control`).
 
@@ -20,7 +20,7 @@ pub const GROUPS_MAX: usize = 16 * 1024;
 /// One group's position in one queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
-    /// What the group committed; none when it has only pulled.
+    /// What the group committed; none when it has only pulled, or was deleted a moment ago.
     pub committed: Option<QueueOffset>,
     /// Offset of the last pull, for display.
     pub pulled: QueueOffset,
@@ -52,6 +52,9 @@ pub enum Commit {
     /// Too many groups.
     Refused,
 }
+
+/// A group whose position changed, and the position; none when it was forgotten.
+pub type ChangedRow = (Arc<str>, Option<QueueOffset>);
 
 /// The positions of all groups in one queue.
 #[derive(Debug, Clone, Default)]
@@ -136,19 +139,24 @@ impl GroupOffsets {
         Some(TakenReset { to, was_told })
     }
 
-    /// Hands out up to `most` dirty rows and marks them clean. True when none is left.
-    pub fn take_dirty(&mut self, most: usize, out: &mut Vec<(Arc<str>, QueueOffset)>) -> bool {
-        let mut taken = 0;
+    /// Hands out up to `most` dirty rows and marks them clean; those without an offset were
+    /// forgotten. True when none is left.
+    pub fn take_dirty(&mut self, most: usize, out: &mut Vec<ChangedRow>) -> bool {
+        let (mut taken, mut forgotten) = (0, false);
         for (group, row) in &mut self.rows {
             if self.dirty_count == 0 || taken == most {
                 break;
             }
-            if let (true, Some(offset)) = (row.dirty, row.committed) {
+            if row.dirty {
                 row.dirty = false;
                 self.dirty_count -= 1;
                 taken += 1;
-                out.push((Arc::clone(group), offset));
+                forgotten |= row.committed.is_none();
+                out.push((Arc::clone(group), row.committed));
             }
+        }
+        if forgotten {
+            self.rows.retain(|(_, row)| *row != Position::default());
         }
         self.dirty_count == 0
     }
@@ -169,12 +177,31 @@ impl GroupOffsets {
         self.rows.get_mut(at).map(|(_, row)| row)
     }
 
-    /// Forgets a group.
-    pub fn drop_group(&mut self, group: &str) {
-        if let Ok(at) = place_of(&self.rows, group)
-            && self.rows.remove(at).1.dirty
-        {
-            self.dirty_count -= 1;
+    /// Forgets a group. What the control plane has heard of, or is about to, stays as a dirty row
+    /// without an offset until that was handed over, too.
+    pub fn drop_group(&mut self, group: &str) -> Commit {
+        let Ok(at) = place_of(&self.rows, group) else {
+            return Commit::Stored;
+        };
+        let Some((_, row)) = self.rows.get_mut(at) else {
+            return Commit::Stored;
+        };
+        if row.committed.is_none() && !row.dirty {
+            self.rows.remove(at);
+            return Commit::Stored;
+        }
+        let (was_dirty, had_dirty) = (row.dirty, self.dirty_count > 0);
+        *row = Position {
+            dirty: true,
+            ..Position::default()
+        };
+        if !was_dirty {
+            self.dirty_count += 1;
+        }
+        if had_dirty {
+            Commit::Stored
+        } else {
+            Commit::FirstDirty
         }
     }
 
@@ -267,6 +294,31 @@ mod tests {
             offsets.commit(&name("g1"), QueueOffset(8)),
             Commit::FirstDirty
         );
+    }
+
+    #[test]
+    fn a_forgotten_group_is_handed_over_as_such_and_one_made_again_stays() {
+        let group = name("g");
+        let mut offsets = GroupOffsets::default();
+        offsets.load(&group, QueueOffset(9));
+        offsets.load(&name("h"), QueueOffset(1));
+        assert_eq!(offsets.drop_group("g"), Commit::FirstDirty);
+        assert_eq!(offsets.query("g"), None);
+        let mut rows = Vec::new();
+        assert!(offsets.take_dirty(9, &mut rows));
+        assert_eq!(rows, [(name("g"), None)]);
+        assert_eq!(offsets.rows.len(), 1, "nothing is left of it");
+
+        offsets.commit(&group, QueueOffset(3));
+        offsets.drop_group("g");
+        offsets.commit(&group, QueueOffset(4));
+        rows.clear();
+        assert!(offsets.take_dirty(9, &mut rows));
+        assert_eq!(rows, [(name("g"), Some(QueueOffset(4)))]);
+
+        offsets.pulled(&name("i"), QueueOffset(4));
+        assert_eq!(offsets.drop_group("i"), Commit::Stored);
+        assert!(offsets.take_dirty(9, &mut rows) && offsets.get("i").is_none());
     }
 
     #[test]

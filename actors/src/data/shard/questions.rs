@@ -270,11 +270,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Some(rows)
     }
 
-    /// Forgets a group's offsets and locks.
+    /// Forgets a group's offsets and locks. That goes to the tables as changed offsets do, and in
+    /// their order: what the group commits from here on, made again, stays.
     pub fn drop_group(&self, group: &str) {
-        for actor in self.inner.borrow_mut().actors.iter_mut().flatten() {
-            actor.state.offsets.drop_group(group);
+        let mut inner = self.inner.borrow_mut();
+        let Inner { actors, dirty, .. } = &mut *inner;
+        for (slot, actor) in (0_u32..).zip(actors.iter_mut()) {
+            let Some(actor) = actor else { continue };
             actor.state.locks.drop_group(group);
+            let is_first = actor.state.offsets.drop_group(group) == Commit::FirstDirty;
+            if is_first && !actor.is_dirty {
+                actor.is_dirty = true;
+                dirty.push_back(slot);
+            }
         }
     }
 }

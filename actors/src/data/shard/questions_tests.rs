@@ -3,6 +3,7 @@ use futures_lite::future::block_on;
 use super::*;
 use crate::data::shard::tests::sent;
 use crate::data::testing::TestBroker;
+use crate::seam::ToData;
 
 #[test]
 fn a_reset_goes_where_the_queue_has_something_or_nowhere() {
@@ -28,4 +29,30 @@ fn a_reset_goes_where_the_queue_has_something_or_nowhere() {
     let refusal = find(ResetTo::Timestamp(0)).unwrap_err();
     assert_eq!(refusal.code, response::SYSTEM_ERROR);
     assert!(refusal.remark.contains("damaged"), "{refusal}");
+}
+
+/// A deletion reaches the tables as a changed row, in the order of the core; what the group commits
+/// afterwards follows it.
+#[test]
+fn a_forgotten_group_is_handed_over_in_order() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let shard = broker.cores[0].shards().next().unwrap();
+    let row = |queue, offset| OffsetRow {
+        queue: QueueKey::new(1, queue),
+        group: "g".into(),
+        offset: QueueOffset(offset),
+    };
+    shard.load_offset(&row(0, 5));
+    shard.load_offset(&row(1, 6));
+    broker.tell_all(|| ToData::ForgetGroup("g".into()));
+    shard.put_offset(&row(1, 1));
+    let mut rows = Vec::new();
+    assert!(shard.take_changed_offsets(9, &mut rows));
+    let mut rows: Vec<_> = rows.iter().map(|row| (row.queue, row.offset)).collect();
+    rows.sort_unstable();
+    let expected = [
+        (QueueKey::new(1, 0), None),
+        (QueueKey::new(1, 1), Some(QueueOffset(1))),
+    ];
+    assert_eq!(rows, expected);
 }

@@ -314,7 +314,8 @@ fn commits_are_stored_handed_over_and_reset_once() {
     let shard = broker.cores[0].shards().next().unwrap();
     assert!(shard.take_changed_offsets(10, &mut rows));
     assert_eq!(rows.len(), 1);
-    assert_eq!((rows[0].offset.0, &*rows[0].group), (1, "g"));
+    let found = (rows[0].offset, &*rows[0].group);
+    assert_eq!(found, (Some(QueueOffset(1)), "g"));
     let ask = crate::seam::Question::ResetOffsets(vec![OffsetRow {
         queue: QueueKey::new(1, 0),
         group: "g".into(),

@@ -15,7 +15,7 @@ use super::{Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::refusal::BusyCause;
-use crate::seam::{Counted, OffsetRow};
+use crate::seam::{Counted, OffsetChange};
 
 /// Actors looked at for sleep in one call.
 pub const SWEEP_MAX: u32 = 1024;
@@ -102,7 +102,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Moves up to `most` changed offsets to `out`. True when none is left.
-    pub fn take_changed_offsets(&self, most: usize, out: &mut Vec<OffsetRow>) -> bool {
+    pub fn take_changed_offsets(&self, most: usize, out: &mut Vec<OffsetChange>) -> bool {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let mut rows = Vec::new();
@@ -120,7 +120,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             };
             let clean = actor.state.offsets.take_dirty(most - out.len(), &mut rows);
             let queue = actor.key;
-            out.extend(rows.drain(..).map(|(group, offset)| OffsetRow {
+            out.extend(rows.drain(..).map(|(group, offset)| OffsetChange {
                 queue,
                 group,
                 offset,

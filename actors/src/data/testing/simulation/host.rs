@@ -20,13 +20,13 @@ use gantry_storage::sim_disk::SimDisk;
 
 use crate::data::host::Host;
 use crate::data::router::CoreWord;
-use crate::seam::{CoreNumber, OffsetRow, ToControl};
+use crate::seam::{CoreNumber, OffsetChange, ToControl};
 
 /// The host of one life.
 pub struct SimHost {
     disk: SimDisk,
     outs: RefCell<BTreeMap<PeerSlot, BytesMut>>,
-    offsets: RefCell<Vec<OffsetRow>>,
+    offsets: RefCell<Vec<OffsetChange>>,
     profile: Profile,
 }
 
@@ -66,7 +66,7 @@ impl SimHost {
     }
 
     /// Offsets handed to the control plane, which are durable there.
-    pub fn take_offsets(&self) -> Vec<OffsetRow> {
+    pub fn take_offsets(&self) -> Vec<OffsetChange> {
         self.offsets.take()
     }
 }

@@ -338,7 +338,11 @@ impl World {
         if let Some(running) = &*self.running.borrow() {
             for row in running.host.take_offsets() {
                 let key = (row.queue, row.group);
-                self.persisted.borrow_mut().insert(key, row.offset.0);
+                let mut persisted = self.persisted.borrow_mut();
+                match row.offset {
+                    Some(offset) => persisted.insert(key, offset.0),
+                    None => persisted.remove(&key),
+                };
             }
         }
     }
