@@ -1,7 +1,8 @@
 //! The cleaning supervisor: decides what old data goes, and whether the disk takes writes.
 //!
 //! **Owns** the watch over the disk, the runs of retention, the registry of owed records.
-//! **Lives on** the control plane's thread, as a guarded task.
+//! **Lives on** the control plane's thread, as two guarded tasks: a run waits for cores and for
+//! records that move, the watch waits for nobody.
 //! **Invariants** segments go only up to the lowest owed record that could not be moved forward;
 //! what can't be measured or asked deletes nothing.
 //! **Limits** one run at a time, every `cleanResourceInterval`; the disk is looked at every
@@ -82,30 +83,40 @@ impl Cleaning {
 pub async fn run(plane: Rc<Plane>) {
     // The first run is one interval after the start.
     plane.cleaning.last_run.set(Some(Instant::now()));
-    let plane = &plane;
-    guard_task(plane.budget("cleaning"), || watch(plane)).await;
+    let (budget, runs) = (plane.budget("cleaning"), Rc::clone(&plane));
+    let own = budget.clone();
+    actix::spawn(async move { guard_task(own, || clean_when_due(&runs)).await });
+    guard_task(budget, || watch(&plane)).await;
+}
+
+fn interval(plane: &Plane) -> Duration {
+    Duration::from_millis(plane.settings.retention.interval_ms)
 }
 
 async fn watch(plane: &Rc<Plane>) {
-    let every = Duration::from_millis(plane.settings.retention.interval_ms);
+    let pause = WATCH_EVERY.min(interval(plane));
     loop {
         measure(plane);
         tell_cores(plane).await;
-        let state = &plane.cleaning;
-        let is_due = state
-            .last_run
-            .get()
-            .is_none_or(|last| last.elapsed() >= every);
+        actix::clock::sleep(pause).await;
+    }
+}
+
+async fn clean_when_due(plane: &Rc<Plane>) {
+    let (state, every) = (&plane.cleaning, interval(plane));
+    loop {
+        let since = state.last_run.get().map_or(every, |last| last.elapsed());
+        let left = every.saturating_sub(since);
         let is_asked = state.is_asked.take();
-        if is_due || is_asked {
-            state.last_run.set(Some(Instant::now()));
-            if let Err(refusal) = clean(plane, is_asked).await {
-                tracing::warn!(%refusal, "old data stays for now");
-            }
+        if !is_asked && !left.is_zero() {
+            // Time over is the usual case.
+            let _ = actix::clock::timeout(left, state.wake.notified()).await;
+            continue;
         }
-        let pause = WATCH_EVERY.min(every);
-        // Time over is the usual case.
-        let _ = actix::clock::timeout(pause, state.wake.notified()).await;
+        state.last_run.set(Some(Instant::now()));
+        if let Err(refusal) = clean(plane, is_asked).await {
+            tracing::warn!(%refusal, "old data stays for now");
+        }
     }
 }
 

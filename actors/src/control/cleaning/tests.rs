@@ -136,6 +136,27 @@ fn a_source_made_anew_takes_the_place_of_the_old_one() {
     assert_eq!(settled(vec![old, new], 100), [(0, 100), (1, 100)]);
 }
 
+/// A run waits for cores that don't answer; the disk is looked at all the same.
+#[test]
+fn the_watch_over_the_disk_goes_on_while_a_run_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = crate::control::tests::rig::settings();
+    folder.path().clone_into(&mut settings.data_dir);
+    settings.retention.interval_ms = 10;
+    settings.retention.rules.warning_percent = 100;
+    let outbox = Rc::new(crate::control::cores::outbox::Outbox::new(Vec::new()));
+    let ledger = crate::control::ledger::Ledger::open(folder.path()).unwrap();
+    let shutdown = gantry_runtime::shutdown::Shutdown::new();
+    let plane = Plane::new(Arc::new(settings), ledger, outbox, shutdown);
+    actix::System::new().block_on(async {
+        actix::spawn(run(Rc::clone(&plane)));
+        actix::clock::sleep(Duration::from_millis(100)).await;
+        assert!(plane.cleaning.usage.take().is_some());
+        actix::clock::sleep(Duration::from_millis(500)).await;
+        assert!(plane.cleaning.usage().is_some(), "nobody has looked");
+    });
+}
+
 fn topic(id: u32, reserve: Option<&str>) -> Arc<TopicEntry> {
     let mut config = TopicConfig::new("t", 4);
     let attributes: BTreeMap<String, String> = reserve
