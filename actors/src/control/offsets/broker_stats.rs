@@ -7,12 +7,13 @@
 //! **Limits** those of `ask`.
 //! **Not here** one group's progress (`requests`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::body::ConsumeStats;
 use gantry_protocol::fastjson::Value;
+use gantry_storage::units::TopicId;
 
 use super::requests::{bounds, reports, stats};
 use crate::control::plane::Plane;
@@ -64,6 +65,10 @@ fn sorted<'r>(plane: &Plane, positions: &'r [GroupReport], only_ordered: bool) -
 }
 
 fn body(plane: &Plane, by_topic: &ByTopic<'_>, bounds: &[QueueReport]) -> Value {
+    let mut queues: HashMap<TopicId, Vec<QueueReport>> = HashMap::new();
+    for row in bounds {
+        queues.entry(row.queue.topic).or_default().push(*row);
+    }
     let (counted, now_ms) = (plane.stats.borrow(), plane.now_ms());
     let mut behind = 0;
     let mut in_flight = 0;
@@ -74,13 +79,9 @@ fn body(plane: &Plane, by_topic: &ByTopic<'_>, bounds: &[QueueReport]) -> Value 
             let Some(entry) = plane.topics.borrow().get(topic).cloned() else {
                 continue;
             };
-            let own: Vec<QueueReport> = bounds
-                .iter()
-                .filter(|row| row.queue.topic == entry.id)
-                .copied()
-                .collect();
+            let own = queues.get(&entry.id).map_or(&[][..], Vec::as_slice);
             let rows: Vec<GroupReport> = rows.iter().map(|row| (*row).clone()).collect();
-            let mut table = stats(plane, &own, &rows);
+            let mut table = stats(plane, own, &rows);
             table.consume_tps = counted.get_tps(now_ms, topic, group);
             let (lag, pulled) = differences(&table);
             behind += lag;

@@ -8,7 +8,9 @@ use gantry_protocol::fastjson::{self, IntegerKeys, Value, to_bytes};
 use gantry_storage::units::QueueOffset;
 
 use super::rig::{Rig, peer, request, settings};
-use crate::seam::{Answer, CatalogChange, Question, QueueReport, ToData};
+use crate::seam::{
+    Answer, CatalogChange, ControlRequest, Question, QueueReport, ToControl, ToData,
+};
 
 fn update(topic: &str, more: &[(&str, &str)]) -> Command {
     let usual = [
@@ -284,5 +286,49 @@ fn a_topic_deleted_and_made_again_in_one_burst_stays() {
     let mut rig = Rig::start(folder.path(), settings());
     assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
     assert_ne!(rig.topics()["T"].id, first);
+    rig.stop();
+}
+
+/// A deletion that isn't stored may be taken back: 316 leaves its queues alone until it is.
+#[test]
+fn a_topic_on_its_way_out_is_no_unknown_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let mut is_known = false;
+    for n in 0..20 {
+        let topic = format!("T{n}");
+        assert_eq!(rig.ensure_topic(&topic, "TBW102", 4), 0);
+        let id = rig.topics()[&topic].id;
+        rig.seen.clear();
+        // While the first change is stored the others arrive, and are one batch.
+        let name = [("topic", topic.as_str())];
+        for command in [
+            update(&format!("another-{n}"), &[]),
+            request(code::DELETE_TOPIC_IN_BROKER, &name, ""),
+            request(code::CLEAN_UNUSED_TOPIC, &[], ""),
+        ] {
+            rig.tell(ToControl::Request(ControlRequest {
+                peer: peer(1),
+                peer_addr: "127.0.0.1:1".parse().unwrap(),
+                command,
+                held: None,
+            }));
+        }
+        let asked = rig.until(|word| {
+            let is_drop =
+                |question: &Question| matches!(question, Question::DropUnknownTopics { .. });
+            matches!(word, ToData::Ask { question, .. } if is_drop(question))
+        });
+        let ToData::Ask {
+            question: Question::DropUnknownTopics { known, .. },
+            ..
+        } = asked
+        else {
+            unreachable!()
+        };
+        is_known |= known.contains(&id);
+    }
+    // Where the deletion was stored before the request came it may well be unknown.
+    assert!(is_known);
     rig.stop();
 }

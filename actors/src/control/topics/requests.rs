@@ -44,8 +44,7 @@ impl Topics {
             request::GET_ALL_TOPIC_CONFIG => all_configs(command, plane).map(Some),
             request::GET_TOPIC_CONFIG => one_config(command, plane).map(Some),
             request::CLEAN_EXPIRED_CONSUMEQUEUE | request::CLEAN_UNUSED_TOPIC => {
-                drop_unused(to, plane);
-                Ok(None)
+                self.drop_unused(to, plane)
             }
             request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => Ok(Some(system_topics(plane))),
             other => Err(Refusal::new(
@@ -247,21 +246,29 @@ fn system_topics(plane: &Rc<Plane>) -> Reply {
     )
 }
 
-/// Codes 306 and 316: queues whose topic is gone are forgotten. (The index of a queue that exists
-/// ends where its log ends, so there is nothing else to clean.)
-fn drop_unused(to: ReplyTo, plane: &Rc<Plane>) {
-    let question = {
-        let table = plane.topics.borrow();
-        Question::DropUnknownTopics {
-            known: Arc::new(table.iter().map(|entry| entry.id).collect()),
-            below: TopicId(table.next_id()),
+impl Topics {
+    /// Codes 306 and 316: queues whose topic is gone are forgotten. (The index of a queue that
+    /// exists ends where its log ends, so there is nothing else to clean.) A deletion that isn't
+    /// stored may be taken back, so its topic isn't gone yet.
+    fn drop_unused(&self, to: ReplyTo, plane: &Rc<Plane>) -> Result<Option<Reply>, Refusal> {
+        if let Some(refusal) = &self.astray {
+            return Err(refusal.clone());
         }
-    };
-    let asking = Rc::clone(plane);
-    plane.reply_later(to, async move {
-        asking.asker.ask(question).await?;
-        Ok(Reply::ok())
-    });
+        let question = {
+            let table = plane.topics.borrow();
+            let known = table.iter().chain(&self.open.gone);
+            Question::DropUnknownTopics {
+                known: Arc::new(known.map(|entry| entry.id).collect()),
+                below: TopicId(table.next_id()),
+            }
+        };
+        let asking = Rc::clone(plane);
+        plane.reply_later(to, async move {
+            asking.asker.ask(question).await?;
+            Ok(Reply::ok())
+        });
+        Ok(None)
+    }
 }
 
 /// Bounds of every queue of a topic; queues that were never written have none and read 0.
