@@ -19,6 +19,7 @@ use gantry_storage::units::{PhysicalOffset, QueueKey};
 use super::core::DataCore;
 use super::host::Host;
 use super::queue::store::QueueStore;
+use super::requests::orderly::Heard;
 use super::router::CoreWord;
 use super::words::ReplyTo;
 use crate::refusal::{BusyCause, Refusal};
@@ -173,9 +174,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 client,
                 take,
             } => {
-                let now_ms = self.host.wall_ms();
-                self.desk.hear_lock(&group, &queues, take, now_ms);
-                let locked = self.lock_own(&queues, &group, &client, take);
+                let heard = Heard {
+                    group: &group,
+                    is_known: self.catalog.borrow().group(&group).is_some(),
+                    queues: &queues,
+                    take,
+                };
+                let locked = if self.desk.hear_lock(heard, self.host.wall_ms()) {
+                    self.lock_own(&queues, &group, &client, take)
+                } else {
+                    Vec::new()
+                };
                 self.give_share(core, ticket, GatherAnswer::Locked(locked));
             }
             GatherAsk::QueryKey(query) => {

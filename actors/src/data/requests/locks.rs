@@ -4,9 +4,11 @@
 //! **Lives on** the session's core (bodies) and on every core (its queues' locks).
 //! **Invariants** the reply lists exactly the requested queues that the client owns after the call
 //! (trap 75); unknown queues are not listed.
-//! **Limits** [`LOCK_QUEUES_MAX`] queues a request.
+//! **Limits** [`LOCK_QUEUES_MAX`] queues a request, [`LOCK_NAME_BYTES_MAX`] a name; how much is
+//! remembered: `orderly`.
 //! **Not here** the life of a lock (`queue::order_lock`), the gathering (`gather`).
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,10 +23,13 @@ use crate::data::gather::{GatherAsk, GatherGoal};
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::words::ReplyTo;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, quoted};
 
 /// Most queues of one request.
 pub const LOCK_QUEUES_MAX: usize = 65_536;
+
+/// Longest name of a client or a group that takes locks.
+pub const LOCK_NAME_BYTES_MAX: usize = 1024;
 
 /// A queue under the names the client used.
 #[derive(Debug, Clone)]
@@ -46,6 +51,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return Err(illegal(format!(
                 "more than {LOCK_QUEUES_MAX} queues in one request"
             )));
+        }
+        let texts = [
+            ("clientId", &body.client_id),
+            ("consumerGroup", &body.consumer_group),
+        ];
+        for (field, name) in texts {
+            if name.len() > LOCK_NAME_BYTES_MAX {
+                let (name, bytes) = (quoted(name), name.len());
+                return Err(illegal(format!(
+                    "{field} {name} has {bytes} bytes, {LOCK_NAME_BYTES_MAX} are allowed"
+                )));
+            }
         }
         let named = body
             .queues
@@ -108,6 +125,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         asked: &[NamedQueue],
         locked: &[QueueKey],
     ) {
+        let locked: HashSet<&QueueKey> = locked.iter().collect();
         let owned = asked.iter().filter(|named| locked.contains(&named.key));
         let body = lock_reply(owned.map(|named| &named.queue));
         let body = fastjson::to_bytes(&body, IntegerKeys::Quoted);

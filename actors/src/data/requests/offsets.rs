@@ -9,6 +9,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use gantry_protocol::body::TopicConfig;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, HeaderView};
 use gantry_protocol::frame::Frame;
@@ -26,6 +27,11 @@ use crate::data::words::{QueueRequest, ReplyTo};
 use crate::refusal::{Refusal, quoted};
 
 type Handled = Result<(), Refusal>;
+
+fn illegal_queue(topic: &str, queue: i32) -> Refusal {
+    let remark = format!("queueId[{queue}] of topic {} is illegal", quoted(topic));
+    Refusal::new(response::INVALID_PARAMETER, remark)
+}
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub(in crate::data) fn query_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
@@ -62,6 +68,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let group = self.group_name(header.consumer_group);
         let key = self.queue_of(header.topic, header.queue_id)?;
         let key = key.ok_or_else(|| no_topic(header.topic))?;
+        self.check_has_queue(header.topic, header.queue_id)?;
         if offset < 0 {
             let remark = format!("commitOffset {offset} is below 0");
             return Err(Refusal::new(response::INVALID_PARAMETER, remark));
@@ -126,15 +133,24 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// The queue a request names; none when its topic is unknown.
     fn queue_of(&self, topic: &str, queue: i32) -> Result<Option<QueueKey>, Refusal> {
-        let queue = u16::try_from(queue).map_err(|_| {
-            let remark = format!("queueId[{queue}] of topic {} is illegal", quoted(topic));
-            Refusal::new(response::INVALID_PARAMETER, remark)
-        })?;
+        let queue = u16::try_from(queue).map_err(|_| illegal_queue(topic, queue))?;
         let catalog = self.catalog.borrow();
         Ok(catalog.topic(topic).map(|entry| QueueKey {
             topic: entry.id,
             queue: QueueId(queue),
         }))
+    }
+
+    /// A position in a queue that the topic lacks would be kept, and nobody could ask for it.
+    fn check_has_queue(&self, topic: &str, queue: i32) -> Result<(), Refusal> {
+        let catalog = self.catalog.borrow();
+        let config = catalog.topic(topic).map(|entry| &entry.config);
+        let lacks =
+            |config: &TopicConfig| queue >= config.read_queue_nums.max(config.write_queue_nums);
+        if config.is_some_and(lacks) {
+            return Err(illegal_queue(topic, queue));
+        }
+        Ok(())
     }
 
     /// The catalog's own copy of a group's name where there is one: no allocation.

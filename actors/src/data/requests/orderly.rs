@@ -4,8 +4,9 @@
 //! **Lives on** each data core: a lock request goes to all cores, whichever holds the queue.
 //! **Invariants** a group whose last lock is given back or has run out holds none. A lock that was
 //! refused counts as well, for then another member of the group holds it.
-//! **Limits** what has run out is forgotten when its group is heard of again, and all of it at
-//! [`GROUPS_MAX`] groups.
+//! **Limits** what has run out is forgotten when its group is heard of again, and all of it where
+//! room is short. [`GROUPS_MAX`] groups beside those that exist, [`LOCKS_MAX`] queues of all
+//! groups: locks beyond are not given.
 //! **Not here** the locks themselves (`queue::order_lock`).
 
 use std::sync::Arc;
@@ -15,34 +16,81 @@ use hashbrown::HashMap;
 
 use crate::data::queue::order_lock::LOCK_LIFE_MS;
 
-/// Groups remembered before those without a live lock are swept out.
+/// Groups remembered before one that doesn't exist (yet: its first heartbeat may be on its way) is
+/// refused.
 pub const GROUPS_MAX: usize = 4096;
+/// Queues remembered for all groups, about 32 MB: a thousand groups, each of a thousand ordered
+/// queues.
+pub const LOCKS_MAX: usize = 1 << 20;
+/// Between two looks for what has run out, which cost some milliseconds where there is much.
+const SWEEP_EVERY_MS: u64 = 1000;
 
 /// See the room's head.
 #[derive(Debug, Default)]
 pub struct OrderlyGroups {
     groups: HashMap<Arc<str>, HashMap<QueueKey, u64>>,
+    /// Queues of all groups.
+    count: usize,
+    swept_ms: u64,
+}
+
+/// A lock request, as every core hears it.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard<'r> {
+    /// Whose.
+    pub group: &'r Arc<str>,
+    /// The group exists.
+    pub is_known: bool,
+    /// Which queues.
+    pub queues: &'r [QueueKey],
+    /// Taken, or given back.
+    pub take: bool,
 }
 
 impl OrderlyGroups {
-    /// A lock request was heard.
-    pub fn note(&mut self, group: &Arc<str>, queues: &[QueueKey], take: bool, now_ms: u64) {
-        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(group) {
-            self.groups
-                .retain(|_, locks| locks.values().any(|until| *until > now_ms));
+    /// A lock request was heard. False when there is no room to remember it: then it must not be
+    /// granted.
+    pub fn note(&mut self, heard: Heard<'_>, now_ms: u64) -> bool {
+        if heard.take && !self.has_room(heard) {
+            self.sweep(now_ms);
+            if !self.has_room(heard) {
+                return false;
+            }
         }
-        let locks = self.groups.entry(Arc::clone(group)).or_default();
+        let locks = self.groups.entry(Arc::clone(heard.group)).or_default();
+        self.count -= locks.len();
         locks.retain(|_, until| *until > now_ms);
-        for queue in queues {
-            if take {
+        for queue in heard.queues {
+            if heard.take {
                 locks.insert(*queue, now_ms + LOCK_LIFE_MS);
             } else {
                 locks.remove(queue);
             }
         }
+        self.count += locks.len();
         if locks.is_empty() {
-            self.groups.remove(group);
+            self.groups.remove(heard.group);
         }
+        true
+    }
+
+    fn has_room(&self, heard: Heard<'_>) -> bool {
+        let locks = self.groups.get(heard.group);
+        let may_stand = heard.is_known || locks.is_some() || self.groups.len() < GROUPS_MAX;
+        let is_new = |queue: &&QueueKey| locks.is_none_or(|locks| !locks.contains_key(*queue));
+        may_stand && self.count + heard.queues.iter().filter(is_new).count() <= LOCKS_MAX
+    }
+
+    fn sweep(&mut self, now_ms: u64) {
+        if now_ms < self.swept_ms.saturating_add(SWEEP_EVERY_MS) {
+            return;
+        }
+        self.swept_ms = now_ms;
+        self.groups.retain(|_, locks| {
+            locks.retain(|_, until| *until > now_ms);
+            !locks.is_empty()
+        });
+        self.count = self.groups.values().map(HashMap::len).sum();
     }
 
     /// Whether a lock of the group may live.
@@ -61,12 +109,71 @@ mod tests {
         let mut orderly = OrderlyGroups::default();
         let group: Arc<str> = Arc::from("g");
         let queues = [QueueKey::new(1, 0), QueueKey::new(1, 1)];
-        orderly.note(&group, &queues, true, 1000);
+        let note = |orderly: &mut OrderlyGroups, queues, take, now_ms| {
+            let heard = Heard {
+                group: &group,
+                is_known: true,
+                queues,
+                take,
+            };
+            assert!(orderly.note(heard, now_ms));
+        };
+        note(&mut orderly, &queues[..], true, 1000);
         assert!(orderly.holds("g", 1000 + LOCK_LIFE_MS - 1) && !orderly.holds("h", 1000));
         assert!(!orderly.holds("g", 1000 + LOCK_LIFE_MS));
-        orderly.note(&group, &queues[..1], false, 2000);
+        note(&mut orderly, &queues[..1], false, 2000);
         assert!(orderly.holds("g", 2000));
-        orderly.note(&group, &queues[1..], false, 2000);
+        note(&mut orderly, &queues[1..], false, 2000);
         assert!(!orderly.holds("g", 2000) && orderly.groups.is_empty());
+        assert_eq!(orderly.count, 0);
+    }
+
+    #[test]
+    fn groups_that_do_not_exist_are_bounded_and_those_that_do_find_room() {
+        let mut orderly = OrderlyGroups::default();
+        let queues = [QueueKey::new(1, 0)];
+        let mut note = |name: String, is_known, now_ms| {
+            let heard = Heard {
+                group: &Arc::from(name),
+                is_known,
+                queues: &queues,
+                take: true,
+            };
+            orderly.note(heard, now_ms)
+        };
+        for n in 0..GROUPS_MAX {
+            assert!(note(format!("g{n}"), false, 1000));
+        }
+        assert!(!note("one-more".to_owned(), false, 2000));
+        assert!(note("g0".to_owned(), false, 2000), "a renewal");
+        assert!(note("real".to_owned(), true, 2000));
+        assert!(
+            note("one-more".to_owned(), false, 1001 + LOCK_LIFE_MS),
+            "the others ran out"
+        );
+    }
+
+    #[test]
+    fn queues_of_all_groups_are_bounded() {
+        let mut orderly = OrderlyGroups {
+            count: LOCKS_MAX - 1,
+            ..OrderlyGroups::default()
+        };
+        orderly.swept_ms = 1000;
+        let queues = [QueueKey::new(1, 0), QueueKey::new(1, 1)];
+        let group = Arc::from("g");
+        let ask = |queues| Heard {
+            group: &group,
+            is_known: true,
+            queues,
+            take: true,
+        };
+        assert!(!orderly.note(ask(&queues[..]), 1001));
+        assert!(orderly.note(ask(&queues[..1]), 1001));
+        assert!(orderly.note(ask(&queues[..1]), 1001), "a renewal");
+        assert!(
+            orderly.note(ask(&queues[..]), 3000),
+            "a sweep found the truth"
+        );
     }
 }

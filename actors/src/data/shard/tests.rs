@@ -310,6 +310,17 @@ fn commits_are_stored_handed_over_and_reset_once() {
     };
     commit(1);
     assert_eq!(query(), "1");
+    let lacking = [
+        base[0],
+        base[1],
+        ("queueId", 9.into()),
+        ("commitOffset", 1.into()),
+    ];
+    broker.request(&request_frame(15, 1, &lacking, b""));
+    assert_eq!(
+        broker.reply().code,
+        gantry_protocol::code::response::INVALID_PARAMETER
+    );
     let mut rows = Vec::new();
     let shard = broker.cores[0].shards().next().unwrap();
     assert!(shard.take_changed_offsets(10, &mut rows));

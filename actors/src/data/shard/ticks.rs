@@ -151,6 +151,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Puts idle actors to sleep: their queues stay in the store, and the next request wakes them.
     pub fn sweep(&self) {
+        let now_ms = self.host.mono_ms();
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         for _ in 0..SWEEP_MAX.min(u32::try_from(inner.actors.len()).unwrap_or(SWEEP_MAX)) {
@@ -162,7 +163,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             inner.sweep_at = slot + 1;
-            if let Some(place) = place
+            if let Some(Some(actor)) = place {
+                // A lock that ran out would keep its actor awake for ever.
+                actor.state.locks.forget_dead(now_ms);
+            }
+            if let Some(place) = inner.actors.get_mut(slot as usize)
                 && let Some(key) = place
                     .as_ref()
                     .filter(|actor| actor.is_idle())

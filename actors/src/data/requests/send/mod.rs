@@ -28,7 +28,7 @@ use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
 use self::delay::Delay;
-use super::orderly::OrderlyGroups;
+use super::orderly::{Heard, OrderlyGroups};
 use crate::data::catalog::Catalog;
 use crate::data::queue::append::key_hashes;
 use crate::data::transactions::rebuild::queue_on;
@@ -114,9 +114,9 @@ impl SendDesk {
         }
     }
 
-    /// A lock request of a group was heard.
-    pub fn hear_lock(&self, group: &Arc<str>, queues: &[QueueKey], take: bool, now_ms: u64) {
-        self.orderly.borrow_mut().note(group, queues, take, now_ms);
+    /// A lock request of a group was heard. False when it must not be granted.
+    pub fn hear_lock(&self, heard: Heard<'_>, now_ms: u64) -> bool {
+        self.orderly.borrow_mut().note(heard, now_ms)
     }
 
     /// Checks a send, prepares it and hands it to `store`: a message is long, and is copied by each
