@@ -4,9 +4,10 @@
 //! offsets written behind, the order of the end.
 //! **Lives on** its data core; not `Send`.
 //! **Invariants** the pass loop lets every other task run between two passes. At the end: no new
-//! requests, inboxes finished, flush awaited, offsets handed over, in that order.
+//! requests, inboxes finished, flush awaited, the other cores as far as that and their last words
+//! taken in, offsets handed over, in that order. Of a queue's offsets the newest arrive last.
 //! **Limits** [`TICK_MS`] is how late a deadline may be noticed; [`DRAIN_MS`] how long the end may
-//! take.
+//! take, and [`OTHERS_MS`] with the others'.
 //! **Not here** sockets, disk, mailboxes (runtime; joined in `data::seat`).
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +25,7 @@ use super::requests::parked::Parked;
 use super::requests::pushes::Pushes;
 use super::requests::reading::Reading;
 use super::requests::send::SendDesk;
+use super::router::CoreWord;
 use super::shard::acks::SendReplyMarks;
 use super::shard::signal::Signal;
 use super::shard::{OnBug, Shard, ShardRules};
@@ -34,6 +36,9 @@ use crate::settings::{BrokerSettings, FlushDiskType};
 pub const TICK_MS: u64 = 10;
 /// Longest wait for inboxes and flushes at the end.
 pub const DRAIN_MS: u64 = 10_000;
+/// Longest wait, from the beginning of the end, for the other cores to have come as far: who is
+/// ready as late as may be still gets its last words across.
+pub const OTHERS_MS: u64 = DRAIN_MS + 500;
 /// Changed offsets are handed over at least this often.
 pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
 
@@ -69,6 +74,10 @@ pub struct DataCore<S, H> {
     shards: RefCell<Shards<S, H>>,
     on_bug: OnBug,
     is_stopping: Cell<bool>,
+    /// Other cores from which nothing more comes that anybody waits for.
+    pub(super) drained_others: Cell<CoreNumber>,
+    /// Changed offsets are being handed over.
+    hands_over: Cell<bool>,
     /// The totals that the control plane has heard of.
     told: Cell<Totals>,
 }
@@ -116,6 +125,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),
             on_bug,
             is_stopping: Cell::new(false),
+            drained_others: Cell::new(0),
+            hands_over: Cell::new(false),
             told: Cell::default(),
         })
     }
@@ -255,6 +266,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// Hands all changed offsets over.
     pub async fn hand_over_offsets(&self) {
+        // Those that wait for room in the mailbox are older: they must not arrive behind these.
+        while self.hands_over.replace(true) {
+            self.host.sleep_ms(1).await;
+        }
         for shard in self.shards() {
             loop {
                 let mut rows = Vec::new();
@@ -267,6 +282,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 }
             }
         }
+        self.hands_over.set(false);
     }
 
     /// Hands over what was counted since the last time, if anything was.
@@ -290,21 +306,51 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    /// Ends the core's work: what is in the inboxes is done, what waits is answered, offsets are
-    /// handed over. The caller then shuts the stores and says `CoreStopped`.
-    pub async fn stop(self: &Rc<Self>) {
+    /// Ends the core's work: what is in the inboxes is done, what waits is answered, what the other
+    /// cores have for this one's clients and halves has come, offsets are handed over. The other
+    /// cores are waited for until `others_ms` from now. The caller then closes the connections,
+    /// shuts the stores and says `CoreStopped`.
+    pub async fn stop(self: &Rc<Self>, others_ms: u64) {
         self.is_stopping.set(true);
+        let began_ms = self.host.mono_ms();
         self.end_all_pushes();
         for shard in self.shards() {
             shard.close_inboxes();
             shard.answer_waiting();
         }
-        let deadline = self.host.mono_ms() + DRAIN_MS;
-        while self.shards().any(|shard| !shard.is_drained()) && self.host.mono_ms() < deadline {
+        let deadline_ms = began_ms + DRAIN_MS;
+        self.drain(deadline_ms).await;
+        self.tell_drained(deadline_ms).await;
+        let others = self.cores.saturating_sub(1);
+        while self.drained_others.get() < others && self.host.mono_ms() < began_ms + others_ms {
+            self.host.sleep_ms(1).await;
+        }
+        // Ends of halves that they told are reported in the log.
+        self.pass();
+        self.drain(deadline_ms).await;
+        self.hand_over_offsets().await;
+    }
+
+    async fn drain(self: &Rc<Self>, deadline_ms: u64) {
+        while self.shards().any(|shard| !shard.is_drained()) && self.host.mono_ms() < deadline_ms {
             self.host.sleep_ms(1).await;
             self.tick();
         }
-        self.hand_over_offsets().await;
+    }
+
+    /// Tells the other cores that all they wait for from this one is on its way to them.
+    async fn tell_drained(&self, deadline_ms: u64) {
+        while self.host.has_late_replies() && self.host.mono_ms() < deadline_ms {
+            self.host.sleep_ms(1).await;
+        }
+        for core in (0..self.cores).filter(|core| *core != self.number) {
+            // Behind everything else on that road.
+            while self.host.send_core(core, CoreWord::Drained).is_err()
+                && self.host.mono_ms() < deadline_ms
+            {
+                self.host.sleep_ms(1).await;
+            }
+        }
     }
 }
 
@@ -313,3 +359,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 fn young_bytes(memory_limit_bytes: u64) -> u64 {
     memory_limit_bytes.saturating_mul(8) / 5
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -74,6 +74,11 @@ pub trait Host: 'static {
     /// The word comes back when too many wait for that core.
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>>;
 
+    /// Whether replies to other cores' peers wait here because the road there was full.
+    fn has_late_replies(&self) -> bool {
+        false
+    }
+
     /// Hands a message to the control plane.
     ///
     /// # Errors

@@ -53,6 +53,8 @@ pub enum CoreWord {
     },
     /// A connection is gone.
     PeerClosed(PeerRef),
+    /// The sender stops, and nothing that anybody waits for comes behind this.
+    Drained,
     /// A client answered a push of the receiver.
     PushAnswered {
         /// Who answered.
@@ -194,6 +196,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     profile.decoded(core, read_us, decoded_us, now_us);
                 }
                 CoreWord::PeerClosed(peer) => self.forget_peer(peer),
+                CoreWord::Drained => self.drained_others.set(self.drained_others.get() + 1),
                 CoreWord::PushAnswered { peer, opaque, code } => {
                     self.push_answered(peer, opaque, code);
                 }

@@ -6,12 +6,12 @@
 //! **Invariants** at the start: shards recovered, then the catalog and offsets that the control
 //! plane has sent taken in, then (by the caller) the ports opened. At the end: see
 //! [`RunningCore::stop`].
-//! **Limits** [`STOP_MS`] for connections to take their last bytes.
+//! **Limits** [`STOP_MS`] for connections to take their last bytes; [`OTHERS_MS`] for other cores.
 //! **Not here** the rules (`data::core` and below), the order between cores and planes (`server`).
 
 mod stores;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ pub use stores::read_identity;
 
 use stores::{Stores, add_shards, open_again, open_shards};
 
-use super::core::{CorePlace, DataCore};
+use super::core::{CorePlace, DataCore, OTHERS_MS};
 use super::host::Host;
 use super::requests::parked::Caller;
 use super::router::CoreWord;
@@ -50,6 +50,8 @@ use crate::settings::{BrokerSettings, FlushDiskType};
 
 /// Longest wait for connections to take their last bytes.
 pub const STOP_MS: u64 = 2_000;
+/// Longest wait for the other cores' last answers when the process ends because a part failed.
+const FAILED_OTHERS_MS: u64 = 1_000;
 
 /// What stalls of these tasks are called in the profile.
 const WORDS: &str = "router (words of other cores)";
@@ -104,6 +106,8 @@ pub struct GlommioHost {
     to_control: MailSender<ToControl>,
     scratch: RefCell<BytesMut>,
     replies: Arc<SharedBudget>,
+    /// Replies that wait for a full road.
+    late_replies: Rc<Cell<usize>>,
 }
 
 impl GlommioHost {
@@ -134,12 +138,15 @@ impl GlommioHost {
         let Some(mesh) = self.mesh.get().cloned() else {
             return;
         };
+        let late = Rc::clone(&self.late_replies);
+        late.set(late.get() + 1);
         // The road is full: this reply waits by itself rather than be lost.
         self.spawn(async move {
             while let Err(back) = mesh.send(peer.core, *word) {
                 *word = back;
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
+            late.set(late.get() - 1);
         });
     }
 
@@ -210,6 +217,10 @@ impl Host for GlommioHost {
             Some(mesh) => mesh.send(core, word).map_err(Box::new),
             None => Err(Box::new(word)),
         }
+    }
+
+    fn has_late_replies(&self) -> bool {
+        self.late_replies.get() > 0
     }
 
     fn offer_control(&self, message: ToControl) -> Result<(), Box<ToControl>> {
@@ -326,6 +337,7 @@ pub struct RunningCore {
     stores: Stores,
     settings: Arc<BrokerSettings>,
     identity: StoreIdentity,
+    has_listened: Cell<bool>,
 }
 
 impl RunningCore {
@@ -350,6 +362,7 @@ impl RunningCore {
             to_control: seat.to_control,
             scratch: RefCell::default(),
             replies: Arc::clone(&seat.replies),
+            late_replies: Rc::default(),
         });
         let place = place_of(&context, &identity);
         let shutdown = context.shutdown.clone();
@@ -396,6 +409,7 @@ impl RunningCore {
                 stores,
                 settings,
                 identity,
+                has_listened: Cell::new(false),
             },
             reports,
         ))
@@ -411,6 +425,7 @@ impl RunningCore {
         vip: SocketAddr,
         claim: Claim,
     ) -> Result<(SocketAddr, SocketAddr), ListenError> {
+        self.has_listened.set(true);
         Ok((self.net.listen(main, claim)?, self.net.listen(vip, claim)?))
     }
 
@@ -419,11 +434,11 @@ impl RunningCore {
         self.net.peers().len()
     }
 
-    /// Stops in order: requests in the inboxes are done and answered, suspended pulls answered,
-    /// offsets handed over, connections closed, stores synced, checkpointed and shut; then
-    /// `CoreStopped`.
+    /// Stops in order: requests in the inboxes are done and answered, suspended pulls answered, the
+    /// other cores waited for until they have got as far, offsets handed over, connections closed,
+    /// stores synced, checkpointed and shut; then `CoreStopped`.
     pub async fn stop(self) {
-        self.core.stop().await;
+        self.core.stop(self.others_ms()).await;
         self.net.close(Duration::from_millis(STOP_MS)).await;
         // What came while the last bytes left.
         self.core.hand_over_offsets().await;
@@ -438,6 +453,19 @@ impl RunningCore {
         let stopped = ToControl::CoreStopped(self.host.context.index);
         self.core.send_patiently(stopped).await;
         tracing::debug!(core = self.host.context.index, dir = ?self.settings.data_dir, "stopped");
+    }
+
+    /// How long to wait for the other cores. Their answers are for clients, so not at all without
+    /// any; a core that failed never gets there.
+    fn others_ms(&self) -> u64 {
+        let reason = self.host.context.shutdown.reason();
+        if !self.has_listened.get() {
+            0
+        } else if reason.is_some_and(|reason| reason.is_failure()) {
+            FAILED_OTHERS_MS
+        } else {
+            OTHERS_MS
+        }
     }
 
     /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a

@@ -107,7 +107,10 @@ fn tell(to_data: &MailSender<ToData>) {
 
 /// Runs `client` against a broker of two cores and two shards in `dir`.
 fn with_broker(dir: &Path, client: impl FnOnce(SocketAddr)) {
-    let mut settings = settings();
+    with_broker_of(settings(), dir, client);
+}
+
+fn with_broker_of(mut settings: BrokerSettings, dir: &Path, client: impl FnOnce(SocketAddr)) {
     settings.data_dir = dir.join("data");
     settings.tail_dir = Some(dir.join("tail"));
     settings.segment_bytes = 8 << 20;
@@ -287,5 +290,74 @@ fn halves_whose_index_is_damaged_are_open_after_the_start() {
             assert_eq!(reply.code, 0, "{reply:?}");
         }
         assert_eq!(count(&mut stream), 2);
+    });
+}
+
+/// Keeps some sends to every queue under way until the broker goes; how many it said it stored.
+fn send_until_it_stops(addr: SocketAddr) -> usize {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let limit = Some(Duration::from_secs(20));
+    stream.set_read_timeout(limit).unwrap();
+    let send = |stream: &mut TcpStream, count: i32| {
+        let mut wire = Vec::new();
+        for n in 0..count {
+            let header = SendHeader {
+                queue_id: n % 4,
+                ..send_header("T")
+            };
+            wire.extend(bytes_of(&send_frame(n, &header, &[7; 256])));
+        }
+        // It may be gone.
+        let _ = stream.write_all(&wire);
+    };
+    send(&mut stream, 64);
+    let (mut buffer, mut stored, mut is_refused) = (BytesMut::new(), 0, false);
+    let mut block = vec![0; 65_536];
+    loop {
+        let n = match stream.read(&mut block) {
+            Ok(0) | Err(_) => return stored,
+            Ok(n) => n,
+        };
+        buffer.extend_from_slice(&block[..n]);
+        let mut heard = 0;
+        while let Some(frame) = take_frame(&mut buffer).unwrap() {
+            let reply = Command::from_frame(&frame).unwrap();
+            // SEND_OK, or stored and not synced in time.
+            let is_stored = reply.code == 0 || reply.code == 10;
+            assert!(is_stored || reply.code == 14, "{reply:?}");
+            stored += usize::from(is_stored);
+            is_refused |= !is_stored;
+            heard += 1;
+        }
+        if !is_refused {
+            send(&mut stream, heard);
+        }
+    }
+}
+
+#[test]
+fn every_message_that_an_orderly_stop_leaves_stored_was_answered() {
+    let sync = || BrokerSettings {
+        flush_disk_type: FlushDiskType::Sync,
+        ..settings()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut answered = 0;
+    for _ in 0..3 {
+        let mut clients = Vec::new();
+        with_broker_of(sync(), dir.path(), |addr| {
+            clients = (0..8)
+                .map(|_| std::thread::spawn(move || send_until_it_stops(addr)))
+                .collect();
+            std::thread::sleep(Duration::from_millis(300));
+        });
+        answered += clients
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .sum::<usize>();
+    }
+    with_broker_of(sync(), dir.path(), |addr| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        assert_eq!(count(&mut stream), answered);
     });
 }

@@ -375,7 +375,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     pub fn is_drained(&self) -> bool {
         let inner = self.inner.borrow();
         let waiting = inner.inbox_count + inner.asks_count + inner.cold.len();
-        waiting == 0 && inner.flushing.is_empty() && inner.cold_under_way == 0
+        // What a pass could not report of ended halves because the tail was full.
+        let has_ops = inner.stalled_us.is_some() && inner.transacting.owes();
+        waiting == 0 && !has_ops && inner.flushing.is_empty() && inner.cold_under_way == 0
     }
 
     /// The next turn of this queue's actor panics.

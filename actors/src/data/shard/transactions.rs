@@ -92,7 +92,7 @@ impl Transacting {
         }
     }
 
-    fn owes(&self) -> bool {
+    pub(super) fn owes(&self) -> bool {
         !self.ended.is_empty() || !self.checked.is_empty()
     }
 

@@ -36,6 +36,8 @@ pub struct FakeWorld {
     pub now_us: Cell<u64>,
     pub control_is_full: Cell<bool>,
     pub has_reply_room: Cell<bool>,
+    /// Sleeps end when their task is polled again; otherwise never.
+    pub naps: Cell<bool>,
 }
 
 /// One core's host.
@@ -56,6 +58,7 @@ impl FakeWorld {
             now_us: Cell::new(1_000_000),
             control_is_full: Cell::new(false),
             has_reply_room: Cell::new(true),
+            naps: Cell::new(false),
         })
     }
 
@@ -183,7 +186,13 @@ impl Host for FakeHost {
     }
 
     fn sleep_ms(&self, _ms: u64) -> impl Future<Output = ()> + 'static {
-        std::future::pending()
+        let naps = self.world.naps.get();
+        async move {
+            if !naps {
+                std::future::pending::<()>().await;
+            }
+            futures_lite::future::yield_now().await;
+        }
     }
 
     fn breathe(&self) -> impl Future<Output = ()> + 'static {

@@ -22,6 +22,7 @@ mod world;
 
 use self::mix::Mix;
 use self::world::{Death, Totals, World};
+use crate::data::core::OTHERS_MS;
 
 impl World {
     /// Lives and deaths until so many requests were made.
@@ -101,7 +102,7 @@ impl World {
             let running = running.as_ref().expect("it lives");
             (running.core.clone(), running.stores.clone())
         };
-        core.stop().await;
+        core.stop(OTHERS_MS).await;
         core.hand_over_offsets().await;
         let mut clean = true;
         for store in &stores {
