@@ -201,7 +201,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
     let memory = settings.memory_plan(cores);
     let replies = SharedBudget::new(memory.replies_bytes);
-    for mesh_seat in mesh::seats(placements.len()) {
+    for mesh_seat in mesh::seats(placements.len(), memory.road_bytes) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
         let core = CoreSeat {

@@ -18,8 +18,12 @@ use crate::data::shard::{COLD_READS_MAX, INBOX_BYTES_MAX};
 pub const BASE_BYTES: u64 = 48 << 20;
 /// Of 32 parts: replies that wait to be read, of all connections.
 const REPLIES_PARTS: u64 = 8;
-/// Of 32 parts: requests that wait in the inboxes.
+/// Of 32 parts: requests that wait in the inboxes, and those on their way there.
 const INBOX_PARTS: u64 = 4;
+/// Of these: messages on their way from one core to another, where there are several.
+const ROAD_PARTS: u64 = 1;
+/// Of one core: with more it is the receivers that are slow, and producers should hear of it.
+const ROAD_BYTES_MAX: usize = 32 << 20;
 /// Of 32 parts: frames whose end has not arrived. Their buffers grow by doubling, so that they may
 /// take twice of it.
 const ASSEMBLY_PARTS: u64 = 1;
@@ -59,6 +63,8 @@ pub struct MemoryPlan {
     pub assembly_bytes: usize,
     /// Requests in the inboxes of a shard.
     pub inbox_bytes: usize,
+    /// Messages that a core has sent to others and that are not in an inbox yet.
+    pub road_bytes: usize,
     /// Bodies of requests of a core that the control plane has not looked at yet.
     pub control_bytes: usize,
     /// What the searches by key of a core may find before they are answered.
@@ -85,6 +91,8 @@ impl MemoryPlan {
         let cold_reads = share(COLD_PARTS) / shards / COLD_READ_BYTES;
         let read_cache_bytes = (cache / 3).min(stock.read_cache_bytes);
         let errands = share(ERRAND_PARTS) / 2 / cores;
+        let roads = if cores > 1 { ROAD_PARTS } else { 0 };
+        let inboxes = share(INBOX_PARTS - roads) / shards;
         let kept = read_cache_bytes * shards.div_ceil(cores);
         Self {
             replies_bytes: size(replies),
@@ -92,7 +100,9 @@ impl MemoryPlan {
             out_bytes_soft: size(replies / CONNECTION_PART / 4).min(OUT_BYTES_SOFT),
             assembly_bytes: size((share(ASSEMBLY_PARTS) / cores).max(one_message))
                 .min(ASSEMBLY_BYTES_MAX),
-            inbox_bytes: size((share(INBOX_PARTS) / shards).max(one_message)).min(INBOX_BYTES_MAX),
+            inbox_bytes: size(inboxes.max(one_message)).min(INBOX_BYTES_MAX),
+            road_bytes: size((share(roads) / cores).max(roads * RECORD_BYTES_MAX))
+                .min(ROAD_BYTES_MAX),
             control_bytes: size(errands).min(CONTROL_BYTES_MAX),
             search_bytes: size(errands),
             cold_reads: size(cold_reads).clamp(2, COLD_READS_MAX),
@@ -138,7 +148,8 @@ mod tests {
             let parked = inboxes / 2;
             let control = (plan.control_bytes + plan.search_bytes) as u64 * shards;
             let waiting = plan.replies_bytes as u64 + inboxes + parked + assembly + control;
-            let sum = waiting + caches + cold + BASE_BYTES;
+            let roads = plan.road_bytes as u64 * shards;
+            let sum = waiting + roads + caches + cold + BASE_BYTES;
             assert!(sum < limit, "{sum} of {limit}: {plan:?}");
             assert!(plan.out_bytes_soft < plan.out_bytes_max);
             assert!(plan.out_bytes_max < plan.replies_bytes);

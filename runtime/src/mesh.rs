@@ -6,12 +6,14 @@
 //! sent to the own core takes the same road, so callers need no special case. Sending never waits.
 //! **Limits** [`WAITING_MESSAGES_MAX`] messages wait per target beyond the [`CHANNEL_BATCHES_MAX`]
 //! batches under way; above that `send` gives the message back, which means busy. A batch is at
-//! most [`WAITING_MESSAGES_MAX`] messages.
+//! most [`WAITING_MESSAGES_MAX`] messages. What holds memory is counted until its receiver has
+//! handled it: as many bytes a core as its seat was made for, or a single larger message.
 //! **Not here** the control plane's mailboxes (`mailbox`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use glommio::channels::shared_channel::{
@@ -20,24 +22,33 @@ use glommio::channels::shared_channel::{
 
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, spawn_into};
+use crate::shared_budget::{Held, SharedBudget};
 
 /// Messages that may wait in a core for one other core.
 pub const WAITING_MESSAGES_MAX: usize = 16 * 1024;
 /// Batches under way from one core to another.
 pub const CHANNEL_BATCHES_MAX: usize = 64;
 
-type Batch<M> = Vec<M>;
+/// Messages that travel together.
+struct Batch<M> {
+    messages: Vec<M>,
+    /// The memory of all of them.
+    held: Option<Held>,
+}
 
 /// What one core takes with it to join the mesh; `Send`.
 pub struct MeshSeat<M: Send + 'static> {
+    bytes_max: usize,
     to: Vec<Option<SharedSender<Batch<M>>>>,
     from: Vec<Option<SharedReceiver<Batch<M>>>>,
 }
 
-/// Seats for `cores` cores, in the order of their numbers.
-pub fn seats<M: Send + 'static>(cores: usize) -> Vec<MeshSeat<M>> {
+/// Seats for `cores` cores, in the order of their numbers. What each has sent and is not handled
+/// yet holds at most `bytes_max`, see [`Mesh::send_sized`].
+pub fn seats<M: Send + 'static>(cores: usize, bytes_max: usize) -> Vec<MeshSeat<M>> {
     let mut all: Vec<MeshSeat<M>> = (0..cores)
         .map(|_| MeshSeat {
+            bytes_max,
             to: Vec::new(),
             from: Vec::new(),
         })
@@ -64,11 +75,16 @@ pub fn seats<M: Send + 'static>(cores: usize) -> Vec<MeshSeat<M>> {
 /// The sending side of one core. Clone the `Rc`.
 pub struct Mesh<M> {
     lanes: Vec<Lane<M>>,
+    /// Bytes of messages that wait in all lanes.
+    waiting_bytes: Cell<usize>,
+    /// Bytes of batches that have left: the receivers count them off.
+    under_way: Arc<SharedBudget>,
     metrics: Rc<CoreMetrics>,
 }
 
 struct Lane<M> {
-    waiting: RefCell<Batch<M>>,
+    waiting: RefCell<Vec<M>>,
+    bytes: Cell<usize>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -83,10 +99,13 @@ impl<M: Send + 'static> Mesh<M> {
         let on_batch = Rc::new(on_batch);
         let lanes = seat.to.iter().map(|_| Lane {
             waiting: RefCell::default(),
+            bytes: Cell::new(0),
             waker: RefCell::default(),
         });
         let mesh = Rc::new(Self {
             lanes: lanes.collect(),
+            waiting_bytes: Cell::new(0),
+            under_way: SharedBudget::new(seat.bytes_max),
             metrics: Rc::clone(&core.metrics),
         });
         for (index, sender) in seat.to.into_iter().enumerate() {
@@ -115,19 +134,35 @@ impl<M: Send + 'static> Mesh<M> {
     /// # Errors
     /// The message comes back when too many wait for that core, or there is no such core.
     pub fn send(&self, target: u16, message: M) -> Result<(), M> {
+        self.send_sized(target, message, 0)
+    }
+
+    /// As [`Mesh::send`], of a message that holds so many bytes beside itself.
+    ///
+    /// # Errors
+    /// As there; also when this core's messages would hold too much, unless they hold nothing.
+    pub fn send_sized(&self, target: u16, message: M, bytes: usize) -> Result<(), M> {
         let Some(lane) = self.lanes.get(usize::from(target)) else {
             return Err(message);
         };
         let mut waiting = lane.waiting.borrow_mut();
-        if waiting.len() >= WAITING_MESSAGES_MAX {
+        if waiting.len() >= WAITING_MESSAGES_MAX || !self.has_room(bytes) {
             return Err(message);
         }
         waiting.push(message);
         drop(waiting);
+        lane.bytes.set(lane.bytes.get() + bytes);
+        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
         if let Some(waker) = lane.waker.borrow_mut().take() {
             waker.wake();
         }
         Ok(())
+    }
+
+    #[inline]
+    fn has_room(&self, bytes: usize) -> bool {
+        let held = self.waiting_bytes.get() + self.under_way.used();
+        bytes == 0 || held == 0 || held.saturating_add(bytes) <= self.under_way.limit()
     }
 
     /// Messages waiting for `target`.
@@ -137,7 +172,8 @@ impl<M: Send + 'static> Mesh<M> {
             .map_or(0, |lane| lane.waiting.borrow().len())
     }
 
-    async fn next(&self, index: usize, batch: &mut Batch<M>) {
+    /// The next batch, in `messages`; the memory it holds.
+    async fn next(&self, index: usize, messages: &mut Vec<M>) -> Option<Held> {
         poll_fn(|cx| {
             let Some(lane) = self.lanes.get(index) else {
                 return Poll::Pending;
@@ -147,23 +183,26 @@ impl<M: Send + 'static> Mesh<M> {
                 *lane.waker.borrow_mut() = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            std::mem::swap(&mut *waiting, batch);
-            Poll::Ready(())
+            std::mem::swap(&mut *waiting, messages);
+            let bytes = lane.bytes.take();
+            let left = self.waiting_bytes.get().saturating_sub(bytes);
+            self.waiting_bytes.set(left);
+            Poll::Ready((bytes > 0).then(|| self.under_way.hold(bytes)))
         })
-        .await;
+        .await
     }
 }
 
 async fn carry<M: Send + 'static>(mesh: Rc<Mesh<M>>, index: usize, sender: SharedSender<Batch<M>>) {
     let sender: ConnectedSender<Batch<M>> = sender.connect().await;
     loop {
-        let mut batch = Vec::new();
-        mesh.next(index, &mut batch).await;
+        let mut messages = Vec::new();
+        let held = mesh.next(index, &mut messages).await;
         mesh.metrics.count(|counts| {
             counts.mesh_batches += 1;
-            counts.mesh_messages += batch.len() as u64;
+            counts.mesh_messages += messages.len() as u64;
         });
-        if sender.send(batch).await.is_err() {
+        if sender.send(Batch { messages, held }).await.is_err() {
             // The other core has ended; the process is stopping.
             return;
         }
@@ -177,9 +216,10 @@ async fn carry_home<M: Send + 'static, F: Fn(u16, &mut Vec<M>)>(
 ) {
     let mut batch = Vec::new();
     loop {
-        mesh.next(index, &mut batch).await;
+        let held = mesh.next(index, &mut batch).await;
         on_batch(number(index), &mut batch);
         batch.clear();
+        drop(held);
     }
 }
 
@@ -190,9 +230,10 @@ async fn receive<M: Send + 'static, F: Fn(u16, &mut Vec<M>)>(
     on_batch: Rc<F>,
 ) {
     let receiver: ConnectedReceiver<Batch<M>> = receiver.connect().await;
-    while let Some(mut batch) = receiver.recv().await {
+    while let Some(Batch { mut messages, held }) = receiver.recv().await {
         core.clock.refresh();
-        on_batch(from, &mut batch);
+        on_batch(from, &mut messages);
+        drop(held);
     }
 }
 
@@ -213,7 +254,7 @@ mod tests {
         const EACH: u32 = 5_000;
         let shutdown = Shutdown::new();
         let (news, seen) = flume::unbounded::<(u16, u16, Vec<u32>)>();
-        let seats: Vec<_> = seats::<u32>(3)
+        let seats: Vec<_> = seats::<u32>(3, usize::MAX)
             .into_iter()
             .map(|seat| (seat, news.clone()))
             .collect();
@@ -253,6 +294,46 @@ mod tests {
         }
         assert!(batches < 9 * EACH, "messages travel in batches");
         shutdown.ask("done");
+        assert!(cores.join().is_empty());
+    }
+    /// A core's messages are held back by their bytes, and flow again once they are handled.
+    #[test]
+    fn bytes_on_their_way_are_bounded_until_they_are_handled() {
+        let shutdown = Shutdown::new();
+        let (go, gone) = flume::bounded::<()>(1);
+        let seats: Vec<_> = seats::<u32>(2, 1_000)
+            .into_iter()
+            .map(|seat| (seat, go.clone(), gone.clone()))
+            .collect();
+        let plan = CorePlan::new(unbound(2));
+        let cores = DataCores::start(
+            &plan,
+            &shutdown,
+            seats,
+            |core, (seat, go, gone)| async move {
+                if core.index == 1 {
+                    gone.recv_async().await.unwrap();
+                    let _mesh = Mesh::join(&core, seat, |_, _: &mut Vec<u32>| {});
+                    core.shutdown.wait().await;
+                    return;
+                }
+                let mesh = Mesh::join(&core, seat, |_, _: &mut Vec<u32>| {});
+                let single = mesh.send_sized(1, 1, 5_000);
+                let further = mesh.send_sized(1, 2, 1);
+                let empty = mesh.send(1, 3);
+                go.send_async(()).await.unwrap();
+                // It may be large, further ones may hold nothing.
+                assert_eq!((single, further, empty), (Ok(()), Err(2), Ok(())));
+                let mut tries = 0;
+                while mesh.send_sized(1, 4, 600).is_err() {
+                    crate::shard::breathe().await;
+                    tries += 1;
+                    assert!(tries < 1_000_000, "the receiver counts nothing off");
+                }
+                core.shutdown.ask("done");
+            },
+        )
+        .unwrap();
         assert!(cores.join().is_empty());
     }
 }

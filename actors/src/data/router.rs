@@ -5,7 +5,8 @@
 //! **Invariants** requests of one connection to one queue arrive in the order they were sent,
 //! whichever core holds the queue: a core sends its words to another in order, and a core's own
 //! queues take no detour. A shard's core never changes while the process lives.
-//! **Limits** the mesh's; a request that doesn't fit is refused at once with `SYSTEM_BUSY`.
+//! **Limits** the mesh's, in words and in bytes of messages; a request that doesn't fit is refused
+//! at once with `SYSTEM_BUSY`.
 //! **Not here** how words travel (`gantry_runtime::mesh`).
 
 use std::rc::Rc;
@@ -80,6 +81,16 @@ pub enum CoreWord {
         /// The share.
         answer: GatherAnswer,
     },
+}
+
+impl CoreWord {
+    /// What it holds beside itself until another core has taken it in, if nothing else counts it.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::Append(_, _, append) => append.bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Which core holds a shard when `shards` are dealt out to `cores`.

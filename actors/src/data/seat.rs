@@ -214,7 +214,10 @@ impl Host for GlommioHost {
 
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
         match self.mesh.get() {
-            Some(mesh) => mesh.send(core, word).map_err(Box::new),
+            Some(mesh) => {
+                let bytes = word.held_bytes();
+                mesh.send_sized(core, word, bytes).map_err(Box::new)
+            }
             None => Err(Box::new(word)),
         }
     }

@@ -124,7 +124,7 @@ fn with_broker_of(mut settings: BrokerSettings, dir: &Path, client: impl FnOnce(
     let mut seats = Vec::new();
     let mut mails = Vec::new();
     let mut gos = Vec::new();
-    for seat in mesh::seats(2) {
+    for seat in mesh::seats(2, 1 << 20) {
         let (to_control, mail) = mailbox(1024);
         let (to_data, from_control) = mailbox(1024);
         tell(&to_data);
