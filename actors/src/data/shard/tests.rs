@@ -478,3 +478,28 @@ fn unknown_codes_go_to_the_control_plane_and_a_full_mailbox_is_told() {
     assert_eq!(reply.code, 2);
     assert!(reply.remark.unwrap().starts_with("[OVERLOAD]"));
 }
+
+#[test]
+fn before_a_full_tail_every_queue_has_its_turn() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let store = &broker.stores[0];
+    store.room.set(0);
+    for n in 0..20 {
+        send(&broker, n, 0, b"busy");
+    }
+    send(&broker, 101, 1, b"x");
+    send(&broker, 102, 2, b"x");
+    send(&broker, 103, 2, b"x");
+    broker.settle();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        store.room.set(2);
+        store.commit();
+        order.extend(broker.replies().iter().map(|reply| reply.opaque));
+    }
+    assert_eq!(order, [0, 1, 101, 102, 2, 3, 103, 4]);
+    store.room.set(u64::MAX);
+    store.commit();
+    let rest: Vec<i32> = broker.replies().iter().map(|reply| reply.opaque).collect();
+    assert_eq!(rest, (5..20).collect::<Vec<i32>>(), "in the queue's order");
+}

@@ -4,7 +4,8 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** answers leave after the seal; waiting pulls are woken after it, when the record
 //! is readable (trap 58). While the tail is full no queue stores, so no queue overtakes another's
-//! place. Pulls of one queue, or of many, keep nobody waiting for more than their bytes of a pass.
+//! place; those that stored nothing come before those that did.
+//! Pulls of one queue, or of many, keep nobody waiting for more than their bytes of a pass.
 //! **Limits** [`PANICS_MAX`] panics in [`PANIC_WINDOW_US`]; one more ends the process.
 //! **Not here** single requests (`pulls`, `asks`, `queue::append`).
 
@@ -56,15 +57,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let place = inner.actors.get_mut(slot as usize).and_then(Option::take);
         let Some(mut actor) = place else { return };
         actor.is_ready = false;
-        let asks_count = actor.asks.len();
+        let (appends_count, asks_count) = (actor.appends.len(), actor.asks.len());
         let turn = || self.turn(inner, &mut actor, was_stalled);
         if catch_unwind(AssertUnwindSafe(turn)).is_err() {
             self.repair(inner, &mut actor);
         }
         if !actor.appends.is_empty() || !actor.asks.is_empty() {
             actor.is_ready = true;
-            let had_none = asks_count > 0 && actor.asks.len() == asks_count;
-            let to = if had_none {
+            // Nothing of what it asked was done: before a full tail, or after enough pulls. Next
+            // time it comes before those that had some, or one busy queue would take all the room.
+            let stored_none = appends_count > 0 && actor.appends.len() == appends_count;
+            let answered_none = asks_count > 0 && actor.asks.len() == asks_count;
+            let to = if stored_none || answered_none {
                 &mut inner.ready
             } else {
                 &mut inner.again
