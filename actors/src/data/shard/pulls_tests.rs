@@ -12,6 +12,8 @@ use super::super::testing::{
     send_header,
 };
 use super::tests::{send, sent};
+use super::ticks::GIVE_UPS_MAX;
+use crate::data::requests::pulls::SUSPEND_MS_MAX;
 use crate::seam::{CatalogChange, GroupEntry, LiveGroup, ToData};
 
 #[test]
@@ -299,4 +301,19 @@ fn the_device_is_not_read_for_a_connection_that_is_gone() {
     assert!(broker.replies().is_empty());
     assert_eq!(broker.world.take_replies(peer(0, 2)).len(), reads_max);
     assert_eq!(broker.stores[0].reads.get(), reads_max);
+}
+
+#[test]
+fn pulls_that_end_at_once_are_answered_some_at_a_time() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let count = GIVE_UPS_MAX + 10;
+    for n in 0..count {
+        let header = long_pull("T", i32::try_from(n % 4).unwrap(), 0);
+        broker.request(&pull_frame(i32::try_from(n).unwrap(), &header));
+    }
+    assert!(broker.replies().is_empty());
+    broker.pass_ms(SUSPEND_MS_MAX);
+    assert_eq!(broker.replies().len(), GIVE_UPS_MAX);
+    broker.pass_ms(10);
+    assert_eq!(broker.replies().len(), 10, "the others with the next tick");
 }
