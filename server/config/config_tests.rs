@@ -182,6 +182,7 @@ fn malformed_values_name_key_value_and_what_is_allowed() {
         ("messageDelayLevel", "1s 5x", "s, m, h or d"),
         ("brokerName", "", "a name without spaces"),
         ("maxMessageSize", "99G", "bytes from 1"),
+        ("maxMessageSize", "6M", "bytes from 1 to 4194304"),
         ("defaultTopicQueueNums", "0", "from 1"),
         ("bindAddress", "everywhere", "an IP address of this machine"),
     ] {

@@ -10,9 +10,16 @@
 //! **Limits** none of its own.
 //! **Not here** pop, security and further keys without effect (`table_more`).
 
+use gantry_storage::shard_store::RECORD_BYTES_MAX;
+
 use super::value::Kind::{
     self, Addresses, Bool, Bytes, Delays, Host, Hours, Int, Ip, Name, OneOf, Path, Text,
 };
+
+/// Largest body. The store's records have room for it, properties and heads, and half of a tail of
+/// the usual size has room for such a record.
+const MESSAGE_BYTES_MAX: i64 = 4 << 20;
+const _: () = assert!(MESSAGE_BYTES_MAX.unsigned_abs() + (96 << 10) <= RECORD_BYTES_MAX);
 
 /// What setting a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,7 +242,7 @@ pub const BROKER: &[Key] = &[
     key(
         "maxMessageSize",
         "4194304",
-        Bytes(1, 16 << 20),
+        Bytes(1, MESSAGE_BYTES_MAX),
         Live("message_bytes_max"),
     ),
     key(

@@ -30,14 +30,16 @@ impl<D: Disk> ShardStore<D> {
             .store_timestamp
             .unwrap_or_else(|| StoreTimestamp(self.log.disk.now_ms()));
         let parts = parts(record, store_timestamp);
-        let mut encoded = EncodedRecord::new(&parts).map_err(|_| too_large(record))?;
+        let entry_bytes_max = self.log.entry_bytes_max.get();
+        let too_large = || too_large(record, entry_bytes_max);
+        let mut encoded = EncodedRecord::new(&parts).map_err(|_| too_large())?;
         let length = encoded.record_bytes();
         let hashes = record.key_hashes;
         let hashes = hashes.get(..KEYS_COUNT_MAX).unwrap_or(hashes);
         let entry_bytes = EntryHead::entry_bytes(u64::from(length), hashes.len());
         let mut staging = self.log.staging.borrow_mut();
-        if u64::from(length) > RECORD_BYTES_MAX || entry_bytes > self.log.entry_bytes_max.get() {
-            return Err(too_large(record));
+        if u64::from(length) > RECORD_BYTES_MAX || entry_bytes > entry_bytes_max {
+            return Err(too_large());
         }
         let start = self.log.reserve(&mut staging, entry_bytes)?;
         let position = start.plus(entry_bytes - u64::from(length));
@@ -158,10 +160,10 @@ fn signed(value: u64) -> i64 {
 }
 
 #[cold]
-fn too_large(record: &NewRecord<'_>) -> AppendError {
+fn too_large(record: &NewRecord<'_>, entry_bytes_max: u64) -> AppendError {
     let bytes = record.body.len() + record.topic.len() + record.properties.len();
     AppendError::TooLarge {
         bytes: bytes as u64,
-        bytes_max: RECORD_BYTES_MAX,
+        bytes_max: RECORD_BYTES_MAX.min(entry_bytes_max),
     }
 }
