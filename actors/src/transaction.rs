@@ -20,6 +20,18 @@ const FIRST_PHYSICAL: &str = "GANTRY_TRAN_PREPARED_PHYSICAL";
 /// Of an op record: no half below this queue offset is open any more.
 const OP_FLOOR: &str = "GANTRY_FLOOR";
 
+/// Digits of the largest number.
+const DIGITS_MAX: usize = 20;
+/// Most bytes that the broker adds later to a half's properties: in a copy further on in the log,
+/// and for its producer's check.
+pub const LATER_BYTES_MAX: usize = {
+    let names = name::TRANSACTION_CHECK_TIMES.len()
+        + name::TRANSACTION_PREPARED_QUEUE_OFFSET.len()
+        + FIRST_PHYSICAL.len();
+    let wait = name::WAIT.len() + "false".len() + 2;
+    names + 3 * (DIGITS_MAX + 2) + wait
+};
+
 /// What a producer calls its half by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HalfId {

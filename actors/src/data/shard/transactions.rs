@@ -31,7 +31,7 @@ use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
 use crate::data::router::{CoreWord, core_of_shard};
 use crate::data::transactions::checks::nobody;
-use crate::data::transactions::halves::{Due, Halves};
+use crate::data::transactions::halves::{Due, EndsAt, Halves};
 use crate::data::words::{Append, End, ReplyTo, TransactionStep};
 use crate::refusal::{BusyCause, Refusal};
 use crate::seam::TopicEntry;
@@ -266,8 +266,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// An end of the half at `offset` begins; until it is stored, no other one does.
-    pub fn begin_end(&self, offset: QueueOffset) -> bool {
-        self.inner.borrow_mut().transacting.halves.begin_end(offset)
+    pub fn begin_end(&self, offset: QueueOffset, at: EndsAt) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.transacting.halves.begin_end(offset, at)
     }
 
     /// It came to nothing.

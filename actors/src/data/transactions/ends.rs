@@ -29,6 +29,7 @@ use crate::data::requests::send::delay::{Delay, PARKED_BYTES_MAX};
 use crate::data::requests::send::{marks, parking};
 use crate::data::router::CoreWord;
 use crate::data::shard::Shard;
+use crate::data::transactions::halves::EndsAt;
 use crate::data::words::{Append, End, Rare, ReplyTo, TransactionStep, Verdict};
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
@@ -133,12 +134,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             Verdict::Commit => {
                 let (key, append) = self.committed(&half, &record, step)?;
-                shard.begin_end(offset);
                 self.post_end_step(shard, offset, (key, to, append))?;
             }
             Verdict::GiveUp => {
                 let append = copied(&half, &record, &queues.given_up_topic, step);
-                shard.begin_end(offset);
                 self.post_end_step(shard, offset, (queues.given_up, to, append))?;
             }
         }
@@ -229,7 +228,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         half: QueueOffset,
         (key, to, append): (QueueKey, ReplyTo, Append),
     ) -> Result<(), Refusal> {
-        if key.shard(self.shards_count) == shard.id() && append.owed().is_none() {
+        let is_home = key.shard(self.shards_count) == shard.id();
+        let at = if is_home { EndsAt::Home } else { EndsAt::Away };
+        shard.begin_end(half, at);
+        if is_home && append.owed().is_none() {
             shard.post_step(key, to, append);
             return Ok(());
         }

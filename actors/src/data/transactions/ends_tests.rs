@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gantry_protocol::command::Command;
-use gantry_protocol::message::RecordView;
+use gantry_protocol::message::{PROPERTIES_BYTES_MAX, RecordView};
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
@@ -296,6 +296,73 @@ fn a_full_tail_delays_an_end_and_does_not_lose_it() {
     broker.stores[0].room.set(8);
     broker.pass_ms(10);
     assert_eq!(broker.stores[0].records_of(OP).len(), 1);
+}
+
+#[test]
+fn an_end_that_waits_long_before_a_full_tail_is_done_once() {
+    let broker = broker();
+    let told = send_half(&broker, 0, "", b"hi");
+    broker.stores[0].room.set(0);
+    broker.request(&request_frame(37, 2, &end_header(told, 8).to_ext(), b""));
+    for _ in 0..8 {
+        broker.pass_ms(10_000);
+        assert!(checks(&broker).is_empty(), "it has been decided");
+        assert!(broker.replies().is_empty());
+    }
+    // Its producer has lost patience.
+    broker.request(&request_frame(37, 3, &end_header(told, 8).to_ext(), b""));
+    broker.stores[0].room.set(8);
+    broker.pass_ms(10);
+    let mut replies = broker.replies();
+    replies.sort_unstable_by_key(|reply| reply.opaque);
+    let codes: Vec<i32> = replies.iter().map(|reply| reply.code).collect();
+    assert_eq!(codes, [0, 1], "it is told once that it is ended already");
+    assert_eq!(delivered(&broker).len(), 1);
+}
+
+#[test]
+fn a_half_without_a_unique_key_is_told_the_one_made_for_it() {
+    let broker = broker();
+    let properties = "TRAN_MSG\u{1}true\u{2}PGROUP\u{1}pg\u{2}";
+    broker.request(&send_frame(1, &half_header("T", 0, properties), b"hi"));
+    let reply = broker.reply();
+    let record = &broker.stores[0].records_of(HALF)[0];
+    let stored = RecordView::parse(record).unwrap().properties;
+    let made = properties::get(stored, "UNIQ_KEY").unwrap();
+    assert_eq!(ext(&reply, "transactionId"), made);
+    assert_eq!(made.len(), 32);
+}
+
+#[test]
+fn a_half_that_is_taken_can_be_moved_whatever_its_properties() {
+    let broker = broker();
+    // Fills up with what the broker adds; then a byte less, until it is taken.
+    let mut room = 32_767;
+    let told = loop {
+        let filler = format!("k\u{1}{}\u{2}", "v".repeat(room));
+        let properties = half_properties("pg", &filler);
+        broker.request(&send_frame(1, &half_header("T", 0, &properties), b"hi"));
+        let reply = broker.reply();
+        if reply.code == 0 {
+            let (_, physical) = parse_offset_id(ext(&reply, "msgId")).unwrap();
+            break (ext(&reply, "queueOffset").parse().unwrap(), physical);
+        }
+        assert_eq!(reply.code, 13);
+        room -= 1;
+    };
+    let record = broker.stores[0].records_of(HALF).remove(0);
+    let mut half = Half::of(&record).unwrap();
+    half.id.offset = QueueOffset(u64::MAX);
+    half.id.physical = PhysicalOffset(u64::MAX);
+    let moved = half.properties_for_move(u32::MAX);
+    assert!(moved.len() <= PROPERTIES_BYTES_MAX, "{}", moved.len());
+    let at = position(told.1);
+    broker.stores[0].commit();
+    let _ = open_halves(&broker, FilePosition(at.0 + 1));
+    broker.stores[0].commit();
+    let floor = open_halves(&broker, FilePosition(at.0 + 1)).unwrap();
+    assert!(floor.unwrap().unwrap() > at, "it was moved");
+    assert_eq!(end(&broker, told, 8), 0);
 }
 
 #[test]

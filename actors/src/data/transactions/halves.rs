@@ -3,8 +3,9 @@
 //! **Owns** which halves are open, how often each was checked and when it is due next.
 //! **Lives on** the data core of the shard; pure, its clock is the caller's.
 //! **Invariants** each open half stands in `open` and in `due` exactly once. A half whose end is
-//! under way is not checked, and not ended a second time; an end that got lost on its way gives the
-//! half back to the checks. Only [`Halves::ended`] forgets a half.
+//! under way is not checked, and not ended a second time. An end that its own shard keeps is heard
+//! of again, however long it waits; one that got lost on its way to another shard gives the half
+//! back to the checks. Only [`Halves::ended`] forgets a half.
 //! **Limits** some 85 bytes an open half (1,000,000 are measured in `memory_of_a_million`).
 //! **Not here** the records (`shard::transactions`), who is asked (`control::supervisors`).
 
@@ -13,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gantry_storage::units::QueueOffset;
 use hashbrown::HashMap;
 
-/// After this long an end under way is looked at again, and after twice this long it counts as
-/// lost: an append waits for a full tail or another core for less.
+/// After this long an end on its way to another shard is looked at again, and after twice this long
+/// it counts as lost: it waits for another core for less.
 pub const END_MS_MAX: u64 = 10_000;
 
 /// Where an open half stands.
@@ -22,10 +23,21 @@ pub const END_MS_MAX: u64 = 10_000;
 enum Stage {
     /// Nobody has decided.
     Open,
-    /// Its end is under way.
+    /// Its end waits to be stored in its own shard.
     Ending,
+    /// Its end is on its way to another shard.
+    EndingAway,
     /// For so long that it was due meanwhile.
-    EndingLong,
+    EndingAwayLong,
+}
+
+/// Where the end of a half is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndsAt {
+    /// In its own shard.
+    Home,
+    /// In another one.
+    Away,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,14 +97,19 @@ impl Halves {
     }
 
     /// Begins the end of a half. False when it isn't undecided.
-    pub fn begin_end(&mut self, offset: QueueOffset) -> bool {
-        self.set_stage(offset, Stage::Open, Stage::Ending)
+    pub fn begin_end(&mut self, offset: QueueOffset, at: EndsAt) -> bool {
+        let stage = match at {
+            EndsAt::Home => Stage::Ending,
+            EndsAt::Away => Stage::EndingAway,
+        };
+        self.set_stage(offset, Stage::Open, stage)
     }
 
     /// The end came to nothing; the half is undecided again.
     pub fn cancel_end(&mut self, offset: QueueOffset) {
-        let _ = self.set_stage(offset, Stage::Ending, Stage::Open)
-            || self.set_stage(offset, Stage::EndingLong, Stage::Open);
+        if let Some(entry) = self.open.get_mut(&offset) {
+            entry.stage = Stage::Open;
+        }
     }
 
     fn set_stage(&mut self, offset: QueueOffset, from: Stage, to: Stage) -> bool {
@@ -157,12 +174,14 @@ impl Halves {
             };
             entry.due_ms = match entry.stage {
                 Stage::Open => again_ms.max(now_ms + 1),
-                Stage::Ending | Stage::EndingLong => now_ms + END_MS_MAX,
+                Stage::Ending | Stage::EndingAway | Stage::EndingAwayLong => now_ms + END_MS_MAX,
             };
             self.due.insert((entry.due_ms, offset));
             match entry.stage {
-                Stage::Ending => entry.stage = Stage::EndingLong,
-                Stage::EndingLong => entry.stage = Stage::Open,
+                // The shard that keeps it says what becomes of it.
+                Stage::Ending => {}
+                Stage::EndingAway => entry.stage = Stage::EndingAwayLong,
+                Stage::EndingAwayLong => entry.stage = Stage::Open,
                 Stage::Open => taken.push(Due {
                     offset,
                     checks: entry.checks,

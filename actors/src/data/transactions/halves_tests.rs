@@ -14,12 +14,14 @@ struct Thought {
     checks: u32,
     /// When its end began, if one is under way.
     looked_at: Option<u8>,
+    /// Where to.
+    ends_at: EndsAt,
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Open { due_in_ms: u64 },
-    Begin(usize),
+    Begin(usize, EndsAt),
     Cancel(usize),
     End(usize),
     Move(usize),
@@ -30,7 +32,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0_u64..50).prop_map(|due_in_ms| Step::Open { due_in_ms }),
-        2 => (0_usize..20).prop_map(Step::Begin),
+        1 => (0_usize..20).prop_map(|n| Step::Begin(n, EndsAt::Home)),
+        1 => (0_usize..20).prop_map(|n| Step::Begin(n, EndsAt::Away)),
         1 => (0_usize..20).prop_map(Step::Cancel),
         2 => (0_usize..20).prop_map(Step::End),
         1 => (0_usize..20).prop_map(Step::Move),
@@ -72,7 +75,9 @@ fn check_due(halves: &mut Halves, model: &mut BTreeMap<u64, Thought>, now: u64, 
         if entry.due_ms != half.due_ms {
             assert_eq!(entry.due_ms, now + END_MS_MAX);
             half.due_ms = entry.due_ms;
-            half.looked_at = (looked_at == 0).then_some(1);
+            if half.ends_at == EndsAt::Away {
+                half.looked_at = (looked_at == 0).then_some(1);
+            }
         }
     }
 }
@@ -104,17 +109,21 @@ fn run(steps: &[Step]) {
                     due_ms,
                     checks: 0,
                     looked_at: None,
+                    ends_at: EndsAt::Home,
                 };
                 model.insert(next, half);
                 next += 1;
             }
-            Step::Begin(n) => {
+            Step::Begin(n, ends_at) => {
                 let Some((at, half)) = picked(&model, n) else {
                     continue;
                 };
-                let begun = halves.begin_end(QueueOffset(at));
+                let begun = halves.begin_end(QueueOffset(at), ends_at);
                 assert_eq!(begun, half.looked_at.is_none());
-                model.get_mut(&at).unwrap().looked_at.get_or_insert(0);
+                let thought = model.get_mut(&at).unwrap();
+                if begun {
+                    (thought.looked_at, thought.ends_at) = (Some(0), ends_at);
+                }
             }
             Step::Cancel(n) => {
                 let Some((at, _)) = picked(&model, n) else {
@@ -169,12 +178,15 @@ proptest! {
 fn an_end_that_got_lost_gives_the_half_back_to_the_checks() {
     let mut halves = Halves::default();
     halves.opened(QueueOffset(3), 100, 0);
-    assert!(halves.begin_end(QueueOffset(3)));
+    assert!(halves.begin_end(QueueOffset(3), EndsAt::Away));
     assert!(
         halves.take_due(100, 130, 8).is_empty(),
         "its end is under way"
     );
-    assert!(!halves.begin_end(QueueOffset(3)), "a repeated end");
+    assert!(
+        !halves.begin_end(QueueOffset(3), EndsAt::Away),
+        "a repeated end"
+    );
     let later = 100 + END_MS_MAX;
     assert!(halves.take_due(later, later + 30, 8).is_empty());
     assert!(halves.is_undecided(QueueOffset(3)));

@@ -86,6 +86,14 @@ impl Delay {
         }
     }
 
+    /// Most bytes that [`Delay::rewrite`] adds to a half record's properties.
+    pub fn parked_bytes(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Level(_) | Self::Until(_) => PARKED_BYTES_MAX,
+        }
+    }
+
     /// When it is due.
     pub fn time(self, settings: &BrokerSettings) -> Option<OwedTime> {
         match self {

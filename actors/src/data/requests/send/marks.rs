@@ -24,12 +24,7 @@ pub fn of_rewritten(found: &SendProperties<'_>, sent: &str, stored: &[u8]) -> Ma
         kept_part(value, sent, stored).or_else(|| search(stored, name))
     };
     let unique_key = match &found.made_unique_key {
-        // A made key is the last item of the string.
-        Some(made) => {
-            let bytes = made.as_str().len();
-            let at = stored.len().checked_sub(bytes + 1);
-            at.map(|at| Part::new(at, bytes))
-        }
+        Some(made) => made_part(made.as_str(), stored),
         None => part(found.unique_key, properties::name::UNIQ_KEY),
     };
     let keys = part(found.keys, properties::name::KEYS);
@@ -50,6 +45,19 @@ pub fn of_kept(found: &SendProperties<'_>, stored: &str) -> Marks {
         tags_code: code_of(found),
         no_wait: found.no_wait,
     }
+}
+
+/// A made key is the last item of the string, except of a half, which says where it goes behind it.
+fn made_part(made: &str, stored: &[u8]) -> Option<Part> {
+    let at = stored.len().checked_sub(made.len() + 1)?;
+    let last = Part::new(at, made.len());
+    if last.of(stored) == made.as_bytes() {
+        return Some(last);
+    }
+    search(
+        std::str::from_utf8(stored).ok()?,
+        properties::name::UNIQ_KEY,
+    )
 }
 
 /// Hash of the tag, 0 without one.

@@ -36,7 +36,7 @@ use crate::data::words::{Append, Element, KeyHashes, Marks, Part, Rare, Transact
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 use crate::settings::BrokerSettings;
-use crate::transaction::{append_half_properties, first_check_ms};
+use crate::transaction::{LATER_BYTES_MAX, append_half_properties, first_check_ms};
 
 /// Properties are rewritten into blocks of this size, each shared by many messages.
 const ARENA_BYTES: usize = 64 * 1024;
@@ -421,9 +421,9 @@ impl SendDesk {
         } else {
             Delay::of(&found, header.properties, sys_flag, &self.settings, now_ms)?
         };
-        if is_half && delay != Delay::None {
-            // Its delay begins with its commit, which must find room for it.
-            check_properties_len(scratch.len() + delay::PARKED_BYTES_MAX)?;
+        if is_half {
+            // A copy that retention asks for must find room, and its delay, with its commit.
+            check_properties_len(scratch.len() + LATER_BYTES_MAX + delay.parked_bytes())?;
             delay = Delay::None;
         }
         if delay != Delay::None {
