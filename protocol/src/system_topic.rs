@@ -50,9 +50,11 @@ pub const DLQ_PREFIX: &str = "%DLQ%";
 /// Name-server namespace of the order configuration.
 pub const ORDER_TOPIC_CONFIG_NAMESPACE: &str = "ORDER_TOPIC_CONFIG";
 
-/// Topics no producer may send to: refused with `NO_PERMISSION`.
-const NOT_SENDABLE: [&str; 6] = [
+/// Topics no producer may send to: refused with `NO_PERMISSION`. RocketMQ 5.5.0 takes messages for
+/// its timer topic, whose properties then say where they go, whoever may send there.
+const NOT_SENDABLE: [&str; 7] = [
     SCHEDULE_TOPIC,
+    TIMER_TOPIC,
     TRANS_HALF_TOPIC,
     TRANS_OP_HALF_TOPIC,
     TRANS_CHECK_MAX_TIME_TOPIC,
@@ -222,6 +224,7 @@ mod tests {
         assert!(is_system_topic("rmq_sys_wheel_timer"));
         assert!(is_system_topic("TBW102") && !is_not_sendable("TBW102"));
         assert!(is_not_sendable("SELF_TEST_TOPIC"));
+        assert!(is_not_sendable(TIMER_TOPIC));
         assert!(!is_system_topic("%RETRY%g"));
         assert_eq!(group_of_retry_topic("%RETRY%g"), Some("g"));
         assert!(is_system_group("CID_RMQ_SYS_TRANS") && is_system_group("TOOLS_CONSUMER"));

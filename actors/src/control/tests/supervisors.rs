@@ -35,6 +35,10 @@ pub fn old_segment(shard: ShardId, question: &Question) -> Answer {
 
 /// A parked record for queue 2 of topic T.
 pub fn parked(body: &[u8]) -> Bytes {
+    parked_with(b"REAL_TOPIC\x01T\x02REAL_QID\x012\x02KEYS\x01k\x02", body)
+}
+
+fn parked_with(properties: &[u8], body: &[u8]) -> Bytes {
     let host = "127.0.0.1:9".parse().unwrap();
     let parts = RecordParts {
         topic: "SCHEDULE_TOPIC_XXXX",
@@ -51,7 +55,7 @@ pub fn parked(body: &[u8]) -> Bytes {
         prepared_transaction_offset: 0,
         body,
         body_crc: body_crc(body),
-        properties: b"REAL_TOPIC\x01T\x02REAL_QID\x012\x02KEYS\x01k\x02",
+        properties,
     };
     let mut out = BytesMut::new();
     EncodedRecord::new(&parts).unwrap().write(&mut out);
@@ -171,6 +175,43 @@ fn what_the_log_holds_is_delivered_and_a_panic_of_the_supervisor_loses_nothing()
     assert!(told["controlPlaneRestarts"].contains("delay:1 "));
     assert!(told["controlPlaneStates"].contains("delay:running "));
     rig.stop();
+}
+
+#[test]
+fn a_parked_record_for_a_topic_of_the_broker_itself_is_dropped() {
+    for topic in [
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "SCHEDULE_TOPIC_XXXX",
+        "rmq_sys_wheel_timer",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let forged = format!("REAL_TOPIC\u{1}{topic}\u{2}REAL_QID\u{1}0\u{2}TAGS\u{1}d\u{2}");
+        let forged = parked_with(forged.as_bytes(), b"0");
+        let records = HashMap::from([(1000, forged), (1001, parked(b"two"))]);
+        let mut rig = with_topic(folder.path(), records);
+        rig.until(|message| {
+            matches!(
+                message,
+                ToData::Errand {
+                    errand: Errand::Fetch(_),
+                    ..
+                }
+            )
+        });
+        let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+        rig.tell(ToControl::Owed(vec![row(
+            QueueKey::new(schedule.0, 1),
+            1,
+            2,
+        )]));
+        let mut bodies = Vec::new();
+        while bodies.is_empty() {
+            bodies.extend(supplied(&mut rig).into_iter().map(|record| record.body));
+        }
+        assert_eq!(bodies, [&b"two"[..]], "{topic}");
+        rig.stop();
+    }
 }
 
 #[test]

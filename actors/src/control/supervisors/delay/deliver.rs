@@ -105,6 +105,11 @@ fn supply_of(
             .ok_or_else(|| Undeliverable(format!("it has no property {wanted}")))
     };
     let (topic, queue) = (property(name::REAL_TOPIC)?, property(name::REAL_QUEUE_ID)?);
+    if system_topic::is_not_sendable(topic) {
+        // No send was parked for it: whoever wrote that would end halves, or make records owed.
+        let why = format!("topic {topic} takes no messages of clients");
+        return Err(Undeliverable(why));
+    }
     let topics = plane.topics.borrow();
     let Some(entry) = topics.get(topic) else {
         return Err(Undeliverable(format!("its topic {topic} was deleted")));

@@ -33,6 +33,7 @@ fn each_refusal_has_its_code() {
         29
     );
     assert_eq!(code_of(&send_header("SCHEDULE_TOPIC_XXXX"), b"x"), 16);
+    assert_eq!(code_of(&send_header("rmq_sys_wheel_timer"), b"x"), 16);
     assert_eq!(code_of(&send_header("a b"), b"x"), 29);
 }
 
