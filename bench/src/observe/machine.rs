@@ -3,7 +3,9 @@
 //! **Owns** readings of processor time, load, disks and all processes, and their differences.
 //! **Lives on** the observer's thread.
 //! **Invariants** processor time is split without rest: broker, generator, other processes and the
-//! kernel on its own, time stolen by the hypervisor, idle.
+//! kernel on its own, time stolen by the hypervisor, idle. What others spent is the rest of what
+//! the kernel sampled at its ticks, or the sum of what it says of each process, whichever is more:
+//! short bursts between two ticks, as those of a run at a fixed rate, don't show in the samples.
 //! **Limits** Linux; processes that lived only between two readings show as part of the rest.
 //! **Not here** one process (`process`).
 
@@ -107,7 +109,6 @@ impl MachineReading {
     ) -> MachineSpent {
         let busy_seconds = self.busy_seconds - before.busy_seconds;
         let steal_seconds = self.steal_seconds - before.steal_seconds;
-        let others_seconds = (busy_seconds - known_seconds).max(0.0);
         let mut largest: Vec<(String, f64)> = self
             .processes
             .iter()
@@ -118,6 +119,8 @@ impl MachineReading {
             })
             .filter(|(_, cpu)| *cpu > 0.0)
             .collect();
+        let counted_seconds: f64 = largest.iter().map(|(_, cpu)| cpu).sum();
+        let others_seconds = (busy_seconds - known_seconds).max(counted_seconds);
         largest.sort_by(|a, b| b.1.total_cmp(&a.1));
         largest.truncate(NAMED_COUNT);
         let all_seconds = (wall_seconds * cores).max(f64::MIN_POSITIVE);
@@ -192,6 +195,26 @@ mod tests {
         assert!((spent.noise_share - 0.5).abs() < 1e-9);
         assert!(spent.is_noisy());
         assert_eq!(spent.largest, [("compiler".to_owned(), 8.0)]);
+    }
+
+    #[test]
+    fn what_others_spent_between_the_ticks_is_noise_too() {
+        let process = |pid, name: &str, cpu| (pid, (name.to_owned(), cpu));
+        let reading = |busy, broker, other, another| MachineReading {
+            busy_seconds: busy,
+            processes: HashMap::from([
+                process(7, "broker", broker),
+                process(8, "one", other),
+                process(9, "another", another),
+            ]),
+            ..MachineReading::default()
+        };
+        // The ticks saw three seconds, of which the broker alone says that it had four.
+        let before = reading(0.0, 1.0, 1.0, 1.0);
+        let after = reading(3.0, 5.0, 2.5, 1.5);
+        let spent = after.since(&before, 10.0, 2.0, &[7], 4.0);
+        assert!((spent.others_seconds - 2.0).abs() < 1e-9, "{spent:?}");
+        assert!(spent.is_noisy());
     }
 
     #[test]

@@ -23,8 +23,6 @@ pub struct ProcessReading {
     pub anon_bytes: u64,
     /// Shared memory that no disk backs: tmpfs files it has mapped.
     pub shmem_bytes: u64,
-    /// Proportional set, bytes; 0 where the kernel does not say.
-    pub pss_bytes: u64,
     /// Bytes it sent to the storage layer.
     pub write_bytes: u64,
     /// Bytes it fetched from the storage layer.
@@ -109,21 +107,40 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     Some(cpu_of(&stat_fields(&stat)?.1))
 }
 
+fn text(pid: u32, file: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
+}
+
 /// Reads a process; `None` when it is gone or not ours to read.
 pub fn read_process(pid: u32) -> Option<ProcessReading> {
-    let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let status = text("status").ok()?;
-    let io = text("io").unwrap_or_default();
-    let rollup = text("smaps_rollup").unwrap_or_default();
+    // First, so that reading the rest is no part of what is measured.
+    let cpu_seconds = cpu_seconds(pid)?;
+    let status = text(pid, "status")?;
+    let io = text(pid, "io").unwrap_or_default();
     Some(ProcessReading {
-        cpu_seconds: cpu_seconds(pid)?,
+        cpu_seconds,
         rss_bytes: field(&status, "VmRSS:") * 1024,
-        anon_bytes: (field(&status, "RssAnon:") + field(&status, "VmSwap:")) * 1024,
+        anon_bytes: anon_bytes(&status),
         shmem_bytes: field(&status, "RssShmem:") * 1024,
-        pss_bytes: field(&rollup, "Pss:") * 1024,
         write_bytes: field(&io, "write_bytes:"),
         read_bytes: field(&io, "read_bytes:"),
     })
+}
+
+fn anon_bytes(status: &str) -> u64 {
+    (field(status, "RssAnon:") + field(status, "VmSwap:")) * 1024
+}
+
+/// Memory of a process that no file on a disk backs, by the kernel's counters alone.
+pub fn unbacked_bytes(pid: u32) -> Option<u64> {
+    let status = text(pid, "status")?;
+    Some(anon_bytes(&status) + field(&status, "RssShmem:") * 1024)
+}
+
+/// Proportional set of a process, bytes. The kernel walks all its page tables for that and keeps it
+/// from mapping memory meanwhile: never while something is measured.
+pub fn pss_bytes(pid: u32) -> Option<u64> {
+    Some(field(&text(pid, "smaps_rollup")?, "Pss:") * 1024)
 }
 
 /// The number behind `name` in a /proc text, 0 when missing.
@@ -163,6 +180,7 @@ mod tests {
         let reading = read_process(std::process::id()).unwrap();
         assert!(reading.rss_bytes > reading.anon_bytes);
         assert!(reading.anon_bytes > 0);
+        assert!(unbacked_bytes(std::process::id()).unwrap() > 0);
     }
 
     #[test]

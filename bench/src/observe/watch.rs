@@ -4,7 +4,8 @@
 //! the progress line and the histogram log.
 //! **Lives on** its own thread; the executor only hands intervals over.
 //! **Invariants** readings are taken when the window opens and closes, not when the run does, so
-//! neither warm-up nor drain is part of a cost.
+//! neither warm-up nor drain is part of a cost. What disturbs the broker to read is read when the
+//! run is over.
 //! **Limits** [`COURSE_POINTS_MAX`] points of the course; older ones are joined in pairs.
 //! **Not here** percentiles and tables (`report`).
 
@@ -17,7 +18,7 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::machine::{MachineReading, MachineSpent, cores};
-use super::process::{ProcessReading, cpu_seconds, read_process};
+use super::process::{ProcessReading, cpu_seconds, pss_bytes, read_process, unbacked_bytes};
 use crate::recorder::{Counts, Interval, Latency, Note};
 use crate::report::hlog::HistogramLog;
 
@@ -31,7 +32,8 @@ pub struct CoursePoint {
     pub at_seconds: f64,
     /// Length.
     pub length_seconds: f64,
-    /// Messages acknowledged, delivered or connections answered: the most of the three.
+    /// Messages acknowledged, delivered or connections answered: the most of the three; of pending
+    /// messages those delivered.
     pub count: u64,
     /// Median of the main latency, ns.
     pub p50_ns: u64,
@@ -56,6 +58,8 @@ pub struct Observed {
     pub course: Vec<CoursePoint>,
     /// The broker at both ends of the window, if its process is known.
     pub broker: Option<(ProcessReading, ProcessReading)>,
+    /// Its proportional set after the run, bytes.
+    pub broker_pss_bytes: Option<u64>,
     /// The generator's CPU seconds in the window.
     pub generator_cpu_seconds: f64,
     /// The machine in the window.
@@ -115,6 +119,7 @@ impl Watch {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
+        observed.broker_pss_bytes = self.broker_pid.and_then(pss_bytes);
         observed.log_failure = self.log.and_then(HistogramLog::finish);
         observed
     }
@@ -158,7 +163,10 @@ impl Watch {
         let main = interval.latencies.iter().find(|(of, _)| *of == self.main);
         let quantile = |q: f64| main.map_or(0, |(_, h)| h.value_at_quantile(q));
         let counts = &interval.counts;
-        let most = counts.acknowledged.max(counts.delivered);
+        let most = match self.main {
+            Latency::Late => counts.delivered,
+            _ => counts.acknowledged.max(counts.delivered),
+        };
         let point = CoursePoint {
             at_seconds: observed.window.as_secs_f64(),
             length_seconds: interval.length.as_secs_f64(),
@@ -166,10 +174,7 @@ impl Watch {
             p50_ns: quantile(0.5),
             p99_ns: quantile(0.99),
             max_ns: main.map_or(0, |(_, h)| h.max()),
-            unbacked_bytes: self
-                .broker_pid
-                .and_then(read_process)
-                .map_or(0, |reading| reading.unbacked_bytes()),
+            unbacked_bytes: self.broker_pid.and_then(unbacked_bytes).unwrap_or(0),
         };
         if !interval.length.is_zero() {
             observed.course.push(point);
@@ -235,6 +240,33 @@ fn joined(course: &[CoursePoint]) -> Vec<CoursePoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The walk through its page tables would disturb the broker while it is measured.
+    #[test]
+    fn the_proportional_set_is_read_when_the_run_is_over() {
+        let watch = Watch {
+            broker_pid: Some(std::process::id()),
+            log: None,
+            progress: None,
+            main: Latency::Send,
+        };
+        let (notes, heard) = std::sync::mpsc::channel();
+        let second = Duration::from_secs(1);
+        notes.send(Note::WindowOpens).unwrap();
+        let interval = Interval {
+            start: Duration::ZERO,
+            length: second,
+            latencies: Vec::new(),
+            counts: Counts::default(),
+        };
+        notes.send(Note::Interval(Box::new(interval))).unwrap();
+        notes.send(Note::WindowCloses).unwrap();
+        drop(notes);
+        let observed = watch.listen(&heard);
+        assert!(observed.course[0].unbacked_bytes > 0);
+        assert!(observed.broker_pss_bytes.unwrap() > 0);
+        assert!(observed.broker.is_some());
+    }
 
     #[test]
     fn a_long_course_is_joined_and_loses_no_message_and_no_peak() {

@@ -81,7 +81,7 @@ fn broker(report: &Report) -> Value {
         "anon_bytes": after.anon_bytes,
         "shmem_bytes": after.shmem_bytes,
         "unbacked_bytes": after.unbacked_bytes(),
-        "pss_bytes": after.pss_bytes,
+        "pss_bytes": report.observed.broker_pss_bytes,
         "written_bytes": grown(|r| r.write_bytes),
         "read_bytes": grown(|r| r.read_bytes),
     })
