@@ -29,6 +29,9 @@ use crate::wire::reply::FRAME_HEAD_BYTES;
 
 /// How long the broker may hold a pull, as Java's clients ask for.
 const SUSPEND_MS: i64 = 15_000;
+/// Brokers count a delay from the millisecond of the store time, which may begin so much before the
+/// moment of sending: what comes early by less is not early.
+const DUE_GRAIN_NS: u64 = 1_000_000;
 /// Wait before a queue is asked again that answered with an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,6 +90,11 @@ impl Due {
 
     fn is_timed(&self, stamp: &Stamp) -> bool {
         stamp.stream < self.timed_streams
+    }
+
+    /// Whether a message that is due at `due_ns` came too early.
+    fn is_early(&self, due_ns: u64, now_ns: u64) -> bool {
+        !self.delay.is_zero() && due_ns.saturating_sub(now_ns) >= DUE_GRAIN_NS
     }
 }
 
@@ -272,7 +280,7 @@ impl Reader {
         let mut count: u64 = 0;
         let mut bad = None;
         let mut timed = Vec::new();
-        self.recorder.record(Latency::Deliver, now_ns, |each| {
+        self.recorder.record_due(Latency::Deliver, now_ns, |each| {
             for record in RecordIter::new(body) {
                 let Ok(record) = record.map_err(|error| bad = Some(answer(error.to_string())))
                 else {
@@ -300,11 +308,11 @@ impl Reader {
                             timed.push(due_ns);
                             continue;
                         }
-                        if due_ns > now_ns && !due.delay.is_zero() {
+                        if due.is_early(due_ns, now_ns) {
                             ledger.early();
                         }
                         if cursor.end.is_none() {
-                            each(due_ns);
+                            each(stamp.intended_ns, due_ns);
                         }
                     }
                 }
@@ -367,4 +375,23 @@ fn split(frame: &[u8]) -> Result<(HeaderView<'_>, &[u8]), BenchError> {
         .ok_or_else(|| answer("a header longer than its frame".to_owned()))?;
     let view = HeaderView::parse(encoding, header).map_err(|e| answer(e.to_string()))?;
     Ok((view, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_is_a_whole_millisecond_before_the_due_time() {
+        let due = Due {
+            delay: Duration::from_secs(1),
+            ..Due::default()
+        };
+        let due_ns = 7_000_900_000;
+        // Stored in the millisecond that began 0.9 ms before it was sent: that one is not early.
+        assert!(!due.is_early(due_ns, due_ns - 900_000));
+        assert!(!due.is_early(due_ns, due_ns + 5));
+        assert!(due.is_early(due_ns, due_ns - 1_000_000));
+        assert!(!Due::default().is_early(due_ns, 0));
+    }
 }

@@ -56,6 +56,9 @@ pub enum BenchError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The histogram log lacks something.
+    #[error("the histogram log is not whole: {0}")]
+    Log(String),
     /// Requests failed, so the figures must not be read as throughput.
     #[error("{failed} requests failed, {sent} messages sent (by code: {by_code})")]
     Failed {
@@ -66,6 +69,20 @@ pub enum BenchError {
         /// `code × count` pairs.
         by_code: String,
     },
+    /// The schedule could not be kept, so the latencies are those of another load.
+    #[error(
+        "{overdue} of {due} messages were due but not sent: raise --in-flight, or the rate is \
+         more than this broker or this machine can do"
+    )]
+    Overdue {
+        /// Due and not sent.
+        overdue: u64,
+        /// All that were due.
+        due: u64,
+    },
+    /// There is nothing to judge by.
+    #[error("nothing was measured: no {0} latency belongs to the window")]
+    Empty(&'static str),
     /// The run ended before its time; what it had measured is in its report.
     #[error("the run broke off: {0}")]
     Broken(String),
@@ -80,6 +97,19 @@ pub enum BenchError {
     Wrong {
         /// Counts and what they are of.
         what: String,
+    },
+    /// A topic is there already and doesn't do.
+    #[error(
+        "topic {topic} exists with {found} queues, {wanted} are wanted: take --queues {found} or \
+         another --topic"
+    )]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// Queues it has, to be read and written.
+        found: u32,
+        /// Queues of this run.
+        wanted: u32,
     },
     /// A program that a comparison needs failed.
     #[error("{program}: {what}")]

@@ -5,11 +5,16 @@
 //! waits behind a stall are counted.
 //! **Lives on** the generator's executor.
 //! **Invariants** due times never go back; flat out (no rate) every frame is due at once.
-//! **Limits** rate 1 to `RATE_MAX` messages a second.
+//! **Limits** rate 1 to `RATE_MAX` messages a second; what was due and not issued is told in
+//! `OVERDUE_GROUPS_MAX` groups at the most.
 //! **Not here** how many may be in flight (`producer`).
 
 /// Highest rate accepted, messages a second.
 pub const RATE_MAX: u64 = 10_000_000;
+
+/// Groups in which what is overdue is told: any rate, any stall, and still each wait to a part in
+/// ten thousand.
+const OVERDUE_GROUPS_MAX: u64 = 10_000;
 
 /// The schedule of one connection.
 #[derive(Debug, Clone)]
@@ -57,6 +62,24 @@ impl Pace {
         (late_ns / interval).ceil() as u64
     }
 
+    /// The due times of those frames, in groups: how many, and when the last of them was due, so
+    /// that none has waited for less than since then.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn overdue_groups(&self, end_ns: u64) -> impl Iterator<Item = (u64, u64)> {
+        let (all, interval) = (self.overdue(end_ns), self.interval_ns.unwrap_or(0.0));
+        let size = all.div_ceil(OVERDUE_GROUPS_MAX).max(1);
+        let first = self.due_ns().unwrap_or(end_ns);
+        (0..all.div_ceil(size)).map(move |group| {
+            let count = size.min(all - group * size);
+            let last = group * size + count - 1;
+            (count, first + (last as f64 * interval) as u64)
+        })
+    }
+
     /// One frame was issued.
     pub fn issued(&mut self) {
         self.issued_count += 1;
@@ -83,6 +106,20 @@ mod tests {
         assert_eq!(pace.overdue(1_000_000), 0);
         assert_eq!(pace.overdue(1_000_001), 1);
         assert_eq!(pace.overdue(10_000_000), 9);
+    }
+
+    #[test]
+    fn what_is_overdue_is_told_with_its_due_times_in_few_groups() {
+        let mut pace = Pace::new(Some(1000.0), 0);
+        pace.issued();
+        let few: Vec<_> = pace.overdue_groups(3_500_000).collect();
+        assert_eq!(few, [(1, 1_000_000), (1, 2_000_000), (1, 3_000_000)]);
+        let end_ns = 100_000 * 1_000_000;
+        let many: Vec<_> = pace.overdue_groups(end_ns).collect();
+        assert!(many.len() as u64 <= OVERDUE_GROUPS_MAX);
+        let count: u64 = many.iter().map(|(count, _)| count).sum();
+        assert_eq!(count, pace.overdue(end_ns));
+        assert!(many.iter().all(|(_, due_ns)| *due_ns < end_ns));
     }
 
     #[test]

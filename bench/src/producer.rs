@@ -6,7 +6,8 @@
 //! **Invariants** a request's opaque number is `OPAQUE_BASE` + its slot, so a reply finds its send
 //! time without a table look-up; a slot is reused only after its reply. Nothing is allocated and
 //! no clock is read for a single message.
-//! **Limits** `IN_FLIGHT_MAX` slots a connection; a missing reply is given up after `DRAIN_LIMIT`.
+//! **Limits** `IN_FLIGHT_MAX` slots a connection; a missing reply is given up after `DRAIN_LIMIT`,
+//! and so is a broker that answers nothing for as long while something is in flight.
 //! **Not here** what a frame looks like (`wire::templates`), when it is due (`pace`).
 
 use std::cell::{Cell, RefCell};
@@ -35,9 +36,7 @@ pub const NO_REPLY: i32 = -1;
 const NAP_MIN: Duration = Duration::from_micros(20);
 /// Longest wait before the end of the run is looked at again.
 const NAP_MAX: Duration = Duration::from_millis(20);
-/// Between two looks whether a write should be given up.
-const STUCK_LOOK: Duration = Duration::from_millis(100);
-/// How long after the end a missing reply is waited for.
+/// How long a missing reply is waited for: after the end, and by a broker that answers nothing.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of one-way sends joined into one write.
 const ONE_WAY_WRITE_BYTES: usize = 64 * 1024;
@@ -59,6 +58,8 @@ pub struct Drive {
     pub phase_ns: u64,
     /// No answers.
     pub one_way: bool,
+    /// Consumer groups of this run that receive each message.
+    pub groups: u64,
     /// Commit each message once its half is stored.
     pub commit_to: Option<(Vec<String>, HeaderEncoding)>,
 }
@@ -147,6 +148,7 @@ pub async fn produce(
         sender.drain().await;
         Ok(())
     };
+    sender.count_unsent();
     sender.settle();
     sender.link.close().await;
     reader.cancel().await;
@@ -170,12 +172,17 @@ impl Sender {
             || self.failure.borrow().is_some()
     }
 
-    /// Whether a run without an end in time waits for a broker that answers nothing.
+    /// Whether something is in flight to a broker that answers nothing.
     fn is_unheard(&self) -> bool {
-        let counts_frames = self.shared.frames_left.get() != u64::MAX;
         let now_ns = self.shared.recorder.now_ns();
         let silent_ns = u128::from(now_ns.saturating_sub(self.heard_ns.get()));
-        counts_frames && self.free.borrow().is_empty() && silent_ns > DRAIN_LIMIT.as_nanos()
+        self.free.borrow().len() < self.drive.in_flight && silent_ns > DRAIN_LIMIT.as_nanos()
+    }
+
+    /// Until when what is due leaves: now, but nothing that is due at the end of the window or
+    /// later. What was due before it leaves even if this task woke only after it.
+    fn due_until_ns(&self, now_ns: u64) -> u64 {
+        now_ns.min(self.shared.recorder.to_ns().saturating_sub(1))
     }
 
     /// Fills the window or keeps the schedule until the run is over.
@@ -205,11 +212,37 @@ impl Sender {
                 futures_lite::future::or(nap, self.attention.heard()).await;
             }
         }
+        if self.failure.borrow().is_none() {
+            self.fill();
+        }
         self.stopped.set(true);
+    }
+
+    /// Counts what was due and could not leave; with the wait that it had at the end, which is less
+    /// than its latency would have been, it is part of the percentiles.
+    fn count_unsent(&self) {
         let recorder = &self.shared.recorder;
-        let overdue = self.pace.borrow().overdue(recorder.to_ns()) * self.messages;
-        if self.shared.frames_left.get() > 0 && overdue > 0 {
-            recorder.count(recorder.now_ns(), |c| c.overdue += overdue);
+        let now_ns = recorder.now_ns();
+        // A run that broke off ends before its window.
+        let end_ns = recorder.to_ns().min(now_ns);
+        let pace = self.pace.borrow();
+        let overdue = pace.overdue(end_ns) * self.messages;
+        if self.shared.frames_left.get() == 0 || overdue == 0 {
+            return;
+        }
+        recorder.count(now_ns, |c| c.overdue += overdue);
+        if self.drive.one_way {
+            return;
+        }
+        let deliveries = self.messages * self.drive.groups;
+        for (frames, due_ns) in pace.overdue_groups(end_ns) {
+            recorder.record_waits(Latency::Send, end_ns, due_ns, frames);
+            if self.drive.commit_to.is_some() {
+                recorder.record_waits(Latency::Half, end_ns, due_ns, frames);
+            }
+            if deliveries > 0 {
+                recorder.record_waits(Latency::Deliver, end_ns, due_ns, frames * deliveries);
+            }
         }
     }
 
@@ -217,7 +250,8 @@ impl Sender {
     fn fill(&self) {
         let shared = &self.shared;
         let now_ns = shared.recorder.now_ns();
-        if self.stopped.get() || now_ns >= shared.recorder.to_ns() {
+        let until_ns = self.due_until_ns(now_ns);
+        if self.stopped.get() {
             return;
         }
         let mut template = self.template.borrow_mut();
@@ -227,7 +261,8 @@ impl Sender {
         let mut frames_left = shared.frames_left.get();
         let mut count = 0;
         let may_write = |frames_left, pace: &Pace, free: &[u32]| {
-            frames_left > 0 && !free.is_empty() && pace.due_ns().is_none_or(|due| due <= now_ns)
+            let due_ns = pace.due_ns().unwrap_or(now_ns);
+            frames_left > 0 && !free.is_empty() && due_ns <= until_ns
         };
         if !may_write(frames_left, &pace, &free) {
             return;
@@ -352,25 +387,14 @@ impl Sender {
     async fn send_one_way(&self) -> Result<(), BenchError> {
         let recorder = &self.shared.recorder;
         let mut out = Vec::new();
-        while !self.is_over() {
-            let now_ns = recorder.now_ns();
-            let mut frames: u64 = 0;
-            while out.len() < ONE_WAY_WRITE_BYTES && self.shared.frames_left.get() > 0 {
-                let mut pace = self.pace.borrow_mut();
-                let due_ns = pace.due_ns().unwrap_or(now_ns);
-                if due_ns > now_ns {
-                    break;
-                }
-                pace.issued();
-                self.template.borrow_mut().write(0, due_ns, &mut out);
-                if self.shared.frames_left.get() != u64::MAX {
-                    let left = self.shared.frames_left.get();
-                    self.shared.frames_left.set(left - 1);
-                }
-                frames += 1;
+        loop {
+            let is_last = self.is_over();
+            if self.failure.borrow().is_some() {
+                break;
             }
+            let frames = self.write_due(&mut out);
             let written = self.link.write_all(&out);
-            futures_lite::future::or(written, self.stuck()).await?;
+            futures_lite::future::or(written, stuck()).await?;
             let empty = out.is_empty();
             out.clear();
             let messages = frames * self.messages;
@@ -379,6 +403,9 @@ impl Sender {
                 c.sent += messages;
                 c.acknowledged += messages;
             });
+            if is_last {
+                break;
+            }
             if empty {
                 glommio::timer::sleep(NAP_MIN).await;
             } else {
@@ -388,13 +415,26 @@ impl Sender {
         Ok(())
     }
 
-    /// Ends some time after the end of the window: the broker reads no more.
-    async fn stuck(&self) -> Result<(), BenchError> {
-        while !self.is_over() {
-            glommio::timer::sleep(STUCK_LOOK).await;
+    /// Frames that are due, up to one write of them; how many.
+    fn write_due(&self, out: &mut Vec<u8>) -> u64 {
+        let now_ns = self.shared.recorder.now_ns();
+        let until_ns = self.due_until_ns(now_ns);
+        let frames_left = &self.shared.frames_left;
+        let mut pace = self.pace.borrow_mut();
+        let mut frames = 0;
+        while out.len() < ONE_WAY_WRITE_BYTES && frames_left.get() > 0 {
+            let due_ns = pace.due_ns().unwrap_or(now_ns);
+            if due_ns > until_ns {
+                break;
+            }
+            pace.issued();
+            self.template.borrow_mut().write(0, due_ns, out);
+            if frames_left.get() != u64::MAX {
+                frames_left.set(frames_left.get() - 1);
+            }
+            frames += 1;
         }
-        glommio::timer::sleep(DRAIN_LIMIT).await;
-        Err(BenchError::Stuck(DRAIN_LIMIT.as_secs()))
+        frames
     }
 
     /// Waits for what is still in flight.
@@ -422,6 +462,12 @@ impl Sender {
         let mut ledger = self.shared.ledger.borrow_mut();
         ledger.issued(self.drive.stream, self.template.borrow().sequences());
     }
+}
+
+/// Ends when a write takes too long: the broker reads no more.
+async fn stuck() -> Result<(), BenchError> {
+    glommio::timer::sleep(DRAIN_LIMIT).await;
+    Err(BenchError::Stuck(DRAIN_LIMIT.as_secs()))
 }
 
 /// The request that commits a stored half message.

@@ -6,7 +6,8 @@
 //! **Invariants** a latency belongs to the run if the *intended* time lies in the window, whenever
 //! the answer comes, so that a stall at the end is not cut off; a rate counts what was answered
 //! inside the window. One clock call a batch of replies, none a message.
-//! **Limits** latencies up to a minute; the interval's channel is drained once a second.
+//! **Limits** latencies up to [`LATENCY_NS_MAX`], longer ones as that; the interval's channel is
+//! drained once a second.
 //! **Not here** sums, percentiles, files (`observe`, `report`).
 
 use std::cell::{Cell, RefCell};
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-/// Highest latency recorded: a minute.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// Highest latency recorded: an hour, far more than any run waits for a single answer.
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 const LATENCY_NS_MIN: u64 = 100;
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
@@ -86,7 +87,7 @@ pub struct Counts {
     pub delivered: u64,
     /// Connections answered.
     pub connected: u64,
-    /// Messages of the schedule that were due before the end and had no free slot to leave in.
+    /// Messages of the schedule that were due before the end and could not leave.
     pub overdue: u64,
     /// Refusals by response code; replies that never came under −1.
     pub errors: BTreeMap<i32, u64>,
@@ -177,14 +178,35 @@ impl Recorder {
     /// Records answers that came together at `now_ns`: `each` is given a function that takes the
     /// intended time of one of them.
     pub fn record(&self, of: Latency, now_ns: u64, each: impl FnOnce(&mut dyn FnMut(u64))) {
+        self.record_due(of, now_ns, |one| each(&mut |at_ns| one(at_ns, at_ns)));
+    }
+
+    /// The same where a message is late only after another time than it was meant to be sent at:
+    /// the function takes its intended time, which says whether it belongs to the window, and the
+    /// time that its latency counts from.
+    pub fn record_due(
+        &self,
+        of: Latency,
+        now_ns: u64,
+        each: impl FnOnce(&mut dyn FnMut(u64, u64)),
+    ) {
         let window = self.from_ns..self.to_ns.get();
         let mut latencies = self.latencies.borrow_mut();
         let histogram = latencies.entry(of).or_insert_with(histogram);
-        each(&mut |intended_ns| {
+        each(&mut |intended_ns, due_ns| {
             if window.contains(&intended_ns) {
-                histogram.saturating_record(now_ns.saturating_sub(intended_ns));
+                histogram.saturating_record(now_ns.saturating_sub(due_ns));
             }
         });
+    }
+
+    /// Records `count` that were meant for `intended_ns` and have waited at least until `now_ns`.
+    pub fn record_waits(&self, of: Latency, now_ns: u64, intended_ns: u64, count: u64) {
+        if (self.from_ns..self.to_ns.get()).contains(&intended_ns) {
+            let mut latencies = self.latencies.borrow_mut();
+            let histogram = latencies.entry(of).or_insert_with(histogram);
+            histogram.saturating_record_n(now_ns.saturating_sub(intended_ns), count);
+        }
     }
 
     /// Counts what happened at `now_ns`: always in the totals, in the window if it is inside.
@@ -284,5 +306,54 @@ mod tests {
         assert!(histogram.max() >= 3_500_000_000);
         assert_eq!(interval.counts.acknowledged, 1);
         assert_eq!(recorder.totals().acknowledged, 2);
+    }
+
+    fn only(heard: &std::sync::mpsc::Receiver<Note>, wanted: Latency) -> Histogram<u64> {
+        let Ok(Note::Interval(interval)) = heard.try_recv() else {
+            panic!("no interval")
+        };
+        let mut latencies = interval.latencies.into_iter();
+        let (of, histogram) = latencies.next().unwrap();
+        assert_eq!((of, latencies.count()), (wanted, 0));
+        histogram
+    }
+
+    #[test]
+    fn a_delayed_message_belongs_to_the_window_it_was_sent_in_and_counts_from_its_due_time() {
+        let (notes, heard) = std::sync::mpsc::channel();
+        let second = Duration::from_secs(1);
+        let recorder = Recorder::new(second, Some(second), notes);
+        let delay_ns = 10_000_000_000;
+        recorder.record_due(Latency::Deliver, 11_600_000_000, |each| {
+            each(500_000_000, 500_000_000 + delay_ns);
+            each(1_500_000_000, 1_500_000_000 + delay_ns);
+        });
+        recorder.finish();
+        let histogram = only(&heard, Latency::Deliver);
+        assert_eq!(histogram.len(), 1);
+        assert!(histogram.max().abs_diff(100_000_000) < 1_000_000);
+    }
+
+    #[test]
+    fn a_latency_of_minutes_is_not_cut_off() {
+        let (notes, heard) = std::sync::mpsc::channel();
+        let recorder = Recorder::new(Duration::ZERO, None, notes);
+        let minutes_ns = 20 * 60 * 1_000_000_000;
+        recorder.record(Latency::Late, minutes_ns, |each| each(0));
+        recorder.finish();
+        assert!(only(&heard, Latency::Late).max() >= minutes_ns);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_counts_with_its_wait_until_the_end() {
+        let (notes, heard) = std::sync::mpsc::channel();
+        let second = Duration::from_secs(1);
+        let recorder = Recorder::new(second, Some(second), notes);
+        recorder.record_waits(Latency::Send, 2_000_000_000, 900_000_000, 5);
+        recorder.record_waits(Latency::Send, 2_000_000_000, 1_500_000_000, 7);
+        recorder.finish();
+        let histogram = only(&heard, Latency::Send);
+        assert_eq!(histogram.len(), 7);
+        assert!(histogram.min().abs_diff(500_000_000) < 1_000_000);
     }
 }

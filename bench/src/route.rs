@@ -1,8 +1,10 @@
-//! Where to send: the broker's address from the name server, topics made on it, offsets asked.
+//! Where to send: the broker's address from the name server, topics made on it where they are
+//! missing, offsets asked.
 //!
 //! **Owns** the few blocking calls before and after a run.
 //! **Lives on** the calling thread.
-//! **Invariants** none of this happens inside the measured window.
+//! **Invariants** none of this happens inside the measured window. A topic that exists is never
+//! changed.
 //! **Limits** `CALL_TIMEOUT` a reply, `CALLS_AT_ONCE` calls under way.
 //! **Not here** the connections of the run (`connection`).
 
@@ -11,9 +13,10 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use gantry_protocol::body::ClusterInfo;
-use gantry_protocol::code::request as codes;
+use gantry_protocol::body::{ClusterInfo, TopicConfig};
+use gantry_protocol::code::{request as codes, response};
 use gantry_protocol::command::Command;
+use gantry_protocol::fastjson::{self, Value};
 use gantry_protocol::frame::take_frame;
 
 use crate::error::BenchError;
@@ -46,17 +49,26 @@ pub struct Caller {
     input: BytesMut,
 }
 
-/// Resolves `host:port`.
+/// Resolves `host:port` to one address at least.
 ///
 /// # Errors
 /// It can't be resolved.
-pub fn resolve(addr: &str) -> Result<SocketAddr, BenchError> {
-    addr.to_socket_addrs()
-        .ok()
-        .and_then(|mut addrs| addrs.next())
-        .ok_or_else(|| BenchError::Address {
+pub fn resolve(addr: &str) -> Result<Vec<SocketAddr>, BenchError> {
+    let addrs: Vec<SocketAddr> = addr.to_socket_addrs().into_iter().flatten().collect();
+    if addrs.is_empty() {
+        return Err(BenchError::Address {
             value: addr.to_owned(),
-        })
+        });
+    }
+    Ok(addrs)
+}
+
+/// The first of the addresses of `host:port` where somebody listens.
+///
+/// # Errors
+/// It can't be resolved, or nobody listens at any of them.
+pub fn reach(addr: &str) -> Result<SocketAddr, BenchError> {
+    Ok(Caller::connect_any(&resolve(addr)?, addr)?.addr)
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Fields {
@@ -85,6 +97,20 @@ impl Caller {
             stream,
             input: BytesMut::new(),
         })
+    }
+
+    /// Connects to the first of these addresses that takes it; they are those of `name`.
+    fn connect_any(addrs: &[SocketAddr], name: &str) -> Result<Self, BenchError> {
+        let mut failure = BenchError::Address {
+            value: name.to_owned(),
+        };
+        for addr in addrs {
+            match Self::connect(*addr) {
+                Ok(caller) => return Ok(caller),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
     }
 
     /// Sends requests, several at once, and returns the replies in their order.
@@ -170,11 +196,54 @@ impl Caller {
         succeeded(doing, reply)
     }
 
-    /// Makes topics with `queues` queues each.
+    /// Makes those of the topics that don't exist, with `queues` queues each. One that exists stays
+    /// as it is: of more queues than these the first ones are used.
     ///
     /// # Errors
-    /// A refusal, or the connection breaks.
-    pub fn make_topics(&mut self, topics: &[String], queues: u32) -> Result<(), BenchError> {
+    /// A topic that exists with fewer queues, a refusal, or the connection breaks.
+    pub fn ensure_topics(&mut self, topics: &[String], queues: u32) -> Result<(), BenchError> {
+        let found = self.queues_of(topics)?;
+        let missing = topics.iter().zip(&found).filter(|(_, f)| f.is_none());
+        let missing: Vec<&String> = missing.map(|(topic, _)| topic).collect();
+        for (topic, found) in topics.iter().zip(found) {
+            if let Some(found) = found.filter(|found| *found < queues) {
+                return Err(BenchError::Topic {
+                    topic: topic.clone(),
+                    found,
+                    wanted: queues,
+                });
+            }
+        }
+        self.make_topics(&missing, queues)
+    }
+
+    /// Queues of each topic that can be written and read; `None` of one that doesn't exist.
+    fn queues_of(&mut self, topics: &[String]) -> Result<Vec<Option<u32>>, BenchError> {
+        const DOING: &str = "asking for the topic";
+        let request = |topic: &String| {
+            let mut request = Command::request(codes::GET_TOPIC_CONFIG, 0);
+            request.ext = Some(fields(&[("topic", topic)]));
+            request
+        };
+        let requests: Vec<Command> = topics.iter().map(request).collect();
+        let replies = self.calls(DOING, &requests)?;
+        let unknown = |reply: &Command| reply.code == response::REQUEST_CODE_NOT_SUPPORTED;
+        if replies.iter().any(unknown) {
+            // RocketMQ before 5 only tells of all topics at once.
+            let reply = self.call(DOING, codes::GET_ALL_TOPIC_CONFIG, None)?;
+            let all = parsed(DOING, &reply)?;
+            let table = all.get("topicConfigTable");
+            let config = |topic: &String| table.and_then(|table| table.get(topic));
+            return Ok(topics.iter().map(|t| config(t).map(usable)).collect());
+        }
+        let of = |reply: Command| match reply.code {
+            response::TOPIC_NOT_EXIST => Ok(None),
+            _ => Ok(Some(usable(&parsed(DOING, &succeeded(DOING, reply)?)?))),
+        };
+        replies.into_iter().map(of).collect()
+    }
+
+    fn make_topics(&mut self, topics: &[&String], queues: u32) -> Result<(), BenchError> {
         let queues = queues.to_string();
         for topic in topics {
             let ext = fields(&[
@@ -227,6 +296,20 @@ impl Caller {
     }
 }
 
+fn parsed(doing: &'static str, reply: &Command) -> Result<Value, BenchError> {
+    fastjson::parse(&reply.body).map_err(|e| BenchError::Answer {
+        doing,
+        what: e.to_string(),
+    })
+}
+
+/// Queues of a topic that can be both written and read.
+fn usable(config: &Value) -> u32 {
+    let config = TopicConfig::from_value(config);
+    let queues = config.write_queue_nums.min(config.read_queue_nums);
+    u32::try_from(queues).unwrap_or(0)
+}
+
 fn succeeded(doing: &'static str, reply: Command) -> Result<Command, BenchError> {
     match reply.code {
         0 => Ok(reply),
@@ -243,7 +326,7 @@ fn succeeded(doing: &'static str, reply: Command) -> Result<Command, BenchError>
 /// No name server, or no master.
 pub fn first_master(namesrv: &str) -> Result<SocketAddr, BenchError> {
     const DOING: &str = "asking the name server for its brokers";
-    let mut caller = Caller::connect(resolve(namesrv)?)?;
+    let mut caller = Caller::connect_any(&resolve(namesrv)?, namesrv)?;
     let reply = caller.call(DOING, codes::GET_BROKER_CLUSTER_INFO, None)?;
     let answer = |what: String| BenchError::Answer { doing: DOING, what };
     let cluster = ClusterInfo::parse(&reply.body).map_err(|e| answer(e.to_string()))?;
@@ -252,5 +335,24 @@ pub fn first_master(namesrv: &str) -> Result<SocketAddr, BenchError> {
         .values()
         .find_map(|broker| broker.addresses.get(&MASTER_ID));
     let master = master.ok_or_else(|| answer("no master is registered".to_owned()))?;
-    resolve(master)
+    reach(master)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn each_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = SocketAddr::new("127.0.0.2".parse().unwrap(), open.port());
+        let caller = Caller::connect_any(&[closed, open], "two").unwrap();
+        assert_eq!(caller.addr, open);
+        let nobody = Caller::connect_any(&[closed], "one").unwrap_err();
+        assert!(nobody.to_string().contains("127.0.0.2"), "{nobody}");
+        assert!(reach("no-such-host.invalid:1").is_err());
+    }
 }

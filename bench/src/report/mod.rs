@@ -28,6 +28,10 @@ pub const PERCENTILES: [(&str, f64); 5] = [
     ("p99.99", 0.9999),
 ];
 
+/// Share of the messages of a schedule that may have been due and not sent. So few move no
+/// percentile that is judged by; a stall just at the end of a run leaves some.
+pub const OVERDUE_SHARE_MAX: f64 = 0.001;
+
 /// One run's result.
 #[derive(Debug)]
 pub struct Report {
@@ -40,6 +44,8 @@ pub struct Report {
     pub record_bytes: Option<usize>,
     /// The latency that matters most here.
     pub main: Latency,
+    /// Sent without asking for answers: nothing says how long that took.
+    pub unanswered: bool,
     /// What was measured.
     pub observed: Observed,
     /// Counts of the whole run.
@@ -109,9 +115,14 @@ pub fn us(ns: u64) -> f64 {
 
 impl Report {
     /// Events of the window that the rate and the costs are of: messages sent where messages are
-    /// sent, received where they are only received, connections answered else.
+    /// sent, received where they are only received or where that is what is measured, connections
+    /// answered else.
     pub fn events(&self) -> u64 {
         let counts = &self.observed.counts;
+        if self.main == Latency::Late {
+            // What is sent meanwhile is only there to disturb.
+            return counts.delivered;
+        }
         [counts.acknowledged, counts.delivered, counts.connected]
             .into_iter()
             .find(|count| *count > 0)
@@ -180,7 +191,8 @@ impl Report {
     /// Whether the figures may be believed.
     ///
     /// # Errors
-    /// Something was refused, lost, damaged, repeated or out of order.
+    /// Something was refused, lost, damaged, repeated or out of order, a schedule was not kept, or
+    /// nothing was measured.
     pub fn believable(&self) -> Result<(), BenchError> {
         if let Some(broken) = &self.broken {
             return Err(BenchError::Broken(broken.clone()));
@@ -202,14 +214,30 @@ impl Report {
                 ),
             });
         }
-        match self.failed() {
-            0 => Ok(()),
-            failed => Err(BenchError::Failed {
-                failed,
+        if self.failed() > 0 {
+            return Err(BenchError::Failed {
+                failed: self.failed(),
                 sent: self.totals.sent,
                 by_code: self.errors_by_code(),
-            }),
+            });
         }
+        if self.overdue_share() > OVERDUE_SHARE_MAX {
+            return Err(BenchError::Overdue {
+                overdue: self.totals.overdue,
+                due: self.totals.sent + self.totals.overdue,
+            });
+        }
+        let is_empty = self.latency(self.main).is_none_or(Histogram::is_empty);
+        if is_empty && !self.unanswered {
+            return Err(BenchError::Empty(self.main.name()));
+        }
+        Ok(())
+    }
+
+    /// Share of the messages of a schedule that were due and not sent.
+    pub fn overdue_share(&self) -> f64 {
+        let due = self.totals.sent + self.totals.overdue;
+        mib(self.totals.overdue) / mib(due.max(1))
     }
 }
 
@@ -232,4 +260,73 @@ fn wrongs(verdict: &Verdict, strict_order: bool) -> String {
         wrongs.push("more unacknowledged or missing than can be told apart".to_owned());
     }
     wrongs.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of one second in which this was counted, one message of it late by a millisecond.
+    fn report(main: Latency, counts: Counts) -> Report {
+        let mut histogram = crate::recorder::histogram();
+        histogram.saturating_record(1_000_000);
+        Report {
+            scenario: Vec::new(),
+            body_bytes: 1024,
+            record_bytes: None,
+            main,
+            unanswered: false,
+            observed: Observed {
+                latencies: [(main, histogram)].into(),
+                counts: counts.clone(),
+                window: std::time::Duration::from_secs(1),
+                ..Observed::default()
+            },
+            totals: counts,
+            verdict: None,
+            strict_order: true,
+            stored: None,
+            pending: None,
+            broken: None,
+        }
+    }
+
+    #[test]
+    fn what_is_sent_while_pending_messages_fall_due_is_not_what_the_figures_are_of() {
+        let counts = Counts {
+            acknowledged: 100,
+            delivered: 10_000,
+            ..Counts::default()
+        };
+        assert_eq!(report(Latency::Late, counts.clone()).events(), 10_000);
+        assert_eq!(report(Latency::Deliver, counts).events(), 100);
+    }
+
+    #[test]
+    fn a_schedule_that_was_not_kept_is_not_believed() {
+        let counts = |overdue| Counts {
+            sent: 10_000,
+            overdue,
+            ..Counts::default()
+        };
+        assert!(report(Latency::Send, counts(5)).believable().is_ok());
+        let complaint = report(Latency::Send, counts(1000))
+            .believable()
+            .unwrap_err();
+        let text = complaint.to_string();
+        assert!(
+            text.starts_with("1000 of 11000 messages were due but"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_measured_nothing_is_not_believed() {
+        let mut empty = report(Latency::Deliver, Counts::default());
+        empty.observed.latencies.clear();
+        let text = empty.believable().unwrap_err().to_string();
+        assert!(text.contains("no deliver latency"), "{text}");
+        empty.unanswered = true;
+        assert!(empty.believable().is_ok());
+    }
 }

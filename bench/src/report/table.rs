@@ -153,7 +153,9 @@ fn machine(report: &Report, rows: &mut Rows) {
 fn outcome(report: &Report, rows: &mut Rows) {
     if report.totals.overdue > 0 {
         let name = "DUE BUT NOT SENT: raise --in-flight, or the rate is too high";
-        row(rows, name, report.totals.overdue.to_string());
+        let share = report.overdue_share() * 100.0;
+        let text = format!("{}, {share:.2} %", report.totals.overdue);
+        row(rows, name, text);
     }
     if let Some(stored) = report.stored {
         row(rows, "messages stored", stored.to_string());

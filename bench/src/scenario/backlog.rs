@@ -49,6 +49,7 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     check_some("--groups", args.groups as u64)?;
     let mut read = read_plan(&args.read)?;
     read.groups = args.groups;
+    target::try_files(&args.output)?;
     let broker = target::find(&args.target)?;
     let shape = shape(&args.target, &args.shape, 1);
     let mut errors = BTreeMap::new();
@@ -78,7 +79,7 @@ fn fill(
     shape: &SendShape,
     broker: &Broker,
 ) -> Result<(Report, Vec<i64>, Ledger), BenchError> {
-    Caller::connect(broker.addr)?.make_topics(&shape.topics, shape.queues)?;
+    Caller::connect(broker.addr)?.ensure_topics(&shape.topics, shape.queues)?;
     let starts = target::last_offsets(broker, shape)?;
     let mut shape = shape.clone();
     let messages = args.messages.unwrap_or(MESSAGES);
@@ -164,6 +165,7 @@ fn read_all(
         body_bytes: shape.size,
         record_bytes: None,
         main: Latency::Pull,
+        unanswered: false,
         observed,
         totals,
         verdict: Some(verdict),

@@ -138,7 +138,7 @@ pub async fn await_arrivals(
 /// No broker, a refusal before the run, or a connection that breaks.
 pub fn run(plan: &Plan, target: &TargetArgs, output: &OutputArgs) -> Result<Report, BenchError> {
     let broker = target::find(target)?;
-    Caller::connect(broker.addr)?.make_topics(&plan.shape.topics, plan.shape.queues)?;
+    Caller::connect(broker.addr)?.ensure_topics(&plan.shape.topics, plan.shape.queues)?;
     let before = target::last_offsets(&broker, &plan.shape)?;
     let groups = plan.read.as_ref().map_or(0, |read| read.groups);
     let ledger = Ledger::new(
@@ -184,6 +184,7 @@ pub fn drive(
         body_bytes: plan.shape.size,
         record_bytes: Some(plan.shape.record_bytes()),
         main: plan.main,
+        unanswered: plan.shape.one_way,
         observed,
         totals,
         verdict: None,
@@ -388,6 +389,7 @@ pub(super) fn open_senders(
                 rate,
                 phase_ns: phase_ns as u64,
                 one_way: plan.shape.one_way,
+                groups: plan.read.as_ref().map_or(0, |read| read.groups as u64),
                 commit_to: commits.then(|| (plan.shape.topics.clone(), plan.shape.encoding)),
             };
             let template = SendTemplate::new(&plan.shape, stream);

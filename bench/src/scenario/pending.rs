@@ -21,7 +21,7 @@ use crate::args::{DelayArgs, Phase, check, check_some};
 use crate::consumer::{self, Due, Reading, wall_now_ns};
 use crate::error::BenchError;
 use crate::ledger::{Expect, Ledger};
-use crate::observe::process::read_process;
+use crate::observe::process::unbacked_bytes;
 use crate::producer::Shared;
 use crate::recorder::{Latency, Note, Recorder};
 use crate::report::{Pending, Report};
@@ -68,6 +68,7 @@ pub fn run(args: &DelayArgs, count: u64) -> Result<(), BenchError> {
     let flow = &args.flow;
     check(&flow.shape, 1, &flow.load)?;
     check_some("--pending", count)?;
+    target::try_files(&flow.output)?;
     let broker = target::find(&flow.target)?;
     let mut report = match args.phase {
         Phase::Read => read_again(args, &broker, count)?,
@@ -200,7 +201,7 @@ fn fill(
     count: u64,
 ) -> Result<Filled, BenchError> {
     let load = &args.flow.load;
-    Caller::connect(broker.addr)?.make_topics(&shape.topics, shape.queues)?;
+    Caller::connect(broker.addr)?.ensure_topics(&shape.topics, shape.queues)?;
     let starts = target::last_offsets(broker, shape)?;
     let plan = Plan {
         name: "delay",
@@ -216,10 +217,7 @@ fn fill(
         strict_order: false,
         main: Latency::Send,
     };
-    let unbacked = || {
-        let reading = broker.pid.and_then(read_process);
-        reading.map(|reading| reading.unbacked_bytes())
-    };
+    let unbacked = || broker.pid.and_then(unbacked_bytes);
     let before = unbacked();
     let begun = Instant::now();
     let ledger = Ledger::new(Expect::ThisRun(shape.run), 1, shape.queues_count());
@@ -284,6 +282,7 @@ fn receive(
         body_bytes: shape.size,
         record_bytes: None,
         main: Latency::Late,
+        unanswered: false,
         observed,
         totals,
         verdict: Some(ledger.verdict()),

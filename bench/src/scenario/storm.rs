@@ -73,6 +73,7 @@ pub fn run(args: &ConnectArgs) -> Result<(), BenchError> {
         body_bytes: 0,
         record_bytes: None,
         main: Latency::Connect,
+        unanswered: false,
         observed,
         totals: ran?,
         verdict: None,

@@ -6,6 +6,7 @@
 //! **Limits** open files are raised to what the system allows.
 //! **Not here** the figures (`report`).
 
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use crate::observe::watch::{Observed, Watch};
 use crate::recorder::{Latency, Note};
 use crate::report::hlog::HistogramLog;
 use crate::report::{Report, json, plot, table};
-use crate::route::{Caller, Queue, first_master, resolve};
+use crate::route::{Caller, Queue, first_master, reach};
 use crate::wire::templates::SendShape;
 
 /// The broker under test.
@@ -38,7 +39,7 @@ pub struct Broker {
 /// No name server, no broker.
 pub fn find(target: &TargetArgs) -> Result<Broker, BenchError> {
     let addr = match &target.broker {
-        Some(broker) => resolve(broker)?,
+        Some(broker) => reach(broker)?,
         None => first_master(&target.namesrv)?,
     };
     let pid = target.broker_pid.or_else(|| listening_pid(addr));
@@ -65,16 +66,33 @@ pub fn last_offsets(broker: &Broker, shape: &SendShape) -> Result<Vec<i64>, Benc
     Caller::connect(broker.addr)?.offsets(&queues(shape), true)
 }
 
+/// Opens the files of results: one that can't be written ends a run before it begins.
+///
+/// # Errors
+/// Which file, and why.
+pub fn try_files(output: &OutputArgs) -> Result<(), BenchError> {
+    let paths = [&output.out, &output.plot, &output.hlog];
+    for path in paths.into_iter().flatten() {
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|source| BenchError::Output {
+            path: path.display().to_string(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
 /// Starts the observer; the run tells it by the channel and joins it at the end.
 ///
 /// # Errors
-/// The histogram log can't be made.
+/// A file of results can't be made.
 pub fn observe(
     broker: &Broker,
     name: &str,
     main: Latency,
     output: &OutputArgs,
 ) -> Result<(Sender<Note>, JoinHandle<Observed>), BenchError> {
+    try_files(output)?;
     let log = output.hlog.as_deref();
     let watch = Watch {
         broker_pid: broker.pid,
@@ -150,5 +168,9 @@ pub fn conclude(report: &Report, output: &OutputArgs) -> Result<(), BenchError> 
             source: std::io::Error::other(why.to_string()),
         })?;
     }
-    report.believable()
+    report.believable()?;
+    match &report.observed.log_failure {
+        Some(why) => Err(BenchError::Log(why.clone())),
+        None => Ok(()),
+    }
 }

@@ -58,12 +58,17 @@ struct Sink {
 /// # Errors
 /// The address is taken.
 pub fn run(args: &SinkArgs) -> Result<(), BenchError> {
-    let addr = resolve(&args.listen)?;
+    let addrs = resolve(&args.listen)?;
     let args = args.clone();
-    on_executor(move || serve(addr, args))
+    on_executor(move || serve(addrs, args))
 }
 
-async fn serve(addr: SocketAddr, args: SinkArgs) -> Result<(), BenchError> {
+async fn serve(addrs: Vec<SocketAddr>, args: SinkArgs) -> Result<(), BenchError> {
+    // A name stands for one address here: `resolve` gives one at least.
+    let [addr, ..] = addrs.as_slice() else {
+        return Err(BenchError::Address { value: args.listen });
+    };
+    let addr = *addr;
     let socket = |source: std::io::Error| BenchError::Socket {
         doing: "listening on",
         addr,
@@ -143,6 +148,8 @@ impl Sink {
                 let body = self.cluster();
                 reply(out, &view, response::SUCCESS, &[], &body)
             }
+            // It keeps no topics: each may be made, with any number of queues.
+            codes::GET_TOPIC_CONFIG => reply(out, &view, response::TOPIC_NOT_EXIST, &[], &[]),
             codes::UPDATE_AND_CREATE_TOPIC | codes::HEART_BEAT => {
                 reply(out, &view, response::SUCCESS, &[], &[])
             }
