@@ -23,7 +23,7 @@ use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Shares, TaskQueueHan
 
 use crate::clock::Clock;
 use crate::error::StartError;
-use crate::metrics::CoreMetrics;
+use crate::metrics::{CoreMetrics, StallWatch};
 use crate::shutdown::{Shutdown, panic_text};
 use crate::topology::Placement;
 
@@ -129,6 +129,13 @@ impl CoreContext {
     /// Starts a task with the housekeeping share.
     pub fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
         spawn_into(self.queues.clean, task);
+    }
+}
+
+impl CoreContext {
+    /// Watches tasks of `room`: those that keep this core for too long show in its profile.
+    pub fn watch(&self, room: &'static str) -> StallWatch {
+        StallWatch::new(room, &self.clock, &self.metrics)
     }
 }
 

@@ -55,6 +55,10 @@ const FAILED_OTHERS_MS: u64 = 1_000;
 
 /// What stalls of these tasks are called in the profile.
 const WORDS: &str = "router (words of other cores)";
+/// As [`WORDS`]: cold pulls, searches, questions of the control plane and errands for it.
+const BACKGROUND: &str = "background (reads, questions, errands)";
+/// As [`WORDS`].
+const HOUSEKEEPING: &str = "housekeeping (retention)";
 /// As [`WORDS`].
 const CONTROL: &str = "orders (words of the control plane)";
 
@@ -277,11 +281,13 @@ impl Host for GlommioHost {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.context.spawn_serve(task);
+        let watch = self.context.watch(BACKGROUND);
+        self.context.spawn_serve(watch.over(task));
     }
 
     fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
-        self.context.spawn_clean(task);
+        let watch = self.context.watch(HOUSEKEEPING);
+        self.context.spawn_clean(watch.over(task));
     }
 }
 

@@ -32,6 +32,7 @@ pub use memory::give_back as give_memory_back;
 pub use shared_tail::{SharedTail, TailError, TailHome, TailPlace};
 
 use crate::clock::wall_now_ms;
+use crate::metrics::StallWatch;
 use crate::probe;
 use crate::shard::{breathe, spawn_into};
 
@@ -71,6 +72,7 @@ struct Inner {
     root: PathBuf,
     queue: TaskQueueHandle,
     origin: Instant,
+    watch: Option<StallWatch>,
 }
 
 impl GlommioDisk {
@@ -111,6 +113,7 @@ impl GlommioDisk {
             root,
             queue,
             origin: Instant::now(),
+            watch: None,
         };
         Ok(Self {
             inner: Rc::new(inner),
@@ -125,10 +128,21 @@ impl GlommioDisk {
     /// The same disk with its background tasks in another task queue.
     #[must_use]
     pub fn with_queue(&self, queue: TaskQueueHandle) -> Self {
+        self.with(queue, self.inner.watch.clone())
+    }
+
+    /// The same disk with its background tasks watched.
+    #[must_use]
+    pub fn watched(&self, watch: StallWatch) -> Self {
+        self.with(self.inner.queue, Some(watch))
+    }
+
+    fn with(&self, queue: TaskQueueHandle, watch: Option<StallWatch>) -> Self {
         let inner = Inner {
             root: self.inner.root.clone(),
             queue,
             origin: self.inner.origin,
+            watch,
         };
         Self {
             inner: Rc::new(inner),
@@ -253,7 +267,10 @@ impl Disk for GlommioDisk {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        spawn_into(self.inner.queue, task);
+        match &self.inner.watch {
+            Some(watch) => spawn_into(self.inner.queue, watch.over(task)),
+            None => spawn_into(self.inner.queue, task),
+        }
     }
 }
 

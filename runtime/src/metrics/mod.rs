@@ -10,6 +10,7 @@ mod batches;
 mod profile;
 mod slowest;
 mod stage;
+mod stall_watch;
 mod stalls;
 mod windows;
 
@@ -19,6 +20,7 @@ use std::rc::Rc;
 pub use profile::{Front, Profile, Run, Snapshot, Timing};
 pub use slowest::{SLOWEST_MAX, Slow};
 pub use stage::{Kind, STAGES, Stage};
+pub use stall_watch::StallWatch;
 pub use stalls::{RECENT_MAX, STALL_US, Stall, StalledRoom, Stalls};
 pub use windows::{Figures, Histories, SLICE_US, SLICES};
 

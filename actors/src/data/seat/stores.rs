@@ -26,6 +26,9 @@ use crate::settings::{BrokerSettings, FlushDiskType};
 /// as fast as one whose segments are used again (docs/adr/0003).
 const ZEROS_AHEAD_BYTES: u64 = 1 << 30;
 
+/// What stalls of the log's own tasks are called in the profile.
+const DISK_TASKS: &str = "log (writer, read-ahead, upkeep, checkpoints)";
+
 /// A core's shards.
 pub(super) type Stores = Vec<(ShardId, Rc<Store>)>;
 
@@ -68,6 +71,7 @@ pub(super) async fn open_shards(
     identity: StoreIdentity,
 ) -> Result<(Stores, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
     let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
+    let disk = disk.watched(context.watch(DISK_TASKS));
     let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
     let memory = settings.memory_plan(context.count);
     let (mut stores, mut reports) = (Vec::new(), Vec::new());
