@@ -9,14 +9,17 @@
 //! at once with `SYSTEM_BUSY`.
 //! **Not here** how words travel (`gantry_runtime::mesh`).
 
+use std::cell::RefCell;
+use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
 use gantry_runtime::shared_budget::Held;
-use gantry_storage::units::{QueueKey, QueueOffset, ShardId};
+use gantry_storage::units::{QueueKey, QueueOffset, ShardId, TopicId};
 
+use super::catalog::Catalog;
 use super::core::DataCore;
 use super::gather::{GatherAnswer, GatherAsk};
 use super::host::Host;
@@ -98,6 +101,21 @@ pub fn core_of_shard(shard: ShardId, cores: CoreNumber) -> CoreNumber {
     CoreNumber::from(shard.0) % cores.max(1)
 }
 
+/// A topic's name for a remark, looked up only when one is written; its number if it is gone.
+struct TopicName<'a> {
+    catalog: &'a RefCell<Catalog>,
+    topic: TopicId,
+}
+
+impl fmt::Display for TopicName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.catalog.borrow().topic_by_id(self.topic) {
+            Some(entry) => f.write_str(&entry.config.name),
+            None => self.topic.fmt(f),
+        }
+    }
+}
+
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Which core holds a queue.
     pub fn core_of(&self, key: QueueKey) -> CoreNumber {
@@ -136,7 +154,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         request: QueueRequest,
     ) -> Result<(), Refusal> {
         if let Some(shard) = self.shard_of(key) {
-            return shard.post(key, reply, request);
+            return shard.post(key, &self.name_of(key), reply, request);
         }
         self.route_away(key, CoreWord::Ask(key, reply, request))
     }
@@ -147,10 +165,19 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         self.host.send_core(core, word).map_err(|_| {
             let remark = format!(
                 "the road from core {} to core {core} is full, topic {} queue {}",
-                self.number, key.topic, key.queue
+                self.number,
+                self.name_of(key),
+                key.queue
             );
             self.host.busy(BusyCause::Mesh, &remark)
         })
+    }
+
+    fn name_of(&self, key: QueueKey) -> TopicName<'_> {
+        TopicName {
+            catalog: &self.catalog,
+            topic: key.topic,
+        }
     }
 
     /// Hands a word to the core of a shard.

@@ -17,7 +17,7 @@ use gantry_protocol::frame::Frame;
 use gantry_protocol::request::send::SendHeader;
 use gantry_runtime::metrics::Kind;
 
-use super::parked::{Caller, Park, ParkedRequest, Subject};
+use super::parked::{Caller, PARKED_MS, Park, ParkedRequest, Subject};
 use super::send::Checked;
 use crate::data::core::DataCore;
 use crate::data::host::Host;
@@ -183,7 +183,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             default_topic_queue_nums: header.default_topic_queue_nums,
             unit_mode: header.unit_mode,
         };
-        self.park(Subject::Topic(topic.clone()), caller, frame, ask)
+        self.park(&Subject::Topic(topic.clone()), caller, frame, ask)
     }
 
     /// Parks a send until its group's dead-letter topic is made.
@@ -201,7 +201,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             default_topic_queue_nums: 1,
             unit_mode: false,
         };
-        self.park(Subject::Topic(topic.to_owned()), caller, frame, ask)
+        self.park(&Subject::Topic(topic.to_owned()), caller, frame, ask)
     }
 
     /// Parks a request until a group is made.
@@ -217,12 +217,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ticket,
             group: group.clone(),
         };
-        self.park(Subject::Group(group.clone()), caller, frame, ask)
+        self.park(&Subject::Group(group.clone()), caller, frame, ask)
     }
 
     fn park(
         self: &Rc<Self>,
-        subject: Subject,
+        subject: &Subject,
         caller: Caller,
         frame: &Frame,
         ask: impl FnOnce(Ticket) -> ToControl,
@@ -246,8 +246,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 Err(self.control_is_behind())
             }
             Park::Full => {
-                let why = "too many requests wait for topics and groups to be made";
-                Err(self.host.busy(BusyCause::Parked, why))
+                let (count, bytes, waited_ms) = self.parked.borrow().waiting(self.host.mono_ms());
+                let why = format!(
+                    "core {}, {subject}, {count} requests of {bytes} bytes wait for topics and \
+                     groups to be made, the first for {waited_ms} ms",
+                    self.number
+                );
+                Err(self.host.busy(BusyCause::Parked, &why))
             }
         }
     }
@@ -274,10 +279,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     pub(in crate::data) fn end_late_parked(&self) {
         let late = self.parked.borrow_mut().take_due(self.host.mono_ms());
-        for ParkedRequest { caller, frame, .. } in late {
-            let why = "the topic or group was not made within 3 s";
-            let refusal = self.host.busy(BusyCause::ParkedLate, why);
-            self.refuse_parked(caller, &frame, &refusal);
+        for (subject, requests) in late {
+            let count = requests.len();
+            for request in requests {
+                let waited_ms = self.host.mono_us().saturating_sub(request.read_us) / 1000;
+                let why = format!(
+                    "core {}, {subject} was not made within {PARKED_MS} ms, waited {waited_ms} ms, \
+                     {count} requests wait for it",
+                    self.number
+                );
+                let refusal = self.host.busy(BusyCause::ParkedLate, &why);
+                self.refuse_parked(request.caller, &request.frame, &refusal);
+            }
         }
     }
 

@@ -9,12 +9,14 @@
 //! **Not here** who may make what (`control`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use gantry_protocol::frame::Frame;
 use gantry_runtime::net::PeerRef;
 use hashbrown::HashMap;
 
+use crate::refusal::quoted;
 use crate::seam::Ticket;
 
 /// Most requests parked on a core.
@@ -40,6 +42,15 @@ pub enum Subject {
     Topic(String),
     /// A group.
     Group(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic {}", quoted(name)),
+            Self::Group(name) => write!(f, "group {}", quoted(name)),
+        }
+    }
 }
 
 /// A parked request.
@@ -102,14 +113,14 @@ impl Parked {
     }
 
     /// Parks a request.
-    pub fn park(&mut self, subject: Subject, request: ParkedRequest, now_ms: u64) -> Park {
+    pub fn park(&mut self, subject: &Subject, request: ParkedRequest, now_ms: u64) -> Park {
         let bytes = request.frame.wire_bytes();
         if self.count >= PARKED_MAX || self.bytes + bytes > self.bytes_max {
             return Park::Full;
         }
         self.count += 1;
         self.bytes += bytes;
-        if let Some(ticket) = self.tickets.get(&subject)
+        if let Some(ticket) = self.tickets.get(subject)
             && let Some(wait) = self.waits.get_mut(ticket)
         {
             wait.requests.push(request);
@@ -122,7 +133,7 @@ impl Parked {
         self.waits.insert(
             ticket,
             Wait {
-                subject,
+                subject: subject.clone(),
                 deadline_ms,
                 requests: vec![request],
             },
@@ -132,9 +143,11 @@ impl Parked {
 
     /// Takes what waits under a ticket, in the order it came.
     pub fn take(&mut self, ticket: Ticket) -> Vec<ParkedRequest> {
-        let Some(wait) = self.waits.remove(&ticket) else {
-            return Vec::new();
-        };
+        self.take_wait(ticket).map_or(Vec::new(), |(_, all)| all)
+    }
+
+    fn take_wait(&mut self, ticket: Ticket) -> Option<(Subject, Vec<ParkedRequest>)> {
+        let wait = self.waits.remove(&ticket)?;
         self.tickets.remove(&wait.subject);
         self.count -= wait.requests.len();
         self.bytes -= wait
@@ -142,11 +155,20 @@ impl Parked {
             .iter()
             .map(|one| one.frame.wire_bytes())
             .sum::<usize>();
-        wait.requests
+        Some((wait.subject, wait.requests))
     }
 
-    /// Takes what has waited too long.
-    pub fn take_due(&mut self, now_ms: u64) -> Vec<ParkedRequest> {
+    /// How many requests wait, of how many bytes, and how long the first of them has, ms.
+    pub fn waiting(&self, now_ms: u64) -> (usize, usize, u64) {
+        let first = self.waits.values().next();
+        let waited_ms = first.map_or(0, |wait| {
+            (now_ms + PARKED_MS).saturating_sub(wait.deadline_ms)
+        });
+        (self.count, self.bytes, waited_ms)
+    }
+
+    /// Takes what has waited too long, with what for.
+    pub fn take_due(&mut self, now_ms: u64) -> Vec<(Subject, Vec<ParkedRequest>)> {
         // Tickets and deadlines grow together.
         let due = self
             .waits
@@ -154,7 +176,7 @@ impl Parked {
             .take_while(|(_, wait)| wait.deadline_ms <= now_ms);
         let due: Vec<Ticket> = due.map(|(ticket, _)| *ticket).collect();
         due.into_iter()
-            .flat_map(|ticket| self.take(ticket))
+            .filter_map(|ticket| self.take_wait(ticket))
             .collect()
     }
 
@@ -200,10 +222,10 @@ mod tests {
     #[test]
     fn one_question_and_the_order_kept() {
         let mut parked = Parked::new(PARKED_BYTES_MAX);
-        let Park::Ask(ticket) = parked.park(topic(), request(1, 10), 0) else {
+        let Park::Ask(ticket) = parked.park(&topic(), request(1, 10), 0) else {
             panic!()
         };
-        assert_eq!(parked.park(topic(), request(2, 10), 5), Park::Waits);
+        assert_eq!(parked.park(&topic(), request(2, 10), 5), Park::Waits);
         assert!(parked.holds_topic("T"));
         let slots: Vec<u32> = parked
             .take(ticket)
@@ -219,11 +241,11 @@ mod tests {
     fn bounds_hold_and_time_ends_the_wait() {
         let mut parked = Parked::new(PARKED_BYTES_MAX);
         assert_ne!(
-            parked.park(topic(), request(1, PARKED_BYTES_MAX / 2), 0),
+            parked.park(&topic(), request(1, PARKED_BYTES_MAX / 2), 0),
             Park::Full
         );
         assert_eq!(
-            parked.park(topic(), request(2, PARKED_BYTES_MAX / 2), 0),
+            parked.park(&topic(), request(2, PARKED_BYTES_MAX / 2), 0),
             Park::Full
         );
         assert!(parked.take_due(PARKED_MS - 1).is_empty());

@@ -248,10 +248,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let bytes = append.bytes();
         self.admit(&inner, key, &append.topic.config.name, bytes)?;
         if matches!(append.step(), Some(TransactionStep::Half { .. })) {
-            self.admit_half(&inner)?;
+            self.admit_half(&inner, key, &append.topic.config.name)?;
         }
         if append.owed().is_some() {
-            self.admit_owed(&inner)?;
+            self.admit_owed(&inner, key, &append.topic.config.name)?;
         }
         inner.inbox_count += 1;
         inner.inbox_bytes += bytes;
@@ -260,18 +260,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Ok(())
     }
 
-    /// Takes any other request.
+    /// Takes any other request; `topic` is the name for a remark.
     ///
     /// # Errors
     /// The inboxes are full, or the shard is closed.
     pub fn post(
         &self,
         key: QueueKey,
+        topic: &dyn fmt::Display,
         reply: ReplyTo,
         request: QueueRequest,
     ) -> Result<(), Refusal> {
         let mut inner = self.inner.borrow_mut();
-        self.admit_ask(&inner, key)?;
+        self.admit_ask(&inner, key, topic)?;
         inner.asks_count += 1;
         inner.push_ask(key, (reply, request));
         self.signal.set();
@@ -321,14 +322,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Ok(())
     }
 
-    fn admit_ask(&self, inner: &Inner, key: QueueKey) -> Result<(), Refusal> {
+    fn admit_ask(
+        &self,
+        inner: &Inner,
+        key: QueueKey,
+        topic: &dyn fmt::Display,
+    ) -> Result<(), Refusal> {
         Self::admit_any(inner)?;
         if inner.asks_count < self.rules.inbox_bytes_max / ASK_BYTES {
             return Ok(());
         }
         let remark = format!(
-            "shard {}, topic {} queue {}, {} pulls and questions wait",
-            self.id, key.topic, key.queue, inner.asks_count,
+            "shard {}, topic {topic} queue {}, {} pulls and questions wait",
+            self.id, key.queue, inner.asks_count,
         );
         Err(self.host.busy(BusyCause::Inbox, &remark))
     }

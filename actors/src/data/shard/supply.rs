@@ -57,6 +57,12 @@ impl OwedRows {
         !self.ready.is_empty()
     }
 
+    /// Since when the oldest of them waits, ms since 1970.
+    fn oldest_ms(&self) -> Option<u64> {
+        let unread = self.unread.front().map(|(_, row)| row);
+        self.ready.front().or(unread).map(|row| row.store_ms)
+    }
+
     /// Rows that are not yet with the control plane.
     pub fn count(&self) -> usize {
         self.unread.len() + self.ready.len()
@@ -65,14 +71,24 @@ impl OwedRows {
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Whether a message that something is owed for can be taken.
-    pub(super) fn admit_owed(&self, inner: &Inner) -> Result<(), Refusal> {
+    pub(super) fn admit_owed(
+        &self,
+        inner: &Inner,
+        key: QueueKey,
+        topic: &str,
+    ) -> Result<(), Refusal> {
         if inner.owed.count() < OWED_WAITING_MAX {
             return Ok(());
         }
+        let now_ms = self.host.wall_ms();
+        let since_ms = inner.owed.oldest_ms().unwrap_or(now_ms);
         let remark = format!(
-            "{} delayed or half messages of shard {} wait for the control plane",
+            "shard {}, topic {topic} queue {}, {} delayed or half messages wait for the control \
+             plane, the first for {} ms",
+            self.id,
+            key.queue,
             inner.owed.count(),
-            self.id
+            now_ms.saturating_sub(since_ms)
         );
         Err(self.host.busy(BusyCause::Control, &remark))
     }

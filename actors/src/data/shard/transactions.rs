@@ -128,11 +128,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Whether another half can be opened.
-    pub(super) fn admit_half(&self, inner: &Inner) -> Result<(), Refusal> {
+    pub(super) fn admit_half(
+        &self,
+        inner: &Inner,
+        key: QueueKey,
+        topic: &str,
+    ) -> Result<(), Refusal> {
         if inner.transacting.halves.len() < HALVES_MAX {
             return Ok(());
         }
-        let remark = format!("{HALVES_MAX} half messages of shard {} are open", self.id);
+        let remark = format!(
+            "shard {}, topic {topic} queue {}, {HALVES_MAX} half messages are open",
+            self.id, key.queue
+        );
         Err(self.host.busy(BusyCause::Transactions, &remark))
     }
 

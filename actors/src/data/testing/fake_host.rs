@@ -35,6 +35,7 @@ pub struct FakeWorld {
     pub breaths: Cell<u32>,
     pub now_us: Cell<u64>,
     pub control_is_full: Cell<bool>,
+    pub roads_are_full: Cell<bool>,
     pub has_reply_room: Cell<bool>,
     /// Sleeps end when their task is polled again; otherwise never.
     pub naps: Cell<bool>,
@@ -57,6 +58,7 @@ impl FakeWorld {
             breaths: Cell::new(0),
             now_us: Cell::new(1_000_000),
             control_is_full: Cell::new(false),
+            roads_are_full: Cell::new(false),
             has_reply_room: Cell::new(true),
             naps: Cell::new(false),
         })
@@ -169,6 +171,9 @@ impl Host for FakeHost {
     }
 
     fn send_core(&self, core: CoreNumber, word: CoreWord) -> Result<(), Box<CoreWord>> {
+        if self.world.roads_are_full.get() {
+            return Err(Box::new(word));
+        }
         self.world.words.borrow_mut()[usize::from(core)].push(word);
         Ok(())
     }

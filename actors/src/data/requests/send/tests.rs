@@ -251,7 +251,60 @@ fn parked_sends_are_told_when_the_topic_is_refused_or_time_is_up() {
     broker.pass_ms(3_000);
     let reply = broker.reply();
     assert_eq!(reply.code, 2);
-    assert!(reply.remark.unwrap().starts_with("[TIMEOUT_CLEAN_QUEUE]"));
+    let remark = reply.remark.unwrap();
+    assert!(remark.starts_with("[TIMEOUT_CLEAN_QUEUE]"), "{remark}");
+    for part in [
+        "stage parked",
+        "topic Never",
+        "waited 3000 ms",
+        "1 requests",
+    ] {
+        assert!(remark.contains(part), "no {part} in {remark}");
+    }
+}
+
+#[test]
+fn a_full_road_names_the_topic_and_its_queue() {
+    let broker = TestBroker::new(2, 2, |_| {});
+    broker.world.roads_are_full.set(true);
+    let mut refused = Vec::new();
+    for queue_id in 0..4 {
+        let header = SendHeader {
+            queue_id,
+            ..send_header("T")
+        };
+        broker.request(&send_frame(queue_id, &header, b"x"));
+        broker.request(&pull_frame(queue_id, &pull_header("T", queue_id, 0)));
+        let codes = broker.replies().into_iter().filter(|reply| reply.code == 2);
+        refused.extend(codes.map(|reply| (queue_id, reply.remark.unwrap())));
+    }
+    assert!(refused.len() >= 4, "{refused:?}");
+    for (queue, remark) in refused {
+        assert!(remark.contains("stage mesh"), "{remark}");
+        assert!(
+            remark.contains(&format!("topic T queue {queue}")),
+            "{remark}"
+        );
+    }
+}
+
+#[test]
+fn full_parking_names_the_topic_and_how_long_the_first_waits() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let body = vec![0; 12 << 20];
+    broker.request(&send_frame(1, &send_header("New"), &body));
+    broker.pass_ms(40);
+    broker.request(&send_frame(2, &send_header("New"), &body));
+    broker.request(&send_frame(3, &send_header("Newer"), &body));
+    let remark = broker.reply().remark.unwrap();
+    for part in [
+        "stage parked",
+        "topic Newer",
+        "2 requests of",
+        "the first for 40 ms",
+    ] {
+        assert!(remark.contains(part), "no {part} in {remark}");
+    }
 }
 
 /// A broker with the topics of parked messages.
