@@ -11,5 +11,5 @@
 /// # Errors
 /// One line for the operator.
 pub fn run(words: &[String]) -> Result<(), String> {
-    gantry_bench::run(words).map_err(|error| error.to_string())
+    gantry_bench::run(words, env!("GANTRY_COMMIT")).map_err(|error| error.to_string())
 }

@@ -20,10 +20,15 @@ use self::admin::{
 };
 use self::supervised::{AdminDelay, AdminDlq, AdminTx};
 
-/// With the way it was built, if that wasn't plain (`deploy/build`).
+/// With the commit and the way it was built, if that wasn't plain (`deploy/build`).
 pub const VERSION: &str = match option_env!("GANTRY_BUILD") {
-    Some(_) => concat!(env!("CARGO_PKG_VERSION"), " (trained)"),
-    None => env!("CARGO_PKG_VERSION"),
+    Some(_) => concat!(
+        env!("CARGO_PKG_VERSION"),
+        " (",
+        env!("GANTRY_COMMIT"),
+        ", trained)"
+    ),
+    None => concat!(env!("CARGO_PKG_VERSION"), " (", env!("GANTRY_COMMIT"), ")"),
 };
 
 /// A message broker and name server that speaks Apache RocketMQ's protocol.

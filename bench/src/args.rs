@@ -20,6 +20,8 @@ use crate::wire::payload::STAMP_BYTES;
 pub const CONNECTIONS_MAX: usize = 28_000;
 /// Largest body: with its header it still fits a frame of 16 MiB.
 const SIZE_MAX: usize = 8 << 20;
+/// Fewest rounds of a comparison.
+pub const ROUNDS_MIN: usize = 3;
 /// Most queues over all topics.
 const QUEUES_MAX: u64 = 1_000_000;
 
@@ -94,7 +96,8 @@ pub struct TargetArgs {
     /// Process to read CPU and memory of; found by the broker's address when it is on this machine.
     #[arg(long)]
     pub broker_pid: Option<u32>,
-    /// Topic; made on the broker if it doesn't exist. With several topics, the stem of their names.
+    /// Topic; made on the broker if it doesn't exist, never changed if it does: it must have
+    /// `--queues` queues at least. With several topics, the stem of their names.
     #[arg(long, default_value = "GantryBench")]
     pub topic: String,
     /// Header encoding.
@@ -361,12 +364,12 @@ pub struct CompareArgs {
     /// Name the scenarios and their bars, run nothing.
     #[arg(long)]
     pub list: bool,
-    /// Shorter windows, two rounds, smaller backlogs: about ten minutes in all.
+    /// Shorter windows, smaller backlogs: about twenty minutes in all; for a look, not for bars.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds (3; quick 2).
-    #[arg(long)]
-    pub rounds: Option<usize>,
+    /// Rounds, 3 and up: a median of fewer is one of them.
+    #[arg(long, default_value_t = ROUNDS_MIN)]
+    pub rounds: usize,
     /// Heap of the peer's broker (4g, less where the machine has under 12 GiB).
     #[arg(long)]
     pub peer_heap: Option<String>,
@@ -379,9 +382,10 @@ pub struct CompareArgs {
     /// First of the six ports used: name server and broker of the peer, then of Gantry.
     #[arg(long, default_value_t = 20_876)]
     pub port: u16,
-    /// Folder for the JSON files and the Markdown table.
-    #[arg(long, default_value = "bench/results")]
-    pub results: PathBuf,
+    /// Folder for the JSON files and the Markdown table (bench/results; with --quick, so that they
+    /// don't take the place of full ones, bench/results/quick).
+    #[arg(long)]
+    pub results: Option<PathBuf>,
     /// Folder for the stores of both brokers (the temporary folder): some 30 GiB.
     #[arg(long)]
     pub work: Option<PathBuf>,

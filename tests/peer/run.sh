@@ -37,13 +37,14 @@ java_start() {
   printf '%s\n' '<configuration><appender name="out" class="ch.qos.logback.core.ConsoleAppender"><encoder>' \
     '<pattern>%d %p %t - %m%n</pattern></encoder></appender><root level="WARN"><appender-ref ref="out"/></root></configuration>' \
     | tee "$dir/home/conf/rmq.broker.logback.xml" >"$dir/home/conf/rmq.namesrv.logback.xml"
-  ROCKETMQ_HOME="$dir/home" setsid java -Xms"$HEAP" -Xmx"$HEAP" -XX:MaxDirectMemorySize="$HEAP" -XX:+UseG1GC -Duser.home="$dir/home" \
+  # Its pid is written before it leaves the group of this script: whoever ends the script finds one or the other.
+  ( echo "$BASHPID" >"$dir/$name.pid"
+    ROCKETMQ_HOME="$dir/home" exec setsid java -Xms"$HEAP" -Xmx"$HEAP" -XX:MaxDirectMemorySize="$HEAP" -XX:+UseG1GC -Duser.home="$dir/home" \
     -Drmq.logback.configurationFile="$dir/home/conf/rmq.$name.logback.xml" ${PEER_JAVA_OPTS:-} \
     --add-exports=java.base/jdk.internal.ref=ALL-UNNAMED --add-exports=java.base/sun.nio.ch=ALL-UNNAMED \
     --add-opens=java.base/java.nio=ALL-UNNAMED --add-opens=java.base/java.lang=ALL-UNNAMED \
-    -cp "$LIB/*" "$main" "$@" </dev/null >"$dir/$name.log" 2>&1 7>&- 8>&- 9>&- &
+    -cp "$LIB/*" "$main" "$@" ) </dev/null >"$dir/$name.log" 2>&1 7>&- 8>&- 9>&- &
   local pid=$!
-  echo "$pid" >"$dir/$name.pid"
   local until=$((SECONDS + READY_SECONDS))
   while ! grep -q 'boot success' "$dir/$name.log"; do
     if ! kill -0 "$pid" 2>/dev/null || [ "$SECONDS" -ge "$until" ]; then
@@ -76,10 +77,12 @@ stop() { # DIR
   local f pid i
   for f in "$1"/broker.pid "$1"/namesrv.pid; do
     [ -e "$f" ] || continue
-    pid=$(cat "$f"); rm -f "$f"
-    kill "$pid" 2>/dev/null || continue
-    for i in $(seq 1 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
+    pid=$(cat "$f")
+    if kill "$pid" 2>/dev/null; then
+      for i in $(seq 1 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+      kill -9 "$pid" 2>/dev/null || true
+    fi
+    rm -f "$f"
   done
 }
 

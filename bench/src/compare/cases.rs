@@ -3,6 +3,8 @@
 //! **Owns** the cases and the bars of the project's promise; README's figures come from here.
 //! **Lives on** the calling thread; constants only.
 //! **Invariants** a bar is a ratio of Gantry to the peer in the same run, never an absolute figure.
+//! Latencies are compared at fixed rates only: flat out they say how long a queue the generator
+//! made.
 //! **Limits** none.
 //! **Not here** running them (`compare`), reading the figures (`results`).
 
@@ -100,7 +102,7 @@ pub enum Kind {
 pub struct Case {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is.
+    /// What it is; [`MESSAGES`] stands for their number.
     pub what: &'static str,
     /// How it is run.
     pub kind: Kind,
@@ -108,6 +110,22 @@ pub struct Case {
     pub sync_flush: bool,
     /// What is read and what must hold.
     pub figures: &'static [(Figure, Bar)],
+}
+
+/// Stands in a case's text for how many messages it has, which is not the same in a quick run.
+const MESSAGES: &str = "{messages}";
+
+impl Case {
+    /// What it is, with so many messages.
+    pub fn what_of(&self, messages: u64) -> String {
+        const MILLION: u64 = 1_000_000;
+        let count = if messages > 0 && messages.is_multiple_of(MILLION) {
+            format!("{} M", messages / MILLION)
+        } else {
+            messages.to_string()
+        };
+        self.what.replace(MESSAGES, &count)
+    }
 }
 
 const PRODUCE: &[&str] = &["produce"];
@@ -138,7 +156,6 @@ pub const CASES: &[Case] = &[
         figures: &[
             (Figure::Cpu, Bar::OneIn(12.0)),
             (Figure::Rate, Bar::Times(4.0)),
-            (Figure::P99, Bar::None),
         ],
     },
     Case {
@@ -180,7 +197,6 @@ pub const CASES: &[Case] = &[
         figures: &[
             (Figure::Cpu, Bar::OneIn(12.0)),
             (Figure::Rate, Bar::Times(6.0)),
-            (Figure::P99, Bar::None),
         ],
     },
     Case {
@@ -219,21 +235,21 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "warm",
-        what: "reading a backlog of 1 M × 1 KiB just written",
+        what: "reading a backlog of {messages} × 1 KiB just written",
         kind: Kind::Warm,
         sync_flush: false,
         figures: &[(Figure::Cpu, Bar::OneIn(5.0)), (Figure::Rate, Bar::None)],
     },
     Case {
         name: "cold",
-        what: "reading a backlog of 1 M × 1 KiB after a restart",
+        what: "reading a backlog of {messages} × 1 KiB after a restart",
         kind: Kind::Cold,
         sync_flush: false,
         figures: &[(Figure::Cpu, Bar::OneIn(5.0)), (Figure::Rate, Bar::None)],
     },
     Case {
         name: "start",
-        what: "start of the process, fresh and after kill -9",
+        what: "start of the process, fresh and after {messages} messages and kill -9",
         kind: Kind::Start,
         sync_flush: false,
         figures: &[
@@ -244,7 +260,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "memory",
-        what: "memory that no disk file backs",
+        what: "memory that no disk file backs, idle and after {messages} messages",
         kind: Kind::Memory,
         sync_flush: false,
         figures: &[
@@ -265,6 +281,18 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), CASES.len());
         assert!(CASES.iter().all(|case| !case.figures.is_empty()));
+    }
+
+    #[test]
+    fn texts_name_the_messages_of_this_run() {
+        let what = |name: &str, messages| {
+            let case = CASES.iter().find(|case| case.name == name).unwrap();
+            case.what_of(messages)
+        };
+        assert!(what("cold", 1_000_000).contains("backlog of 1 M ×"));
+        assert!(what("cold", 300_000).contains("backlog of 300000 ×"));
+        assert!(what("memory", 10_000_000).ends_with("after 10 M messages"));
+        assert!(CASES.iter().all(|case| !case.what_of(5).contains('{')));
     }
 
     #[test]

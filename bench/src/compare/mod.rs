@@ -13,15 +13,15 @@ pub mod cases;
 pub mod results;
 pub mod servers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::args::CompareArgs;
+use crate::args::{CompareArgs, ROUNDS_MIN};
 use crate::error::BenchError;
-use crate::observe::process::{cpu_seconds, read_process};
+use crate::observe::process::{cpu_seconds, unbacked_bytes};
 use cases::{CASES, Case, Kind};
 use results::Outcome;
 use servers::{Server, Settings, Side, StartTook};
@@ -42,6 +42,9 @@ const QUIET_LOOK: Duration = Duration::from_millis(500);
 const QUIET_LOOKS_MAX: usize = 40;
 /// Between a start or a fill and a look at the memory.
 const REST: Duration = Duration::from_secs(5);
+/// Folders of the results.
+const RESULTS: &str = "bench/results";
+const RESULTS_QUICK: &str = "bench/results/quick";
 const HEAP: &str = "4g";
 const HEAP_SMALL: &str = "2g";
 /// Machines below give the peer the smaller heap.
@@ -63,7 +66,7 @@ struct Scale {
 
 impl Scale {
     fn of(args: &CompareArgs) -> Self {
-        let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 }).max(1);
+        let rounds = args.rounds;
         if args.quick {
             return Self {
                 rounds,
@@ -89,18 +92,38 @@ impl Scale {
             quick: false,
         }
     }
+
+    /// Messages of a case that counts them.
+    fn messages(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Load(..) => 0,
+            Kind::Warm | Kind::Cold => self.backlog,
+            Kind::Start => self.start_backlog,
+            Kind::Memory => self.memory_messages,
+        }
+    }
 }
 
 /// Runs a comparison.
 ///
 /// # Errors
 /// An unknown scenario, a server that does not start, or results that can't be written.
-pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
+pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
     if args.list {
-        print!("{}", results::list());
+        let scale = Scale::of(args);
+        let what = |case: &Case| case.what_of(scale.messages(case.kind));
+        print!("{}", results::list(what));
         return Ok(());
     }
     let chosen = chosen(&args.scenario)?;
+    if args.rounds < ROUNDS_MIN {
+        return Err(BenchError::Argument {
+            name: "--rounds",
+            value: args.rounds.to_string(),
+            allowed: "3 and up",
+        });
+    }
+    let results = results_folder(args);
     let scale = Scale::of(args);
     let work = match &args.work {
         Some(folder) => std::fs::create_dir_all(folder).and_then(|()| {
@@ -122,6 +145,7 @@ pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
         peer_heap: args.peer_heap.clone().unwrap_or_else(|| heap.to_owned()),
         peer_set: args.peer_set.clone(),
         set: args.set.clone(),
+        commit: commit.to_owned(),
     };
     let mut bench = Bench {
         scale,
@@ -132,20 +156,29 @@ pub fn run(args: &CompareArgs) -> Result<(), BenchError> {
     };
     let mut failed_count = 0;
     for case in chosen {
-        eprintln!("== {}: {}", case.name, case.what);
+        let messages = bench.scale.messages(case.kind);
+        eprintln!("== {}: {}", case.name, case.what_of(messages));
         let outcome = bench.case(case)?;
         println!("{}", outcome.table());
-        outcome.write(&args.results)?;
+        outcome.write(&results)?;
         failed_count += outcome.failed_count();
     }
     bench.stop()?;
-    let table = results::rebuild(&args.results)?;
+    let table = results::rebuild(&results)?;
     eprintln!("table: {}", table.display());
     if failed_count > 0 {
         let what = format!("{failed_count} runs failed, the table says which");
         return Err(BenchError::Wrong { what });
     }
     Ok(())
+}
+
+/// Where the results go: those of a quick comparison not in the place of full ones.
+fn results_folder(args: &CompareArgs) -> PathBuf {
+    let default = if args.quick { RESULTS_QUICK } else { RESULTS };
+    args.results
+        .clone()
+        .unwrap_or_else(|| Path::new(default).to_owned())
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Case>, BenchError> {
@@ -177,7 +210,8 @@ struct Bench {
 
 impl Bench {
     fn case(&mut self, case: &Case) -> Result<Outcome, BenchError> {
-        let mut outcome = Outcome::new(case, self.scale.quick, &self.settings);
+        let what = case.what_of(self.scale.messages(case.kind));
+        let mut outcome = Outcome::new(case, &what, self.scale.quick, &self.settings);
         match case.kind {
             Kind::Load(words, warm) => {
                 self.serve(case.sync_flush)?;
@@ -263,13 +297,12 @@ impl Bench {
         if let Some(pid) = &pid {
             command.args(["--broker-pid", pid]);
         }
-        command.arg("--out").arg(&out).stdout(Stdio::null());
+        command.arg("--out").arg(&out).stdin(Stdio::null());
         let failed = |what: String| BenchError::Program {
             program: format!("bench {} on {}", words.join(" "), side.name()),
             what,
         };
-        command.stderr(Stdio::piped());
-        let ran = command.output().map_err(|e| failed(e.to_string()))?;
+        let ran = servers::run_noted(&mut command).map_err(|e| failed(e.to_string()))?;
         let text = std::fs::read_to_string(&out);
         let said = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
         let report = text.ok().and_then(|text| serde_json::from_str(&text).ok());
@@ -438,7 +471,7 @@ impl Bench {
     }
 
     fn unbacked(&mut self, side: Side) -> Result<u64, BenchError> {
-        let reading = self.server(side)?.pid().and_then(read_process);
-        Ok(reading.map_or(0, |reading| reading.unbacked_bytes()))
+        let bytes = self.server(side)?.pid().and_then(unbacked_bytes);
+        Ok(bytes.unwrap_or(0))
     }
 }

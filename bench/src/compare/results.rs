@@ -95,12 +95,12 @@ pub fn span(mut values: Vec<f64>) -> Option<Span> {
 
 impl Outcome {
     /// Nothing found yet.
-    pub fn new(case: &Case, quick: bool, settings: &Settings) -> Self {
+    pub fn new(case: &Case, what: &str, quick: bool, settings: &Settings) -> Self {
         Self {
             name: case.name,
             about: json!({
                 "case": case.name,
-                "what": case.what,
+                "what": what,
                 "quick": quick,
                 "peer": "Apache RocketMQ 5.5.0",
                 "peer_heap": settings.peer_heap,
@@ -108,7 +108,7 @@ impl Outcome {
                 "set": settings.set,
                 "machine": machine(),
                 "date": said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
-                "commit": commit(),
+                "commit": built_from(&settings.commit),
             }),
             reports: Vec::new(),
         }
@@ -347,11 +347,11 @@ fn markdown(all: &[Value]) -> String {
     text
 }
 
-/// Names, scenarios and bars.
-pub fn list() -> String {
+/// Names, scenarios (what they are) and bars.
+pub fn list(what: impl Fn(&Case) -> String) -> String {
     let mut text = String::new();
     for case in CASES {
-        let _ = writeln!(text, "{:10} {}", case.name, case.what);
+        let _ = writeln!(text, "{:10} {}", case.name, what(case));
         for (figure, bar) in case.figures {
             let _ = writeln!(text, "{:13}{} {}", "", figure.name(), bar.text());
         }
@@ -368,17 +368,11 @@ fn said_by(program: &str, args: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-fn commit() -> String {
-    let commit = said_by("git", &["rev-parse", "--short=10", "HEAD"]);
-    if commit.is_empty() {
-        return "unknown".to_owned();
+fn built_from(commit: &str) -> String {
+    match option_env!("GANTRY_BUILD") {
+        Some(build) => format!("{commit}, {build} build"),
+        None => commit.to_owned(),
     }
-    let changed = said_by("git", &["status", "--porcelain", "--untracked-files=no"]);
-    let changed = changed.lines().any(|line| !line.contains("bench/results/"));
-    let mark = if changed { " with changes" } else { "" };
-    let build =
-        option_env!("GANTRY_BUILD").map_or(String::new(), |build| format!(", {build} build"));
-    format!("{commit}{mark}{build}")
 }
 
 fn machine() -> String {

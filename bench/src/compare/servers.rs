@@ -2,20 +2,23 @@
 //!
 //! **Owns** starting, stopping, killing and removing them, and what settings they have.
 //! **Lives on** the calling thread.
-//! **Invariants** every process started is stopped, also when the comparison fails; each has a
-//! folder of its own that goes away with it.
+//! **Invariants** every process started is stopped, also when the comparison fails or is
+//! interrupted: nothing is started that is not noted in the same breath. Each has a folder of its
+//! own that goes away with it.
 //! **Limits** `READY_LIMIT` for a start, `STOP_LIMIT` for an ordered stop.
 //! **Not here** what is run on them (`compare`).
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::error::BenchError;
@@ -49,8 +52,8 @@ const PEER_SETTINGS: [&str; 8] = [
 ];
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// Process id of Gantry in its folder; the peer's script writes its own.
-const GANTRY_PID: &str = "gantry.pid";
+/// Process ids that the peer's script writes into its folder.
+const PEER_PIDS: [&str; 2] = ["broker.pid", "namesrv.pid"];
 /// Exit code of a comparison that was interrupted, as shells have it.
 const INTERRUPTED: i32 = 130;
 /// Between two attempts to send the first message.
@@ -91,6 +94,8 @@ pub struct Settings {
     pub peer_set: Vec<String>,
     /// Further settings of Gantry.
     pub set: Vec<String>,
+    /// What this binary was built from: it is the one measured.
+    pub commit: String,
 }
 
 /// One broker with its name server.
@@ -100,8 +105,58 @@ pub struct Server {
     settings: Settings,
     dir: PathBuf,
     sync_flush: bool,
-    child: Option<Child>,
+    child: Option<Noted>,
     started: bool,
+}
+
+/// Process groups that run. Held while one is started and noted, and for good by who ends them.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    // A list of numbers can't be left half done.
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that heads a group of its own and ends with the comparison, as all in its group do.
+#[derive(Debug)]
+struct Noted {
+    child: Child,
+}
+
+impl Noted {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        command.process_group(0);
+        let mut running = running();
+        let child = command.spawn()?;
+        running.push(child.id());
+        Ok(Self { child })
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        running().retain(|pid| *pid != self.child.id());
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// It can't be started or read.
+pub fn run_noted(command: &mut Command) -> std::io::Result<Output> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut noted = Noted::start(command)?;
+    let (mut out, mut err) = (noted.child.stdout.take(), noted.child.stderr.take());
+    let reading = std::thread::spawn(move || read_all(out.as_mut()));
+    let stderr = read_all(err.as_mut())?;
+    let panicked = |_| std::io::Error::other("reading its output panicked");
+    let stdout = reading.join().map_err(panicked)??;
+    let status = noted.child.wait()?;
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
 }
 
 /// How long a start took.
@@ -165,7 +220,7 @@ impl Server {
     /// The broker's process.
     pub fn pid(&self) -> Option<u32> {
         match self.side {
-            Side::Gantry => self.child.as_ref().map(Child::id),
+            Side::Gantry => self.child.as_ref().map(|noted| noted.child.id()),
             Side::Peer => fs::read_to_string(self.dir.join("broker.pid"))
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
@@ -199,17 +254,14 @@ impl Server {
             .stdout(file.try_clone().map_err(|e| output(&log, e))?)
             .stderr(file);
         let since = Instant::now();
-        let mut child = command.spawn().map_err(|e| program(self.side.name(), &e))?;
-        let first = self.await_first_send(&mut child, since, &log);
+        let started = Noted::start(&mut command);
+        let mut noted = started.map_err(|e| program(self.side.name(), &e))?;
+        let first = self.await_first_send(&mut noted.child, since, &log);
         match self.side {
-            Side::Gantry => {
-                let path = self.dir.join(GANTRY_PID);
-                fs::write(&path, child.id().to_string()).map_err(|e| output(&path, e))?;
-                self.child = Some(child);
-            }
+            Side::Gantry => self.child = Some(noted),
             Side::Peer => {
                 // The script ends once the broker says that it is up.
-                child.wait().map_err(|e| program("run.sh", &e))?;
+                noted.child.wait().map_err(|e| program("run.sh", &e))?;
             }
         }
         let seconds = first?;
@@ -251,13 +303,10 @@ impl Server {
         let script = self.script()?;
         let namesrv = self.namesrv_port().to_string();
         if !self.dir.join("namesrv.pid").exists() {
-            let started = Command::new(&script)
-                .arg("namesrv")
-                .arg(&self.dir)
-                .arg(&namesrv)
-                .env("PEER_HEAP", NAMESRV_HEAP)
-                .output()
-                .map_err(|e| program("run.sh", &e))?;
+            let mut start = Command::new(&script);
+            start.arg("namesrv").arg(&self.dir).arg(&namesrv);
+            start.env("PEER_HEAP", NAMESRV_HEAP).stdin(Stdio::null());
+            let started = run_noted(&mut start).map_err(|e| program("run.sh", &e))?;
             if !started.status.success() {
                 let text = String::from_utf8_lossy(&started.stderr).into_owned();
                 return Err(program("run.sh namesrv", &text));
@@ -306,13 +355,12 @@ impl Server {
             return Ok(());
         }
         match self.child.take() {
-            Some(mut child) => {
-                self.forget_pid();
-                signal(child.id(), Signal::SIGTERM);
+            Some(mut noted) => {
+                signal(noted.child.id(), Signal::SIGTERM);
                 let until = Instant::now() + STOP_LIMIT;
-                while child.try_wait().ok().flatten().is_none() {
+                while noted.child.try_wait().ok().flatten().is_none() {
                     if Instant::now() > until {
-                        let _ = child.kill();
+                        let _ = noted.child.kill();
                     }
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -320,8 +368,8 @@ impl Server {
             None if self.side == Side::Peer => {
                 let script = self.settings.work.join("run.sh");
                 let mut stop = Command::new(script);
-                stop.arg("stop").arg(&self.dir).stdout(Stdio::null());
-                stop.status().map_err(|e| program("run.sh stop", &e))?;
+                stop.arg("stop").arg(&self.dir).stdin(Stdio::null());
+                run_noted(&mut stop).map_err(|e| program("run.sh stop", &e))?;
             }
             None => {}
         }
@@ -333,10 +381,9 @@ impl Server {
     /// # Errors
     /// It does not go.
     pub fn kill9(&mut self) -> Result<(), BenchError> {
-        if let Some(mut child) = self.child.take() {
-            self.forget_pid();
-            let _ = child.kill();
-            child.wait().map_err(|e| program("gantry", &e))?;
+        if let Some(mut noted) = self.child.take() {
+            let _ = noted.child.kill();
+            noted.child.wait().map_err(|e| program("gantry", &e))?;
             return Ok(());
         }
         let Some(pid) = self.pid() else {
@@ -379,11 +426,6 @@ impl Server {
         Ok(())
     }
 
-    /// A number that may soon be another process's must not be left for `end_with_us`.
-    fn forget_pid(&self) {
-        let _ = fs::remove_file(self.dir.join(GANTRY_PID));
-    }
-
     fn remove(&self) {
         // Nothing there is the usual case.
         let _ = fs::remove_dir_all(&self.dir);
@@ -398,26 +440,46 @@ impl Drop for Server {
     }
 }
 
+fn read_all(from: Option<&mut impl std::io::Read>) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    if let Some(from) = from {
+        from.read_to_end(&mut all)?;
+    }
+    Ok(all)
+}
+
+/// Whether this process was told to live on when its terminal is closed (`nohup`).
+fn ignores_hang_up() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
 /// Ends what a comparison started when it is itself asked to end, and removes its folder.
 ///
 /// # Errors
 /// The signals can't be watched.
 pub fn end_with_us(work: PathBuf) -> Result<(), BenchError> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|e| program("watching signals", &e))?;
+    let hang_up = (!ignores_hang_up()).then_some(SIGHUP);
+    let watched = [SIGINT, SIGTERM].into_iter().chain(hang_up);
+    let mut signals = Signals::new(watched).map_err(|e| program("watching signals", &e))?;
     std::thread::spawn(move || {
         if signals.forever().next().is_none() {
             return;
         }
-        let files = [GANTRY_PID, "broker.pid", "namesrv.pid"];
-        let sides = Side::BOTH.map(|side| work.join(side.name()));
-        for path in sides
-            .iter()
-            .flat_map(|dir| files.map(|file| dir.join(file)))
-        {
-            let pid = fs::read_to_string(path).ok();
+        // Never let go of: nothing is started any more.
+        let running = running();
+        for group in running.iter().filter_map(|pid| i32::try_from(*pid).ok()) {
+            // An error means that it is gone.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        // The peer's processes left the group of the script that started them.
+        let peer = work.join(Side::Peer.name());
+        for file in PEER_PIDS {
+            let pid = fs::read_to_string(peer.join(file)).ok();
             if let Some(pid) = pid.and_then(|text| text.trim().parse().ok()) {
                 signal(pid, Signal::SIGKILL);
             }
@@ -497,6 +559,7 @@ mod tests {
             peer_heap: String::new(),
             peer_set: Vec::new(),
             set: Vec::new(),
+            commit: String::new(),
         };
         let mut peer = Server::new(Side::Peer, &settings, false).unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();

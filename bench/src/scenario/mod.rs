@@ -41,11 +41,12 @@ const LEVEL_SECONDS: [u64; 18] = [
 ];
 
 /// Runs what follows `gantry bench` to its end and prints its report. Asked for help or given
-/// unknown words, it prints the usage and ends the process as command lines do.
+/// unknown words, it prints the usage and ends the process as command lines do. `commit` is what
+/// this binary was built from.
 ///
 /// # Errors
 /// Arguments out of range, connections that break, or a run that can't be believed.
-pub fn run(words: &[String]) -> Result<(), BenchError> {
+pub fn run(words: &[String], commit: &str) -> Result<(), BenchError> {
     let program = std::iter::once("gantry bench");
     let args = BenchArgs::parse_from(program.chain(words.iter().map(String::as_str)));
     match &args.scenario {
@@ -76,7 +77,7 @@ pub fn run(words: &[String]) -> Result<(), BenchError> {
             finish(args, &plan)
         }
         Scenario::Sink(args) => sink::run(args),
-        Scenario::Compare(args) => compare::run(args),
+        Scenario::Compare(args) => compare::run(args, commit),
     }
 }
 
