@@ -87,7 +87,7 @@ fn last_told(broker: &TestBroker) -> Option<QueueOffset> {
         ToControl::OffsetsChanged(rows) => Some(rows),
         _ => None,
     });
-    rows.flatten().last().map(|row| row.offset)
+    rows.flatten().last().and_then(|row| row.offset)
 }
 
 #[test]
