@@ -404,7 +404,10 @@ fn an_interrupted_comparison_ends_what_it_started() {
         scratch.path().display(),
         std::env::var("PATH").unwrap()
     );
-    let mut compare = std::process::Command::new(common::process::binary())
+    // Under `nohup` the tests ignore hang-ups, and what they start does so, too.
+    let mut compare = std::process::Command::new("env")
+        .arg("--default-signal=HUP")
+        .arg(common::process::binary())
         .args([
             "bench",
             "compare",

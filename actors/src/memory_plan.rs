@@ -34,7 +34,7 @@ const COLD_PARTS: u64 = 2;
 /// What one of those takes: a chunk for its reply, another for the records, with room for one that
 /// is larger.
 const COLD_READ_BYTES: u64 = 1 << 20;
-/// Of 32 parts: bodies of requests on their way to the control plane, half of it, and what searches
+/// Of 32 parts: requests on their way to the control plane, half of it, and what searches
 /// by key find, the other half.
 const ERRAND_PARTS: u64 = 1;
 /// Of one core; a single one may be larger.

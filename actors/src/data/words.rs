@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use gantry_protocol::frame::HeaderEncoding;
+use gantry_protocol::system_topic;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{Boundary, PhysicalOffset, QueueOffset, ShardId, StoreTimestamp};
 
@@ -295,8 +296,10 @@ pub struct End {
 }
 
 impl End {
+    /// The longest name of a producer group: what clients hold themselves to.
+    pub const GROUP_BYTES_MAX: usize = system_topic::RETRY_OR_DLQ_TOPIC_CHARS_MAX;
     /// What one is charged to its shard's inbox: itself and a producer group's name.
-    pub const BYTES: usize = size_of::<Self>() + 128;
+    pub const BYTES: usize = size_of::<Self>() + Self::GROUP_BYTES_MAX;
 }
 
 /// A pull, checked.

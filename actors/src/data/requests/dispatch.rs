@@ -322,7 +322,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             peer: caller.peer,
             peer_addr: caller.addr,
             command,
-            held: Some(self.to_control.hold(frame.body.len())),
+            held: Some(self.to_control.hold(frame.wire_bytes())),
         };
         if self.host.send_control(ToControl::Request(request)) {
             return Ok(());
@@ -332,7 +332,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     fn control_is_behind(&self) -> Refusal {
         let remark = format!(
-            "the mailbox of core {} to the control plane is full, {} bytes of bodies wait",
+            "the mailbox of core {} to the control plane is full, {} bytes of requests wait",
             self.number,
             self.to_control.used()
         );

@@ -58,6 +58,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let (shard, _) = place.ok_or_else(|| wrong("The commit log offset wrong"))?;
         let half = u64::try_from(header.half_offset)
             .map_err(|_| wrong("The transaction state table offset wrong"))?;
+        if header.producer_group.len() > End::GROUP_BYTES_MAX {
+            return Err(wrong("The producer group wrong"));
+        }
         let end = End {
             group: Some(header.producer_group.into()),
             half: QueueOffset(half),

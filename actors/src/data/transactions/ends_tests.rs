@@ -404,6 +404,25 @@ fn a_cold_half_is_read_for_its_end() {
     assert_eq!(delivered(&broker).len(), 1);
 }
 
+/// What waits of an end is charged with a name of that length at most.
+#[test]
+fn a_producer_group_longer_than_clients_allow_ends_nothing() {
+    let broker = broker();
+    let names = ["g".repeat(255), "g".repeat(256)];
+    for (name, code) in names.iter().zip([0, 1]) {
+        let properties = half_properties(name, "");
+        broker.request(&send_frame(1, &half_header("T", 0, &properties), b"hi"));
+        let reply = broker.reply();
+        let (_, physical) = parse_offset_id(ext(&reply, "msgId")).unwrap();
+        let told = (ext(&reply, "queueOffset").parse().unwrap(), physical);
+        let header = EndTransaction {
+            producer_group: name,
+            ..end_header(told, 8)
+        };
+        assert_eq!(end_with(&broker, &header).code, code, "{}", name.len());
+    }
+}
+
 /// The second half is newer and still in memory; its commit must not pass the one that needs the
 /// device.
 #[test]
