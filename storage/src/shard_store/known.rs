@@ -85,13 +85,20 @@ impl Known {
         scan.sequence.unwrap_or(known)
     }
 
-    /// An epoch no process had before; `tail` is that of the one whose tail was found.
-    pub(super) fn next_epoch(&self, scan: &Scan, tail: Option<u64>, is_first_start: bool) -> u64 {
+    /// An epoch no process had before; `tail` is that of the one whose tail was found. The clock
+    /// tells apart starts that each found nothing of the others.
+    pub(super) fn next_epoch(
+        &self,
+        scan: &Scan,
+        tail: Option<u64>,
+        is_first_start: bool,
+        now_ms: u64,
+    ) -> u64 {
         let seen = scan.epoch.max(tail.unwrap_or(0)) + 1;
         match &self.checkpoint {
             Some(found) => seen.max(found.header.epoch + 1),
             None if is_first_start => seen,
-            None => seen + EPOCHS_SKIPPED,
+            None => (seen + EPOCHS_SKIPPED).max(now_ms),
         }
     }
 }

@@ -142,3 +142,23 @@ fn a_log_that_lacks_what_the_indexes_know_is_refused() {
     assert!(disk.flip_back(&flip));
     assert_eq!(bounds(&disk).0, QueueOffset(2));
 }
+
+/// Nothing of the log says which epochs were used, and the header is lost a second time.
+#[test]
+fn a_header_lost_again_repeats_no_epoch() {
+    let disk = SimDisk::new(1);
+    let start = || {
+        lived(&disk, async |opened| {
+            let (_, report) = opened.unwrap();
+            disk.sleep_ms(5).await;
+            report.epoch
+        })
+    };
+    let mut last = start();
+    for _ in 0..3 {
+        disk.flip_bit(CHECKPOINT, 10, 1).unwrap();
+        let epoch = start();
+        assert!(epoch > last, "{epoch}, before {last}");
+        last = epoch;
+    }
+}

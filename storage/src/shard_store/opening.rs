@@ -83,7 +83,7 @@ impl<D: Disk> ShardStore<D> {
         let (scan, tail_epoch) = filled.await?;
         let start = StagingStart {
             store_id: identity.id,
-            epoch: known.next_epoch(&scan, tail_epoch, created),
+            epoch: known.next_epoch(&scan, tail_epoch, created, disk.now_ms()),
             sequence: known.next_sequence(&scan),
             position: scan.position.block_up(),
             segment_bytes: identity.segment_bytes,
