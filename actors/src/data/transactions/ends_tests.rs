@@ -75,7 +75,7 @@ pub fn end_header(told: (i64, i64), verdict: i32) -> EndTransaction<'static> {
     }
 }
 
-fn end_with(broker: &TestBroker, header: &EndTransaction<'_>) -> Command {
+pub fn end_with(broker: &TestBroker, header: &EndTransaction<'_>) -> Command {
     broker.request(&request_frame(37, 2, &header.to_ext(), b""));
     broker.reply()
 }
@@ -402,55 +402,6 @@ fn a_cold_half_is_read_for_its_end() {
     broker.stores[0].is_cold.set(true);
     assert_eq!(end(&broker, told, 8), 0);
     assert_eq!(delivered(&broker).len(), 1);
-}
-
-/// What waits of an end is charged with a name of that length at most.
-#[test]
-fn a_producer_group_longer_than_clients_allow_ends_nothing() {
-    let broker = broker();
-    let names = ["g".repeat(255), "g".repeat(256)];
-    for (name, code) in names.iter().zip([0, 1]) {
-        let properties = half_properties(name, "");
-        broker.request(&send_frame(1, &half_header("T", 0, &properties), b"hi"));
-        let reply = broker.reply();
-        let (_, physical) = parse_offset_id(ext(&reply, "msgId")).unwrap();
-        let told = (ext(&reply, "queueOffset").parse().unwrap(), physical);
-        let header = EndTransaction {
-            producer_group: name,
-            ..end_header(told, 8)
-        };
-        assert_eq!(end_with(&broker, &header).code, code, "{}", name.len());
-    }
-}
-
-/// The second half is newer and still in memory; its commit must not pass the one that needs the
-/// device.
-#[test]
-fn commits_of_one_connection_keep_their_order_when_one_half_is_cold() {
-    let broker = broker();
-    let first = send_half(&broker, 0, "", b"first");
-    let second = send_half(&broker, 0, "", b"second");
-    let third = send_half(&broker, 0, "", b"third");
-    let store = &broker.stores[0];
-    store.is_cold.set(true);
-    store.is_stuck.set(true);
-    let post = |told| {
-        let header = end_header(told, 8);
-        broker.request(&request_frame(37, 2, &header.to_ext(), b""));
-        broker.settle();
-    };
-    post(first);
-    store.is_cold.set(false);
-    post(second);
-    assert!(delivered(&broker).is_empty());
-    store.is_stuck.set(false);
-    broker.settle();
-    post(third);
-    let bodies: Vec<Vec<u8>> = delivered(&broker)
-        .iter()
-        .map(|record| RecordView::parse(record).unwrap().body.to_vec())
-        .collect();
-    assert_eq!(bodies, [&b"first"[..], b"second", b"third"]);
 }
 
 #[test]

@@ -25,4 +25,6 @@ pub(in crate::data) mod ends_tests;
 #[cfg(test)]
 mod lost_tests;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod resume_tests;
