@@ -86,7 +86,7 @@ impl Known {
     }
 
     /// An epoch no process had before; `tail` is that of the one whose tail was found. The clock
-    /// tells apart starts that each found nothing of the others.
+    /// tells apart starts that each found nothing of the others: what one skips is a millisecond.
     pub(super) fn next_epoch(
         &self,
         scan: &Scan,
@@ -98,7 +98,7 @@ impl Known {
         match &self.checkpoint {
             Some(found) => seen.max(found.header.epoch + 1),
             None if is_first_start => seen,
-            None => (seen + EPOCHS_SKIPPED).max(now_ms),
+            None => (seen + EPOCHS_SKIPPED).max(now_ms.saturating_mul(EPOCHS_SKIPPED)),
         }
     }
 }
