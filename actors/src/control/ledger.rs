@@ -345,7 +345,11 @@ impl Ledger {
             .tables
             .range(Namespace::Offsets, &from, to, usize::MAX)
             .map_err(failed)?;
-        self.drop_offsets(pairs.into_iter().map(|(key, _)| key))
+        let mut batch = Batch::new();
+        for (key, _) in pairs {
+            batch.delete(Namespace::Offsets, key);
+        }
+        self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
 
     /// The keys of all positions of these groups.
@@ -361,13 +365,5 @@ impl Ledger {
             group.is_some_and(|group| groups.contains(group))
         };
         Ok(keys.filter(is_theirs).collect())
-    }
-
-    fn drop_offsets(&self, keys: impl Iterator<Item = Vec<u8>>) -> Result<(), Refusal> {
-        let mut batch = Batch::new();
-        for key in keys {
-            batch.delete(Namespace::Offsets, key);
-        }
-        self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
 }

@@ -121,21 +121,27 @@ fn running() -> MutexGuard<'static, Vec<u32>> {
 #[derive(Debug)]
 struct Noted {
     child: Child,
+    entry: Entry,
 }
+
+/// One process group in [`RUNNING`], until dropped.
+#[derive(Debug)]
+struct Entry(u32);
 
 impl Noted {
     fn start(command: &mut Command) -> std::io::Result<Self> {
         command.process_group(0);
         let mut running = running();
         let child = command.spawn()?;
-        running.push(child.id());
-        Ok(Self { child })
+        let entry = Entry(child.id());
+        running.push(entry.0);
+        Ok(Self { child, entry })
     }
 }
 
-impl Drop for Noted {
+impl Drop for Entry {
     fn drop(&mut self) {
-        running().retain(|pid| *pid != self.child.id());
+        running().retain(|pid| *pid != self.0);
     }
 }
 
@@ -145,18 +151,12 @@ impl Drop for Noted {
 /// It can't be started or read.
 pub fn run_noted(command: &mut Command) -> std::io::Result<Output> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut noted = Noted::start(command)?;
-    let (mut out, mut err) = (noted.child.stdout.take(), noted.child.stderr.take());
-    let reading = std::thread::spawn(move || read_all(out.as_mut()));
-    let stderr = read_all(err.as_mut())?;
-    let panicked = |_| std::io::Error::other("reading its output panicked");
-    let stdout = reading.join().map_err(panicked)??;
-    let status = noted.child.wait()?;
-    Ok(Output {
-        status,
-        stdout,
-        stderr,
-    })
+    // The entry lives until the program has ended.
+    let Noted {
+        child,
+        entry: _entry,
+    } = Noted::start(command)?;
+    child.wait_with_output()
 }
 
 /// How long a start took.
@@ -438,14 +438,6 @@ impl Drop for Server {
         let _ = self.stop();
         self.remove();
     }
-}
-
-fn read_all(from: Option<&mut impl std::io::Read>) -> std::io::Result<Vec<u8>> {
-    let mut all = Vec::new();
-    if let Some(from) = from {
-        from.read_to_end(&mut all)?;
-    }
-    Ok(all)
 }
 
 /// Whether this process was told to live on when its terminal is closed (`nohup`).

@@ -120,21 +120,16 @@ pub fn read_process(pid: u32) -> Option<ProcessReading> {
     Some(ProcessReading {
         cpu_seconds,
         rss_bytes: field(&status, "VmRSS:") * 1024,
-        anon_bytes: anon_bytes(&status),
+        anon_bytes: (field(&status, "RssAnon:") + field(&status, "VmSwap:")) * 1024,
         shmem_bytes: field(&status, "RssShmem:") * 1024,
         write_bytes: field(&io, "write_bytes:"),
         read_bytes: field(&io, "read_bytes:"),
     })
 }
 
-fn anon_bytes(status: &str) -> u64 {
-    (field(status, "RssAnon:") + field(status, "VmSwap:")) * 1024
-}
-
 /// Memory of a process that no file on a disk backs, by the kernel's counters alone.
 pub fn unbacked_bytes(pid: u32) -> Option<u64> {
-    let status = text(pid, "status")?;
-    Some(anon_bytes(&status) + field(&status, "RssShmem:") * 1024)
+    Some(read_process(pid)?.unbacked_bytes())
 }
 
 /// Proportional set of a process, bytes. The kernel walks all its page tables for that and keeps it

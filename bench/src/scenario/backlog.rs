@@ -49,8 +49,7 @@ pub fn run(args: &ConsumeArgs) -> Result<(), BenchError> {
     check_some("--groups", args.groups as u64)?;
     let mut read = read_plan(&args.read)?;
     read.groups = args.groups;
-    target::try_files(&args.output)?;
-    let broker = target::find(&args.target)?;
+    let broker = target::find(&args.target, &args.output)?;
     let shape = shape(&args.target, &args.shape, 1);
     let mut errors = BTreeMap::new();
     let (starts, ledger) = if args.phase == Phase::Read {

@@ -137,7 +137,7 @@ pub async fn await_arrivals(
 /// # Errors
 /// No broker, a refusal before the run, or a connection that breaks.
 pub fn run(plan: &Plan, target: &TargetArgs, output: &OutputArgs) -> Result<Report, BenchError> {
-    let broker = target::find(target)?;
+    let broker = target::find(target, output)?;
     Caller::connect(broker.addr)?.ensure_topics(&plan.shape.topics, plan.shape.queues)?;
     let before = target::last_offsets(&broker, &plan.shape)?;
     let groups = plan.read.as_ref().map_or(0, |read| read.groups);

@@ -68,8 +68,7 @@ pub fn run(args: &DelayArgs, count: u64) -> Result<(), BenchError> {
     let flow = &args.flow;
     check(&flow.shape, 1, &flow.load)?;
     check_some("--pending", count)?;
-    target::try_files(&flow.output)?;
-    let broker = target::find(&flow.target)?;
+    let broker = target::find(&flow.target, &flow.output)?;
     let mut report = match args.phase {
         Phase::Read => read_again(args, &broker, count)?,
         Phase::Fill | Phase::Both => park(args, &broker, count)?,

@@ -58,7 +58,7 @@ pub fn run(args: &ConnectArgs) -> Result<(), BenchError> {
             });
         }
     }
-    let broker = target::find(&args.target)?;
+    let broker = target::find(&args.target, &args.output)?;
     let (notes, watching) = target::observe(&broker, "connect", Latency::Connect, &args.output)?;
     let encoding = args.target.encoding.into();
     let (addr, count, at_once) = (broker.addr, args.connections, args.at_once);

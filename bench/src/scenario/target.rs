@@ -33,11 +33,12 @@ pub struct Broker {
     pub pid: Option<u32>,
 }
 
-/// Finds the broker.
+/// Finds the broker, once the files of results can be written.
 ///
 /// # Errors
-/// No name server, no broker.
-pub fn find(target: &TargetArgs) -> Result<Broker, BenchError> {
+/// A file of results can't be made; no name server, no broker.
+pub fn find(target: &TargetArgs, output: &OutputArgs) -> Result<Broker, BenchError> {
+    try_files(output)?;
     let addr = match &target.broker {
         Some(broker) => reach(broker)?,
         None => first_master(&target.namesrv)?,
@@ -70,7 +71,7 @@ pub fn last_offsets(broker: &Broker, shape: &SendShape) -> Result<Vec<i64>, Benc
 ///
 /// # Errors
 /// Which file, and why.
-pub fn try_files(output: &OutputArgs) -> Result<(), BenchError> {
+fn try_files(output: &OutputArgs) -> Result<(), BenchError> {
     let paths = [&output.out, &output.plot, &output.hlog];
     for path in paths.into_iter().flatten() {
         let opened = OpenOptions::new().create(true).append(true).open(path);
@@ -85,14 +86,13 @@ pub fn try_files(output: &OutputArgs) -> Result<(), BenchError> {
 /// Starts the observer; the run tells it by the channel and joins it at the end.
 ///
 /// # Errors
-/// A file of results can't be made.
+/// The histogram log can't be made.
 pub fn observe(
     broker: &Broker,
     name: &str,
     main: Latency,
     output: &OutputArgs,
 ) -> Result<(Sender<Note>, JoinHandle<Observed>), BenchError> {
-    try_files(output)?;
     let log = output.hlog.as_deref();
     let watch = Watch {
         broker_pid: broker.pid,

@@ -73,6 +73,11 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
+    /// How many queues it has: the larger of what is read and what is written.
+    pub fn queue_nums(&self) -> i32 {
+        self.read_queue_nums.max(self.write_queue_nums)
+    }
+
     /// A readable and writable topic.
     pub fn new(name: impl Into<String>, queue_nums: i32) -> Self {
         Self {

@@ -4,7 +4,7 @@
 //! **Lives on** each data core.
 //! **Invariants** two readings of the clock a turn, none while the profile is off; a turn is what
 //! the task does between two waits.
-//! **Limits** a small allocation a task; as many rooms as name it.
+//! **Limits** as many rooms as name it.
 //! **Not here** loops that time parts of themselves (the writer, those of the actors).
 
 use std::future::{Future, poll_fn};
@@ -37,17 +37,20 @@ impl StallWatch {
         task: impl Future<Output = ()> + 'static,
     ) -> impl Future<Output = ()> + 'static {
         let watch = self.clone();
-        let mut task = Box::pin(task);
-        poll_fn(move |cx| {
-            let profile = watch.metrics.profile();
-            if !profile.is_on() {
-                return task.as_mut().poll(cx);
-            }
-            let began_us = watch.clock.mono_us_now();
-            let polled = task.as_mut().poll(cx);
-            profile.ran(watch.room, began_us, watch.clock.mono_us_now());
-            polled
-        })
+        async move {
+            let mut task = std::pin::pin!(task);
+            poll_fn(|cx| {
+                let profile = watch.metrics.profile();
+                if !profile.is_on() {
+                    return task.as_mut().poll(cx);
+                }
+                let began_us = watch.clock.mono_us_now();
+                let polled = task.as_mut().poll(cx);
+                profile.ran(watch.room, began_us, watch.clock.mono_us_now());
+                polled
+            })
+            .await;
+        }
     }
 }
 

@@ -82,6 +82,14 @@ impl Partition {
         }
     }
 
+    /// The error of reading it, noted if it is damage.
+    fn told(&self, error: KeyIndexError) -> KeyIndexError {
+        if error.is_damage() {
+            self.damaged(&error);
+        }
+        error
+    }
+
     /// Adds positions of the wanted key, newest first. What was found before an error stays.
     pub(super) async fn find<D: Disk>(
         &self,
@@ -100,12 +108,7 @@ impl Partition {
             out.truncate(before);
             found = self.find_here(disk, folder, wanted, out).await;
         }
-        if let Err(error) = &found
-            && error.is_damage()
-        {
-            self.damaged(error);
-        }
-        found
+        found.map_err(|error| self.told(error))
     }
 
     async fn find_here<D: Disk>(
@@ -387,14 +390,6 @@ impl<'a, D: Disk> PartitionWriter<'a, D> {
     }
 }
 
-/// The error, noted if it is damage of this partition.
-fn told(partition: &Partition, error: KeyIndexError) -> KeyIndexError {
-    if error.is_damage() {
-        partition.damaged(&error);
-    }
-    error
-}
-
 /// Walks a partition in order, reading ahead.
 pub(super) struct SourceReader<D: Disk> {
     partition: Rc<Partition>,
@@ -416,7 +411,7 @@ impl<D: Disk> SourceReader<D> {
     ) -> Result<Self, KeyIndexError> {
         let name = file_name(folder, partition.number);
         let opened = disk.open(&name, OpenMode::Existing).await;
-        let file = opened.map_err(|error| told(&partition, error.into()))?;
+        let file = opened.map_err(|error| partition.told(error.into()))?;
         let pages = pages_of(partition.count);
         let mut reader = Self {
             partition,
@@ -441,7 +436,7 @@ impl<D: Disk> SourceReader<D> {
             // A read may be wrong once.
             read = self.read(pages).await;
         }
-        read.map_err(|error| told(&self.partition, error))?;
+        read.map_err(|error| self.partition.told(error))?;
         self.next_page += pages;
         Ok(())
     }

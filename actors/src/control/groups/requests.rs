@@ -18,11 +18,11 @@ use gantry_protocol::code::{request, response};
 use gantry_protocol::command::Command;
 use gantry_protocol::fastjson::{self, Value};
 use gantry_protocol::subscription::{TYPE_SQL92, is_tag_type};
-use gantry_protocol::system_topic;
 
 use crate::control::attributes;
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
+use crate::control::topics::rules;
 use crate::refusal::{Refusal, no_property_filter, quoted};
 use crate::seam::ControlRequest;
 use crate::sql92::Expression;
@@ -118,7 +118,8 @@ impl Groups {
             table.check_room(&configs)?;
         }
         for config in configs {
-            let stored = plane.groups.borrow_mut().put(config, plane.now_ms())?;
+            let now_ms = plane.now_ms();
+            let stored = plane.groups.borrow_mut().put_checked(config, now_ms);
             self.changed.push(stored.group.clone());
             self.put.push(stored);
         }
@@ -159,7 +160,7 @@ impl Groups {
         if let Some(readable) = wanted {
             if !readable {
                 table::check_group_name(group)?;
-                check_topic_name(topic)?;
+                rules::check_topic_name(topic)?;
             }
             let now_ms = plane.now_ms();
             let mut groups = plane.groups.borrow_mut();
@@ -220,11 +221,6 @@ fn all_configs(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal> {
         groups: groups.collect(),
     };
     Ok(Reply::json(&body.to_value()).with("totalGroupNum", total))
-}
-
-fn check_topic_name(topic: &str) -> Result<(), Refusal> {
-    system_topic::check_topic_name(topic)
-        .map_err(|error| Refusal::new(response::INVALID_PARAMETER, error.to_string()))
 }
 
 /// Bit of reading in RocketMQ's table of forbidden topics (`1 << INDEX_PERM_READ`, 5.5.0).

@@ -177,13 +177,22 @@ impl GroupTable {
     /// Makes or changes a group.
     ///
     /// # Errors
-    /// 1 when the table is full.
+    /// 1 when the table is full, 29 when it is too large to be stored.
     pub fn put(
         &mut self,
         config: SubscriptionGroupConfig,
         now_ms: i64,
     ) -> Result<Arc<SubscriptionGroupConfig>, Refusal> {
         self.check_room(std::slice::from_ref(&config))?;
+        Ok(self.put_checked(config, now_ms))
+    }
+
+    /// [`GroupTable::put`] of what [`GroupTable::check_room`] has let pass.
+    pub fn put_checked(
+        &mut self,
+        config: SubscriptionGroupConfig,
+        now_ms: i64,
+    ) -> Arc<SubscriptionGroupConfig> {
         let name: Arc<str> = match self.name_of(&config.group) {
             Some(name) => Arc::clone(name),
             None => Arc::from(config.group.as_str()),
@@ -191,7 +200,7 @@ impl GroupTable {
         let config = Arc::new(config);
         self.configs.insert(name, Arc::clone(&config));
         self.version = self.version.next(now_ms);
-        Ok(config)
+        config
     }
 
     /// Topics that a group may not read.

@@ -79,9 +79,9 @@ impl Pending {
         }
     }
 
-    /// Forgets what a filter names.
-    pub fn forget(&mut self, is_gone: impl Fn(QueueKey) -> bool) {
-        self.rows.retain(|(queue, _), _| !is_gone(*queue));
+    /// Forgets a topic's.
+    pub fn forget(&mut self, topic: TopicId) {
+        self.rows.retain(|(queue, _), _| queue.topic != topic);
     }
 
     /// How many wait.
@@ -143,7 +143,7 @@ impl Part for Offsets {
                 let _ = done.send(self.commit(&plane.ledger));
             }
             Msg::TopicGone(topic) => {
-                self.pending.forget(|queue| queue.topic == topic);
+                self.pending.forget(topic);
                 if let Err(refusal) = plane.ledger.drop_offsets_of_topic(topic) {
                     tracing::warn!(%topic, %refusal, "offsets of a deleted topic stay stored");
                 }

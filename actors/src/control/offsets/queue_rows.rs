@@ -31,11 +31,8 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
     let count: u32 = reply::number_or(command, "count", 10)?;
     let group = reply::optional(command, "consumerGroup").map(str::to_owned);
     let entry = plane.topics.borrow().get(&topic).cloned();
-    let is_there = |config: &gantry_protocol::body::TopicConfig| {
-        i32::from(number) < config.read_queue_nums.max(config.write_queue_nums)
-    };
     let entry = entry
-        .filter(|entry| is_there(&entry.config))
+        .filter(|entry| i32::from(number) < entry.config.queue_nums())
         .ok_or_else(|| {
             let remark = format!("{number}@{} is not exist!", quoted(&topic));
             Refusal::new(response::SYSTEM_ERROR, remark)

@@ -36,28 +36,6 @@ enum Woken {
     Lost,
 }
 
-/// When the server must hear everything again.
-struct Rhythm {
-    period: Duration,
-    /// When the last call with everything began; none before the first.
-    last: Option<Instant>,
-}
-
-impl Rhythm {
-    fn new(period: Duration) -> Self {
-        Self { period, last: None }
-    }
-
-    fn began(&mut self) {
-        self.last = Some(Instant::now());
-    }
-
-    fn left(&self) -> Duration {
-        let since = self.last.map_or(Duration::MAX, |last| last.elapsed());
-        self.period.saturating_sub(since)
-    }
-}
-
 /// One name server; see the room's head.
 pub struct Link {
     channel: Channel,
@@ -101,12 +79,13 @@ impl Link {
     /// Keeps the server informed until [`Link::unregister`].
     pub async fn run(&self, plane: &Rc<Plane>) {
         let period = Duration::from_millis(plane.settings.registration.period_ms);
-        let mut rhythm = Rhythm::new(period);
+        // When the server must hear everything again.
+        let mut due = Instant::now();
         while !self.is_leaving.get() {
-            let job = self.agenda.borrow_mut().take(rhythm.left().is_zero());
+            let job = self.agenda.borrow_mut().take(due <= Instant::now());
             if let Some(job) = job {
                 if !matches!(job, Job::Topics(_)) {
-                    rhythm.began();
+                    due = Instant::now() + period;
                 }
                 let outcome = self.perform(job, plane).await;
                 self.agenda.borrow_mut().done(outcome.is_ok());
@@ -117,7 +96,10 @@ impl Link {
                 actix::clock::sleep(RETRY_EVERY).await;
                 continue;
             }
-            match self.pause(rhythm.left()).await {
+            match self
+                .pause(due.saturating_duration_since(Instant::now()))
+                .await
+            {
                 Woken::Asked | Woken::Late => {}
                 Woken::Lost => {
                     let name_server = self.channel.address();

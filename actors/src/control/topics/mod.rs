@@ -254,11 +254,7 @@ impl Topics {
 
 /// Every queue of a topic, as many as its larger count.
 pub fn queues_of(entry: &TopicEntry) -> Vec<QueueKey> {
-    let config = &entry.config;
-    first_queues(
-        entry.id,
-        config.read_queue_nums.max(config.write_queue_nums),
-    )
+    first_queues(entry.id, entry.config.queue_nums())
 }
 
 /// Those that consumers read.

@@ -81,7 +81,6 @@ impl GroupOffsets {
 
     /// Sets a position whatever is pending.
     pub fn set(&mut self, group: &Arc<str>, offset: QueueOffset) -> Commit {
-        let had_dirty = self.dirty_count > 0;
         let Some(row) = row_of(&mut self.rows, group) else {
             return Commit::Refused;
         };
@@ -89,15 +88,7 @@ impl GroupOffsets {
             return Commit::Stored;
         }
         row.committed = Some(offset);
-        if !row.dirty {
-            row.dirty = true;
-            self.dirty_count += 1;
-        }
-        if had_dirty {
-            Commit::Stored
-        } else {
-            Commit::FirstDirty
-        }
+        mark_dirty(row, &mut self.dirty_count)
     }
 
     /// A position read from the tables at start: stored, not dirty.
@@ -190,24 +181,29 @@ impl GroupOffsets {
             self.rows.remove(at);
             return Commit::Stored;
         }
-        let (was_dirty, had_dirty) = (row.dirty, self.dirty_count > 0);
         *row = Position {
-            dirty: true,
+            dirty: row.dirty,
             ..Position::default()
         };
-        if !was_dirty {
-            self.dirty_count += 1;
-        }
-        if had_dirty {
-            Commit::Stored
-        } else {
-            Commit::FirstDirty
-        }
+        mark_dirty(row, &mut self.dirty_count)
     }
 
     /// Whether no group is known.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+}
+
+/// A row that the control plane is to hear of.
+fn mark_dirty(row: &mut Position, dirty_count: &mut usize) -> Commit {
+    let is_first = *dirty_count == 0;
+    if !std::mem::replace(&mut row.dirty, true) {
+        *dirty_count += 1;
+    }
+    if is_first {
+        Commit::FirstDirty
+    } else {
+        Commit::Stored
     }
 }
 

@@ -86,8 +86,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     fn named_queue(&self, queue: MessageQueue) -> Option<NamedQueue> {
         let catalog = self.catalog.borrow();
         let entry = catalog.topic(&queue.topic)?;
-        let config = &entry.config;
-        if queue.queue_id >= config.read_queue_nums.max(config.write_queue_nums) {
+        if queue.queue_id >= entry.config.queue_nums() {
             return None;
         }
         let id = QueueId(u16::try_from(queue.queue_id).ok()?);

@@ -9,7 +9,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::body::TopicConfig;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, HeaderView};
 use gantry_protocol::frame::Frame;
@@ -144,10 +143,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// A position in a queue that the topic lacks would be kept, and nobody could ask for it.
     fn check_has_queue(&self, topic: &str, queue: i32) -> Result<(), Refusal> {
         let catalog = self.catalog.borrow();
-        let config = catalog.topic(topic).map(|entry| &entry.config);
-        let lacks =
-            |config: &TopicConfig| queue >= config.read_queue_nums.max(config.write_queue_nums);
-        if config.is_some_and(lacks) {
+        let entry = catalog.topic(topic);
+        if entry.is_some_and(|entry| queue >= entry.config.queue_nums()) {
             return Err(illegal_queue(topic, queue));
         }
         Ok(())

@@ -162,23 +162,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let inner = &mut *inner;
         for _ in 0..SWEEP_MAX.min(u32::try_from(inner.actors.len()).unwrap_or(SWEEP_MAX)) {
             let slot = inner.sweep_at;
-            let place = inner.actors.get_mut(slot as usize);
-            if place.is_none() {
+            let Some(place) = inner.actors.get_mut(slot as usize) else {
                 inner.sweep_at = 0;
                 inner.shrink();
                 continue;
-            }
+            };
             inner.sweep_at = slot + 1;
-            if let Some(Some(actor)) = place {
+            if let Some(actor) = place {
                 // A lock that ran out would keep its actor awake for ever.
                 actor.state.locks.forget_dead(now_ms);
             }
-            if let Some(place) = inner.actors.get_mut(slot as usize)
-                && let Some(key) = place
-                    .as_ref()
-                    .filter(|actor| actor.is_idle())
-                    .map(|a| a.key)
-            {
+            let idle = place.as_ref().filter(|actor| actor.is_idle());
+            if let Some(key) = idle.map(|actor| actor.key) {
                 *place = None;
                 inner.by_key.remove(&key);
                 inner.free.push(slot);

@@ -102,7 +102,9 @@ impl Halves {
             EndsAt::Home => Stage::Ending,
             EndsAt::Away => Stage::EndingAway,
         };
-        self.set_stage(offset, Stage::Open, stage)
+        let entry = self.open.get_mut(&offset);
+        let entry = entry.filter(|entry| entry.stage == Stage::Open);
+        entry.map(|entry| entry.stage = stage).is_some()
     }
 
     /// The end came to nothing; the half is undecided again.
@@ -110,11 +112,6 @@ impl Halves {
         if let Some(entry) = self.open.get_mut(&offset) {
             entry.stage = Stage::Open;
         }
-    }
-
-    fn set_stage(&mut self, offset: QueueOffset, from: Stage, to: Stage) -> bool {
-        let entry = self.open.get_mut(&offset).filter(|one| one.stage == from);
-        entry.map(|entry| entry.stage = to).is_some()
     }
 
     /// A half has ended. False when it wasn't open.
