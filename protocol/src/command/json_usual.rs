@@ -11,15 +11,15 @@ use std::borrow::Cow;
 
 use wide::u8x16;
 
-use super::{EXT_FIELDS_MAX, HeaderView, Language};
+use super::{EXT_FIELDS_MAX, HeaderView, Language, json_shapes};
 
 /// Longest header read here: a send takes 400 to 700 bytes.
 const USUAL_BYTES_MAX: usize = 2048;
 /// Most quotes and backslashes: 22 names and strings, and two escapes for each of 20 properties.
 const MARKS_MAX: usize = 160;
-const LANE: usize = 16;
+pub(super) const LANE: usize = 16;
 /// Bytes looked at together.
-const CHUNK: usize = 4 * LANE;
+pub(super) const CHUNK: usize = 4 * LANE;
 /// Marks noted at a time.
 const NOTED: usize = 8;
 
@@ -34,6 +34,19 @@ pub(super) fn read<'a>(header: &'a [u8], view: &mut HeaderView<'a>) -> bool {
     let Ok(text) = std::str::from_utf8(header) else {
         return false;
     };
+    if json_shapes::read(text, view) {
+        return true;
+    }
+    let is_read = walk(text, view);
+    if is_read {
+        json_shapes::note(text, view);
+    }
+    is_read
+}
+
+/// Reads from quote to quote.
+fn walk<'a>(text: &'a str, view: &mut HeaderView<'a>) -> bool {
+    let header = text.as_bytes();
     let mut marks = Marks {
         places: [0; MARKS_MAX + NOTED],
         count: 0,
@@ -103,14 +116,17 @@ impl Marks {
 #[inline]
 fn hits(chunk: &[u8; CHUNK]) -> u64 {
     let (lanes, _) = chunk.as_chunks::<LANE>();
-    let of_lane = |lane: &[u8; LANE]| {
-        let lane = u8x16::from(*lane);
-        let quotes = lane.simd_eq(u8x16::splat(b'"'));
-        let backslashes = lane.simd_eq(u8x16::splat(b'\\'));
-        u64::from((quotes | backslashes).to_bitmask())
-    };
     let all = lanes.iter().rev();
-    all.fold(0, |hits, lane| hits << LANE | of_lane(lane))
+    all.fold(0, |hits, lane| {
+        hits << LANE | hits_of_lane(u8x16::from(*lane))
+    })
+}
+
+#[inline]
+pub(super) fn hits_of_lane(lane: u8x16) -> u64 {
+    let quotes = lane.simd_eq(u8x16::splat(b'"'));
+    let backslashes = lane.simd_eq(u8x16::splat(b'\\'));
+    u64::from((quotes | backslashes).to_bitmask())
 }
 
 struct Walk<'a, 'm> {
@@ -270,14 +286,14 @@ impl<'a> Walk<'a, '_> {
 
 /// A string being unescaped. Its runs are short (a property's name, its value), so they are copied
 /// in lanes, which may write rubbish behind the run: a call of the library's copy costs more.
-struct Unescaped {
+pub(super) struct Unescaped {
     /// With room for a lane more than what will be put.
     bytes: Vec<u8>,
     used: usize,
 }
 
 impl Unescaped {
-    fn with_room(bytes: usize) -> Self {
+    pub(super) fn with_room(bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes + LANE),
             used: 0,
@@ -285,14 +301,14 @@ impl Unescaped {
     }
 
     #[inline]
-    fn put_byte(&mut self, byte: u8) {
+    pub(super) fn put_byte(&mut self, byte: u8) {
         self.bytes.truncate(self.used);
         self.bytes.push(byte);
         self.used += 1;
     }
 
     #[inline]
-    fn put(&mut self, all: &[u8], from: usize, to: usize) -> Sure<()> {
+    pub(super) fn put(&mut self, all: &[u8], from: usize, to: usize) -> Sure<()> {
         let mut at = from;
         while at < to {
             // Behind a property string come other fields; a header that ends sooner is unusual.
@@ -306,7 +322,7 @@ impl Unescaped {
         Some(())
     }
 
-    fn into_string(mut self) -> Sure<String> {
+    pub(super) fn into_string(mut self) -> Sure<String> {
         self.bytes.truncate(self.used);
         String::from_utf8(self.bytes).ok()
     }

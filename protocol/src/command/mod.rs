@@ -10,6 +10,7 @@
 pub mod binary;
 mod ext_fields;
 pub mod json;
+mod json_shapes;
 mod json_usual;
 mod owned;
 pub mod send_reply;
