@@ -347,18 +347,44 @@ const BODY_AT: usize = 88;
 /// The system flag's bit for an IPv6 store address.
 const STORE_HOST_V6: u32 = 0x20;
 
-/// What lies right before a record: a checksum of everything but the body, whose own is inside.
-/// The secret keeps bytes of a body from passing for a record.
-pub fn record_check(store_id: u64, pieces: &[&[u8]]) -> [u8; 4] {
-    let mut hasher = seeded(store_id);
-    for piece in pieces {
-        hasher.update(piece);
+/// What the checks of a store's records begin with, made once: it costs a tenth of a check.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordSeed(u32);
+
+/// Pieces of less than this are put together before they are summed, as it is quicker by far.
+const SUMMED_TOGETHER_BYTES: usize = 512;
+
+impl RecordSeed {
+    /// Of the store with that secret.
+    pub fn of(store_id: u64) -> Self {
+        Self(seeded(store_id).finalize())
     }
-    hasher.finalize().to_le_bytes()
+
+    /// What lies right before a record: a checksum of everything but the body, whose own is inside.
+    /// The secret keeps bytes of a body from passing for a record.
+    pub fn check(self, summed: &[u8]) -> [u8; 4] {
+        let mut hasher = Hasher::new_with_initial(self.0);
+        hasher.update(summed);
+        hasher.finalize().to_le_bytes()
+    }
+
+    fn check_of_two(self, head: &[u8], rest: &[u8]) -> [u8; 4] {
+        let mut both = [0; SUMMED_TOGETHER_BYTES];
+        if let Some(both) = both.get_mut(..head.len() + rest.len()) {
+            let (to_head, to_rest) = both.split_at_mut(head.len());
+            to_head.copy_from_slice(head);
+            to_rest.copy_from_slice(rest);
+            return self.check(both);
+        }
+        let mut hasher = Hasher::new_with_initial(self.0);
+        hasher.update(head);
+        hasher.update(rest);
+        hasher.finalize().to_le_bytes()
+    }
 }
 
 /// Whether a record is as it was stored behind `check`.
-pub fn record_is_intact(store_id: u64, check: &[u8], record: &[u8]) -> bool {
+pub fn record_is_intact(seed: RecordSeed, check: &[u8], record: &[u8]) -> bool {
     let word = |at: usize| Some(record.get(at..)?.first_chunk::<4>()?.to_owned());
     let split = || {
         let flags = u32::from_be_bytes(word(SYS_FLAG_AT)?);
@@ -372,7 +398,7 @@ pub fn record_is_intact(store_id: u64, check: &[u8], record: &[u8]) -> bool {
     let Some((head, body, rest)) = split() else {
         return false;
     };
-    check == record_check(store_id, &[head, rest])
+    check == seed.check_of_two(head, rest)
         && word(BODY_CRC_AT).map(u32::from_be_bytes) == Some(body_crc(body))
 }
 

@@ -238,18 +238,29 @@ fn a_record_is_intact_or_not() {
         let (mut summed, mut record) = (Vec::new(), Vec::new());
         encoded.put_head(&mut summed);
         encoded.put_end(&mut summed);
-        let check = record_check(42, &[&summed]);
+        let [seed, another] = [42, 43].map(RecordSeed::of);
+        let check = seed.check(&summed);
+        // The two ways there are, whatever the size.
+        let long = [7; 2 * SUMMED_TOGETHER_BYTES];
+        for at in [0, 1, 88, SUMMED_TOGETHER_BYTES, long.len()] {
+            let (head, rest) = long.split_at(at);
+            assert_eq!(seed.check_of_two(head, rest), seed.check(&long));
+            assert_eq!(seed.check_of_two(head, &[]), seed.check(head));
+        }
         encoded.write(&mut record);
-        assert!(record_is_intact(42, &check, &record));
-        assert!(!record_is_intact(43, &check, &record), "another store's");
-        assert!(!record_is_intact(42, &check[..3], &record));
+        assert!(record_is_intact(seed, &check, &record));
+        assert!(
+            !record_is_intact(another, &check, &record),
+            "another store's"
+        );
+        assert!(!record_is_intact(seed, &check[..3], &record));
         for at in 0..record.len() {
             record[at] ^= 4;
-            assert!(!record_is_intact(42, &check, &record), "byte {at}");
+            assert!(!record_is_intact(seed, &check, &record), "byte {at}");
             record[at] ^= 4;
         }
         for len in 0..record.len() {
-            assert!(!record_is_intact(42, &check, &record[..len]));
+            assert!(!record_is_intact(seed, &check, &record[..len]));
         }
     }
 }

@@ -32,6 +32,7 @@ pub use types::{
 
 use crate::disk::Disk;
 use crate::error::FlushError;
+use crate::format::RecordSeed;
 use crate::key_index::KeyIndex;
 use crate::log::pieces::Crowd;
 use crate::log::read_ahead::ReadCache;
@@ -52,6 +53,7 @@ pub struct ShardStore<D: Disk> {
     sparse_reads: Cell<(u64, u64)>,
     folder: String,
     store_id: u64,
+    record_seed: RecordSeed,
     unindexed: RefCell<Unindexed>,
     scratch: RefCell<Vec<IndexEntry>>,
     /// The small pieces of the entry being put.
@@ -61,6 +63,8 @@ pub struct ShardStore<D: Disk> {
     /// Keys for their task to write.
     keys_full: Signal,
     upkeep_tasks: Cell<u8>,
+    /// A pause of records is waited for.
+    waits_for_quiet: Cell<bool>,
     checkpoint_position: Cell<FilePosition>,
     checkpointing: Cell<bool>,
     /// When queues without new records were last looked for, ms of the monotonic clock.

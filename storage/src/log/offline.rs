@@ -15,8 +15,8 @@ mod tests;
 use crate::disk::Disk;
 use crate::error::RecoverError;
 use crate::format::{
-    Entry, IdentityKind, RUN_HEADER_BYTES, RunHeader, SHARD_FILE, entries, record_is_intact,
-    segment_name, shard_folder,
+    Entry, IdentityKind, RUN_HEADER_BYTES, RecordSeed, RunHeader, SHARD_FILE, entries,
+    record_is_intact, segment_name, shard_folder,
 };
 use crate::identity;
 use crate::log::checkpoint::{self, Checkpoint};
@@ -139,13 +139,14 @@ impl<'a, D: Disk> Walk<'a, D> {
     }
 
     async fn run(&mut self, visit: &mut dyn FnMut(&Entry<'_>)) {
+        let seed = RecordSeed::of(self.scan.store_id);
         loop {
             let cause = match self.device.next(&mut self.scan).await {
                 Ok(Some(run)) => {
                     let before = self.found.records;
                     for entry in entries(run.payload, run.payload_start()) {
                         self.found.records += 1;
-                        if !record_is_intact(self.scan.store_id, entry.check, entry.record) {
+                        if !record_is_intact(seed, entry.check, entry.record) {
                             self.found.unfit += 1;
                             self.found.first_unfit.get_or_insert(entry.position);
                         }

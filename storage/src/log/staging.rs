@@ -56,6 +56,13 @@ pub struct StagingStart {
     pub segment_bytes: u64,
 }
 
+impl StagingStart {
+    fn segment_end(&self, position: FilePosition) -> FilePosition {
+        let segment = position.0 / self.segment_bytes + 1;
+        FilePosition(segment.saturating_mul(self.segment_bytes))
+    }
+}
+
 /// Why an entry has no place now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
@@ -79,6 +86,8 @@ pub struct Staging {
     run_start: FilePosition,
     records_count: u32,
     group_start: FilePosition,
+    /// The end of its segment.
+    group_full_at: FilePosition,
     runs_end: FilePosition,
     groups: VecDeque<Group>,
     /// Taken, and not yet written as far as we know.
@@ -100,6 +109,7 @@ impl Staging {
             run_start: position,
             records_count: 0,
             group_start: position,
+            group_full_at: start.segment_end(position),
             runs_end: position,
             groups: VecDeque::new(),
             in_flight: VecDeque::new(),
@@ -199,11 +209,6 @@ impl Staging {
             .map_or(self.group_start, |group| group.start)
     }
 
-    fn segment_end(&self, position: FilePosition) -> FilePosition {
-        let segment = position.0 / self.start.segment_bytes + 1;
-        FilePosition(segment.saturating_mul(self.start.segment_bytes))
-    }
-
     /// Finds the place for an entry of `bytes`, sealing and rolling as needed; the entry must then
     /// be put at once. Segments exist up to `segments_end`; `committed` goes into the header of a
     /// run that must be sealed.
@@ -215,7 +220,7 @@ impl Staging {
     ) -> Result<FilePosition, NoRoom> {
         self.settle_size(bytes)?;
         // A group never leaves its segment, and neither does the open run in it.
-        let full_at = self.segment_end(self.group_start);
+        let full_at = self.group_full_at;
         let run_bytes = self.head.since(self.run_start).saturating_add(bytes);
         if self.is_open() && run_bytes <= RUN_BYTES_MAX && self.head.plus(bytes) <= full_at {
             self.check_ring(self.head, bytes)?;
@@ -231,7 +236,7 @@ impl Staging {
         if rolls {
             start = full_at;
         }
-        if self.segment_end(start) > segments_end {
+        if self.start.segment_end(start) > segments_end {
             return Err(NoRoom::Segment);
         }
         self.check_ring(start.plus(RUN_HEADER_BYTES), bytes)?;
@@ -244,11 +249,16 @@ impl Staging {
         Ok(self.head)
     }
 
+    fn begin_group(&mut self, at: FilePosition) {
+        self.group_start = at;
+        self.group_full_at = self.start.segment_end(at);
+    }
+
     fn roll(&mut self, segment_end: FilePosition) {
         self.close_group();
         self.head = segment_end;
         self.run_start = segment_end;
-        self.group_start = segment_end;
+        self.begin_group(segment_end);
     }
 
     fn check_ring(&self, start: FilePosition, bytes: u64) -> Result<(), NoRoom> {
@@ -322,7 +332,7 @@ impl Staging {
         self.groups.push_back(group);
         self.head = group.end();
         self.run_start = self.head;
-        self.group_start = self.head;
+        self.begin_group(self.head);
     }
 
     /// The next group for the device; seals and closes what is open when nothing else waits.

@@ -58,7 +58,7 @@ impl<D: Disk> ShardStore<D> {
         let record = bytes.slice(behind_check..bytes.len().min(index(with_check)));
         let check = bytes.first_chunk::<4>()?;
         let is_whole = record.len() as u64 == u64::from(length);
-        let is_it = is_whole && record_is_intact(self.store_id, check, &record);
+        let is_it = is_whole && record_is_intact(self.record_seed, check, &record);
         is_it.then_some(record)
     }
 

@@ -13,7 +13,7 @@ use super::{Appended, NewRecord, RECORD_BYTES_MAX, ShardStore};
 use crate::address;
 use crate::disk::Disk;
 use crate::error::AppendError;
-use crate::format::{EntryHead, KEYS_COUNT_MAX, record_check};
+use crate::format::{EntryHead, KEYS_COUNT_MAX, RecordSeed};
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
 use crate::units::{FilePosition, StoreTimestamp};
@@ -54,7 +54,7 @@ impl<D: Disk> ShardStore<D> {
         };
         let mut scratch = self.entry_scratch.borrow_mut();
         let into = (&mut *staging, &mut *scratch);
-        put(into, self.store_id, (&head, hashes), &encoded);
+        put(into, self.record_seed, (&head, hashes), &encoded);
         drop((staging, scratch));
         let entry = IndexEntry {
             position,
@@ -108,7 +108,7 @@ impl<D: Disk> ShardStore<D> {
 /// are touched once before the body and once behind it.
 fn put(
     (staging, scratch): (&mut Staging, &mut Vec<u8>),
-    store_id: u64,
+    seed: RecordSeed,
     (head, hashes): (&EntryHead, &[u64]),
     record: &EncodedRecord<'_>,
 ) {
@@ -123,7 +123,7 @@ fn put(
     let body_at = scratch.len();
     record.put_end(scratch);
     let summed = scratch.get(check_at + 4..).unwrap_or_default();
-    let check = record_check(store_id, &[summed]);
+    let check = seed.check(summed);
     if let Some(slot) = scratch.get_mut(check_at..check_at + 4) {
         slot.copy_from_slice(&check);
     }

@@ -15,7 +15,7 @@ use super::known::Known;
 use super::{RECORD_BYTES_MAX, RecoveryReport, ShardStore, StoreOptions};
 use crate::disk::{Disk, DiskError, DiskErrorKind};
 use crate::error::RecoverError;
-use crate::format::{Identity, IdentityKind, SHARD_FILE, segment_name, shard_folder};
+use crate::format::{Identity, IdentityKind, RecordSeed, SHARD_FILE, segment_name, shard_folder};
 use crate::identity;
 use crate::log::aside;
 use crate::log::checkpoint;
@@ -415,12 +415,14 @@ fn assemble<D: Disk>(
         sparse_reads: Cell::default(),
         folder,
         store_id: start.store_id,
+        record_seed: RecordSeed::of(start.store_id),
         unindexed: RefCell::default(),
         scratch: RefCell::new(Vec::new()),
         entry_scratch: RefCell::default(),
         upkeep: Signal::default(),
         keys_full: Signal::default(),
         upkeep_tasks: Cell::new(0),
+        waits_for_quiet: Cell::new(false),
         checkpoint_position: Cell::new(start.position),
         checkpointing: Cell::new(false),
         rested_ms: Cell::new(None),

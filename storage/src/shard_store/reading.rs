@@ -358,7 +358,7 @@ impl<D: Disk> ShardStore<D> {
         let physical = address::physical(self.log.options.shard, entry.position);
         bytes.is_some_and(|bytes| {
             record_peek(bytes) == Some((entry.length, physical.0))
-                && record_is_intact(self.store_id, &check, bytes)
+                && record_is_intact(self.record_seed, &check, bytes)
         })
     }
 

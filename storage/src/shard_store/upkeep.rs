@@ -37,7 +37,7 @@ const LOOKS: u64 = 10;
 const SLEPT_MANY: usize = 4096;
 /// Bytes of log for each byte of a checkpoint: checkpoints of many busy queues, which repeat all
 /// their short pages, add at most this part to what the device gets.
-const LOG_PER_CHECKPOINT: u64 = 4;
+const LOG_PER_CHECKPOINT: u64 = 32;
 /// Bytes of log behind a checkpoint, whatever its size: what a start replays in the worst case.
 const LOG_BYTES_MAX: u64 = 128 << 20;
 
@@ -88,13 +88,21 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn has_work(&self) -> bool {
+        self.is_full() || self.rest_due()
+    }
+
+    /// Whether what was appended makes work.
+    fn is_full(&self) -> bool {
         let pages = self.index.needs_flush() || self.index.is_hot_full();
-        pages || self.checkpoint_due() || self.rest_due()
+        pages || self.checkpoint_due()
     }
 
     pub(super) fn wake_upkeep(&self) {
-        // The first news after a checkpoint also starts the idle timer.
-        self.upkeep.notify();
+        // The first news after a checkpoint also starts the idle timer; while that runs, news alone
+        // are nothing to wake up for. What else is due with time is looked at when it ends.
+        if !self.waits_for_quiet.get() || self.is_full() {
+            self.upkeep.notify();
+        }
         if self.keys.needs_write() {
             self.keys_full.notify();
         }
@@ -143,7 +151,9 @@ impl<D: Disk> ShardStore<D> {
         let disk = &self.log.disk;
         let seen = self.staged();
         let comes = || self.has_work() || self.ends();
+        self.waits_for_quiet.set(true);
         self.upkeep.wait_ms(disk, QUIET_MS, comes).await;
+        self.waits_for_quiet.set(false);
         if !comes() && self.staged() == seen && !self.is_behind(QUIET_BYTES) {
             let comes = || comes() || self.staged() != seen;
             self.upkeep.wait_ms(disk, IDLE_MS - QUIET_MS, comes).await;

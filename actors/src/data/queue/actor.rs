@@ -21,7 +21,7 @@ use crate::data::words::{QueueRequest, ReplyTo};
 /// A drained lane of more capacity is not kept.
 const LANE_KEEP: usize = 256;
 /// Drained lanes kept: more queues than are ready in a usual pass.
-const LANES_MAX: usize = 128;
+const LANES_MAX: usize = 512;
 
 /// One queue's actor.
 #[derive(Debug)]

@@ -84,6 +84,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     fn turn(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, was_stalled: Option<u64>) {
         self.store_some(inner, actor, was_stalled);
+        if actor.asks.is_empty() {
+            return;
+        }
         let pulled_from = inner.pulled_bytes;
         for _ in 0..TURN_ASKS_MAX {
             let of_pass = inner.pulled_bytes - inner.pass_pulled_from;
