@@ -60,7 +60,8 @@ pub struct StoredGroups {
     pub forbidden: Forbidden,
 }
 
-/// The rows; see the room's head.
+/// The rows; see the room's head. A copy is another handle of the same tables.
+#[derive(Clone)]
 pub struct Ledger {
     tables: Arc<Tables>,
 }
