@@ -20,69 +20,68 @@ use crate::seam::CoreNumber;
 /// This room's name in the profile: what a stall of it is called.
 const FRAMES: &str = "requests (frames of one read)";
 
-/// See the module.
+/// See the module. Each count by itself: they change with each frame.
 #[derive(Debug, Default)]
 pub struct Reading {
-    now: Cell<Brought>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Brought {
-    frames: u64,
-    sends: u64,
-    pulls: u64,
+    frames: Cell<u64>,
+    sends: Cell<u64>,
+    pulls: Cell<u64>,
     /// What the first frame was: the only one that may have come in pieces.
-    first: Option<Kind>,
+    first: Cell<Option<Kind>>,
     /// What the last frame was.
-    last: Option<Kind>,
+    last: Cell<Option<Kind>>,
     /// Bit by bit, the other cores that got some of it.
-    cores: u64,
-}
-
-impl Brought {
-    fn of(&mut self, kind: Kind) -> &mut u64 {
-        match kind {
-            Kind::Send => &mut self.sends,
-            Kind::Pull => &mut self.pulls,
-        }
-    }
+    cores: Cell<u64>,
 }
 
 impl Reading {
-    fn change(&self, change: impl FnOnce(&mut Brought)) {
-        let mut now = self.now.get();
-        change(&mut now);
-        self.now.set(now);
+    fn of(&self, kind: Kind) -> &Cell<u64> {
+        match kind {
+            Kind::Send => &self.sends,
+            Kind::Pull => &self.pulls,
+        }
     }
 
     /// A frame is being handled; `kind` if it is of one that is timed. Not while the profile is
     /// off.
+    #[inline]
     pub fn note(&self, kind: Option<Kind>) {
-        self.change(|now| {
-            now.frames += 1;
-            now.last = kind;
-            if now.frames == 1 {
-                now.first = kind;
-            }
-            if let Some(kind) = kind {
-                *now.of(kind) += 1;
-            }
-        });
+        let before = self.frames.get();
+        self.frames.set(before + 1);
+        self.last.set(kind);
+        if before == 0 {
+            self.first.set(kind);
+        }
+        if let Some(kind) = kind {
+            let count = self.of(kind);
+            count.set(count.get() + 1);
+        }
     }
 
     /// The frame being handled waits: its time comes later.
     pub fn put_off(&self) {
-        self.change(|now| {
-            if let Some(kind) = now.last.take() {
-                let count = now.of(kind);
-                *count = count.saturating_sub(1);
-            }
-        });
+        if let Some(kind) = self.last.take() {
+            let count = self.of(kind);
+            count.set(count.get().saturating_sub(1));
+        }
     }
 
     /// Some of it went to another core.
     pub fn went_to(&self, core: CoreNumber) {
-        self.change(|now| now.cores |= 1_u64.checked_shl(u32::from(core)).unwrap_or(0));
+        let bit = 1_u64.checked_shl(u32::from(core)).unwrap_or(0);
+        self.cores.set(self.cores.get() | bit);
+    }
+
+    /// What the read brought; the next one begins.
+    fn take(&self) -> Self {
+        Self {
+            frames: Cell::new(self.frames.take()),
+            sends: Cell::new(self.sends.take()),
+            pulls: Cell::new(self.pulls.take()),
+            first: Cell::new(self.first.take()),
+            last: Cell::new(self.last.take()),
+            cores: Cell::new(self.cores.take()),
+        }
     }
 }
 
@@ -91,20 +90,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub fn frames_done(&self, first_us: u64, read_us: u64, now_us: u64) {
         let profile = self.host.profile();
         profile.ran(FRAMES, read_us, now_us);
-        let mut brought = self.reading.now.take();
-        if brought.sends + brought.pulls == 0 {
+        let brought = self.reading.take();
+        if brought.sends.get() + brought.pulls.get() == 0 {
             return;
         }
         for kind in [Kind::Send, Kind::Pull] {
-            let count = *brought.of(kind);
+            let count = brought.of(kind).get();
             profile.record(kind, Stage::Decode, now_us.saturating_sub(read_us), count);
-            let in_pieces = u64::from(count > 0 && brought.first == Some(kind));
+            let in_pieces = u64::from(count > 0 && brought.first.get() == Some(kind));
             let took_us = read_us.saturating_sub(first_us);
             profile.record(kind, Stage::Read, took_us, in_pieces);
             profile.record(kind, Stage::Read, 0, count - in_pieces);
         }
         profile.decoded(self.number, read_us, now_us, now_us);
-        for core in (0..self.cores).filter(|core| brought.cores >> core & 1 == 1) {
+        for core in (0..self.cores).filter(|core| brought.cores.get() >> core & 1 == 1) {
             let word = CoreWord::Decoded {
                 core: self.number,
                 read_us,
@@ -117,10 +116,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// A request that had to wait for its topic or group goes on.
     pub(in crate::data) fn resumed(&self, read_us: u64) {
-        let mut brought = self.reading.now.take();
+        let brought = self.reading.take();
         let took_us = self.host.mono_us().saturating_sub(read_us);
         for kind in [Kind::Send, Kind::Pull] {
-            let count = *brought.of(kind);
+            let count = brought.of(kind).get();
             let profile = self.host.profile();
             profile.record(kind, Stage::Decode, took_us, count);
         }
