@@ -58,6 +58,9 @@ pub struct ReadCache<D: Disk> {
     bytes: Cell<u64>,
     clock: Cell<u64>,
     chunks: RefCell<BTreeMap<FilePosition, Chunk<D>>>,
+    /// Where the chunk that was found last begins, and what it is: the next record is in it as well,
+    /// and a look into the tree costs as much as checking one.
+    latest: RefCell<Option<(FilePosition, Rc<ReadOf<D>>)>>,
     /// Starts of chunks under way.
     loading: RefCell<BTreeSet<FilePosition>>,
     loaded: Signal,
@@ -90,6 +93,7 @@ impl<D: Disk> ReadCache<D> {
             bytes: Cell::new(0),
             clock: Cell::new(0),
             chunks: RefCell::default(),
+            latest: RefCell::new(None),
             loading: RefCell::default(),
             loaded: Signal::default(),
             failed: RefCell::default(),
@@ -106,6 +110,12 @@ impl<D: Disk> ReadCache<D> {
 
     /// The chunk that has `position`, if it is in memory, and where in it.
     pub fn find(&self, position: FilePosition) -> Option<(Rc<ReadOf<D>>, usize)> {
+        if let Some((start, data)) = &*self.latest.borrow()
+            && *start <= position
+            && position.since(*start) < (**data).as_ref().len() as u64
+        {
+            return Some((Rc::clone(data), index(position.since(*start))));
+        }
         let mut chunks = self.chunks.borrow_mut();
         let (start, chunk) = chunks.range_mut(..=position).next_back()?;
         let at = position.since(*start);
@@ -117,7 +127,9 @@ impl<D: Disk> ReadCache<D> {
         if std::mem::take(&mut chunk.fresh) {
             self.begun.set(Some(*start));
         }
-        Some((Rc::clone(&chunk.data), index(at)))
+        let data = Rc::clone(&chunk.data);
+        *self.latest.borrow_mut() = Some((*start, Rc::clone(&data)));
+        Some((data, index(at)))
     }
 
     /// Adds `start..start + len`, all of it before `stable`, to `out`, reading what is missing.
@@ -182,6 +194,7 @@ impl<D: Disk> ReadCache<D> {
     /// Drops the chunks that touch `start..start + len`: what they hold was found damaged, and the
     /// next reader asks the device again.
     pub fn forget(&self, start: FilePosition, len: u64) {
+        *self.latest.borrow_mut() = None;
         let mut chunks = self.chunks.borrow_mut();
         let end = start.plus(len);
         chunks.retain(|at, chunk| {
@@ -244,6 +257,8 @@ impl<D: Disk> ReadCache<D> {
             used: self.clock.get(),
             fresh: true,
         };
+        // It may be the one that goes, or that this one replaces.
+        *self.latest.borrow_mut() = None;
         let mut chunks = self.chunks.borrow_mut();
         let old = chunks.insert(start, chunk).map_or(0, |old| old.bytes);
         self.bytes.set(self.bytes.get() + bytes - old);
