@@ -203,6 +203,8 @@ pub struct SendProperties<'a> {
     pub sharding_key: Option<&'a str>,
     /// `INNER_MULTI_DISPATCH`.
     pub multi_dispatch: Option<&'a str>,
+    /// `INNER_NUM`.
+    pub inner_count: Option<&'a str>,
     /// Rewritten, they begin with what was sent, whole.
     pub is_kept: bool,
 }
@@ -250,6 +252,7 @@ impl<'a> SendProperties<'a> {
             name::PRODUCER_GROUP => self.producer_group = Some(value),
             name::MSG_TYPE => self.message_type = Some(value),
             name::SHARDING_KEY => self.sharding_key = Some(value),
+            name::INNER_NUM => self.inner_count = Some(value),
             name::INNER_MULTI_DISPATCH => self.multi_dispatch = Some(value),
             _ => {}
         }

@@ -26,6 +26,8 @@ pub const STORE_HOST_V6: i32 = 0x20;
 pub const NEED_UNWRAP: i32 = 0x40;
 /// The record is an inner batch.
 pub const INNER_BATCH: i32 = 0x80;
+/// Both bits of a record that clients split: they number its parts from its queue offset on.
+pub const INNER_BATCH_MASK: i32 = NEED_UNWRAP | INNER_BATCH;
 /// The bits of the compression type.
 pub const COMPRESSION_MASK: i32 = 0x700;
 

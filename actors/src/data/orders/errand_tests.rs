@@ -222,3 +222,15 @@ fn a_scan_leaves_out_entries_without_a_record() {
     assert_eq!(scanned.rows, [rows[0], rows[2]]);
     assert_eq!(scanned.next, QueueOffset(3));
 }
+
+#[test]
+fn an_inner_batch_stored_once_comes_out_as_an_ordinary_message() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let mut record = supply(0, "a", None);
+    record.sys_flag = 0xC1;
+    let told = run(&broker, Errand::Supply(vec![record]));
+    let place = supplied(&told)[0].unwrap().physical;
+    let read = fetched(&broker, vec![place]).remove(0).unwrap();
+    let view = gantry_protocol::message::RecordView::parse(&read).unwrap();
+    assert_eq!(view.sys_flag, 1, "its compression stays");
+}

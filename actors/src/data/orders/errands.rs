@@ -14,6 +14,7 @@ use futures_lite::future;
 use gantry_protocol::code::response;
 use gantry_protocol::message::body_crc;
 use gantry_protocol::properties::SendProperties;
+use gantry_protocol::sys_flag;
 use gantry_storage::address;
 use gantry_storage::error::ReadError;
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
@@ -241,7 +242,8 @@ fn append_of(record: SupplyRecord) -> Append {
     Append {
         topic: record.topic,
         flag: record.flag,
-        sys_flag: record.sys_flag,
+        // Before they were refused, inner batches were stored.
+        sys_flag: record.sys_flag & !sys_flag::INNER_BATCH_MASK,
         born_ms: record.born_ms,
         born_host: record.born_host,
         reconsume_times: record.reconsume_times,

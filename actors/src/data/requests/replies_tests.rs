@@ -198,3 +198,18 @@ fn a_store_that_is_closed_does_not_hide_how_the_push_ended() {
     assert_eq!(reply.code, response::SUCCESS);
     assert_eq!(ext(&reply, "msgId"), "0");
 }
+
+#[test]
+fn a_reply_that_clients_would_split_by_themselves_gets_13() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    for (sys_flag, more) in [(192, ""), (0, "INNER_NUM\u{1}2\u{2}")] {
+        let properties = format!("{PROPERTIES}{more}");
+        let mut header = send_header("T");
+        header.properties = &properties;
+        header.sys_flag = sys_flag;
+        broker.request(&request_frame(V2, 9, &header.to_ext(V2), b"answer"));
+        assert_eq!(broker.reply().code, 13);
+    }
+    broker.request(&pull_frame(77, &pull_header("T", 0, 0)));
+    assert!(records(&broker.reply().body).is_empty());
+}

@@ -259,7 +259,7 @@ pub(super) fn copied(
     Append {
         topic: Arc::clone(topic),
         flag: view.flag,
-        sys_flag: view.sys_flag,
+        sys_flag: view.sys_flag & !sys_flag::INNER_BATCH_MASK,
         born_ms: view.born_timestamp,
         born_host: view.born_host,
         reconsume_times: view.reconsume_times,

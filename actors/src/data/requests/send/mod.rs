@@ -290,6 +290,7 @@ impl SendDesk {
         let mut sys_flag = header.sys_flag;
         let (properties, mut marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
+            check_inner_batch(sys_flag, found.inner_count)?;
             let marks = Marks {
                 no_wait: found.no_wait,
                 ..Marks::default()
@@ -401,6 +402,7 @@ impl SendDesk {
         scratch.clear();
         let make = || self.keys.borrow_mut().next(ms_since_month_began(now_ms));
         let mut found = rewrite_for_send(header.properties, &self.broker, make, &mut scratch);
+        check_inner_batch(header.sys_flag, found.inner_count)?;
         let is_half = is_half(&found, header.reconsume_times);
         check_transaction(&found, is_half, header.sys_flag, &self.settings)?;
         // A half is stored as an ordinary record, and so is what is only tried again.
@@ -533,6 +535,16 @@ fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
         let remark = format!(
             "the message's properties have {bytes} bytes, at most {PROPERTIES_BYTES_MAX} are taken"
         );
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    Ok(())
+}
+
+/// Refuses what clients would split into parts with offsets of other messages
+/// (`HookUtils.checkInnerBatch`, 5.5.0): no topic here is a `BatchCQ`.
+fn check_inner_batch(flags: i32, count: Option<&str>) -> Result<(), Refusal> {
+    if count.is_some() || flags & sys_flag::INNER_BATCH_MASK != 0 {
+        let remark = "an inner batch (sysFlag 0x40, 0x80 or the property INNER_NUM) is not taken";
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
     }
     Ok(())

@@ -19,7 +19,7 @@ use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::sys_flag;
 use gantry_storage::units::QueueKey;
 
-use super::{SendDesk, check_properties_len, check_topic_name, marks};
+use super::{SendDesk, check_inner_batch, check_properties_len, check_topic_name, marks};
 use crate::data::catalog::Catalog;
 use crate::data::words::Append;
 use crate::refusal::Refusal;
@@ -69,6 +69,8 @@ impl SendDesk {
         self.check_broker(catalog, topic)?;
         let key = self.choose_queue(topic, header.queue_id)?;
         self.check_body(&frame.body)?;
+        let count = properties::get(header.properties, name::INNER_NUM);
+        check_inner_batch(header.sys_flag, count)?;
         let properties = self.reply_properties(header.properties)?;
         let may_store =
             self.settings.store_reply_message_enable && self.refusing.borrow().is_none();

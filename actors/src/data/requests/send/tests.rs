@@ -364,3 +364,30 @@ fn a_timed_message_with_a_key_gets_a_recall_handle() {
     let fields = reply.ext.iter().flatten();
     assert!(!fields.into_iter().any(|(name, _)| name == "recallHandle"));
 }
+
+#[test]
+fn what_clients_would_split_by_themselves_gets_13_and_is_not_stored() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let mut body = bytes::BytesMut::new();
+    let element = BatchElement {
+        flag: 0,
+        body: b"x",
+        properties: "TAGS\u{1}a\u{2}",
+    };
+    encode_batch_element(&element, &mut body).unwrap();
+    let counted = "INNER_NUM\u{1}2\u{2}";
+    for (sys_flag, properties) in [(192, ""), (0x40, ""), (0x80, ""), (0, counted)] {
+        for batch in [false, true] {
+            let header = SendHeader {
+                sys_flag,
+                properties,
+                batch,
+                ..send_header("T")
+            };
+            broker.request(&send_frame(1, &header, &body));
+            assert_eq!(broker.reply().code, 13, "{sys_flag} {properties} {batch}");
+        }
+    }
+    broker.request(&pull_frame(2, &pull_header("T", 0, 0)));
+    assert_eq!(broker.reply().code, 19, "nothing was stored");
+}
