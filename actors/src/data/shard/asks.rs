@@ -4,17 +4,15 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a
 //! task.
-//! **Limits** `cold_reads_max` tasks.
+//! **Limits** [`ASK_READS_MAX`] tasks, which pulls don't take.
 //! **Not here** checks of names and rights (`requests::offsets`), locks over many queues
 //! (`data::requests::locks`).
 
 use std::rc::Rc;
 
-use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::ExtValue;
 use gantry_storage::error::ReadError;
-use gantry_storage::shard_store::ReadLimits;
 use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
 
 use super::{Inner, Shard};
@@ -24,6 +22,10 @@ use crate::data::queue::offsets::{Commit, GROUPS_MAX};
 use crate::data::queue::store::QueueStore;
 use crate::data::words::{QueueRequest, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
+
+/// Answers under way that may need the device: half as many as pulls may have reads. Each holds a
+/// page of an index and no record, so they have no part of the memory.
+pub const ASK_READS_MAX: usize = 64;
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn ask(
@@ -111,18 +113,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Whether the queue's first record lies near the end of the log.
     async fn first_is_recent(&self, key: QueueKey) -> Result<bool, ReadError> {
-        let limits = ReadLimits {
-            messages: 1,
-            bytes: 1,
-            entries_examined: 1,
-        };
-        let mut scratch = BytesMut::new();
-        let read = self
-            .store
-            .read(key, QueueOffset(0), limits, &|_| true, &mut scratch)
-            .await?;
-        let first = read.first_position;
-        let behind = first.map(|position| self.store.staged().since(position));
+        let first = self.store.entries(key, QueueOffset(0), 1).await?;
+        let behind = first.first();
+        let behind = behind.map(|entry| self.store.staged().since(entry.position));
         Ok(behind.is_some_and(|bytes| bytes <= self.rules.young_bytes))
     }
 
@@ -144,21 +137,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reply: ReplyTo,
         task: impl FnOnce(Rc<Self>) -> F,
     ) {
-        if inner.cold_under_way >= self.rules.cold_reads_max {
-            let most = self.rules.cold_reads_max;
-            let remark = format!("shard {}, {most} reads under way", self.id);
+        if inner.asks_under_way >= ASK_READS_MAX {
+            let remark = format!("shard {}, {ASK_READS_MAX} questions under way", self.id);
             self.host
                 .refuse(reply, &self.host.busy(BusyCause::DeviceRead, &remark));
             return;
         }
-        inner.cold_under_way += 1;
+        inner.asks_under_way += 1;
         let shard = Rc::clone(self);
         let task = task(Rc::clone(self));
         self.host.spawn(async move {
             task.await;
-            let mut inner = shard.inner.borrow_mut();
-            inner.cold_under_way -= 1;
-            shard.start_cold_reads(&mut inner);
+            shard.inner.borrow_mut().asks_under_way -= 1;
         });
     }
 

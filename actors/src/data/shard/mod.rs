@@ -72,7 +72,7 @@ pub const TURN_PULLED_BYTES_MAX: u64 = 256 * 1024;
 pub const PASS_PULLED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Actors for which there is always room.
 const ROSTER_MIN: usize = 1024;
-/// Reads from the device and searches that one shard has under way, at most (`memory_plan`).
+/// Reads from the device for pulls that one shard has under way, at most (`memory_plan`).
 pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
 /// 40 µs of work for each the last one waits a third of a second.
@@ -166,6 +166,7 @@ struct Inner {
     /// When something was stored last, µs.
     fresh_us: u64,
     cold_under_way: usize,
+    asks_under_way: usize,
     panics_us: VecDeque<u64>,
     sweep_at: u32,
     totals: Totals,
@@ -383,7 +384,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let waiting = inner.inbox_count + inner.asks_count + inner.cold.len();
         // What a pass could not report of ended halves because the tail was full.
         let has_ops = inner.stalled_us.is_some() && inner.transacting.owes();
-        waiting == 0 && !has_ops && inner.flushing.is_empty() && inner.cold_under_way == 0
+        let reading = inner.cold_under_way + inner.asks_under_way;
+        waiting == 0 && !has_ops && inner.flushing.is_empty() && reading == 0
     }
 
     /// The next turn of this queue's actor panics.

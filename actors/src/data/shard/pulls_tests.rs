@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gantry_protocol::body::{ConsumeType, MessageModel};
+use gantry_protocol::code::request;
+use gantry_protocol::command::ExtValue;
 use gantry_protocol::request::pull::PullHeader;
 use gantry_protocol::request::send::SendHeader;
 
 use super::super::testing::{
-    TestBroker, ext, group, long_pull, peer, pull_frame, pull_header, records, send_frame,
-    send_header,
+    TestBroker, ext, group, long_pull, peer, pull_frame, pull_header, records, request_frame,
+    send_frame, send_header,
 };
 use super::tests::{send, sent};
 use super::ticks::GIVE_UPS_MAX;
@@ -316,4 +318,35 @@ fn pulls_that_end_at_once_are_answered_some_at_a_time() {
     assert_eq!(broker.replies().len(), GIVE_UPS_MAX);
     broker.pass_ms(10);
     assert_eq!(broker.replies().len(), 10, "the others with the next tick");
+}
+
+/// New groups begin while an old one reads its backlog as fast as the device lets it.
+#[test]
+fn readers_of_a_backlog_take_no_room_from_questions() {
+    let (broker, reads_max) = stuck_broker();
+    for opaque in 0..i32::try_from(reads_max).unwrap() + 100 {
+        broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+    }
+    broker.settle();
+    let ask = |code, more: &[(&str, ExtValue<'_>)]| {
+        let queue = [
+            ("topic", ExtValue::Str("T")),
+            ("queueId", ExtValue::Int(0)),
+            ("consumerGroup", ExtValue::Str("new")),
+        ];
+        let ext: Vec<_> = queue.iter().chain(more).copied().collect();
+        broker.request(&request_frame(code, 9, &ext, b""));
+        let reply = broker.reply();
+        assert_eq!(reply.code, 0, "{code}: {reply:?}");
+        ext_of(&reply)
+    };
+    broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("new"))));
+    let young = ("setZeroIfNotFound", ExtValue::Str("true"));
+    assert_eq!(ask(request::QUERY_CONSUMER_OFFSET, &[young]), "0");
+    let since = ("timestamp", ExtValue::Int(0));
+    assert_eq!(ask(request::SEARCH_OFFSET_BY_TIMESTAMP, &[since]), "0");
+}
+
+fn ext_of(reply: &gantry_protocol::command::Command) -> String {
+    ext(reply, "offset").to_owned()
 }
