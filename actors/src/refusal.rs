@@ -33,6 +33,8 @@ pub enum BusyCause {
     DeviceRead,
     /// A pull has waited too long for its read from the device.
     DeviceReadLate,
+    /// Too many pulls are suspended.
+    Suspended,
     /// Too many half messages are open.
     Transactions,
     /// Too many questions to all cores are under way.
@@ -53,6 +55,7 @@ impl BusyCause {
             Self::Control => "control",
             Self::Parked | Self::ParkedLate => "parked",
             Self::DeviceRead | Self::DeviceReadLate => "device read",
+            Self::Suspended => "suspended",
             Self::Transactions => "transactions",
             Self::Gather => "gather",
             Self::Push => "push",

@@ -6,7 +6,7 @@
 //! when it is woken, when its time is up and when its peer is gone. Waiters of one queue are woken
 //! in the order they came. However many wait for one peer, one of them leaves in the same time.
 //! **Limits** [`WAITERS_MAX`] a shard, [`QUEUE_WAITERS_MAX`] a queue: one more isn't parked, it is
-//! answered at once. A waiter costs its own size and about 100 bytes of index.
+//! refused. A waiter costs its own size and about 100 bytes of index.
 //! **Not here** when a pull may suspend and what it is told (`pull`).
 
 use std::collections::BTreeSet;
@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 
 /// Most suspended pulls of one shard.
 pub const WAITERS_MAX: usize = 100_000;
-/// Most suspended pulls of one queue: as many groups as a queue may have live.
+/// Most suspended pulls of one queue: as many groups as a queue may have live, or members of one
+/// that broadcasts. Waking them all takes 6 ms; those beyond ask every three seconds.
 pub const QUEUE_WAITERS_MAX: usize = 4096;
 
 const _: () = assert!(QUEUE_WAITERS_MAX <= WAITERS_MAX);

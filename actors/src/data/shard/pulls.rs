@@ -30,6 +30,7 @@ use crate::data::queue::offsets::Commit;
 use crate::data::queue::pull::{self, PullStatus, Verdict};
 use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
+use crate::data::queue::waiters::QUEUE_WAITERS_MAX;
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
 
@@ -150,7 +151,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let (key, peer) = (waiter.key, waiter.reply.peer);
         waiter.times.park(self.stamp_us());
         if let Err(waiter) = inner.waiters.park(key, peer, deadline_ms, waiter) {
-            self.tell(&waiter, verdict, bounds);
+            // Told that nothing is there, its client would ask again at once, and for ever.
+            let remark = format!(
+                "shard {}, topic {} queue {}: {} pulls wait for messages, at most \
+                 {QUEUE_WAITERS_MAX} a queue",
+                self.id,
+                key.topic,
+                key.queue,
+                inner.waiters.len(),
+            );
+            let busy = self.host.busy(BusyCause::Suspended, &remark);
+            self.host.refuse(waiter.reply, &busy);
         }
     }
 

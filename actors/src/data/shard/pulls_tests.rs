@@ -15,6 +15,7 @@ use super::super::testing::{
 };
 use super::tests::{send, sent};
 use super::ticks::GIVE_UPS_MAX;
+use crate::data::queue::waiters::QUEUE_WAITERS_MAX;
 use crate::data::requests::pulls::SUSPEND_MS_MAX;
 use crate::seam::{CatalogChange, GroupEntry, LiveGroup, ToData};
 
@@ -349,4 +350,19 @@ fn readers_of_a_backlog_take_no_room_from_questions() {
 
 fn ext_of(reply: &gantry_protocol::command::Command) -> String {
     ext(reply, "offset").to_owned()
+}
+
+#[test]
+fn one_suspended_pull_too_many_is_busy_and_no_retry_at_once() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let most = i32::try_from(QUEUE_WAITERS_MAX).unwrap();
+    for n in 0..=most {
+        broker.request(&pull_frame(n, &long_pull("T", 0, 0)));
+    }
+    let reply = broker.reply();
+    let remark = reply.remark.unwrap_or_default();
+    assert_eq!((reply.code, reply.opaque), (2, most), "{remark}");
+    assert!(remark.contains("stage suspended"), "{remark}");
+    broker.request(&pull_frame(0, &long_pull("T", 1, 0)));
+    assert!(broker.replies().is_empty(), "another queue has room");
 }
