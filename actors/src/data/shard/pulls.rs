@@ -86,6 +86,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reply: ReplyTo,
         pull: Box<Pull>,
     ) {
+        if reply.one_way {
+            return Self::commit_only(inner, actor, &pull);
+        }
         let key = actor.key;
         let times = self.begin_pull(reply);
         let opening = actor.state.open_pull(&pull.group, pull.wanted, pull.commit);
@@ -113,6 +116,18 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     self.tell(&waiter, verdict, bounds);
                 }
             }
+        }
+    }
+
+    /// What is left of a pull that nobody wants answered: the position it carries. A reset stays
+    /// for who will be told of it.
+    fn commit_only(inner: &mut Inner, actor: &mut QueueActor, pull: &Pull) {
+        let Some(Ok(offset)) = pull.commit.map(u64::try_from) else {
+            return;
+        };
+        let offsets = &mut actor.state.offsets;
+        if offsets.commit(&pull.group, QueueOffset(offset)) == Commit::FirstDirty {
+            inner.note_dirty(actor);
         }
     }
 

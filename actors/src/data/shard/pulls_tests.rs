@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use gantry_protocol::body::{ConsumeType, MessageModel};
 use gantry_protocol::code::request;
-use gantry_protocol::command::ExtValue;
-use gantry_protocol::request::pull::PullHeader;
+use gantry_protocol::command::{ExtValue, writer};
+use gantry_protocol::frame::{Frame, HeaderEncoding, take_frame};
+use gantry_protocol::request::pull::{self, PullHeader};
 use gantry_protocol::request::send::SendHeader;
 
 use super::super::testing::{
@@ -365,4 +367,42 @@ fn one_suspended_pull_too_many_is_busy_and_no_retry_at_once() {
     assert!(remark.contains("stage suspended"), "{remark}");
     broker.request(&pull_frame(0, &long_pull("T", 1, 0)));
     assert!(broker.replies().is_empty(), "another queue has room");
+}
+
+#[test]
+fn a_one_way_pull_commits_and_is_not_answered() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    sent(&broker, 0, "a", b"there");
+    let header = PullHeader {
+        sys_flag: pull::FLAG_SUBSCRIPTION | pull::FLAG_COMMIT_OFFSET | pull::FLAG_SUSPEND,
+        commit_offset: 1,
+        suspend_timeout_ms: 15_000,
+        ..pull_header("T", 0, 0)
+    };
+    for (offset, is_cold) in [(0, false), (1, false), (0, true)] {
+        broker.stores[0].is_cold.set(is_cold);
+        let header = PullHeader {
+            queue_offset: offset,
+            ..header
+        };
+        broker.request(&one_way(&header));
+        assert!(broker.replies().is_empty());
+    }
+    broker.pass_ms(SUSPEND_MS_MAX);
+    assert!(broker.replies().is_empty(), "none was suspended");
+    let ext = [
+        ("topic", ExtValue::Str("T")),
+        ("queueId", ExtValue::Int(0)),
+        ("consumerGroup", ExtValue::Str(header.consumer_group)),
+    ];
+    let query = request_frame(request::QUERY_CONSUMER_OFFSET, 9, &ext, b"");
+    broker.request(&query);
+    assert_eq!(ext_of(&broker.reply()), "1");
+}
+
+fn one_way(header: &PullHeader<'_>) -> Frame {
+    let (mut out, ext) = (BytesMut::new(), header.to_ext());
+    let encoding = HeaderEncoding::Json;
+    writer::write_request(&mut out, encoding, 1, 11, true, Some(&ext), &[]).unwrap();
+    take_frame(&mut out).unwrap().unwrap()
 }
