@@ -17,7 +17,7 @@ use gantry_storage::units::TopicId;
 use hashbrown::{HashMap, HashSet};
 
 use super::filter::expressions::Expressions;
-use super::filter::subscription::Filter;
+use super::filter::subscription::{Filter, Wanted};
 use super::requests::send::check_topic_name;
 use crate::known_topics::KnownTopics;
 use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
@@ -69,6 +69,18 @@ impl Group {
         }
     }
 
+    /// The topics of which it wants something else than before, and what.
+    pub fn resubscribed<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = (&'a str, &'a Wanted)> {
+        let now = self.subscriptions.iter().flatten();
+        now.filter_map(|(topic, new)| {
+            let before = old.subscriptions.as_ref()?.get(topic)?;
+            match &new.filter {
+                Filter::Wanted(wanted) if before.filter != new.filter => Some((&**topic, wanted)),
+                _ => None,
+            }
+        })
+    }
+
     /// Whether its members broadcast.
     pub fn broadcasts(&self) -> bool {
         let live = self.entry.live.as_ref();
@@ -103,8 +115,8 @@ impl Catalog {
         }
     }
 
-    /// Applies one change.
-    pub fn apply(&mut self, change: CatalogChange) {
+    /// Applies one change. A group that was known comes back as it was and as it is.
+    pub fn apply(&mut self, change: CatalogChange) -> Option<(Rc<Group>, Rc<Group>)> {
         match change {
             CatalogChange::Topics(entries) => {
                 entries.iter().for_each(|entry| self.put_topic(entry));
@@ -117,8 +129,9 @@ impl Catalog {
             }
             CatalogChange::GroupPut(entry) => {
                 let name = Arc::clone(&entry.name);
-                let group = Group::new(entry, self.expressions.get_mut());
-                self.groups.insert(name, Rc::new(group));
+                let group = Rc::new(Group::new(entry, self.expressions.get_mut()));
+                let old = self.groups.insert(name, Rc::clone(&group))?;
+                return Some((old, group));
             }
             CatalogChange::GroupGone(name) => {
                 self.groups.remove(&name);
@@ -126,6 +139,7 @@ impl Catalog {
             CatalogChange::BrokerPermission(permission) => self.broker_permission = permission,
             CatalogChange::Requester(change) => self.put_requester(change),
         }
+        None
     }
 
     fn put_topic(&mut self, entry: &Arc<TopicEntry>) {

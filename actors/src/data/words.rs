@@ -315,6 +315,8 @@ pub struct Pull {
     pub bytes_max: u64,
     /// What it wants.
     pub filter: Wanted,
+    /// That is its group's subscription and not its own.
+    pub is_subscribed: bool,
     /// The group's position, when the request carries one.
     pub commit: Option<i64>,
     /// How long it may wait, ms; none: not at all.

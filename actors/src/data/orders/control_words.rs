@@ -17,7 +17,7 @@ use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
 use crate::refusal::Refusal;
 use crate::seam::{
-    Answer, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
+    Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
 };
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
@@ -25,7 +25,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     pub fn on_control(self: &Rc<Self>, batch: &mut Vec<ToData>) {
         for message in batch.drain(..) {
             match message {
-                ToData::Catalog(change) => self.catalog.borrow_mut().apply(change),
+                ToData::Catalog(change) => self.on_catalog(change),
                 ToData::Write { peer, frame } => {
                     self.host.write(peer, |out| out.extend_from_slice(&frame));
                 }
@@ -38,6 +38,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 ToData::Errand { ticket, errand } => self.run_errand(ticket, errand),
                 ToData::Loaded => {}
                 ToData::OffsetsLoaded(rows) => self.each_own(&rows, Shard::load_offset),
+            }
+        }
+    }
+
+    fn on_catalog(&self, change: CatalogChange) {
+        let changed = self.catalog.borrow_mut().apply(change);
+        let Some((old, new)) = changed else { return };
+        let catalog = self.catalog.borrow();
+        for (topic, wanted) in new.resubscribed(&old) {
+            let Some(topic) = catalog.topic(topic) else {
+                continue;
+            };
+            for shard in self.shards() {
+                shard.resubscribed(topic.id, &new.entry.name, wanted);
             }
         }
     }

@@ -174,10 +174,18 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
         ids.iter().filter(|id| self.take(**id).is_some()).count()
     }
 
+    /// Takes out those that fit, oldest deadline first.
+    pub fn take_if(&mut self, fits: impl Fn(&W) -> bool) -> Vec<W> {
+        let of = |id: WaiterId| self.slots.get(id.0 as usize)?.as_ref();
+        let fitting = |id: &WaiterId| of(*id).is_some_and(|slot| fits(&slot.waiter));
+        let ids = self.by_deadline.iter().map(|&(_, id)| id);
+        let ids: Vec<WaiterId> = ids.filter(fitting).collect();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
+    }
+
     /// Takes everything out, oldest deadline first.
     pub fn take_all(&mut self) -> Vec<W> {
-        let ids: Vec<WaiterId> = self.by_deadline.iter().map(|&(_, id)| id).collect();
-        ids.into_iter().filter_map(|id| self.take(id)).collect()
+        self.take_if(|_| true)
     }
 
     /// How many wait.

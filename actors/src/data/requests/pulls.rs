@@ -226,6 +226,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             messages_max,
             bytes_max,
             filter,
+            is_subscribed: !header.has(pull::FLAG_SUBSCRIPTION),
             commit: header
                 .has(pull::FLAG_COMMIT_OFFSET)
                 .then_some(header.commit_offset),

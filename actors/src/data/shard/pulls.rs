@@ -446,6 +446,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.tell(&waiter, pull::reset_to(to), bounds);
     }
 
+    /// Tells a suspended pull to come again, from where it began.
+    pub(super) fn begin_again(&self, mut waiter: Waiter) {
+        waiter.times.wake(self.stamp_us());
+        let bounds = self.store.bounds(waiter.key);
+        let wanted = QueueOffset(u64::try_from(waiter.pull.wanted).unwrap_or(0));
+        let verdict = Verdict {
+            status: PullStatus::OffsetOverflowOne,
+            code: response::PULL_NOT_FOUND,
+            next: wanted,
+        };
+        self.tell(&waiter, verdict, bounds);
+    }
+
     fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
         let ext = ext_of(&waiter.pull, verdict.next, bounds);
         let (to, status) = (waiter.reply, Some(verdict.status.remark()));

@@ -14,7 +14,9 @@ use gantry_protocol::code::response;
 use gantry_storage::address;
 use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp, TopicId};
 
+use super::pulls::Waiter;
 use super::{Inner, Shard};
+use crate::data::filter::subscription::Wanted;
 use crate::data::host::Host;
 use crate::data::queue::offsets::Commit;
 use crate::data::queue::store::QueueStore;
@@ -87,6 +89,21 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             if let Some(waiter) = inner.waiters.take(id) {
                 self.redirect(waiter, to);
             }
+        }
+    }
+
+    /// Pulls of a group that wait on a topic for something else than it wants now ask again from
+    /// where they began: what they passed over may be wanted. (`RocketMQ` filters again from there
+    /// when their time is up.)
+    pub fn resubscribed(&self, topic: TopicId, group: &str, wanted: &Wanted) {
+        let mut inner = self.inner.borrow_mut();
+        let stale = |waiter: &Waiter| {
+            let pull = &waiter.pull;
+            let is_old = waiter.key.topic == topic && pull.filter != *wanted;
+            is_old && pull.is_subscribed && *pull.group == *group
+        };
+        for waiter in inner.waiters.take_if(stale) {
+            self.begin_again(waiter);
         }
     }
 

@@ -1,9 +1,14 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gantry_protocol::body::{ConsumeType, MessageModel, SubscriptionData};
 use gantry_protocol::request::pull::PullHeader;
 use gantry_protocol::request::send::SendHeader;
 
 use super::super::testing::{
-    TestBroker, ext, long_pull, pull_frame, pull_header, records, send_frame, send_header,
+    TestBroker, ext, group, long_pull, pull_frame, pull_header, records, send_frame, send_header,
 };
+use crate::seam::{CatalogChange, GroupEntry, LiveGroup, ToData};
 use crate::settings::FlushDiskType;
 use crate::sql92::SCAN_BYTES_MAX;
 
@@ -137,4 +142,44 @@ fn a_suspended_pull_does_not_sleep_beside_what_it_wants_behind_its_scan() {
     broker.request(&pull_frame(2, &by_sql(long_pull("T", 0, next), "a = 2")));
     let pulled = broker.reply();
     assert_eq!(records(&pulled.body), [(15, "behind".to_owned())]);
+}
+
+fn put_group(broker: &TestBroker, expression: &str) {
+    let mut data = SubscriptionData::tag("T", expression, 1);
+    data.expression_type = "SQL92".to_owned();
+    let mut entry = GroupEntry::clone(&group("g"));
+    entry.live = Some(LiveGroup {
+        message_model: MessageModel::Clustering,
+        consume_type: ConsumeType::Passively,
+        subscriptions: HashMap::from([("T".to_owned(), Arc::new(data))]),
+    });
+    let entry = Arc::new(entry);
+    broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(Arc::clone(&entry))));
+}
+
+#[test]
+fn a_suspended_pull_passes_nothing_over_that_its_group_wants_by_now() {
+    let broker = broker();
+    put_group(&broker, "a = 1");
+    let subscribed = PullHeader {
+        sys_flag: 2,
+        ..long_pull("T", 0, 0)
+    };
+    broker.request(&pull_frame(1, &subscribed));
+    broker.request(&pull_frame(2, &by_sql(long_pull("T", 0, 0), "a = 3")));
+    sent(&broker, "2", b"for whom?");
+    assert_eq!(broker.reply().opaque, 77, "nobody wants it");
+    put_group(&broker, "a = 1");
+    assert!(broker.replies().is_empty(), "nothing changed");
+    put_group(&broker, "a = 2");
+    let told = broker.reply();
+    assert_eq!((told.opaque, told.code), (1, 19));
+    assert_eq!(ext(&told, "nextBeginOffset"), "0");
+    broker.request(&pull_frame(3, &subscribed));
+    let pulled = broker.reply();
+    assert_eq!(records(&pulled.body), [(0, "for whom?".to_owned())]);
+    // One with a subscription of its own still waits.
+    broker.pass_ms(15_000);
+    let told = broker.reply();
+    assert_eq!((told.opaque, ext(&told, "nextBeginOffset")), (2, "1"));
 }
