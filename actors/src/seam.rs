@@ -215,6 +215,8 @@ pub enum Question {
         group: Option<Arc<str>>,
         /// The topics, or all.
         topics: Option<Vec<TopicId>>,
+        /// Store times, too, each of which an index is read for.
+        with_times: bool,
     },
     /// Where resets would go; nothing is moved.
     FindOffsets(Vec<(QueueKey, ResetTo)>),
@@ -378,13 +380,13 @@ pub struct QueueReport {
 pub struct GroupReport {
     /// The group.
     pub group: Arc<str>,
-    /// The queue with its bounds.
-    pub queue: QueueReport,
+    /// The queue.
+    pub queue: QueueKey,
     /// The committed position.
     pub consumer_offset: QueueOffset,
     /// The position of the last pull.
     pub pull_offset: QueueOffset,
-    /// Store time of the record before `consumer_offset` in ms, 0 when unknown.
+    /// Store time of the record before `consumer_offset` in ms, 0 when unknown or not asked for.
     pub last_timestamp_ms: u64,
 }
 

@@ -170,6 +170,7 @@ fn groups_of_topic(request: &ControlRequest, plane: &Rc<Plane>) -> Result<Option
             let question = Question::Offsets {
                 group: None,
                 topics: Some(vec![id]),
+                with_times: false,
             };
             for answer in asking.asker.ask(question).await? {
                 if let Answer::Offsets(reports) = answer {
@@ -198,13 +199,14 @@ fn topics_of_group(request: &ControlRequest, plane: &Rc<Plane>) -> Result<Option
         let question = Question::Offsets {
             group: Some(group),
             topics: None,
+            with_times: false,
         };
         for answer in asking.asker.ask(question).await? {
             let Answer::Offsets(reports) = answer else {
                 continue;
             };
             let table = asking.topics.borrow();
-            let ids = reports.iter().map(|report| report.queue.queue.topic);
+            let ids = reports.iter().map(|report| report.queue.topic);
             topics.extend(ids.filter_map(|id| table.name_of(id)).map(str::to_owned));
         }
         let body = TopicList {

@@ -15,7 +15,7 @@ use gantry_protocol::body::ConsumeStats;
 use gantry_protocol::fastjson::Value;
 use gantry_storage::units::TopicId;
 
-use super::requests::{bounds, reports, stats};
+use super::requests::{bounds, timed_reports, stats};
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
 use crate::control::topics::write_queues;
@@ -30,7 +30,7 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
     let only_ordered = reply::switch_or(&asked.command, "isOrder", false);
     let asking = Rc::clone(plane);
     plane.reply_later(ReplyTo::of(asked), async move {
-        let positions = reports(&asking, None, None).await?;
+        let positions = timed_reports(&asking, None).await?;
         let by_topic = sorted(&asking, &positions, only_ordered);
         let topics: BTreeSet<&String> = by_topic.values().flat_map(BTreeMap::keys).collect();
         let queues = {
@@ -51,7 +51,7 @@ fn sorted<'r>(plane: &Plane, positions: &'r [GroupReport], only_ordered: bool) -
         by_topic.insert(Arc::clone(group), BTreeMap::new());
     }
     for report in positions {
-        let Some(topic) = table.name_of(report.queue.queue.topic) else {
+        let Some(topic) = table.name_of(report.queue.topic) else {
             continue;
         };
         let is_ordered = table.get(topic).is_some_and(|entry| entry.config.order);

@@ -25,7 +25,7 @@ use crate::seam::{ControlRequest, GroupReport, OFFSET_ROWS_MAX, OffsetRow, Quest
 /// subscribed.
 fn is_wanted(plane: &Plane, report: &GroupReport, offline: bool) -> bool {
     let topics = plane.topics.borrow();
-    let Some(topic) = topics.name_of(report.queue.queue.topic) else {
+    let Some(topic) = topics.name_of(report.queue.topic) else {
         return false;
     };
     offline || plane.members.borrow().reads(&report.group, topic)
@@ -55,7 +55,7 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
             .into_iter()
             .filter(|report| is_wanted(&asking, report, offline))
             .map(|report| OffsetRow {
-                queue: report.queue.queue,
+                queue: report.queue,
                 group: Arc::clone(&to),
                 offset: report.consumer_offset,
             })
@@ -92,13 +92,13 @@ pub(super) fn correction(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<()
         };
         let mut smallest: BTreeMap<i64, i64> = BTreeMap::new();
         for report in reports.iter().filter(|row| !filtered.contains(&*row.group)) {
-            let queue = i64::from(report.queue.queue.queue.0);
+            let queue = i64::from(report.queue.queue.0);
             let offset = as_wire(report.consumer_offset.0);
             let least = smallest.entry(queue).or_insert(offset);
             *least = offset.min(*least);
         }
         for report in reports.iter().filter(|row| *row.group == *compare) {
-            let queue = i64::from(report.queue.queue.queue.0);
+            let queue = i64::from(report.queue.queue.0);
             let is_behind = |least: &i64| *least > as_wire(report.consumer_offset.0);
             if let Some(least) = smallest.get_mut(&queue).filter(|least| is_behind(least)) {
                 *least = i64::MAX;

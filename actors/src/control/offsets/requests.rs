@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use gantry_protocol::body::{ConsumeStats, ConsumerOffsets, MessageQueue, QueueConsumeStats};
 use gantry_protocol::code::{request, response};
-use gantry_storage::units::QueueKey;
+use gantry_storage::units::{QueueKey, TopicId};
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
@@ -48,9 +48,32 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) {
 pub(super) async fn reports(
     plane: &Plane,
     group: Option<Arc<str>>,
-    topics: Option<Vec<gantry_storage::units::TopicId>>,
+    topics: Option<Vec<TopicId>>,
 ) -> Result<Vec<GroupReport>, Refusal> {
-    let answers = plane.asker.ask(Question::Offsets { group, topics }).await?;
+    let with_times = false;
+    let question = Question::Offsets {
+        group,
+        topics,
+        with_times,
+    };
+    ask_reports(plane, question).await
+}
+
+/// Asks the cores for positions with store times.
+pub(super) async fn timed_reports(
+    plane: &Plane,
+    group: Option<Arc<str>>,
+) -> Result<Vec<GroupReport>, Refusal> {
+    let question = Question::Offsets {
+        group,
+        topics: None,
+        with_times: true,
+    };
+    ask_reports(plane, question).await
+}
+
+async fn ask_reports(plane: &Plane, question: Question) -> Result<Vec<GroupReport>, Refusal> {
+    let answers = plane.asker.ask(question).await?;
     let reports = answers.into_iter().flat_map(|answer| match answer {
         Answer::Offsets(reports) => reports,
         _ => Vec::new(),
@@ -80,11 +103,11 @@ fn all_offsets(asked: &ControlRequest, plane: &Rc<Plane>) {
         let mut offsets: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         let mut pulls: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         for report in reports {
-            let Some(topic) = table.name_of(report.queue.queue.topic) else {
+            let Some(topic) = table.name_of(report.queue.topic) else {
                 continue;
             };
             let key = format!("{topic}@{}", report.group);
-            let queue = i32::from(report.queue.queue.queue.0);
+            let queue = i32::from(report.queue.queue.0);
             let committed = as_wire(report.consumer_offset.0);
             offsets
                 .entry(key.clone())
@@ -116,7 +139,7 @@ fn consume_stats(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Refusa
     let topic = topic.map(str::to_owned);
     let asking = Rc::clone(plane);
     plane.reply_later(ReplyTo::of(asked), async move {
-        let positions = reports(&asking, Some(Arc::clone(&group)), None).await?;
+        let positions = timed_reports(&asking, Some(Arc::clone(&group))).await?;
         let topics = topics_to_show(&asking, &group, listed, topic, &positions);
         let queues = topics.iter().flat_map(|entry| read_queues(entry)).collect();
         let bounds = bounds(&asking, queues).await?;
@@ -148,7 +171,7 @@ fn topics_to_show(
             Some(topic) => BTreeSet::from([topic]),
             None => positions
                 .iter()
-                .filter_map(|row| table.name_of(row.queue.queue.topic))
+                .filter_map(|row| table.name_of(row.queue.topic))
                 .map(str::to_owned)
                 .collect(),
         };
@@ -169,7 +192,7 @@ pub(super) fn stats(
 ) -> ConsumeStats {
     let table = plane.topics.borrow();
     let by_queue: BTreeMap<QueueKey, &GroupReport> =
-        positions.iter().map(|row| (row.queue.queue, row)).collect();
+        positions.iter().map(|row| (row.queue, row)).collect();
     let rows = bounds.iter().filter_map(|bounds| {
         let topic = table.name_of(bounds.queue.topic)?;
         let position = by_queue.get(&bounds.queue);

@@ -182,7 +182,7 @@ async fn positions(plane: &Plane, reset: &Reset, topic: TopicId) -> Result<Place
     let reports = reports(plane, group, Some(vec![topic])).await?;
     let rows = reports.iter();
     Ok(rows
-        .map(|row| (row.queue.queue, row.consumer_offset))
+        .map(|row| (row.queue, row.consumer_offset))
         .collect())
 }
 

@@ -39,7 +39,7 @@ pub(super) fn serve(asked: &ControlRequest, plane: &Rc<Plane>) -> Result<(), Ref
         let positions = reports(&asking, Some(group), Some(vec![entry.id])).await?;
         let positions: HashMap<QueueKey, QueueOffset> = positions
             .iter()
-            .map(|row| (row.queue.queue, row.consumer_offset))
+            .map(|row| (row.queue, row.consumer_offset))
             .collect();
         let bounds = bounds(&asking, write_queues(&entry)).await?;
         let mut wanted = Vec::new();

@@ -19,7 +19,7 @@ fn at(topic: TopicId, queue: u16, offset: u16) -> GroupReport {
     };
     GroupReport {
         group: "g".into(),
-        queue: bounds(queue),
+        queue,
         consumer_offset: QueueOffset(offset.into()),
         pull_offset: QueueOffset(0),
         last_timestamp_ms: 0,
@@ -45,7 +45,7 @@ fn progress(topic: TopicId) -> Box<dyn Fn(&Question) -> Answer> {
         Question::Bounds(keys) => Answer::Bounds(keys.iter().copied().map(bounds).collect()),
         Question::Offsets { .. } => Answer::Offsets(vec![GroupReport {
             group: "g".into(),
-            queue: bounds(queue),
+            queue,
             consumer_offset: QueueOffset(4),
             pull_offset: QueueOffset(6),
             last_timestamp_ms: 99,

@@ -92,8 +92,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     async fn answer(self: &Rc<Self>, question: Question) -> Answer {
         match question {
             Question::Bounds(keys) => Answer::Bounds(self.bounds_of(&keys).await),
-            Question::Offsets { group, topics } => {
-                self.reports_of(group.as_deref(), topics.as_deref()).await
+            Question::Offsets {
+                group,
+                topics,
+                with_times,
+            } => {
+                let (group, topics) = (group.as_deref(), topics.as_deref());
+                self.reports_of(group, topics, with_times).await
             }
             Question::FindOffsets(rows) => Answer::FoundOffsets(self.find_offsets(&rows).await),
             Question::ResetOffsets(rows) => {
@@ -172,10 +177,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         reports
     }
 
-    async fn reports_of(&self, group: Option<&str>, topics: Option<&[TopicId]>) -> Answer {
+    async fn reports_of(
+        &self,
+        group: Option<&str>,
+        topics: Option<&[TopicId]>,
+        with_times: bool,
+    ) -> Answer {
         let mut reports = Vec::new();
         for shard in self.shards() {
-            reports.extend(shard.group_reports(group, topics).await);
+            reports.extend(shard.group_reports(group, topics, with_times).await);
         }
         Answer::Offsets(reports)
     }

@@ -160,11 +160,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         time.ok().flatten().map_or(0, |time| time.0)
     }
 
-    /// Positions of one group (or all) in these topics (or all).
+    /// Positions of one group (or all) in these topics (or all), from memory unless `with_times`.
     pub async fn group_reports(
         &self,
         group: Option<&str>,
         topics: Option<&[TopicId]>,
+        with_times: bool,
     ) -> Vec<GroupReport> {
         let mut rows = Vec::new();
         for actor in self.inner.borrow().actors.iter().flatten() {
@@ -178,14 +179,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             }
         }
         let mut reports = Vec::with_capacity(rows.len());
-        for (key, group, position) in rows {
+        for (queue, group, position) in rows {
             let Some(consumer_offset) = position.reset.or(position.committed) else {
                 continue;
             };
-            let queue = self.report(key).await;
-            let last_timestamp_ms = match consumer_offset.0.checked_sub(1).map(QueueOffset) {
-                Some(last) if last >= queue.min && last < queue.max => {
-                    self.store_ms(key, last).await
+            let bounds = self.store.bounds(queue);
+            let last = consumer_offset.0.checked_sub(1).map(QueueOffset);
+            let last_timestamp_ms = match last {
+                Some(last) if with_times && last >= bounds.min && last < bounds.max => {
+                    self.store_ms(queue, last).await
                 }
                 _ => 0,
             };

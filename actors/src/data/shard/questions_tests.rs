@@ -3,7 +3,7 @@ use futures_lite::future::block_on;
 use super::*;
 use crate::data::shard::tests::sent;
 use crate::data::testing::TestBroker;
-use crate::seam::ToData;
+use crate::seam::{Answer, Question, Ticket, ToControl, ToData};
 
 #[test]
 fn a_reset_goes_where_the_queue_has_something_or_nowhere() {
@@ -55,4 +55,41 @@ fn a_forgotten_group_is_handed_over_in_order() {
         (QueueKey::new(1, 1), Some(QueueOffset(1))),
     ];
     assert_eq!(rows, expected);
+}
+
+/// 43, 300, 343, 314 and 308 show no times: on a large broker they would be asked for in vain.
+#[test]
+fn positions_without_times_are_told_from_memory() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    sent(&broker, 0, "a", b"x");
+    broker.stores[0].is_stuck.set(true);
+    let shard = broker.cores[0].shards().next().unwrap();
+    shard.load_offset(&OffsetRow {
+        queue: QueueKey::new(1, 0),
+        group: "g".into(),
+        offset: QueueOffset(1),
+    });
+    let ask = |with_times| {
+        let question = Question::Offsets {
+            group: None,
+            topics: None,
+            with_times,
+        };
+        let ticket = Ticket(9);
+        broker.cores[0].on_control(&mut vec![ToData::Ask { ticket, question }]);
+        broker.settle();
+        let told = broker.world.take_control().into_iter();
+        let answers = told.filter_map(|told| match told {
+            ToControl::Answer {
+                answer: Answer::Offsets(reports),
+                ..
+            } => Some(reports),
+            _ => None,
+        });
+        answers.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(ask(false)[0].consumer_offset, QueueOffset(1));
+    assert!(ask(true).is_empty(), "the device is asked");
+    broker.stores[0].is_stuck.set(false);
+    assert!(ask(true)[0].last_timestamp_ms > 0);
 }

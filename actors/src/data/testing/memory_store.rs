@@ -169,6 +169,17 @@ impl MemoryStore {
         }
     }
 
+    async fn unstuck(&self) {
+        std::future::poll_fn(|_| {
+            if self.is_stuck.get() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
     fn readable(&self) -> u64 {
         if self.sync {
             self.committed.get()
@@ -336,14 +347,7 @@ impl QueueStore for MemoryStore {
         out: &mut BytesMut,
     ) -> Result<ReadOutcome, ReadError> {
         self.reads.set(self.reads.get() + 1);
-        std::future::poll_fn(|_| {
-            if self.is_stuck.get() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
+        self.unstuck().await;
         // As the real store, which looks what will be wanted before it reads it.
         if let Some(queue) = self.queues.borrow().get(&key) {
             let from = usize::try_from(from.0).unwrap();
@@ -400,6 +404,7 @@ impl QueueStore for MemoryStore {
         key: QueueKey,
         offset: QueueOffset,
     ) -> Result<Option<StoreTimestamp>, ReadError> {
+        self.unstuck().await;
         let queues = self.queues.borrow();
         let at = usize::try_from(offset.0).unwrap();
         Ok(queues
