@@ -120,10 +120,7 @@ impl Delay {
         for (key, value) in items(stored) {
             let ours = match key {
                 name::REAL_TOPIC | name::REAL_QUEUE_ID => true,
-                name::DELAY
-                | name::TIMER_DELAY_SEC
-                | name::TIMER_DELAY_MS
-                | name::TIMER_DELIVER_MS => matches!(self, Self::Level(_)),
+                key if is_request(key) => matches!(self, Self::Level(_)),
                 name::TIMER_OUT_MS => matches!(self, Self::Until(_)),
                 _ => false,
             };
@@ -166,6 +163,29 @@ fn illegal(why: &str) -> Refusal {
         "timer message illegal, the delay time should not be bigger than the max delay: {why}"
     );
     Refusal::new(response::MESSAGE_ILLEGAL, remark)
+}
+
+/// Takes the requests to be late out of a message's properties. False when there was none.
+pub fn forget(found: &SendProperties<'_>, properties: &mut Vec<u8>) -> bool {
+    let is_asked = found.delay_level.is_some() || found.is_timer();
+    if is_asked {
+        let sent = std::mem::take(properties);
+        for (key, value) in items(std::str::from_utf8(&sent).unwrap_or_default()) {
+            if !is_request(key) {
+                properties::append(properties, key, value);
+            }
+        }
+    }
+    is_asked
+}
+
+/// Whether a property asks for a delay.
+fn is_request(key: &str) -> bool {
+    let timed = matches!(
+        key,
+        name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS
+    );
+    timed || key == name::DELAY
 }
 
 #[cfg(test)]

@@ -419,6 +419,8 @@ impl SendDesk {
             half_due_ms = Some(self.half_due_ms(header, now_ms));
         }
         let mut delay = if system_topic::group_of_dlq_topic(real).is_some() {
+            // Read back and sent to its topic, it would be late once more.
+            found.is_kept &= !delay::forget(&found, &mut scratch);
             Delay::None
         } else {
             Delay::of(&found, header.properties, sys_flag, &self.settings, now_ms)?

@@ -1,4 +1,5 @@
-use gantry_protocol::message::{BatchElement, encode_batch_element};
+use gantry_protocol::message::{BatchElement, RecordIter, encode_batch_element};
+use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 
 use crate::data::testing::{
@@ -103,6 +104,7 @@ fn trap_78_a_retry_topic_is_an_ordinary_topic_up_to_its_limit_then_comes_the_dea
     assert_eq!(broker.reply().code, 0);
     let worn = SendHeader {
         reconsume_times: 17,
+        properties: "DELAY\u{1}5\u{2}UNIQ_KEY\u{1}u\u{2}TIMER_DELAY_SEC\u{1}9\u{2}k\u{1}v\u{2}",
         ..header
     };
     broker.request(&send_frame(2, &worn, b"dead"));
@@ -122,7 +124,14 @@ fn trap_78_a_retry_topic_is_an_ordinary_topic_up_to_its_limit_then_comes_the_dea
     broker.settle();
     assert_eq!(broker.reply().code, 0);
     broker.request(&pull_frame(5, &pull_header("%DLQ%g", 0, 0)));
-    assert_eq!(records(&broker.reply().body), [(0, "dead".to_owned())]);
+    let pulled = broker.reply().body;
+    assert_eq!(records(&pulled), [(0, "dead".to_owned())]);
+    let dead = RecordIter::new(&pulled).next().unwrap().unwrap();
+    for name in ["DELAY", "TIMER_DELAY_SEC"] {
+        assert_eq!(properties::get(dead.properties, name), None, "{name}");
+    }
+    assert_eq!(properties::get(dead.properties, "UNIQ_KEY"), Some("u"));
+    assert_eq!(properties::get(dead.properties, "k"), Some("v"));
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%h", 3, 1))));
     broker.request(&send_frame(3, &send_header("%RETRY%h"), b"x"));
     assert_eq!(broker.reply().code, 26);
