@@ -30,6 +30,10 @@ pub const FLAG_ONE_WAY: i32 = 2;
 /// of a high number; a low one makes Java refuse SQL92 (trap 14).
 pub const VERSION: i32 = 513;
 
+/// `V3_4_9`: from this release on the `maxReconsumeTimes` of a request counts; what older clients
+/// put there doesn't.
+pub const VERSION_MAX_RECONSUME_TIMES: i32 = 121;
+
 /// Most ext fields of one header. The richest request of any client has about 30 (a send with
 /// signature, namespace and trace fields); the bound keeps lookups cheap for a hostile header.
 pub const EXT_FIELDS_MAX: usize = 256;

@@ -9,7 +9,7 @@
 
 use super::fields::{ALLOWED_I32, ALLOWED_I64, ALLOWED_TEXT, boolean, number};
 use crate::code::request;
-use crate::command::{ExtValue, HeaderView};
+use crate::command::{ExtValue, HeaderView, VERSION_MAX_RECONSUME_TIMES};
 use crate::error::FieldError;
 
 /// Queue count a client asks for when it names none; `defaultTopicQueueNums` of every client. A
@@ -41,7 +41,7 @@ pub struct SendHeader<'a> {
     pub reconsume_times: i32,
     /// `k`.
     pub unit_mode: bool,
-    /// `l`, only for retry topics.
+    /// `l`, only for retry topics; none of a client to whom it means nothing.
     pub max_reconsume_times: Option<i32>,
     /// `m`: the body holds several messages. This field decides, not code 320 (trap 39).
     pub batch: bool,
@@ -159,6 +159,7 @@ impl<'a> SendHeader<'a> {
             &LONG_NAMES
         };
         let reader = Reader { raw, names };
+        let counts_tries = view.version >= VERSION_MAX_RECONSUME_TIMES;
         Ok(Self {
             producer_group: reader.required(0, ALLOWED_TEXT)?,
             topic: reader.required(1, ALLOWED_TEXT)?,
@@ -175,7 +176,7 @@ impl<'a> SendHeader<'a> {
             properties: reader.text(8).unwrap_or_default(),
             reconsume_times: reader.optional_int(9)?.unwrap_or(0),
             unit_mode: reader.text(10).is_some_and(boolean),
-            max_reconsume_times: reader.optional_int(11)?,
+            max_reconsume_times: reader.optional_int(11)?.filter(|_| counts_tries),
             batch: reader.text(12).is_some_and(boolean),
             broker_name: reader.text(13),
         })

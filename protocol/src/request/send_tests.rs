@@ -4,7 +4,7 @@ use crate::frame::HeaderEncoding;
 const LETTER_HEADER: &[u8] =
     br#"{"code":310,"extFields":{"a":"pg","b":"T","c":"TBW102","d":"4","e":"-1","f":"0",
     "g":"1732300000000","h":"0","i":"TAGS\u0001A\u0002","j":"0","k":"false","l":"3",
-    "m":"false","n":"b0","ns":"x"},"opaque":1}"#;
+    "m":"false","n":"b0","ns":"x"},"opaque":1,"version":121}"#;
 
 fn view(header: &[u8]) -> HeaderView<'_> {
     HeaderView::parse(HeaderEncoding::Json, header).unwrap()
@@ -39,7 +39,7 @@ fn trap_102_long_names_and_numbers() {
         br#"{"code":10,"extFields":{"producerGroup":"pg","topic":"T","defaultTopic":"TBW102",
         "defaultTopicQueueNums":8,"queueId":2,"sysFlag":1,"bornTimestamp":"7","flag":5,
         "properties":"","reconsumeTimes":"1","unitMode":"TRUE","maxReconsumeTimes":0,"batch":"true",
-        "Signature":"","AccessKey":""}}"#,
+        "Signature":"","AccessKey":""},"version":317}"#,
     );
     let send = SendHeader::parse(&view).unwrap();
     assert_eq!(
@@ -106,4 +106,13 @@ fn written_headers_are_read_back() {
             assert_eq!(SendHeader::parse(&view).unwrap(), send);
         }
     }
+}
+
+#[test]
+fn what_older_clients_say_of_the_most_tries_means_nothing() {
+    let old = std::str::from_utf8(LETTER_HEADER).unwrap();
+    let old = old.replace("\"version\":121", "\"version\":120");
+    let view = view(old.as_bytes());
+    let send = SendHeader::parse(&view).unwrap();
+    assert_eq!((send.max_reconsume_times, send.reconsume_times), (None, 0));
 }

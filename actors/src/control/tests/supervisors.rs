@@ -439,3 +439,31 @@ fn each_supervisor_has_a_budget_over_which_the_process_ends_with_the_cause() {
         assert!(reason.contains(part), "{part}: {reason}");
     }
 }
+
+#[test]
+fn the_most_tries_of_a_request_count_from_clients_that_mean_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one")), (77, parked(b"back"))]);
+    let mut rig = with_topic(folder.path(), records);
+    assert_eq!(supplied(&mut rig).len(), 1);
+    let fields = [
+        ("group", "g"),
+        ("offset", "77"),
+        ("delayLevel", "0"),
+        ("maxReconsumeTimes", "0"),
+    ];
+    for (version, topic) in [(120, "SCHEDULE_TOPIC_XXXX"), (121, "%DLQ%g")] {
+        let mut back = request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+        back.version = version;
+        assert_eq!(rig.ask(peer(1), back).code, 0);
+        let last = rig.seen.iter().rev().find_map(|message| match message {
+            ToData::Errand {
+                errand: Errand::Supply(records),
+                ..
+            } => records.last().map(|record| record.topic.config.name.clone()),
+            _ => None,
+        });
+        assert_eq!(last.as_deref(), Some(topic), "{version}");
+    }
+    rig.stop();
+}

@@ -3,8 +3,8 @@
 //! **Owns** the request's checks, the choice between another try and a dead letter, and the next
 //! record's fields (`AbstractSendMessageProcessor.consumerSendMsgBack`, 5.5.0).
 //! **Lives on** the control plane's thread; pure but for the tables it looks into.
-//! **Invariants** the request's `maxReconsumeTimes` wins over the group's (trap 79); the unique
-//! key, body, born time and host stay those of the message.
+//! **Invariants** the request's `maxReconsumeTimes` wins over the group's (trap 79) if its client
+//! is `V3_4_9` or newer; the unique key, body, born time and host stay those of the message.
 //! **Limits** none of its own.
 //! **Not here** reading and storing (`super`).
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::code::response;
-use gantry_protocol::command::Command;
+use gantry_protocol::command::{Command, VERSION_MAX_RECONSUME_TIMES};
 use gantry_protocol::message::RecordView;
 use gantry_protocol::message_id::offset_id;
 use gantry_protocol::properties::{self, items, name};
@@ -80,10 +80,11 @@ impl SendBack {
         if config.retry_queue_nums <= 0 {
             return Ok(None);
         }
-        let wanted = optional(command, "maxReconsumeTimes").map(|_| ());
-        let tries_max = match wanted {
-            Some(()) => number_or(command, "maxReconsumeTimes", config.retry_max_times)?,
-            None => config.retry_max_times,
+        let tries_max = match optional(command, "maxReconsumeTimes") {
+            Some(_) if command.version >= VERSION_MAX_RECONSUME_TIMES => {
+                number_or(command, "maxReconsumeTimes", config.retry_max_times)?
+            }
+            _ => config.retry_max_times,
         };
         Ok(Some(Self {
             group: group.to_owned(),
