@@ -70,7 +70,10 @@ impl Group {
     }
 
     /// The topics of which it wants something else than before, and what.
-    pub fn resubscribed<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = (&'a str, &'a Wanted)> {
+    pub fn resubscribed<'a>(
+        &'a self,
+        old: &'a Self,
+    ) -> impl Iterator<Item = (&'a str, &'a Wanted)> {
         let now = self.subscriptions.iter().flatten();
         now.filter_map(|(topic, new)| {
             let before = old.subscriptions.as_ref()?.get(topic)?;

@@ -15,7 +15,7 @@ use gantry_protocol::body::ConsumeStats;
 use gantry_protocol::fastjson::Value;
 use gantry_storage::units::TopicId;
 
-use super::requests::{bounds, timed_reports, stats};
+use super::requests::{bounds, stats, timed_reports};
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply, ReplyTo};
 use crate::control::topics::write_queues;

@@ -181,9 +181,7 @@ async fn positions(plane: &Plane, reset: &Reset, topic: TopicId) -> Result<Place
     let group = Some(Arc::clone(&reset.group));
     let reports = reports(plane, group, Some(vec![topic])).await?;
     let rows = reports.iter();
-    Ok(rows
-        .map(|row| (row.queue, row.consumer_offset))
-        .collect())
+    Ok(rows.map(|row| (row.queue, row.consumer_offset)).collect())
 }
 
 /// What the members are told: without `isForce` a queue goes back, never forward; each must have a

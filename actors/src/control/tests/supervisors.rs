@@ -460,7 +460,9 @@ fn the_most_tries_of_a_request_count_from_clients_that_mean_them() {
             ToData::Errand {
                 errand: Errand::Supply(records),
                 ..
-            } => records.last().map(|record| record.topic.config.name.clone()),
+            } => records
+                .last()
+                .map(|record| record.topic.config.name.clone()),
             _ => None,
         });
         assert_eq!(last.as_deref(), Some(topic), "{version}");

@@ -17,7 +17,8 @@ use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
 use crate::refusal::Refusal;
 use crate::seam::{
-    Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket, ToControl, ToData,
+    Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket,
+    ToControl, ToData,
 };
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {

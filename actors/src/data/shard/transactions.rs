@@ -41,6 +41,8 @@ use crate::transaction::{OpKind, OpText};
 pub const TURN_ENDS_MAX: usize = super::TURN_APPENDS_MAX;
 /// Open halves of one shard: at 85 bytes each a sixteenth of the default memory limit.
 pub const HALVES_MAX: usize = 3_000_000;
+/// Until an op record that the store refused is tried again, unless it takes something else.
+const OPS_AGAIN_US: u64 = 1_000_000;
 /// One record, whatever its size.
 const ONE: ReadLimits = ReadLimits {
     messages: 1,
@@ -82,6 +84,8 @@ pub struct Transacting {
     ended: Vec<QueueOffset>,
     checked: Vec<QueueOffset>,
     text: OpText,
+    /// The store refused an op record then, µs, for a reason that a pass or two don't end.
+    ops_refused_us: Option<u64>,
 }
 
 impl Transacting {
@@ -94,6 +98,13 @@ impl Transacting {
 
     pub(super) fn owes(&self) -> bool {
         !self.ended.is_empty() || !self.checked.is_empty()
+    }
+
+    /// Whether the store may be asked again to take an op record: it has just taken something else,
+    /// or some time has passed.
+    fn may_store_ops(&self, has_stored: bool, now_us: u64) -> bool {
+        let waits = |since_us| now_us.saturating_sub(since_us) < OPS_AGAIN_US;
+        has_stored || !self.ops_refused_us.is_some_and(waits)
     }
 
     /// No half below this offset is open, as far as the log will say.
@@ -319,12 +330,14 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.inner.borrow().transacting.moves_under_way
     }
 
-    /// Begins a round of checks, unless one is under way or nothing is due.
+    /// Begins a round of checks, unless one is under way or nothing is due, or what the last one
+    /// did can't be told to the log: so no more is ever owed of checks than halves are open.
     pub fn begin_checks(&self, now_ms: u64) -> bool {
         let mut inner = self.inner.borrow_mut();
         let transacting = &mut inner.transacting;
         let due = transacting.halves.next_due_ms();
-        let begins = !transacting.is_checking && due.is_some_and(|due_ms| due_ms <= now_ms);
+        let may_begin = !transacting.is_checking && transacting.checked.is_empty();
+        let begins = may_begin && due.is_some_and(|due_ms| due_ms <= now_ms);
         transacting.is_checking |= begins;
         begins
     }
@@ -393,17 +406,26 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let Some(queues) = inner.transacting.queues.clone() else {
             return false;
         };
+        let now_us = self.host.mono_us();
+        if !inner
+            .transacting
+            .may_store_ops(!inner.acks.is_empty(), now_us)
+        {
+            return false;
+        }
         let mut stored = false;
         for kind in [OpKind::Ended, OpKind::Checked] {
             match self.store_ops_of(inner, kind, &queues, &mut stored) {
-                Ok(()) => {}
+                Ok(()) => inner.transacting.ops_refused_us = None,
                 Err(AppendError::TailFull { .. }) => {
-                    let now_us = self.host.mono_us();
                     inner.stalled_us.get_or_insert(now_us);
                     break;
                 }
                 Err(error) => {
-                    tracing::error!(shard = %self.id, %error, "an op record was not stored");
+                    if inner.transacting.ops_refused_us.replace(now_us).is_none() {
+                        let shard = self.id;
+                        tracing::error!(%shard, %error, "op records can't be stored for now");
+                    }
                     break;
                 }
             }

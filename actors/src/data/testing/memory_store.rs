@@ -61,6 +61,8 @@ pub struct MemoryStore {
     pub is_stuck: Cell<bool>,
     pub reads: Cell<usize>,
     pub record_reads: Cell<usize>,
+    /// Appends that were tried.
+    pub appends: Cell<usize>,
     /// The next append panics in its caller, after the store is done.
     pub poison: RefCell<Option<Rc<str>>>,
     /// Records whose bytes are wrong on the device: passed over, as the real store does.
@@ -91,6 +93,7 @@ impl MemoryStore {
             is_stuck: Cell::new(false),
             reads: Cell::new(0),
             record_reads: Cell::new(0),
+            appends: Cell::new(0),
             poison: RefCell::default(),
             damaged: RefCell::default(),
             lost: RefCell::default(),
@@ -191,6 +194,7 @@ impl MemoryStore {
 
 impl QueueStore for MemoryStore {
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
+        self.appends.set(self.appends.get() + 1);
         if self.room.get() == 0 {
             return Err(AppendError::TailFull { unwritten_bytes: 1 });
         }

@@ -27,4 +27,6 @@ mod lost_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
+mod refused_ops_tests;
+#[cfg(test)]
 mod resume_tests;

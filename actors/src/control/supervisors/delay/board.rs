@@ -218,6 +218,11 @@ impl Board {
         found
     }
 
+    /// Whether an entry waits for another try.
+    pub(super) fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     /// When there may be something to do.
     pub fn next_ms(&self) -> Option<u64> {
         let again = self.again.iter().map(|(at_ms, _)| *at_ms).min();

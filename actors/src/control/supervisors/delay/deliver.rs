@@ -6,9 +6,11 @@
 //! mode promises, or its record is gone or damaged for good; whatever else happens it is tried
 //! again. The copy carries the parked record's
 //! properties and isn't delayed again (trap 50).
-//! **Limits** the caller's batches; a refused record waits [`BUSY_MS`] or [`FAULT_MS`].
+//! **Limits** the caller's batches; a refused record waits [`BUSY_MS`], or [`FAULT_MS`] to
+//! [`FAULT_MS_MAX`].
 //! **Not here** what is due (`board`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -19,25 +21,47 @@ use gantry_protocol::system_topic;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset};
 
-use super::Entry;
+use super::{Board, Entry};
 use crate::control::plane::Plane;
 use crate::seam::errands::{FetchFault, SupplyRecord};
 
 /// Until the next try when a queue's inbox was full.
 const BUSY_MS: u64 = 20;
-/// Until the next try when something is broken.
+/// Until the next try when something is broken, twice as long each time it still is.
 const FAULT_MS: u64 = 1000;
+/// The longest such wait: each try reads all that is due from the device again.
+const FAULT_MS_MAX: u64 = 16_000;
 /// Why an entry is dropped whose record the log does not hold.
 pub(super) const GONE: &str = "its record is no longer stored";
 
 /// A record that can't be delivered, ever.
 struct Undeliverable(String);
 
+/// Whether deliveries fail, and how long the last ones that did wait.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Cell<u64>);
+
+impl Faults {
+    /// A batch met one: until the next try, and whether that is news.
+    fn met(&self) -> (u64, bool) {
+        let last_ms = self.0.get();
+        let wait_ms = last_ms.saturating_mul(2).clamp(FAULT_MS, FAULT_MS_MAX);
+        self.0.set(wait_ms);
+        (wait_ms, last_ms == 0)
+    }
+
+    /// Nothing waits for another try any more. Whether that is news.
+    fn are_over(&self) -> bool {
+        self.0.replace(0) > 0
+    }
+}
+
 /// Delivers a batch, in order; every entry of it is finished or goes back.
 pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
     let places = batch.iter().map(|entry| PhysicalOffset(entry.physical));
     let records = plane.errands.fetch(places.collect()).await;
     let (mut supplies, mut sent) = (Vec::new(), Vec::new());
+    let mut failed = Vec::new();
     for (entry, record) in batch.into_iter().zip(records) {
         match record {
             Ok(record) => match supply_of(plane, &record) {
@@ -49,15 +73,7 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
             },
             Err(FetchFault::Gone) => drop_entry(plane, entry, GONE),
             Err(FetchFault::Lost(why)) => drop_entry(plane, entry, &why),
-            Err(FetchFault::Failed(why)) => {
-                tracing::warn!(
-                    physical = entry.physical,
-                    why,
-                    "a delayed message can't be read"
-                );
-                let at_ms = wall_now_ms() + FAULT_MS;
-                plane.delay.board_mut().try_again(entry, at_ms);
-            }
+            Err(FetchFault::Failed(why)) => failed.push((entry, why)),
         }
     }
     let outcomes = plane.errands.supply(supplies).await;
@@ -69,14 +85,29 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
                 board.totals.delivered += 1;
                 board.finish(entry, Some(parked_at));
             }
-            Err(refusal) => {
-                let busy = refusal.code == response::SYSTEM_BUSY;
-                if !busy {
-                    tracing::warn!(%refusal, "a delayed message can't be delivered yet");
-                }
-                board.try_again(entry, now_ms + if busy { BUSY_MS } else { FAULT_MS });
+            Err(refusal) if refusal.code == response::SYSTEM_BUSY => {
+                board.try_again(entry, now_ms + BUSY_MS);
             }
+            Err(refusal) => failed.push((entry, refusal.to_string())),
         }
+    }
+    put_back(&plane.delay.faults, &mut board, failed, now_ms);
+}
+
+/// Puts back what met something broken, and says when that begins and ends: a full disk is said
+/// once, not with each message.
+fn put_back(faults: &Faults, board: &mut Board, failed: Vec<(Entry, String)>, now_ms: u64) {
+    if let Some((_, why)) = failed.first() {
+        let (wait_ms, is_new) = faults.met();
+        if is_new {
+            let count = failed.len();
+            tracing::warn!(count, why, "delayed messages can't be delivered yet");
+        }
+        for (entry, _) in failed {
+            board.try_again(entry, now_ms + wait_ms);
+        }
+    } else if !board.has_again() && faults.are_over() {
+        tracing::info!("delayed messages are delivered again");
     }
 }
 
@@ -164,4 +195,36 @@ fn delivered_properties(record: &Bytes, view: &RecordView<'_>) -> Bytes {
         return record.slice_ref(view.properties.as_bytes());
     }
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_broken_is_said_once_and_tried_less_and_less_often() {
+        let (faults, mut board) = (Faults::default(), Board::default());
+        let entry = Entry {
+            due_ms: 1,
+            physical: 7,
+            bytes: 9,
+            queue: 0,
+        };
+        let mut waits_ms = Vec::new();
+        for _ in 0..7 {
+            put_back(&faults, &mut board, vec![(entry, "full".to_owned())], 100);
+            waits_ms.push(board.next_ms().unwrap() - 100);
+            assert_eq!(board.take_due(u64::MAX, (9, 9)), [entry]);
+        }
+        let expected = [1000, 2000, 4000, 8000, 16_000, 16_000, 16_000];
+        assert_eq!(waits_ms, expected);
+        assert!(!faults.met().1, "no news");
+        // Something else was delivered, this one still waits.
+        board.try_again(entry, 200);
+        put_back(&faults, &mut board, Vec::new(), 100);
+        assert!(!faults.met().1);
+        assert_eq!(board.take_due(u64::MAX, (9, 9)), [entry]);
+        put_back(&faults, &mut board, Vec::new(), 100);
+        assert_eq!(faults.met(), (FAULT_MS, true));
+    }
 }

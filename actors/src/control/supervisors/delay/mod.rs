@@ -56,6 +56,7 @@ const SLEEP_MS_MAX: u64 = 10_000;
 pub struct Delay {
     board: RefCell<Board>,
     keeper: Keeper,
+    faults: deliver::Faults,
     moved: RefCell<Vec<forward::Moved>>,
 }
 

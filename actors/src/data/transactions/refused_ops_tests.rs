@@ -1,0 +1,49 @@
+//! A store that takes no op records.
+
+use super::ends_tests::{OP, checks, end, send_half};
+use crate::data::testing::{TestBroker, pull_frame, pull_header};
+
+fn broker() -> TestBroker {
+    TestBroker::new(1, 1, |_| {}).with_transactions()
+}
+
+#[test]
+fn a_poisoned_store_is_not_asked_in_every_pass() {
+    let broker = broker();
+    let store = &broker.stores[0];
+    let told = send_half(&broker, 0, "", b"hi");
+    *store.poison.borrow_mut() = Some("broken".into());
+    end(&broker, told, 12);
+    let appends = store.appends.get();
+    for opaque in 0..1_000 {
+        broker.request(&pull_frame(opaque, &pull_header("T", 0, 0)));
+        broker.settle();
+    }
+    assert_eq!(store.appends.get(), appends);
+    broker.pass_ms(1_000);
+    broker.request(&pull_frame(1, &pull_header("T", 0, 0)));
+    broker.settle();
+    assert_eq!(store.appends.get(), appends + 1, "now and then");
+    *store.poison.borrow_mut() = None;
+    send_half(&broker, 1, "", b"it takes something");
+    assert_eq!(store.records_of(OP).len(), 1);
+}
+
+#[test]
+fn checks_begin_again_when_the_log_knows_of_the_last_ones() {
+    let broker = broker();
+    let store = &broker.stores[0];
+    send_half(&broker, 0, "", b"hi");
+    broker.pass_ms(6_100);
+    *store.poison.borrow_mut() = Some("broken".into());
+    assert_eq!(checks(&broker).len(), 1);
+    for _ in 0..3 {
+        broker.pass_ms(30_100);
+        assert!(checks(&broker).is_empty(), "one check is owed");
+    }
+    *store.poison.borrow_mut() = None;
+    broker.request(&pull_frame(1, &pull_header("T", 0, 0)));
+    broker.settle();
+    assert_eq!(store.records_of(OP).len(), 1);
+    assert_eq!(checks(&broker)[0].checks, 2);
+}
