@@ -469,3 +469,37 @@ fn the_most_tries_of_a_request_count_from_clients_that_mean_them() {
     }
     rig.stop();
 }
+
+#[test]
+fn a_level_that_cannot_be_read_keeps_no_other_one_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one"))]);
+    let mut rig = with_topic(folder.path(), records.clone());
+    let log = cores(records.clone());
+    rig.errand = Box::new(move |errand| match errand {
+        // In front of the others.
+        Errand::Scan(scan) if scan.queue.queue.0 == 0 => {
+            ErrandDone::Scanned(Err("a page is damaged".into()))
+        }
+        other => log(other),
+    });
+    let [one] = &supplied(&mut rig)[..] else {
+        panic!("one record is due")
+    };
+    assert_eq!(&one.body[..], b"one");
+    let told = rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    let told = KvTable::parse(&told.body).unwrap().table;
+    assert!(told["controlPlaneStates"].contains("delay:waiting"));
+    // It can be read again: what it holds comes, too.
+    let log = cores(records);
+    rig.errand = Box::new(move |errand| match errand {
+        Errand::Scan(scan) if scan.queue.queue.0 == 0 => {
+            let mut level_2 = *scan;
+            level_2.queue.queue.0 = 1;
+            log(&Errand::Scan(level_2))
+        }
+        other => log(other),
+    });
+    assert_eq!(&supplied(&mut rig)[0].body[..], b"one");
+    rig.stop();
+}

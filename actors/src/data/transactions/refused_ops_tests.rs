@@ -25,6 +25,7 @@ fn a_poisoned_store_is_not_asked_in_every_pass() {
     broker.settle();
     assert_eq!(store.appends.get(), appends + 1, "now and then");
     *store.poison.borrow_mut() = None;
+    broker.replies();
     send_half(&broker, 1, "", b"it takes something");
     assert_eq!(store.records_of(OP).len(), 1);
 }
@@ -42,6 +43,7 @@ fn checks_begin_again_when_the_log_knows_of_the_last_ones() {
         assert!(checks(&broker).is_empty(), "one check is owed");
     }
     *store.poison.borrow_mut() = None;
+    broker.pass_ms(1_000);
     broker.request(&pull_frame(1, &pull_header("T", 0, 0)));
     broker.settle();
     assert_eq!(store.records_of(OP).len(), 1);

@@ -9,7 +9,7 @@
 //! **Limits** those of `due`; away and to-be-tried entries are bounded by the batches.
 //! **Not here** the loop (`super`), reading and storing (`deliver`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gantry_storage::address;
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId};
@@ -17,6 +17,7 @@ use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset,
 use super::book::ParkedQueue;
 use super::due::{DueTable, Entry};
 use super::marks::{Marks, QueueMark, Recalled, Stored};
+use super::rebuild::Unread;
 use crate::seam::owed::OwedRow;
 
 /// How long a recalled message is remembered beyond its time. `Marks::done_ms` goes back when a row
@@ -37,7 +38,7 @@ pub struct Totals {
 /// See the room's head.
 #[derive(Debug, Default)]
 pub struct Board {
-    /// Whether everything pending is known.
+    /// Whether everything pending is known, but for the queues that can't be read.
     pub is_complete: bool,
     /// Totals.
     pub totals: Totals,
@@ -47,6 +48,10 @@ pub struct Board {
     away: BTreeSet<Entry>,
     again: Vec<(u64, Entry)>,
     recalled: HashMap<u64, Recalled>,
+    /// Queues that are not known to their end.
+    unread: BTreeMap<QueueKey, Unread>,
+    /// `Marks::done_ms` as it was taken last.
+    pub(super) done_ms: u64,
     /// Something changed since the last marks.
     pub(super) is_dirty: bool,
 }
@@ -58,11 +63,38 @@ impl Board {
         *self = Self {
             totals,
             recalled: stored.recalled.clone(),
+            done_ms: stored.marks.done_ms,
             ..Self::default()
         };
         for key in queues {
             self.slot(key);
+            self.set_unread(key, Unread::at_start(key, &stored.marks));
         }
+    }
+
+    /// A queue is not known to its end.
+    pub(super) fn set_unread(&mut self, key: QueueKey, unread: Unread) {
+        self.unread.insert(key, unread);
+    }
+
+    /// A queue is.
+    pub(super) fn set_read(&mut self, key: QueueKey) {
+        self.unread.remove(&key);
+    }
+
+    /// Queues that are not known to their end.
+    pub(super) fn unread(&self) -> Vec<Unread> {
+        self.unread.values().copied().collect()
+    }
+
+    /// Whether there are such queues.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Whether a queue that fits is one.
+    pub fn is_unread(&self, fits: impl Fn(QueueKey) -> bool) -> bool {
+        self.unread.keys().any(|key| fits(*key))
     }
 
     fn slot(&mut self, key: QueueKey) -> u16 {
@@ -240,8 +272,14 @@ impl Board {
         let again = self.again.iter().map(|(_, entry)| entry.due_ms).min();
         let open = self.due.next_ms().into_iter().chain(away).chain(again);
         let first_open = open.min().unwrap_or(u64::MAX).min(now_ms);
-        let done_ms = first_open.saturating_sub(1);
-        let queues = self.queues.iter().map(|queue| QueueMark {
+        let mut done_ms = first_open.saturating_sub(1);
+        // What is pending in an unread queue was due since then, and its mark stays as it was.
+        if self.has_unread() {
+            done_ms = done_ms.min(self.done_ms);
+        }
+        let queues = self.queues.iter();
+        let queues = queues.filter(|queue| !self.unread.contains_key(&queue.key));
+        let queues = queues.map(|queue| QueueMark {
             key: queue.key,
             next: queue.next,
             floor: queue.floor(),

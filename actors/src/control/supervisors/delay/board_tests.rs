@@ -100,3 +100,29 @@ fn floors_are_per_shard() {
     assert_eq!(board.before(ShardId(1), below, 10).len(), 1);
     assert!(board.before(ShardId(0), below, 10).is_empty());
 }
+
+#[test]
+fn an_unread_queue_holds_its_mark_and_what_is_done() {
+    let mut board = Board::default();
+    let marks = Marks {
+        done_ms: 5_000,
+        queues: Vec::new(),
+    };
+    let stored = Stored {
+        marks,
+        ..Stored::default()
+    };
+    let keys = [0, 1].map(|queue| QueueKey::new(3, queue));
+    board.begin(&stored, keys);
+    board.set_read(keys[0]);
+    board.learn(&row(0, 0, 10, 4_000));
+    let marks = board.marks(9_000).0;
+    assert!(marks.done_ms < 4_000, "what came late counts");
+    assert!(marks.queues.iter().all(|mark| mark.key == keys[0]));
+    let batch = board.take_due(9_000, ALL);
+    board.finish(batch[0], None);
+    assert_eq!(board.marks(9_000).0.done_ms, 5_000);
+    board.set_read(keys[1]);
+    let marks = board.marks(9_000).0;
+    assert_eq!((marks.done_ms, marks.queues.len()), (8_999, 2));
+}

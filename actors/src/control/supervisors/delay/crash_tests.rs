@@ -5,7 +5,7 @@
 //! the board are the model. A seed decides everything. What must hold: nothing is delivered early,
 //! what is due is delivered in due order, nothing acknowledged is lost but what a power cut may
 //! take of the last moments, nothing recalled is delivered once that was acknowledged, marks never
-//! speak of more than the device holds.
+//! speak of more than the device holds. At times a queue can't be read.
 //!
 //! Not modelled: a recall in the moment in which its record is being parked again and the new row
 //! is on its way; it finds nothing to recall.
@@ -19,6 +19,7 @@ use super::board::Board;
 use super::crash_model::{Log, Parked, RECORD_BYTES, Slip, key_of};
 use super::due::Entry;
 use super::marks::{Marks, Recalled, Stored};
+use super::rebuild::Unread;
 use crate::seam::errands::Scan;
 use crate::seam::owed::OwedRow;
 
@@ -34,6 +35,8 @@ struct World {
     log: Log,
     tables: Stored,
     board: Board,
+    /// What of the queues can't be read for now.
+    unread: Vec<Scan>,
     /// Rows on their way to the supervisor.
     rows: VecDeque<OwedRow>,
     /// A batch that is being delivered.
@@ -62,6 +65,7 @@ impl World {
             log,
             tables: Stored::default(),
             board: Board::default(),
+            unread: Vec::new(),
             rows: VecDeque::new(),
             flying: Vec::new(),
             staged: None,
@@ -112,6 +116,25 @@ impl World {
         self.board.known_until(scan.queue, end);
     }
 
+    /// Reads a queue, or finds that it can't be read now.
+    fn try_to_read(&mut self, scan: Scan) {
+        if self.dice.chance(8) {
+            let unread = Unread::behind(scan.queue, scan.from);
+            self.board.set_unread(scan.queue, unread);
+            self.unread.push(scan);
+        } else {
+            self.scan(scan);
+            self.board.set_read(scan.queue);
+        }
+    }
+
+    fn read_left(&mut self) {
+        for scan in std::mem::take(&mut self.unread) {
+            self.scan(scan);
+            self.board.set_read(scan.queue);
+        }
+    }
+
     fn learn(&mut self) {
         if self.dice.chance(5) {
             // The mailbox overflowed.
@@ -126,8 +149,11 @@ impl World {
     }
 
     fn catch_up(&mut self, queue: u16) {
+        if self.board.is_unread(|key| key == key_of(queue)) {
+            return;
+        }
         let from = self.board.next_of(key_of(queue));
-        self.scan(Scan {
+        self.try_to_read(Scan {
             queue: key_of(queue),
             from,
             done_below: QueueOffset(0),
@@ -138,6 +164,7 @@ impl World {
     /// As `rebuild` does it.
     fn start(&mut self) -> Result<(), String> {
         self.board = Board::default();
+        self.unread.clear();
         self.board.begin(&self.tables, (0..QUEUES).map(key_of));
         for queue in 0..QUEUES {
             let records = &self.log.queues[usize::from(queue)];
@@ -154,7 +181,7 @@ impl World {
                     QueueOffset(records.partition_point(before) as u64).min(next)
                 }
             };
-            self.scan(Scan {
+            self.try_to_read(Scan {
                 queue: key_of(queue),
                 from,
                 done_below: next,
@@ -208,6 +235,9 @@ impl World {
 
     fn recall(&mut self) {
         self.learn();
+        if self.board.has_unread() {
+            return;
+        }
         let ids = u64::from(self.next_id);
         let id = u32::try_from(self.dice.below(ids)).unwrap();
         let all = self.log.queues.iter().flatten();
@@ -247,6 +277,9 @@ impl World {
 
     /// As `forward` does it.
     fn move_some(&mut self) {
+        if self.board.has_unread() {
+            return;
+        }
         let below = FilePosition(self.log.end.saturating_sub(8 * RECORD_BYTES));
         let batch = self.board.before(SHARD, below, 4);
         for entry in batch {
@@ -290,7 +323,7 @@ impl World {
     /// Drops what nobody owes any more, once the device has what the floor no longer names.
     fn cut(&mut self) {
         self.learn();
-        if !self.moved.is_empty() || !self.flying.is_empty() {
+        if !self.moved.is_empty() || !self.flying.is_empty() || self.board.has_unread() {
             return;
         }
         let floor = self.board.floor(SHARD);
@@ -304,6 +337,7 @@ impl World {
         match self.staged.take() {
             None => {
                 let (marks, forget) = self.board.marks(self.now_ms);
+                self.board.done_ms = marks.done_ms;
                 self.staged = Some((marks, forget, self.log.end));
             }
             Some((marks, forget, wanted)) => {
@@ -311,7 +345,11 @@ impl World {
                     self.staged = Some((marks, forget, wanted));
                     return;
                 }
-                self.tables.marks = marks;
+                let kept = &mut self.tables.marks;
+                kept.done_ms = marks.done_ms;
+                kept.queues
+                    .retain(|old| marks.queues.iter().all(|new| new.key != old.key));
+                kept.queues.extend(marks.queues);
                 for physical in &forget {
                     self.tables.recalled.remove(physical);
                 }
@@ -385,7 +423,8 @@ impl World {
             76..80 => self.move_some(),
             80..82 => self.cut(),
             82..86 => self.log.device = self.log.end,
-            86..96 => self.keep(),
+            86..94 => self.keep(),
+            94..96 => self.read_left(),
             _ => {
                 let power = self.dice.chance(50);
                 self.die(power)?;
@@ -402,6 +441,7 @@ impl World {
         }
         let power = world.dice.chance(50);
         world.die(power)?;
+        world.read_left();
         world.now_ms += 60_000;
         world.deliver_the_overdue()?;
         let mut times: HashMap<u32, u32> = HashMap::new();

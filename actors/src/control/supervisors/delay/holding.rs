@@ -50,7 +50,8 @@ impl OwedRecords for DelayedMessages {
     fn floor(&self, shard: ShardId) -> Finding<'_> {
         Box::pin(async move {
             let plane = self.plane()?;
-            let floor = plane.delay.floor(shard).map_err(cannot)?;
+            let shards_count = plane.errands.shards_count();
+            let floor = plane.delay.floor(shard, shards_count).map_err(cannot)?;
             // What has left the board a moment ago may not be on the device under ASYNC_FLUSH.
             actix::clock::sleep(Duration::from_millis(settle_ms(&plane))).await;
             Ok(floor)

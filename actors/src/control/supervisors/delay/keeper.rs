@@ -59,7 +59,7 @@ impl Keeper {
         let mut board = plane.delay.board_mut();
         if board.is_dirty && board.is_complete && self.staged.borrow().is_none() {
             board.is_dirty = false;
-            *self.staged.borrow_mut() = Some(take(&board));
+            *self.staged.borrow_mut() = Some(take(&mut board));
         }
     }
 
@@ -79,14 +79,15 @@ impl Keeper {
     /// Stores marks as of now; the logs are shut, so they are true.
     pub async fn close(&self, plane: &Rc<Plane>) {
         if plane.delay.board().is_complete {
-            let staged = take(&plane.delay.board());
+            let staged = take(&mut plane.delay.board_mut());
             commit(plane, staged).await;
         }
     }
 }
 
-fn take(board: &super::Board) -> Staged {
+fn take(board: &mut super::Board) -> Staged {
     let (marks, forget) = board.marks(wall_now_ms());
+    board.done_ms = marks.done_ms;
     Staged {
         at: Instant::now(),
         marks,

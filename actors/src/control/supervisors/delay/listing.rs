@@ -38,7 +38,11 @@ pub async fn list(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal
     );
     let count_max: usize = number_or(command, "maxNum", PAGE_MAX)?;
     let count_max = count_max.clamp(1, PAGE_MAX);
-    if !plane.delay.board().is_complete {
+    let is_known = {
+        let board = plane.delay.board();
+        board.is_complete && !board.has_unread()
+    };
+    if !is_known {
         let remark = "delayed messages are still being read from the log";
         return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, remark));
     }

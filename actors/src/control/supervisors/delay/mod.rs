@@ -26,9 +26,9 @@ mod marks;
 mod rebuild;
 pub mod requests;
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use gantry_runtime::clock::wall_now_ms;
@@ -57,6 +57,8 @@ pub struct Delay {
     board: RefCell<Board>,
     keeper: Keeper,
     faults: deliver::Faults,
+    /// When the unread queues were tried last.
+    tried: Cell<Option<Instant>>,
     moved: RefCell<Vec<forward::Moved>>,
 }
 
@@ -74,11 +76,18 @@ impl Delay {
     /// an error while that isn't known yet.
     ///
     /// # Errors
-    /// The supervisor is still reading the log.
-    pub fn floor(&self, shard: ShardId) -> Result<Option<FilePosition>, &'static str> {
+    /// The supervisor is still reading the log, or can't read a queue of the shard.
+    pub fn floor(
+        &self,
+        shard: ShardId,
+        shards_count: u8,
+    ) -> Result<Option<FilePosition>, &'static str> {
         let board = self.board();
         if !board.is_complete {
             return Err("delayed messages are still being read from the log");
+        }
+        if board.is_unread(|key| key.shard(shards_count) == shard) {
+            return Err("a queue of delayed messages can't be read");
         }
         Ok(board.floor(shard))
     }
@@ -92,10 +101,14 @@ pub fn start(plane: &Rc<Plane>) {
 
 async fn run(plane: Rc<Plane>) {
     rebuild::rebuild(&plane).await;
-    plane.tree.set_state(NAME, PartState::Running);
     loop {
+        plane.tree.set_state(NAME, state(&plane));
         #[cfg(test)]
         plane.tree.panic_if_wanted(NAME);
+        if unread_wait_ms(&plane) == Some(0) {
+            rebuild::read_left(&plane).await;
+            plane.delay.tried.set(Some(Instant::now()));
+        }
         learn(&plane).await;
         let now_ms = wall_now_ms();
         let limits = (BATCH_ENTRIES_MAX, BATCH_BYTES_MAX);
@@ -112,7 +125,27 @@ async fn run(plane: Rc<Plane>) {
     }
 }
 
-/// Takes in the rows that have come.
+fn state(plane: &Plane) -> PartState {
+    if plane.delay.board().has_unread() {
+        PartState::Waiting
+    } else {
+        PartState::Running
+    }
+}
+
+/// How long until the unread queues are tried again, if there are any.
+fn unread_wait_ms(plane: &Plane) -> Option<u64> {
+    let since = plane
+        .delay
+        .tried
+        .get()
+        .map_or(Duration::MAX, |at| at.elapsed());
+    let wait = Duration::from_millis(rebuild::RETRY_MS).saturating_sub(since);
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    plane.delay.board().has_unread().then_some(wait_ms)
+}
+
+/// Takes in the rows that have come; those of an unread queue are found when it is read.
 async fn learn(plane: &Rc<Plane>) {
     let (rows, has_lost) = plane.owed.take();
     let mut gaps: Vec<QueueKey> = Vec::new();
@@ -126,6 +159,7 @@ async fn learn(plane: &Rc<Plane>) {
         if has_lost {
             gaps = board.queues().iter().map(|queue| queue.key).collect();
         }
+        gaps.retain(|gap| !board.is_unread(|key| key == *gap));
     }
     for key in gaps {
         rebuild::catch_up(plane, key).await;
@@ -143,7 +177,9 @@ async fn wait(plane: &Rc<Plane>) {
     }
     let until_marks = plane.delay.keeper.wait_ms(plane);
     let news = plane.owed.wait();
-    match until_due.into_iter().chain(until_marks).min() {
+    let until_read = unread_wait_ms(plane).map(|ms| ms.max(1));
+    let next_ms = until_due.into_iter().chain(until_marks).chain(until_read);
+    match next_ms.min() {
         None => news.await,
         Some(ms) => {
             let sleep = actix::clock::sleep(Duration::from_millis(ms));

@@ -2,18 +2,20 @@
 //!
 //! **Owns** the way from marks and queue indexes to a complete board.
 //! **Lives on** the control plane's thread.
-//! **Invariants** nothing is delivered before the board is complete, so that what became due
-//! meanwhile goes out in due order. No record is read: an index entry says when it is due.
-//! **Limits** a scan gives `SCAN_ROWS_MAX` rows at a time; a core that can't answer yet is asked
-//! again every [`RETRY_MS`].
+//! **Invariants** nothing is delivered before every queue was tried, so that what became due
+//! meanwhile goes out in due order. A queue that can't be read keeps no other one waiting: it stays
+//! unread, which holds its marks and its shard's segments, and is tried again. No record is read:
+//! an index entry says when it is due.
+//! **Limits** a scan gives `SCAN_ROWS_MAX` rows at a time; at start a core that can't answer yet is
+//! asked [`TRIES_MAX`] times before what is known is delivered, and again every [`RETRY_MS`].
 //! **Not here** when marks are stored (`keeper`).
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use gantry_storage::units::{QueueKey, QueueOffset};
+use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 
-use super::marks::{self, Marks, QueueMark, Stored};
+use super::marks::{self, Marks, Stored};
 use super::{NAME, queues};
 use crate::control::plane::Plane;
 use crate::control::supervision::tree::PartState;
@@ -21,17 +23,66 @@ use crate::refusal::Refusal;
 use crate::seam::errands::Scan;
 
 /// Between two tries.
-const RETRY_MS: u64 = 1000;
+pub(super) const RETRY_MS: u64 = 1000;
+/// Tries at start that all queues wait for: what hinders a core for a moment is over by then, and a
+/// page that is damaged stays so until the next start.
+const TRIES_MAX: u32 = 3;
 
-/// Makes the board complete.
+/// A queue that isn't known to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Unread {
+    /// What is left to be read.
+    scan: Scan,
+    /// That begins already where this record lies.
+    floor: Option<PhysicalOffset>,
+    /// The log was told that it can't be read.
+    is_told: bool,
+}
+
+impl Unread {
+    /// A queue at a start.
+    pub(super) fn at_start(key: QueueKey, marks: &Marks) -> Self {
+        let mark = marks.queues.iter().find(|mark| mark.key == key);
+        let next = mark.map_or(QueueOffset(0), |mark| mark.next);
+        Self {
+            scan: Scan {
+                queue: key,
+                from: next,
+                done_below: next,
+                done_ms: marks.done_ms,
+            },
+            floor: mark.and_then(|mark| mark.floor),
+            is_told: false,
+        }
+    }
+
+    /// A queue of which rows were lost.
+    pub(super) fn behind(key: QueueKey, next: QueueOffset) -> Self {
+        Self {
+            scan: Scan {
+                queue: key,
+                from: next,
+                done_below: QueueOffset(0),
+                done_ms: 0,
+            },
+            floor: None,
+            is_told: false,
+        }
+    }
+}
+
+/// Makes the board complete, but for what can't be read.
 pub async fn rebuild(plane: &Rc<Plane>) {
     let begun = Instant::now();
     let stored = load(plane).await;
     let keys = queues(plane);
-    plane.delay.board_mut().begin(&stored, keys.iter().copied());
-    for key in keys {
-        let mark = stored.marks.queues.iter().find(|mark| mark.key == key);
-        read_queue(plane, key, &stored.marks, mark).await;
+    plane.delay.board_mut().begin(&stored, keys);
+    for _ in 0..TRIES_MAX {
+        read_left(plane).await;
+        if !plane.delay.board().has_unread() {
+            break;
+        }
+        pause(plane).await;
     }
     let mut board = plane.delay.board_mut();
     board.is_complete = true;
@@ -59,65 +110,49 @@ async fn pause(plane: &Rc<Plane>) {
     actix::clock::sleep(Duration::from_millis(RETRY_MS)).await;
 }
 
-/// Reads a queue from its mark on.
-async fn read_queue(plane: &Rc<Plane>, key: QueueKey, marks: &Marks, mark: Option<&QueueMark>) {
-    let from = loop {
-        match start_of(plane, key, mark).await {
-            Ok(from) => break from,
-            Err(why) => {
-                tracing::warn!(%why, "a queue of delayed messages can't be read yet");
-                pause(plane).await;
-            }
-        }
-    };
-    let scan = Scan {
-        queue: key,
-        from,
-        done_below: mark.map_or(QueueOffset(0), |mark| mark.next),
-        done_ms: marks.done_ms,
-    };
-    scan_all(plane, scan).await;
-}
-
-/// The first offset that may be pending.
-async fn start_of(
-    plane: &Rc<Plane>,
-    key: QueueKey,
-    mark: Option<&QueueMark>,
-) -> Result<QueueOffset, Refusal> {
-    match mark {
-        None => Ok(QueueOffset(0)),
-        Some(QueueMark {
-            floor: Some(floor),
-            next,
-            ..
-        }) => Ok(plane.errands.locate(key, *floor).await?.min(*next)),
-        Some(mark) => Ok(mark.next),
+/// Reads the queues that could not be read so far.
+pub async fn read_left(plane: &Rc<Plane>) {
+    let left = plane.delay.board().unread();
+    for unread in left {
+        try_to_read(plane, unread).await;
     }
 }
 
 /// Reads what of a queue isn't known, when rows of it were lost.
 pub async fn catch_up(plane: &Rc<Plane>, key: QueueKey) {
-    let from = plane.delay.board().next_of(key);
-    let scan = Scan {
-        queue: key,
-        from,
-        done_below: QueueOffset(0),
-        done_ms: 0,
-    };
-    scan_all(plane, scan).await;
+    let next = plane.delay.board().next_of(key);
+    try_to_read(plane, Unread::behind(key, next)).await;
 }
 
-async fn scan_all(plane: &Rc<Plane>, mut scan: Scan) {
-    loop {
-        let scanned = match plane.errands.scan(scan).await {
-            Ok(scanned) => scanned,
-            Err(why) => {
-                tracing::warn!(%why, "a queue of delayed messages can't be read yet");
-                pause(plane).await;
-                continue;
+async fn try_to_read(plane: &Rc<Plane>, mut unread: Unread) {
+    let key = unread.scan.queue;
+    match read(plane, unread).await {
+        Ok(()) => {
+            plane.delay.board_mut().set_read(key);
+            if unread.is_told {
+                tracing::info!(queue = %key.queue, "a queue of delayed messages was read");
             }
-        };
+        }
+        Err(why) => {
+            if !unread.is_told {
+                let queue = key.queue;
+                tracing::error!(%queue, %why, "a queue of delayed messages can't be read now");
+            }
+            unread.is_told = true;
+            plane.delay.board_mut().set_unread(key, unread);
+        }
+    }
+}
+
+/// Reads a queue to its end. What it learns stays learnt whatever comes then.
+async fn read(plane: &Rc<Plane>, unread: Unread) -> Result<(), Refusal> {
+    let mut scan = unread.scan;
+    if let Some(floor) = unread.floor {
+        let from = plane.errands.locate(scan.queue, floor).await?;
+        scan.from = from.min(scan.from);
+    }
+    loop {
+        let scanned = plane.errands.scan(scan).await?;
         let mut board = plane.delay.board_mut();
         for row in &scanned.rows {
             board.learn_scanned(row);
@@ -125,7 +160,7 @@ async fn scan_all(plane: &Rc<Plane>, mut scan: Scan) {
         board.known_until(scan.queue, scanned.next);
         drop(board);
         if scanned.next >= scanned.bounds.max || scanned.next <= scan.from {
-            return;
+            return Ok(());
         }
         scan.from = scanned.next;
     }

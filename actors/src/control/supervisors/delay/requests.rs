@@ -64,7 +64,7 @@ async fn recall(command: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Re
             "recall failed, broker service not available",
         )
     };
-    if plane.permission.get() & 2 == 0 || !plane.delay.board().is_complete {
+    if plane.permission.get() & 2 == 0 || !knows_timers(plane) {
         return Err(unavailable());
     }
     let topic = text(&command.command, "topic")?;
@@ -92,6 +92,14 @@ async fn recall(command: &ControlRequest, plane: &Rc<Plane>) -> Result<Reply, Re
     Ok(Reply::ok()
         .with("MSG_REGION", &settings.region_id)
         .with("msgId", &handle.unique_key))
+}
+
+/// Whether all pending timed messages are known: one that isn't would be recalled in vain.
+fn knows_timers(plane: &Plane) -> bool {
+    let topics = plane.topics.borrow();
+    let timer = topics.get(system_topic::TIMER_TOPIC).map(|entry| entry.id);
+    let board = plane.delay.board();
+    board.is_complete && !board.is_unread(|key| Some(key.topic) == timer)
 }
 
 /// The pending records of the message that a handle names: one, or two when a crash came while it
