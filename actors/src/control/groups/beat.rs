@@ -10,7 +10,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_protocol::body::{ConsumeType, ConsumerData, HeartbeatData};
+use gantry_protocol::body::{ConsumeType, ConsumerData, HeartbeatData, SubscriptionData};
 use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
 
@@ -94,7 +94,7 @@ impl Groups {
             consume_type: data.consume_type,
             message_model: data.message_model,
             consume_from_where: data.consume_from,
-            subscriptions: (!beat.without_subscriptions).then(|| data.subscriptions.clone()),
+            subscriptions: (!beat.without_subscriptions).then(|| dated(data, plane.now_ms())),
             fingerprint: beat.fingerprint,
         };
         let enabled = may_notify(group, plane);
@@ -149,6 +149,16 @@ pub(super) fn unregister(request: &ControlRequest, plane: &Rc<Plane>) -> Result<
 }
 
 /// `%RETRY%group` exists from the first heartbeat on (trap 28).
+/// The subscriptions of a consumer entry. One without a version is as of now, as `RocketMQ`'s
+/// `SubscriptionData` is: at 0 none that follows would be newer.
+fn dated(data: &ConsumerData, now_ms: i64) -> Vec<SubscriptionData> {
+    let mut subscriptions = data.subscriptions.clone();
+    for one in subscriptions.iter_mut().filter(|one| one.sub_version == 0) {
+        one.sub_version = now_ms;
+    }
+    subscriptions
+}
+
 fn ensure_retry_topic(group: &str, queues: i32, sys_flag: i32, plane: &Rc<Plane>) {
     let topic = system_topic::retry_topic(group);
     if plane.topics.borrow().get(&topic).is_none() {

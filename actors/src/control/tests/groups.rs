@@ -527,3 +527,18 @@ fn names_that_cannot_be_are_refused_at_the_door() {
     assert!(remark.contains("1025 bytes, 1024 are allowed"), "{remark}");
     rig.stop();
 }
+
+#[test]
+fn subscriptions_without_a_version_are_as_of_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    for expression in ["A", "B"] {
+        let mut data = beat("c1", "g", &["T"]);
+        data.consumers[0].subscriptions = vec![SubscriptionData::tag("T", expression, 0)];
+        heartbeat(&mut rig, peer(1), &data);
+        let live = rig.group("g").unwrap().live.clone().unwrap();
+        assert_eq!(live.subscriptions["T"].sub_string, expression);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    rig.stop();
+}
