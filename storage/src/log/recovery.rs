@@ -53,11 +53,11 @@ impl Scan {
     /// The places the next run may start at.
     fn candidates<D: Disk>(&self, segments: &Segments<D>) -> [FilePosition; 3] {
         let block = self.position.block_up();
-        [
-            self.position,
-            block,
-            segments.next_start(FilePosition(block.0.saturating_sub(1))),
-        ]
+        // What had no room in a segment is at the next one's start. Nothing is before the log's
+        // very beginning: a whole segment behind damage there would be passed over.
+        let next = block.0.checked_sub(1);
+        let next = next.map(|last| segments.next_start(FilePosition(last)));
+        [self.position, block, next.unwrap_or(block)]
     }
 
     fn may_follow<D: Disk>(&self, header: &RunHeader, segments: &Segments<D>) -> bool {

@@ -53,12 +53,16 @@ fn look(disk: &SimDisk) -> (Survey, Vec<u64>) {
 
 /// First bytes of what a queue has, by offset, and the damage the start reports.
 fn read_all(disk: &SimDisk) -> (Vec<u8>, Vec<String>) {
+    read_from(disk, QueueOffset(0))
+}
+
+fn read_from(disk: &SimDisk, from: QueueOffset) -> (Vec<u8>, Vec<String>) {
     disk.block_on(async {
         let tail = SharedTail::new(4 << 20);
         let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
         let (store, report) = opened.await.unwrap();
         let mut out = BytesMut::new();
-        let read = store.read(key(), QueueOffset(0), limits(999), &|_| true, &mut out);
+        let read = store.read(key(), from, limits(999), &|_| true, &mut out);
         read.await.unwrap();
         append_patiently(disk, &store, &record(key(), b"\xFFon", &[])).await;
         let firsts = bodies(&out).iter().map(|body| body[0]).collect();
@@ -183,6 +187,29 @@ fn a_mended_log_opens_with_what_was_before_and_after() {
         disk.flip_bit(SECOND, 500, 1);
     };
     check_mended(&disk, hit, 30, &[9, 10, 11]);
+}
+
+/// The segment behind is not taken for the log's beginning.
+#[test]
+fn damage_at_the_very_beginning_hides_one_run_and_not_the_first_segment() {
+    let disk = made(6, 30, 700_000, FlushMode::Sync);
+    assert!(look(&disk).0.end > FilePosition(SEGMENT));
+    disk.flip_bit(FIRST, 500, 1);
+    let (found, offsets) = look(&disk);
+    assert_eq!(found.damages.len(), 1, "{found:?}");
+    assert_eq!(found.damages[0].position, FilePosition(0));
+    assert_eq!(offsets, (1..30).collect::<Vec<_>>());
+    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    let tail = SharedTail::new(4 << 20);
+    let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+    let refused = disk.block_on(opened).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|why| why.contains("gantry admin log repair")));
+    assert_eq!(mend(&disk).before.damages.len(), 1);
+    assert!(look(&disk).0.damages.is_empty());
+    // Nothing knows of the record before the queue's first one.
+    let (firsts, told) = read_from(&disk, QueueOffset(1));
+    assert_eq!(firsts, (1..30).collect::<Vec<_>>());
+    assert!(told.is_empty(), "{told:?}");
 }
 
 #[test]
