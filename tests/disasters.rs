@@ -11,6 +11,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Client, Gantry, code, fresh, reply};
 
@@ -60,6 +61,35 @@ fn disaster_second_process_on_the_same_folder() {
         .client()
         .send(&topic, 0, b"on", &[])
         .expect(reply::SUCCESS);
+}
+
+/// The copy's tail is the one that the first broker acknowledges from.
+#[test]
+fn disaster_copy_of_a_running_brokers_folder_is_started() {
+    let mut gantry = Gantry::up(&[]);
+    let topic = fresh("copied");
+    fill(&mut gantry.client(), &topic);
+    let copy = gantry.dir().join("copy");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([&gantry.data(), &copy])
+        .status();
+    assert!(copied.unwrap().success());
+    let mut second = Gantry::prepared(&[]);
+    second.use_data(&copy);
+    second.start();
+    assert!(!second.ends_within(20).success());
+    let log = second.log();
+    let why = "in use by another process, perhaps with a copy of this data folder";
+    assert!(log.contains(why), "{log}");
+    let last = fresh("last");
+    fill(&mut gantry.client(), &last);
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    for topic in [&topic, &last] {
+        check(&mut gantry.client(), topic);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use gantry_protocol::message::RecordView;
 use gantry_protocol::properties::{SendProperties, split_keys};
-use gantry_runtime::glommio_disk::{GlommioDisk, StoreLock, TailPlace};
+use gantry_runtime::glommio_disk::{GlommioDisk, StoreLock, TailFile, TailPlace};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
@@ -115,11 +115,7 @@ async fn work(
                 without_tail,
             } => {
                 if let Some(tail) = tail.filter(|_| !is_dry && !without_tail) {
-                    return Err(format!(
-                        "shard {number}: a killed broker left its tail in {}; start the broker, \
-                         it may mend the log from there, or go on with --without-tail",
-                        tail.display()
-                    ));
+                    return Err(format!("shard {number}: {}", tail.advice()));
                 }
                 mend(&disk, shard, *is_dry).await?;
                 0
@@ -135,12 +131,48 @@ async fn work(
     Ok(())
 }
 
+/// A tail that is there though the store is at rest.
+struct TailLeft {
+    path: PathBuf,
+    /// Another process has it: not one on this folder, which is locked.
+    is_used: bool,
+}
+
+impl TailLeft {
+    fn advice(&self) -> String {
+        let path = self.path.display();
+        if self.is_used {
+            return format!(
+                "the tail {path} is in use by another process, perhaps with a copy of this data \
+                 folder; stop that one, or go on with --without-tail if this is the copy"
+            );
+        }
+        format!(
+            "a killed broker left its tail in {path}; start the broker, it may mend the log from \
+             there, or go on with --without-tail"
+        )
+    }
+}
+
+impl std::fmt::Display for TailLeft {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        if self.is_used {
+            write!(out, "the tail {path} is in use by another process")
+        } else {
+            write!(out, "a killed broker left its tail in {path}")
+        }
+    }
+}
+
 /// The tail that a killed process left of this shard. A start that was refused leaves an empty one.
-fn tail_left(data: &Path, store_id: u64, shard: u8) -> Option<PathBuf> {
+fn tail_left(data: &Path, store_id: u64, shard: u8) -> Option<TailLeft> {
     let path = TailPlace::choose(None, data).locate(data, store_id, shard);
     let mut head = [0; TAIL_HEAD_BYTES];
     File::open(&path).ok()?.read_exact(&mut head).ok()?;
-    TailHeader::decode(&head).map(|_| path)
+    TailHeader::decode(&head)?;
+    let is_used = TailFile::is_used(&path);
+    Some(TailLeft { path, is_used })
 }
 
 /// Writes lines to standard output; a reader that has enough ends the program quietly.
@@ -151,17 +183,13 @@ fn say(text: &str) -> Result<(), String> {
         .map_err(|error| format!("standard output: {error}"))
 }
 
-async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<PathBuf>) -> Result<u64, String> {
+async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<TailLeft>) -> Result<u64, String> {
     let found = offline::survey(disk, shard, &mut |_| {}).await;
     let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
     let mut text = summary(shard, &found);
     if let Some(tail) = tail {
         // Writing to a String can't fail, here and below.
-        let _ = writeln!(
-            text,
-            "  a killed broker left its tail in {}: what only that has is not counted here",
-            tail.display()
-        );
+        let _ = writeln!(text, "  {tail}: what only that has is not counted here");
     }
     say(&text)?;
     Ok(places(&found))

@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use gantry_protocol::frame::Frame;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::error::ListenError;
-use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, TailError, TailPlace};
+use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, TailError};
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::mesh::{Mesh, MeshSeat};
 use gantry_runtime::metrics::{Counts, Profile, Timing};
@@ -39,7 +39,7 @@ use gantry_storage::units::ShardId;
 
 pub use stores::read_identity;
 
-use stores::{Stores, add_shards, open_again, open_shards};
+use stores::{Stores, Tails, add_shards, open_again, open_shards};
 
 use super::core::{CorePlace, DataCore, OTHERS_MS};
 use super::host::Host;
@@ -345,7 +345,7 @@ pub struct RunningCore {
     net: Rc<Net<Front>>,
     stores: Stores,
     settings: Arc<BrokerSettings>,
-    identity: StoreIdentity,
+    tails: Tails,
     has_listened: Cell<bool>,
 }
 
@@ -362,7 +362,9 @@ impl RunningCore {
         identity: StoreIdentity,
     ) -> Result<(Self, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
         begin_profile(&context, &settings);
-        let (mut stores, mut reports) = open_shards(&context, &settings, identity).await?;
+        let mut tails = Tails::default();
+        let opened = open_shards(&context, &settings, identity, &mut tails).await;
+        let (mut stores, mut reports) = opened?;
         let peers = PeerTable::new(context.index);
         let host = Rc::new(GlommioHost {
             context: context.clone(),
@@ -385,8 +387,9 @@ impl RunningCore {
         drop(host.mesh.set(mesh));
         let mut positions = take_in(&core, &seat.from_control).await;
         if let Err(cause) = core.rebuild_transactions().await {
-            let again = open_again(&context, &settings, (identity, stores), cause).await?;
-            (stores, reports) = again;
+            let held = (identity, stores);
+            let again = open_again(&context, &settings, held, &mut tails, cause).await;
+            (stores, reports) = again?;
             add_shards(&core, &stores);
             let rebuilt = core.rebuild_transactions().await;
             rebuilt.map_err(CoreStartError::Transactions)?;
@@ -417,7 +420,7 @@ impl RunningCore {
                 net,
                 stores,
                 settings,
-                identity,
+                tails,
                 has_listened: Cell::new(false),
             },
             reports,
@@ -453,7 +456,7 @@ impl RunningCore {
         self.core.hand_over_offsets().await;
         for (id, store) in &self.stores {
             match store.shutdown().await {
-                Ok(()) => self.forget_tail(*id),
+                Ok(()) => self.tails.forget(*id),
                 Err(error) => {
                     tracing::error!(shard = %id, %error, "a shard could not be shut cleanly");
                 }
@@ -474,17 +477,6 @@ impl RunningCore {
             FAILED_OTHERS_MS
         } else {
             OTHERS_MS
-        }
-    }
-
-    /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a
-    /// store at rest, and the next start may choose another place.
-    fn forget_tail(&self, shard: ShardId) {
-        let data = &self.settings.data_dir;
-        let place = TailPlace::choose(self.settings.tail_dir.as_deref(), data);
-        let path = place.locate(data, self.identity.id, shard.0);
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "the tail could not be removed");
         }
     }
 }

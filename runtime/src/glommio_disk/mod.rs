@@ -29,7 +29,7 @@ use rustix::io::Errno;
 pub use file::{GlommioFile, ReadBytes};
 pub use lock::{LockError, StoreLock};
 pub use memory::give_back as give_memory_back;
-pub use shared_tail::{SharedTail, TailError, TailHome, TailPlace};
+pub use shared_tail::{SharedTail, TailError, TailFile, TailHome, TailPlace};
 
 use crate::clock::wall_now_ms;
 use crate::metrics::StallWatch;

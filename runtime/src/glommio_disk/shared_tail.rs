@@ -3,17 +3,19 @@
 //! **Owns** the file behind a shard's tail, its place and its mapping.
 //! **Lives on** the shard's core; the place is chosen on the main thread.
 //! **Invariants** the file's whole length is reserved before it is mapped, so a full tmpfs is an
-//! error here and not a SIGBUS at the first record. The store's lock keeps other processes from
-//! mapping it.
+//! error here and not a SIGBUS at the first record. The file is locked while it is used: the store's
+//! own lock says nothing of a process that has a copy of the data folder, and so the same tail.
 //! **Limits** [`TAIL_BYTES_MAX`].
 //! **Not here** what the bytes mean (`gantry_storage::tail`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use memmap2::MmapMut;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use crate::probe;
 
@@ -21,6 +23,8 @@ use crate::probe;
 const SHM_FOLDER: &str = "/dev/shm";
 /// Largest tail: it stays in memory.
 pub const TAIL_BYTES_MAX: u64 = 1 << 30;
+/// Tries to lock a file that is still in its place afterwards: an orderly stop removes it.
+const TAKE_TRIES_MAX: u32 = 8;
 
 /// Why the tail cannot be mapped.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,17 @@ pub enum TailError {
         operation: &'static str,
         /// The system's words.
         cause: String,
+    },
+    /// Another process has it.
+    #[error(
+        "tail {}: in use by another process, perhaps with a copy of this data folder: stop that \
+         one. A copy that is to run beside it needs a tail of its own: remove its tail-<k>.path \
+         files and set tailDir",
+        path.display()
+    )]
+    Used {
+        /// The file.
+        path: PathBuf,
     },
     /// A length of zero, above [`TAIL_BYTES_MAX`], or not a multiple of the block.
     #[error("a tail of {bytes} bytes is not possible")]
@@ -95,17 +110,20 @@ impl TailPlace {
 
     /// The file of one shard's tail: where the last process left it, if it is still there, else in
     /// this folder. A choice that changes between two starts must not lose what a killed process
-    /// left behind.
+    /// left behind. What lies in the data folder itself came with it, wherever that was before.
     pub fn locate(&self, data: &Path, store_id: u64, shard: u8) -> PathBuf {
-        let chosen = self.path(store_id, shard);
+        let own = data.join(tail_name(store_id, shard));
         let recorded = std::fs::read_to_string(record_of(data, shard))
             .ok()
-            .map(PathBuf::from);
-        recorded.filter(|path| path.is_file()).unwrap_or(chosen)
+            .map(PathBuf::from)
+            .filter(|path| !is_name(path));
+        let found = [Some(own), recorded].into_iter().flatten();
+        let mut found = found.filter(|path| path.is_file());
+        found.next().unwrap_or_else(|| self.path(store_id, shard))
     }
 
     /// Notes in the data folder where the tail of a shard lies, before anything is answered from
-    /// it.
+    /// it. Of one in the data folder just the name: a copy of the folder has one of its own.
     ///
     /// # Errors
     /// The data folder can't be written.
@@ -116,7 +134,10 @@ impl TailPlace {
             operation: "record",
             cause: error.to_string(),
         };
-        let text = tail.to_string_lossy();
+        let text = match tail.file_name() {
+            Some(name) if tail.parent() == Some(data) => name.to_string_lossy(),
+            _ => tail.to_string_lossy(),
+        };
         if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return Ok(());
         }
@@ -128,74 +149,139 @@ impl TailPlace {
     /// The file of one shard's tail in this folder. The store's id keeps two stores on one machine
     /// apart.
     pub fn path(&self, store_id: u64, shard: u8) -> PathBuf {
-        self.folder
-            .join(format!("gantry-{store_id:016x}-{shard}.tail"))
+        self.folder.join(tail_name(store_id, shard))
     }
+}
+
+fn tail_name(store_id: u64, shard: u8) -> String {
+    format!("gantry-{store_id:016x}-{shard}.tail")
+}
+
+/// Whether it names a file of the data folder.
+fn is_name(path: &Path) -> bool {
+    let mut parts = path.components();
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    )
 }
 
 fn record_of(data: &Path, shard: u8) -> PathBuf {
     data.join(format!("tail-{shard}.path"))
 }
 
-/// A mapped tail.
+/// A tail's file, locked for this process until the last of its mappings has gone as well.
 #[derive(Debug)]
-pub struct SharedTail {
-    map: MmapMut,
+pub struct TailFile {
+    file: File,
     path: PathBuf,
     existed: bool,
 }
 
-impl SharedTail {
-    /// Maps `path` with `bytes` bytes. An existing file keeps its content; one of another length
-    /// keeps its own length when that is longer (the last process used a larger tail, which must
-    /// still be read), and is grown with zeros when it is shorter.
+impl TailFile {
+    /// Locks the file at `path`, which is made if it is missing.
     ///
     /// # Errors
-    /// The file cannot be made, reserved (tmpfs is full) or mapped.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self, TailError> {
-        let block = super::BLOCK_BYTES as u64;
-        if bytes == 0 || bytes > TAIL_BYTES_MAX || !bytes.is_multiple_of(block) {
-            return Err(TailError::Length { bytes });
-        }
-        let failed = |operation, error: io::Error| TailError::Failed {
-            path: path.to_owned(),
-            operation,
-            cause: error.to_string(),
-        };
+    /// Another process has it, or it can't be made or locked.
+    pub fn take(path: &Path) -> Result<Rc<Self>, TailError> {
+        let failed = |operation, error: io::Error| failure(path, operation, &error);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed("make folder", error))?;
         }
-        let existed = path.exists();
-        let file = open_private(path).map_err(|error| failed("open", error))?;
-        let held = file
-            .metadata()
-            .map_err(|error| failed("stat", error))?
-            .len();
-        let whole = bytes.max(held.min(TAIL_BYTES_MAX));
-        if let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, whole) {
-            let failure = failed("reserve", errno.into());
-            if !existed {
-                // A half-made file would look like a tail to the next start.
-                let _ = std::fs::remove_file(path);
+        for _ in 0..TAKE_TRIES_MAX {
+            let existed = path.exists();
+            let file = open_private(path).map_err(|error| failed("open", error))?;
+            if !lock(&file).map_err(|error| failed("lock", error))? {
+                break;
             }
-            return Err(failure);
+            let path = path.to_owned();
+            let taken = Self {
+                file,
+                path,
+                existed,
+            };
+            if taken.is_in_place() {
+                return Ok(Rc::new(taken));
+            }
         }
-        let map = map(&file).map_err(|error| failed("map", error))?;
-        Ok(Self {
-            map,
-            path: path.to_owned(),
-            existed,
-        })
+        let path = path.to_owned();
+        Err(TailError::Used { path })
+    }
+
+    /// Whether another process has the file at `path`.
+    pub fn is_used(path: &Path) -> bool {
+        File::open(path).is_ok_and(|file| matches!(lock(&file), Ok(false)))
+    }
+
+    /// Maps `bytes` bytes of it. An existing file keeps its content; one of another length keeps
+    /// its own length when that is longer (the last process used a larger tail, which must still be
+    /// read), and is grown with zeros when it is shorter.
+    ///
+    /// # Errors
+    /// It can't be reserved (tmpfs is full) or mapped.
+    pub fn map(self: &Rc<Self>, bytes: u64) -> Result<SharedTail, TailError> {
+        check_length(bytes)?;
+        let failed = |operation, error: io::Error| failure(&self.path, operation, &error);
+        let held = self.file.metadata();
+        let held = held.map_err(|error| failed("stat", error))?.len();
+        let whole = bytes.max(held.min(TAIL_BYTES_MAX));
+        if let Err(errno) = fallocate(&self.file, FallocateFlags::empty(), 0, whole) {
+            if !self.existed {
+                // A half-made file would look like a tail to the next start.
+                let _ = std::fs::remove_file(&self.path);
+            }
+            return Err(failed("reserve", errno.into()));
+        }
+        let map = map(&self.file).map_err(|error| failed("map", error))?;
+        let file = Rc::clone(self);
+        Ok(SharedTail { map, file })
+    }
+
+    /// Removes the file, unless another one is in its place by now.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn remove(&self) -> Result<(), TailError> {
+        if !self.is_in_place() {
+            return Ok(());
+        }
+        let removed = std::fs::remove_file(&self.path);
+        removed.map_err(|error| failure(&self.path, "remove", &error))
+    }
+
+    /// Whether this file is the one that its path leads to.
+    fn is_in_place(&self) -> bool {
+        let (there, mine) = (std::fs::symlink_metadata(&self.path), self.file.metadata());
+        matches!((there, mine), (Ok(there), Ok(mine))
+            if (there.dev(), there.ino()) == (mine.dev(), mine.ino()))
+    }
+}
+
+/// A mapped tail.
+#[derive(Debug)]
+pub struct SharedTail {
+    map: MmapMut,
+    file: Rc<TailFile>,
+}
+
+impl SharedTail {
+    /// Locks and maps `path`, see [`TailFile::take`] and [`TailFile::map`].
+    ///
+    /// # Errors
+    /// As theirs.
+    pub fn open(path: &Path, bytes: u64) -> Result<Self, TailError> {
+        check_length(bytes)?;
+        TailFile::take(path)?.map(bytes)
     }
 
     /// Whether a file was there before.
     pub fn existed(&self) -> bool {
-        self.existed
+        self.file.existed
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Bytes mapped.
@@ -221,6 +307,31 @@ impl AsMut<[u8]> for SharedTail {
     }
 }
 
+fn check_length(bytes: u64) -> Result<(), TailError> {
+    let block = super::BLOCK_BYTES as u64;
+    if bytes == 0 || bytes > TAIL_BYTES_MAX || !bytes.is_multiple_of(block) {
+        return Err(TailError::Length { bytes });
+    }
+    Ok(())
+}
+
+fn failure(path: &Path, operation: &'static str, error: &io::Error) -> TailError {
+    TailError::Failed {
+        path: path.to_owned(),
+        operation,
+        cause: error.to_string(),
+    }
+}
+
+/// False when another process has it. The kernel drops the lock with the process.
+fn lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn open_private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     // No link is followed: /dev/shm is writable by everybody.
@@ -238,8 +349,8 @@ fn open_private(path: &Path) -> io::Result<File> {
 #[allow(unsafe_code)]
 fn map(file: &File) -> io::Result<MmapMut> {
     // SAFETY: a shared mapping is only sound while nobody else changes or shortens the file. The
-    // file is private to this user (mode 0600, no link followed), named by the store's id, and the
-    // store's lock (`StoreLock`) admits one process; this process maps each shard's tail once and
-    // never truncates it. Its length was reserved just before, so no access faults.
+    // file is private to this user (mode 0600, no link followed), named by the store's id, and
+    // locked (`TailFile`), which admits one process; this process uses one mapping of it at a time
+    // and never truncates it. Its length was reserved just before, so no access faults.
     unsafe { MmapMut::map_mut(file) }
 }

@@ -181,6 +181,66 @@ fn the_tail_keeps_its_bytes_and_its_larger_length() {
     assert!(!data.why.is_empty());
 }
 
+#[test]
+fn a_tail_admits_one_and_one_that_is_removed_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.tail");
+    let held = TailFile::take(&path).unwrap();
+    let first = held.map(4096).unwrap();
+    let refused = SharedTail::open(&path, 4096).unwrap_err().to_string();
+    assert!(
+        refused.contains("t.tail: in use by another process"),
+        "{refused}"
+    );
+    assert!(TailFile::is_used(&path));
+    // The same process may map it again, and holds it as long as it maps it.
+    let second = held.map(4096).unwrap();
+    drop((held, first));
+    assert!(SharedTail::open(&path, 4096).is_err());
+    drop(second);
+    let held = TailFile::take(&path).unwrap();
+    held.remove().unwrap();
+    let next = SharedTail::open(&path, 4096).unwrap();
+    assert!(!next.existed());
+    // What is in its place by now is another's.
+    held.remove().unwrap();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_tail_in_the_data_folder_goes_with_a_copy_of_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [old, new, shm] = ["old", "new", "shm"].map(|name| scratch.path().join(name));
+    for folder in [&old, &new, &shm] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let record = |folder: &Path| folder.join("tail-0.path");
+    let place = TailPlace::choose(Some(&shm), &old);
+    let in_old = TailPlace::choose(Some(&old), &old).path(7, 0);
+    let tail = SharedTail::open(&in_old, 4096).unwrap();
+    TailPlace::record(&old, 0, &in_old).unwrap();
+    assert_eq!(place.locate(&old, 7, 0), in_old);
+    // A copy without it leaves the old folder's alone; one with it has its own.
+    std::fs::copy(record(&old), record(&new)).unwrap();
+    assert_eq!(place.locate(&new, 7, 0), place.path(7, 0));
+    let in_new = new.join(in_old.file_name().unwrap());
+    std::fs::copy(&in_old, &in_new).unwrap();
+    assert_eq!(place.locate(&new, 7, 0), in_new);
+    // Records of older versions have the whole path.
+    std::fs::write(record(&new), in_old.to_string_lossy().as_bytes()).unwrap();
+    assert_eq!(place.locate(&new, 7, 0), in_new);
+    std::fs::write(record(&old), in_old.to_string_lossy().as_bytes()).unwrap();
+    assert_eq!(place.locate(&old, 7, 0), in_old);
+    // Another folder's is recorded whole.
+    drop(tail);
+    std::fs::remove_file(&in_old).unwrap();
+    let in_shm = place.path(7, 0);
+    drop(SharedTail::open(&in_shm, 4096).unwrap());
+    TailPlace::record(&old, 0, &in_shm).unwrap();
+    let elsewhere = TailPlace::choose(Some(&new), &old);
+    assert_eq!(elsewhere.locate(&old, 7, 0), in_shm);
+}
+
 const TAIL_TOO_LONG: u64 = shared_tail::TAIL_BYTES_MAX + 4096;
 
 /// Bytes of memory that belong to this process alone.

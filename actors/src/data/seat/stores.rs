@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use gantry_runtime::glommio_disk::{GlommioDisk, SharedTail, TailPlace};
+use gantry_runtime::glommio_disk::{GlommioDisk, SharedTail, TailError, TailFile, TailPlace};
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
 use gantry_runtime::topology::Placement;
@@ -32,6 +32,41 @@ const DISK_TASKS: &str = "log (writer, read-ahead, upkeep, checkpoints)";
 /// A core's shards.
 pub(super) type Stores = Vec<(ShardId, Rc<Store>)>;
 
+/// The tails of a core's shards, locked until the process ends: the store that one is opened again
+/// for finds it still held.
+#[derive(Default)]
+pub(super) struct Tails(Vec<(ShardId, Rc<TailFile>)>);
+
+impl Tails {
+    fn map(
+        &mut self,
+        settings: &BrokerSettings,
+        store_id: u64,
+        shard: ShardId,
+    ) -> Result<SharedTail, TailError> {
+        if let Some((_, file)) = self.0.iter().find(|(held, _)| *held == shard) {
+            return file.map(settings.tail_bytes);
+        }
+        let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
+        let path = place.locate(&settings.data_dir, store_id, shard.0);
+        let file = TailFile::take(&path)?;
+        let tail = file.map(settings.tail_bytes)?;
+        TailPlace::record(&settings.data_dir, shard.0, &path)?;
+        self.0.push((shard, file));
+        Ok(tail)
+    }
+
+    /// Removes the tail of a shard whose every byte is on the device: shared memory isn't held by a
+    /// store at rest, and the next start may choose another place.
+    pub(super) fn forget(&self, shard: ShardId) {
+        for (_, file) in self.0.iter().filter(|(held, _)| *held == shard) {
+            if let Err(error) = file.remove() {
+                tracing::warn!(%error, "the tail could not be removed");
+            }
+        }
+    }
+}
+
 /// Gives the core its shards; those it had under the same numbers are forgotten.
 pub(super) fn add_shards(core: &Core, stores: &Stores) {
     for (id, store) in stores {
@@ -48,6 +83,7 @@ pub(super) async fn open_again(
     context: &CoreContext,
     settings: &BrokerSettings,
     (identity, stores): (StoreIdentity, Stores),
+    tails: &mut Tails,
     cause: ReadError,
 ) -> Result<(Stores, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
     if !matches!(cause, ReadError::Index { .. }) {
@@ -61,7 +97,7 @@ pub(super) async fn open_again(
         }
     }
     drop(stores);
-    open_shards(context, settings, identity).await
+    open_shards(context, settings, identity, tails).await
 }
 
 /// Recovers this core's shards.
@@ -69,19 +105,17 @@ pub(super) async fn open_shards(
     context: &CoreContext,
     settings: &BrokerSettings,
     identity: StoreIdentity,
+    tails: &mut Tails,
 ) -> Result<(Stores, Vec<(ShardId, RecoveryReport)>), CoreStartError> {
     let disk = GlommioDisk::open(&settings.data_dir, context.queues.flush).await?;
     let disk = disk.watched(context.watch(DISK_TASKS));
-    let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
     let memory = settings.memory_plan(context.count);
     let (mut stores, mut reports) = (Vec::new(), Vec::new());
     let mine = (0..identity.shards_count)
         .map(ShardId)
         .filter(|shard| core_of_shard(*shard, context.count) == context.index);
     for shard in mine {
-        let path = place.locate(&settings.data_dir, identity.id, shard.0);
-        let tail = SharedTail::open(&path, settings.tail_bytes)?;
-        TailPlace::record(&settings.data_dir, shard.0, &path)?;
+        let tail = tails.map(settings, identity.id, shard)?;
         let options = StoreOptions {
             shard,
             flush_mode: match settings.flush_disk_type {
