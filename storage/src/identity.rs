@@ -108,8 +108,13 @@ impl StoreIdentity {
     /// before any shard is opened.
     ///
     /// # Errors
-    /// `NewerFormat`, `Damaged`, or the device's.
+    /// `NewerFormat`, `Damaged`, or the device's; `Damaged` as well where the file is missing and
+    /// there are shards of another count.
     pub async fn load_or_create<D: Disk>(disk: &D, shards_count: u8) -> Result<Self, RecoverError> {
+        match disk.open(STORE_FILE, OpenMode::Existing).await {
+            Err(error) if error.is_not_found() => check_shards(disk, shards_count).await?,
+            _ => {}
+        }
         let wanted = Identity {
             id: disk.random_u64(),
             segment_bytes: 0,
@@ -122,6 +127,34 @@ impl StoreIdentity {
             shards_count: found.shard,
         })
     }
+}
+
+/// The count says in which shard a queue is, so a store that has lost it is only gone on with as
+/// its folders show it.
+async fn check_shards<D: Disk>(disk: &D, shards_count: u8) -> Result<(), RecoverError> {
+    let entries = disk.list("").await?;
+    let folders = entries.iter().filter(|entry| entry.is_dir);
+    let numbers = folders.filter_map(|entry| entry.name.strip_prefix("shard-")?.parse().ok());
+    let Some(last) = numbers.max() else {
+        return Ok(());
+    };
+    let last: u8 = last;
+    let shown = u16::from(last) + 1;
+    if shown == u16::from(shards_count) {
+        tracing::warn!(
+            "{STORE_FILE} is missing: it is made anew, for the {shown} shards that are here"
+        );
+        return Ok(());
+    }
+    Err(RecoverError::Damaged {
+        file: STORE_FILE.to_owned(),
+        detail: format!(
+            "it is missing, and with it how many shards the store has: the folders up to \
+             shard-{last} say {shown}, this start would make it {shards_count} and look for queues \
+             in the wrong ones. Restore it from a copy, or, if no folder is missing, set \
+             shardCount={shown}"
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -146,5 +179,29 @@ mod tests {
             newer,
             Err(RecoverError::NewerFormat { found: 3, .. })
         ));
+    }
+
+    /// Queues would be looked for in other shards than they are in.
+    #[test]
+    fn a_store_that_lost_its_count_is_gone_on_with_as_its_folders_show_it() {
+        let disk = SimDisk::new(2);
+        disk.block_on(async {
+            StoreIdentity::load_or_create(&disk, 3).await.unwrap();
+            for folder in ["shard-0", "shard-2", "shard-x", "tables"] {
+                disk.make_dir(folder).await.unwrap();
+                let file = format!("{folder}/file");
+                disk.open(&file, OpenMode::CreateLen(4096)).await.unwrap();
+            }
+            disk.remove(STORE_FILE).await.unwrap();
+            for other in [1, 2, 4] {
+                let refused = StoreIdentity::load_or_create(&disk, other).await;
+                let why = refused.unwrap_err().to_string();
+                assert!(why.contains("set shardCount=3"), "{why}");
+            }
+            assert!(!disk.file_names().iter().any(|name| name == STORE_FILE));
+            let made = StoreIdentity::load_or_create(&disk, 3).await.unwrap();
+            let again = StoreIdentity::load_or_create(&disk, 2).await.unwrap();
+            assert_eq!((made, made.shards_count), (again, 3));
+        });
     }
 }
