@@ -107,15 +107,17 @@ pub struct ShardAges {
 }
 
 impl ShardAges {
-    /// For each segment its time, a later one's where its own is unknown: nothing in it is newer.
-    fn newest(&self) -> Vec<Option<StoreTimestamp>> {
+    /// For each segment its time, a later one's where its own is unknown: nothing in it is newer. A
+    /// time that has yet to come was told by a clock that ran ahead, so it is none; but one that
+    /// ran behind must not make older segments look as old.
+    fn newest(&self, now: StoreTimestamp) -> Vec<Option<StoreTimestamp>> {
         let mut later = None;
         let mut times: Vec<_> = self
             .segments
             .iter()
             .rev()
             .map(|segment| {
-                later = segment.newest.or(later);
+                later = segment.newest.filter(|time| *time <= now).or(later);
                 later
             })
             .collect();
@@ -181,7 +183,8 @@ pub fn plan(shards: &[ShardAges], rules: &Rules, usage: Usage, moment: Moment) -
         .collect();
     if rules.is_forcing && usage.is_above(rules.forced_percent) {
         let needed = usage.bytes_above(rules.forced_percent);
-        force(shards, rules.segments_per_run, needed, &mut going);
+        let count_max = rules.segments_per_run;
+        force(shards, moment.now, (count_max, needed), &mut going);
     }
     let drops = shards
         .iter()
@@ -210,7 +213,7 @@ fn expired(shard: &ShardAges, rules: &Rules, now: StoreTimestamp) -> usize {
             .reserved_from
             .is_none_or(|reserved| segment.end() <= reserved)
     };
-    let times = shard.newest();
+    let times = shard.newest(now);
     shard
         .segments
         .iter()
@@ -221,8 +224,13 @@ fn expired(shard: &ShardAges, rules: &Rules, now: StoreTimestamp) -> usize {
 }
 
 /// Adds the oldest segments of all shards until `needed` bytes go, `count_max` segments at most.
-fn force(shards: &[ShardAges], count_max: usize, needed: u64, going: &mut [(usize, Reason)]) {
-    let times: Vec<_> = shards.iter().map(ShardAges::newest).collect();
+fn force(
+    shards: &[ShardAges],
+    now: StoreTimestamp,
+    (count_max, needed): (usize, u64),
+    going: &mut [(usize, Reason)],
+) {
+    let times: Vec<_> = shards.iter().map(|shard| shard.newest(now)).collect();
     let taken = shards.iter().zip(going.iter());
     let mut freed: u64 = taken
         .flat_map(|(shard, (count, _))| shard.segments.iter().take(*count))
