@@ -317,18 +317,43 @@ pub fn record_fields(record: &[u8]) -> Option<(QueueOffset, StoreTimestamp)> {
     Some((QueueOffset(queue_offset), StoreTimestamp(store_time)))
 }
 
-/// The store time of a run's first record, from the run's first bytes (`FIRST_TIME_BYTES` always
-/// do). A run without records (a repair's) has none.
-pub fn first_store_time(run: &[u8]) -> Option<StoreTimestamp> {
-    let mut from = run.get(index_of(RUN_HEADER_BYTES)..)?;
-    let head = EntryHead::decode(&mut from)?;
-    let record_at = usize::from(head.keys_count) * 8 + index_of(RECORD_CHECK_BYTES);
-    let record = from.get(record_at..)?;
-    let record = record.get(..index_of(u64::from(head.record_bytes)).min(record.len()))?;
-    record_fields(record).map(|(_, time)| time)
+/// A run's first record, as the run's first bytes have it (`FIRST_TIME_BYTES` always do).
+#[derive(Clone, Copy, Debug)]
+pub struct FirstRecord {
+    /// Where its check begins in the run.
+    check_at: usize,
+    /// Where it ends in the run.
+    pub end: usize,
 }
 
-/// Bytes `first_store_time` needs: header, head, the most key hashes, a record's fixed part.
+impl FirstRecord {
+    /// Its store time, from the run's bytes up to its end, if it fits its check.
+    pub fn time(self, store_id: u64, run: &[u8]) -> Option<StoreTimestamp> {
+        let checked = run.get(self.check_at..self.end)?;
+        let (check, record) = checked.split_at_checked(index_of(RECORD_CHECK_BYTES))?;
+        let is_intact = record_is_intact(store_id, check, record);
+        record_fields(record)
+            .filter(|_| is_intact)
+            .map(|(_, time)| time)
+    }
+}
+
+/// The first record of the run at `position`. A run without records (a repair's) has none.
+pub fn first_record(run: &[u8], position: FilePosition) -> Option<FirstRecord> {
+    let header = RunHeader::peek(run, position)?;
+    let header_bytes = index_of(RUN_HEADER_BYTES);
+    let mut rest = run.get(header_bytes..)?;
+    let before = rest.len();
+    let head = EntryHead::decode(&mut rest)?;
+    let head_bytes = before - rest.len();
+    let check_at = header_bytes + head_bytes + usize::from(head.keys_count) * 8;
+    let record_at = check_at + index_of(RECORD_CHECK_BYTES);
+    let end = record_at.checked_add(index_of(u64::from(head.record_bytes)))?;
+    let run_end = header_bytes.checked_add(index_of(u64::from(header.payload_bytes)))?;
+    (head.record_bytes > 0 && end <= run_end).then_some(FirstRecord { check_at, end })
+}
+
+/// Bytes `first_record` needs, and a record's time: header, head, the most key hashes, a record's fixed part.
 pub const FIRST_TIME_BYTES: usize = 4096;
 const _: () = assert!(FIRST_TIME_BYTES > 64 + 24 + 8 * KEYS_COUNT_MAX + STORE_TIME_AT + 12 + 8);
 

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use gantry_protocol::code::response;
-use gantry_storage::retention::{Plan, Reason, ShardAges, ShardDrop};
+use gantry_storage::retention::{Moment, Plan, Reason, SegmentAge, ShardAges, ShardDrop, Usage};
 use gantry_storage::units::{FilePosition, ShardId, StoreTimestamp, TopicId};
 
+use super::OWN_LOOKS;
 use crate::data::testing::{TestBroker, send_frame, send_header};
 use crate::seam::{Answer, OwnTimes, Question, Ticket, ToControl, ToData};
 
@@ -12,7 +13,11 @@ fn ask(broker: &TestBroker, question: &Question) -> Vec<Answer> {
         ticket: Ticket(1),
         question: question.clone(),
     });
-    broker.settle();
+    // An answer's looks for what is done in the background.
+    broker.world.naps.set(true);
+    for _ in 0..=OWN_LOOKS {
+        broker.settle();
+    }
     let answers = broker.world.take_control().into_iter();
     let answers = answers.filter_map(|message| match message {
         ToControl::Answer { answer, .. } => Some(answer),
@@ -28,6 +33,9 @@ fn asked(broker: &TestBroker) -> Vec<Vec<String>> {
 
 /// What the shards offer while three topics have times of their own.
 fn ages_of(broker: &TestBroker) -> Vec<ShardAges> {
+    for store in &broker.stores {
+        store.lengthen(1000);
+    }
     let own = OwnTimes {
         trim: vec![(TopicId(1), StoreTimestamp(5))],
         keep: vec![
@@ -70,6 +78,60 @@ fn a_shard_with_a_damaged_index_page_still_offers_and_reserves_all() {
     let ages = ages_of(&broker);
     let reserved: Vec<_> = ages.iter().map(|ages| ages.reserved_from).collect();
     assert_eq!(reserved, [Some(FilePosition(8)), Some(FilePosition(0))]);
+}
+
+/// Each queue may take a read, and there may be 50,000 of them.
+#[test]
+fn force_takes_the_oldest_while_own_times_are_still_worked_on() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let store = &broker.stores[0];
+    store.is_stuck.set(true);
+    let oldest = SegmentAge {
+        start: FilePosition(0),
+        bytes: 100,
+        newest: Some(StoreTimestamp(1)),
+    };
+    store.old_segments.replace(vec![oldest]);
+    let rules = crate::data::testing::settings().retention.rules;
+    let moment = Moment {
+        now: StoreTimestamp(2),
+        hour: 0,
+        is_asked: false,
+    };
+    let full = Usage {
+        used_bytes: 99,
+        free_bytes: 1,
+    };
+    for run in 0..3 {
+        let ages = ages_of(&broker);
+        assert_eq!(ages[0].reserved_from, Some(FilePosition(0)));
+        let plan = gantry_storage::retention::plan(&ages, &rules, full, moment);
+        assert_eq!(plan.drops.len(), 1, "{plan:?}");
+        assert_eq!(plan.drops[0].reason, Reason::Forced);
+        let begun: usize = asked(&broker).iter().map(Vec::len).sum();
+        assert_eq!(begun, if run == 0 { 3 } else { 0 }, "one at a time");
+    }
+}
+
+/// What was found holds for the same topics later, until something else has been.
+#[test]
+fn what_topics_wanted_last_holds_meanwhile() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    assert_eq!(ages_of(&broker)[0].reserved_from, Some(FilePosition(8)));
+    broker.stores[0].is_stuck.set(true);
+    assert_eq!(ages_of(&broker)[0].reserved_from, Some(FilePosition(8)));
+    // Another topic, or a longer time, isn't known of yet.
+    for keep in [(4, 20), (2, 8)] {
+        let own = OwnTimes {
+            trim: Vec::new(),
+            keep: vec![(TopicId(keep.0), StoreTimestamp(keep.1))],
+        };
+        let answers = ask(&broker, &Question::Ages(Arc::new(own)));
+        let [Answer::Ages(ages)] = answers.as_slice() else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(ages[0].reserved_from, Some(FilePosition(0)));
+    }
 }
 
 #[test]

@@ -16,13 +16,14 @@ use thiserror::Error;
 use super::ShardStore;
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::error::ReadError;
-use crate::format::{FIRST_TIME_BYTES, RunHeader, first_store_time};
+use crate::format::{FIRST_TIME_BYTES, RUN_HEADER_BYTES, first_record};
 use crate::log::aside;
+use crate::log::recovery::PAYLOAD_BYTES_MAX;
 use crate::log::segments::SPARES_MAX;
 use crate::retention::SegmentAge;
 use crate::retention::floors::{self, Floor};
 use crate::units::{
-    Boundary, FilePosition, QueueBounds, QueueKey, QueueOffset, StoreTimestamp, TopicId,
+    Boundary, FilePosition, QueueBounds, QueueKey, QueueOffset, StoreTimestamp, TopicId, index,
 };
 
 /// Queues looked at between two yields: some 20 µs each when their pages are in memory.
@@ -115,42 +116,66 @@ impl<D: Disk> ShardStore<D> {
             return Ok(None);
         };
         let block = segment.file.read_at(0, FIRST_TIME_BYTES).await?;
-        let block = block.as_ref();
-        let time = RunHeader::peek(block, start).and_then(|_| first_store_time(block));
+        let time = match first_record(block.as_ref(), start) {
+            // A longer one is read whole, once.
+            Some(first) if first.end > index(RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX) => None,
+            Some(first) if first.end > FIRST_TIME_BYTES => {
+                let bytes = first.end.next_multiple_of(FIRST_TIME_BYTES);
+                let bytes = segment.file.read_at(0, bytes).await?;
+                first.time(self.store_id, bytes.as_ref())
+            }
+            Some(first) => first.time(self.store_id, block.as_ref()),
+            None => None,
+        };
         if let Some(time) = time {
             self.retained.first_times.borrow_mut().insert(start, time);
         }
         Ok(time)
     }
 
-    /// Makes the queues of a topic begin at the first record stored at or after `time`. Space
-    /// follows with the segments. Returns how many queues moved.
+    /// Store time of the log's first record; `None` when there is none or it can't be read. At most
+    /// one read, the first time.
+    pub async fn earliest(&self) -> Option<StoreTimestamp> {
+        self.first_time(self.first()).await.ok().flatten()
+    }
+
+    /// Makes the queues of topics begin at their first record stored at or after the topic's time.
+    /// Space follows with the segments. Returns how many queues moved.
     ///
     /// # Errors
-    /// The device failed; queues done before stay so.
-    pub async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
-        let mut moved = 0;
-        for (n, key) in self.queues_of(topic).into_iter().enumerate() {
+    /// The device failed at a queue, which stays as it is; the others are done all the same.
+    pub async fn trim_topics(
+        &self,
+        topics: &[(TopicId, StoreTimestamp)],
+    ) -> Result<u64, ReadError> {
+        let (mut moved, mut failed) = (0, None);
+        for (n, (key, time)) in self.queues_of(topics).into_iter().enumerate() {
             self.breathe(n).await;
-            let offset = self.search_by_time(key, time, Boundary::Lower).await?;
+            let offset = match self.search_by_time(key, time, Boundary::Lower).await {
+                Ok(offset) => offset,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             let before = self.bounds(key).min;
             self.index.index_mut().set_min(key, offset);
             moved += u64::from(self.bounds(key).min > before);
         }
-        Ok(moved)
+        failed.map_or(Ok(moved), Err)
     }
 
-    /// The first position at which a record of the topic is stored that is not older than `time`.
+    /// The first position at which a record of one of the topics is stored that is not older than
+    /// the topic's time.
     ///
     /// # Errors
     /// The device failed.
     pub async fn first_since(
         &self,
-        topic: TopicId,
-        time: StoreTimestamp,
+        topics: &[(TopicId, StoreTimestamp)],
     ) -> Result<Option<FilePosition>, ReadError> {
         let mut first: Option<FilePosition> = None;
-        for (n, key) in self.queues_of(topic).into_iter().enumerate() {
+        for (n, (key, time)) in self.queues_of(topics).into_iter().enumerate() {
             self.breathe(n).await;
             let offset = self.search_by_time(key, time, Boundary::Lower).await?;
             // An empty or wholly older queue has nothing to keep.
@@ -162,10 +187,17 @@ impl<D: Disk> ShardStore<D> {
         Ok(first)
     }
 
-    fn queues_of(&self, topic: TopicId) -> Vec<QueueKey> {
+    /// The queues of these topics, with their topic's time: one look through the table for all.
+    fn queues_of(&self, topics: &[(TopicId, StoreTimestamp)]) -> Vec<(QueueKey, StoreTimestamp)> {
+        let times: BTreeMap<_, _> = topics.iter().copied().collect();
+        if times.is_empty() {
+            return Vec::new();
+        }
         let index = self.index.index();
-        let of_topic = index.queues().filter(|(key, _)| key.topic == topic);
-        of_topic.map(|(key, _)| key).collect()
+        let of_topics = index
+            .queues()
+            .filter_map(|(key, _)| Some((key, *times.get(&key.topic)?)));
+        of_topics.collect()
     }
 
     async fn breathe(&self, n: usize) {

@@ -303,18 +303,22 @@ fn a_topics_own_time_moves_its_queues_and_says_what_it_still_wants() {
             .await
             .unwrap()
             .unwrap();
-        let from = store.first_since(topic, seventh).await.unwrap().unwrap();
+        let from = store
+            .first_since(&[(topic, seventh)])
+            .await
+            .unwrap()
+            .unwrap();
         assert!(from > FilePosition(SEGMENT / 2) && from < FilePosition(2 * SEGMENT));
         assert_eq!(
             store
-                .first_since(quiet_queue().topic, seventh)
+                .first_since(&[(quiet_queue().topic, seventh)])
                 .await
                 .unwrap(),
             None
         );
-        assert_eq!(store.trim_topic(topic, seventh).await.unwrap(), 1);
+        assert_eq!(store.trim_topics(&[(topic, seventh)]).await.unwrap(), 1);
         assert_eq!(store.bounds(main_queue()).min, QueueOffset(7));
-        assert_eq!(store.trim_topic(topic, seventh).await.unwrap(), 0);
+        assert_eq!(store.trim_topics(&[(topic, seventh)]).await.unwrap(), 0);
         assert_eq!(
             store.bounds(quiet_queue()).min,
             QueueOffset(0),
@@ -322,7 +326,7 @@ fn a_topics_own_time_moves_its_queues_and_says_what_it_still_wants() {
         );
         // All of it may go: the queue is empty and goes on.
         let later = StoreTimestamp(u64::MAX >> 8);
-        store.trim_topic(topic, later).await.unwrap();
+        store.trim_topics(&[(topic, later)]).await.unwrap();
         let bounds = store.bounds(main_queue());
         assert!(bounds.min == bounds.max && bounds.max.0 == 2 * A_SEGMENT);
         store
@@ -424,4 +428,54 @@ fn without_a_free_block_segments_can_be_given_up_and_a_start_succeeds() {
         assert_eq!(store.first(), FilePosition(2 * SEGMENT));
         assert!(first_of(&store, main_queue()).await.is_some());
     });
+}
+
+/// What an admin tool asks for every few seconds.
+#[test]
+fn the_oldest_time_of_a_shard_takes_one_read_whatever_its_queues() {
+    let disk = SimDisk::new(12);
+    disk.block_on(async {
+        let (store, _) = open(&disk, &SharedTail::new(4 << 20)).await;
+        assert_eq!(store.earliest().await, None);
+        disk.sleep_ms(1000).await;
+        let begun = StoreTimestamp(disk.now_ms());
+        for queue in 0..1000 {
+            let key = QueueKey::new(3, queue);
+            append_patiently(&disk, &store, &record(key, b"x", &[])).await;
+        }
+        store.checkpoint().await.unwrap();
+        disk.sleep_ms(1000).await;
+        let reads = disk.count(SimOp::Read);
+        for _ in 0..9 {
+            assert_eq!(store.earliest().await, Some(begun));
+        }
+        assert_eq!(disk.count(SimOp::Read) - reads, 1);
+    });
+}
+
+/// A wrong byte in a segment's first record must not say how old the segment before it is.
+#[test]
+fn a_segments_time_is_that_of_a_record_that_fits_its_check() {
+    let disk = SimDisk::new(13);
+    let tail = SharedTail::new(4 << 20);
+    let store = disk.block_on(filled(&disk, &tail, 4));
+    kill(&disk, store);
+    let ages = || {
+        disk.block_on(async {
+            let (store, _) = open(&disk, &SharedTail::new(4 << 20)).await;
+            let ages = store.oldest_segments(9).await;
+            ages.iter().map(|age| age.newest).collect::<Vec<_>>()
+        })
+    };
+    let before = ages();
+    assert!(before[0].is_some() && before[1].is_some(), "{before:?}");
+    disk.kill();
+    let name = format!(
+        "shard-0/{}",
+        crate::format::segment_name(FilePosition(SEGMENT))
+    );
+    let in_store_time = 64 + 20 + 8 + 4 + 57;
+    disk.flip_bit(&name, in_store_time, 1).unwrap();
+    let after = ages();
+    assert_eq!((after[0], &after[1..]), (None, &before[1..]));
 }

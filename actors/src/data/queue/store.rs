@@ -79,12 +79,12 @@ pub trait QueueStore: 'static {
         end_ms: u64,
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, ReadError>;
-    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError>;
+    async fn trim_topics(&self, topics: &[(TopicId, StoreTimestamp)]) -> Result<u64, ReadError>;
     async fn first_since(
         &self,
-        topic: TopicId,
-        time: StoreTimestamp,
+        topics: &[(TopicId, StoreTimestamp)],
     ) -> Result<Option<FilePosition>, ReadError>;
+    async fn earliest(&self) -> Option<StoreTimestamp>;
     async fn oldest_segments(&self, max: usize) -> Vec<SegmentAge>;
     async fn drop_before(
         &self,
@@ -186,15 +186,17 @@ impl<D: Disk> QueueStore for ShardStore<D> {
     ) -> Result<Vec<PhysicalOffset>, ReadError> {
         Self::query_key(self, topic, word, begin_ms, end_ms, max).await
     }
-    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
-        Self::trim_topic(self, topic, time).await
+    async fn trim_topics(&self, topics: &[(TopicId, StoreTimestamp)]) -> Result<u64, ReadError> {
+        Self::trim_topics(self, topics).await
     }
     async fn first_since(
         &self,
-        topic: TopicId,
-        time: StoreTimestamp,
+        topics: &[(TopicId, StoreTimestamp)],
     ) -> Result<Option<FilePosition>, ReadError> {
-        Self::first_since(self, topic, time).await
+        Self::first_since(self, topics).await
+    }
+    async fn earliest(&self) -> Option<StoreTimestamp> {
+        Self::earliest(self).await
     }
     async fn oldest_segments(&self, max: usize) -> Vec<SegmentAge> {
         Self::oldest_segments(self, max).await

@@ -51,6 +51,7 @@ use super::queue::asker::Asker;
 use super::queue::cold_lane::ColdLane;
 use super::queue::store::QueueStore;
 use super::queue::waiters::Waiters;
+use super::retention::OwnWork;
 use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
 use crate::refusal::{BusyCause, Refusal};
 use crate::seam::{CoreNumber, Totals};
@@ -122,6 +123,7 @@ pub struct Shard<S, H> {
     in_store: Cell<bool>,
     inner: RefCell<Inner>,
     log_times: Rc<LogTimes>,
+    own_times: OwnWork,
     #[cfg(test)]
     panic_on: Cell<Option<QueueKey>>,
 }
@@ -197,6 +199,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             in_store,
             inner,
             log_times: Rc::default(),
+            own_times: OwnWork::default(),
             #[cfg(test)]
             panic_on: Cell::new(None),
         })
@@ -210,6 +213,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// Its store.
     pub fn store(&self) -> &Rc<S> {
         &self.store
+    }
+
+    /// What topics with a time of their own want of it.
+    pub(in crate::data) fn own_times(&self) -> &OwnWork {
+        &self.own_times
     }
 
     /// Takes a message to store. It is answered later; a refusal is for the caller to answer.

@@ -203,18 +203,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         reports
     }
 
-    /// Store time of the oldest record of the shard, 0 when empty.
+    /// Store time of the oldest record of the shard's log, 0 when empty
+    /// (`DefaultMessageStore.getEarliestMessageTime`, 5.5.0).
     pub async fn earliest_ms(&self) -> u64 {
-        let mut earliest = 0;
-        for key in self.store.queues() {
-            let bounds = self.store.bounds(key);
-            if bounds.min < bounds.max {
-                let first = self.store_ms(key, bounds.min).await;
-                let older = first > 0 && (earliest == 0 || first < earliest);
-                earliest = if older { first } else { earliest };
-            }
-        }
-        earliest
+        self.store.earliest().await.map_or(0, |time| time.0)
     }
 
     /// Forgets a topic's queues, offsets and locks; its waiting pulls are told.

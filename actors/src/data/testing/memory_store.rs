@@ -75,6 +75,8 @@ pub struct MemoryStore {
     pub is_index_damaged: Cell<bool>,
     /// What retention asked for.
     pub asked: RefCell<Vec<String>>,
+    /// What it offers to retention.
+    pub old_segments: RefCell<Vec<SegmentAge>>,
 }
 
 impl MemoryStore {
@@ -100,11 +102,19 @@ impl MemoryStore {
             misread: Cell::default(),
             is_index_damaged: Cell::default(),
             asked: RefCell::default(),
+            old_segments: RefCell::default(),
         })
     }
 
     pub fn on_progress(&self, hook: Box<dyn Fn()>) {
         *self.hook.borrow_mut() = Some(hook);
+    }
+
+    /// The log is at least so long, whatever it has.
+    pub fn lengthen(&self, bytes: u64) {
+        for mark in [&self.end, &self.staged, &self.committed] {
+            mark.set(mark.get().max(bytes));
+        }
     }
 
     /// The device has taken everything staged.
@@ -433,28 +443,38 @@ impl QueueStore for MemoryStore {
         Ok(hits.map(|row| row.physical).take(max).collect())
     }
 
-    async fn trim_topic(&self, topic: TopicId, time: StoreTimestamp) -> Result<u64, ReadError> {
-        self.asked
-            .borrow_mut()
-            .push(format!("trim {topic} to {time}"));
+    async fn trim_topics(&self, topics: &[(TopicId, StoreTimestamp)]) -> Result<u64, ReadError> {
+        let asked = topics
+            .iter()
+            .map(|(id, time)| format!("trim {id} to {time}"));
+        self.asked.borrow_mut().extend(asked);
         self.index_page()?;
         Ok(0)
     }
 
     async fn first_since(
         &self,
-        topic: TopicId,
-        time: StoreTimestamp,
+        topics: &[(TopicId, StoreTimestamp)],
     ) -> Result<Option<FilePosition>, ReadError> {
-        self.asked
-            .borrow_mut()
-            .push(format!("keep {topic} since {time}"));
+        let asked = topics
+            .iter()
+            .map(|(id, time)| format!("keep {id} since {time}"));
+        self.asked.borrow_mut().extend(asked);
+        if self.is_stuck.get() {
+            std::future::pending::<()>().await;
+        }
         self.index_page()?;
-        Ok(Some(FilePosition(time.0)))
+        Ok(topics.iter().map(|(_, time)| FilePosition(time.0)).min())
+    }
+
+    async fn earliest(&self) -> Option<StoreTimestamp> {
+        let queues = self.queues.borrow();
+        let rows = queues.values().flat_map(|queue| queue.rows.iter());
+        rows.map(|row| row.time).min()
     }
 
     async fn oldest_segments(&self, _max: usize) -> Vec<SegmentAge> {
-        Vec::new()
+        self.old_segments.borrow().clone()
     }
 
     async fn drop_before(
