@@ -3,15 +3,18 @@
 //! **Owns** opening them as a checkpoint has them, or empty; what an entry of the log adds to them.
 //! **Lives on** the shard's core, at start only.
 //! **Invariants** a queue's offsets keep their records, whatever is lost before them.
-//! **Limits** [`LOST_BEFORE_MAX`] lost offsets at a queue's beginning.
+//! **Limits** [`LOST_BEFORE_MAX`] lost offsets at a queue's beginning; [`WAITING_BYTES_MAX`] of
+//! pages that a full device does not take.
 //! **Not here** which checkpoint, which part of the log (`opening`).
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::{RecoveryReport, StoreOptions};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::error::RecoverError;
 use crate::format::{Entry, INDEX_FOLDER, KEYS_FOLDER, entries};
+use crate::index_pages::page_files::PageFileError;
 use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::checkpoint::Parts;
 use crate::queue_index::paged::{PagedIndex, PagedOptions};
@@ -24,6 +27,11 @@ use crate::units::{FilePosition, QueueKey, QueueOffset, index};
 const LOST_BEFORE_MAX: u64 = 1 << 20;
 /// Lost offsets entered between two looks whether the index should be written.
 const LOST_ENTRIES_STEP: u64 = 4096;
+/// Index pages that may wait in memory while the device has no room: many times what the log behind
+/// a checkpoint fills. The log from its beginning may fill more.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// What failed for want of room isn't tried again before so many runs.
+const RUNS_BETWEEN_TRIES: u32 = 256;
 
 /// The indexes while they are being filled.
 pub(super) struct Indexes<D: Disk> {
@@ -31,6 +39,8 @@ pub(super) struct Indexes<D: Disk> {
     pub(super) keys: KeyIndex<D>,
     /// Where queues were known to go on before the indexes were made anew.
     ends: Vec<(QueueKey, QueueOffset)>,
+    /// Runs until writing is tried again.
+    rest: Cell<u32>,
 }
 
 impl<D: Disk> Indexes<D> {
@@ -65,6 +75,7 @@ impl<D: Disk> Indexes<D> {
                 queues,
                 keys,
                 ends: Vec::new(),
+                rest: Cell::default(),
             })),
             (Err(error), _) if !error.is_damage() => Err(damaged(folder, &error)),
             (_, Err(KeyIndexError::Disk(error))) => Err(error.into()),
@@ -200,12 +211,41 @@ impl<D: Disk> Indexes<D> {
 
     /// Writes the queue index's pages when enough of them wait in memory.
     async fn write_queues(&self) -> Result<(), RecoverError> {
-        if self.queues.needs_flush() {
-            self.queues
-                .flush()
-                .await
-                .map_err(|error| damaged(INDEX_FOLDER, &error))?;
+        let is_resting = self.rest.get() > 0 && !self.is_too_much();
+        if is_resting || !self.queues.needs_flush() {
+            return Ok(());
         }
+        match self.queues.flush().await {
+            Ok(()) => Ok(()),
+            Err(PageFileError::Disk(error)) => self.put_off(error),
+            Err(error) => Err(damaged(INDEX_FOLDER, &error)),
+        }
+    }
+
+    async fn write_keys(&self) -> Result<(), RecoverError> {
+        if self.rest.get() > 0 || !self.keys.needs_write() {
+            return Ok(());
+        }
+        match self.keys.write_frozen().await {
+            Ok(()) => Ok(()),
+            Err(KeyIndexError::Disk(error)) => self.put_off(error),
+            Err(error) => Err(damaged(KEYS_FOLDER, &error)),
+        }
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.queues.index().unwritten_bytes() > WAITING_BYTES_MAX
+    }
+
+    /// As while the store is running: what a full device does not take, or for want of a handle,
+    /// waits in memory. The checkpoint that ends a start has space of its own.
+    fn put_off(&self, error: DiskError) -> Result<(), RecoverError> {
+        let is_passing = error.is_no_space() || error.is_no_handle();
+        if !is_passing || self.is_too_much() {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "index pages can't be written: they wait in memory");
+        self.rest.set(RUNS_BETWEEN_TRIES);
         Ok(())
     }
 
@@ -221,14 +261,20 @@ impl<D: Disk> Indexes<D> {
                 self.keys.add_hash(hash, entry.position, entry.store_time);
             }
         }
+        self.rest.set(self.rest.get().saturating_sub(1));
         self.write_queues().await?;
-        if self.keys.needs_write() {
-            self.keys
-                .write_frozen()
-                .await
-                .map_err(|error| damaged(KEYS_FOLDER, &error))?;
+        self.write_keys().await
+    }
+
+    /// Says how many keys were left out because the device took none for too long.
+    pub(super) fn tell_skipped(&self) {
+        let keys = self.keys.skipped_count();
+        if keys > 0 {
+            tracing::warn!(
+                keys,
+                "the device is full: so many keys of messages won't be found"
+            );
         }
-        Ok(())
     }
 }
 
@@ -255,8 +301,12 @@ mod tests {
             let queues = PagedIndex::open(disk.clone(), "i", paged, None).await;
             let keys = KeyIndex::open_with(disk.clone(), "k", None, 1000).await;
             let (queues, keys) = (queues.unwrap(), keys.unwrap());
-            let ends = Vec::new();
-            let indexes = Indexes { queues, keys, ends };
+            let indexes = Indexes {
+                queues,
+                keys,
+                ends: Vec::new(),
+                rest: Cell::default(),
+            };
             let key = QueueKey::new(1, 0);
             let mut report = RecoveryReport::default();
             let offsets = [0, 1_200_000, 1_200_001];

@@ -192,8 +192,11 @@ impl<D: Disk> Opening<'_, D> {
         // reach.
         known.is_whole_log = true;
         let header = known.checkpoint.as_ref().map(|found| found.header);
-        checkpoint::forget_parts(self.disk, folder, store_id, header).await?;
+        let forget = async || checkpoint::forget_parts(self.disk, folder, store_id, header).await;
+        aside::with_reserve(self.disk, folder, forget).await?;
         let empty = Indexes::open(self.disk, folder, self.options, None).await?;
+        // The files that are gone make up for what was used of it.
+        aside::keep_reserve(self.disk, folder).await;
         let empty = empty.ok_or_else(|| RecoverError::Damaged {
             file: folder.to_owned(),
             detail: "no new indexes can be made".to_owned(),
@@ -224,6 +227,7 @@ impl<D: Disk> Opening<'_, D> {
         };
         let tail_epoch = replay.run(tail, &mut scan).await?;
         indexes.keep_ends().await?;
+        indexes.tell_skipped();
         // A topic's own time may have taken records that only now are known again.
         indexes.apply_floors(&floors, false);
         let first = self.segments.first().unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::key_index::key_hash;
 use crate::shard_store::tests::{
     SEGMENT, SharedTail, append_patiently, bodies, limits, options, record,
 };
-use crate::shard_store::{FlushMode, RecoveryReport};
+use crate::shard_store::{FlushMode, RecoveryReport, StoreOptions};
 use crate::sim_disk::{SimDisk, SimOp};
 
 type Store = Rc<ShardStore<SimDisk>>;
@@ -428,6 +428,62 @@ fn without_a_free_block_segments_can_be_given_up_and_a_start_succeeds() {
         assert_eq!(store.first(), FilePosition(2 * SEGMENT));
         assert!(first_of(&store, main_queue()).await.is_some());
     });
+}
+
+async fn fill_up(disk: &SimDisk) {
+    disk.set_capacity(1 << 40);
+    disk.set_capacity((1 << 40) - disk.free_bytes().await.unwrap());
+    assert_eq!(disk.free_bytes().await.unwrap(), 0);
+}
+
+/// Index pages and keys behind the last checkpoint wait in memory, as while the store is running;
+/// so they do where the checkpoint's own are damaged.
+#[test]
+fn without_a_free_block_a_start_fills_its_indexes_in_memory() {
+    const RECORDS: u32 = 6000;
+    for is_damaged in [false, true] {
+        let disk = SimDisk::new(41);
+        let tail = SharedTail::new(16 << 20);
+        let hash = key_hash(main_queue().topic, b"k");
+        let store = disk.block_on(async {
+            let (store, _) = open(&disk, &tail).await;
+            for n in 0..RECORDS {
+                append_patiently(
+                    &disk,
+                    &store,
+                    &record(main_queue(), &n.to_le_bytes(), &[hash]),
+                )
+                .await;
+            }
+            store.until_committed(store.seal()).await.unwrap();
+            store
+        });
+        kill(&disk, store);
+        if is_damaged {
+            disk.flip_bit("shard-0/checkpoint", 70, 1).unwrap();
+        }
+        disk.block_on(async {
+            fill_up(&disk).await;
+            let small = StoreOptions {
+                key_entries_max: 1000,
+                index_flush_bytes: 16 << 10,
+                ..options(FlushMode::Async)
+            };
+            let opened = ShardStore::open(disk.clone(), tail.lend(), small).await;
+            let (store, report) = opened.unwrap();
+            assert_eq!(report.records, u64::from(RECORDS));
+            assert_eq!(store.bounds(main_queue()).max.0, u64::from(RECORDS));
+            assert_eq!(store.keys_skipped(), 0);
+            let topic = main_queue().topic;
+            let found = store.query_key(topic, "k", 0, u64::MAX, usize::MAX).await;
+            assert_eq!(found.unwrap().len(), RECORDS as usize);
+            // Once there is room they are written.
+            disk.set_capacity(1 << 40);
+            disk.sleep_ms(30_000).await;
+            store.checkpoint().await.unwrap();
+            assert!(disk.file_names().iter().any(|name| name.contains("/keys/")));
+        });
+    }
 }
 
 /// What an admin tool asks for every few seconds.
