@@ -498,16 +498,25 @@ impl<D: Disk> KeyIndex<D> {
     /// needs.
     ///
     /// # Errors
-    /// As the device says; the files are then removed at the next start.
+    /// As the device says; the files are then removed after the next checkpoint.
     pub async fn checkpoint_durable(&self, unneeded: &[u64]) -> Result<(), KeyIndexError> {
         for number in unneeded {
             let name = partition::file_name(&self.folder, *number);
             match self.disk.remove(&name).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
+                Err(error) if !error.is_not_found() => {
+                    self.checkpoint_failed(unneeded);
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// To be called when the checkpoint with this snapshot could not be written: the next one lets
+    /// the partitions go. Their numbers are not used again.
+    pub fn checkpoint_failed(&self, unneeded: &[u64]) {
+        self.state.borrow_mut().discarded.extend(unneeded);
     }
 }
 

@@ -356,14 +356,23 @@ impl<D: Disk> PageFiles<D> {
         self.retired.take()
     }
 
+    /// Takes back what `take_retired` gave: that checkpoint did not become durable.
+    pub fn give_back(&self, retired: &[u64]) {
+        self.retired.borrow_mut().extend_from_slice(retired);
+    }
+
     /// Removes files that `take_retired` gave; those that are gone already are fine.
     ///
     /// # Errors
-    /// As the device says.
+    /// As the device says; what is left goes with the next ones.
     pub async fn remove(&self, retired: &[u64]) -> Result<(), PageFileError> {
-        for start in retired {
+        for (n, start) in retired.iter().enumerate() {
             match self.disk.remove(&self.name_of(*start)).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
+                Err(error) if !error.is_not_found() => {
+                    // Not those before: their places may be used again.
+                    self.give_back(retired.get(n..).unwrap_or_default());
+                    return Err(error.into());
+                }
                 _ => self.leaving.borrow_mut().remove(start),
             };
         }

@@ -340,8 +340,14 @@ impl<D: Disk> PagedIndex<D> {
     /// To be called when the checkpoint with this snapshot is durable: removes files nothing needs.
     ///
     /// # Errors
-    /// As the device says; the files are then removed at the next start.
+    /// As the device says; the files are then removed after the next checkpoint.
     pub async fn checkpoint_durable(&self, unneeded_files: &[u64]) -> Result<(), PageFileError> {
         self.files.remove(unneeded_files).await
+    }
+
+    /// To be called when the checkpoint with this snapshot could not be written: the next one lets
+    /// the files go.
+    pub fn checkpoint_failed(&self, unneeded_files: &[u64]) {
+        self.files.give_back(unneeded_files);
     }
 }

@@ -274,7 +274,13 @@ impl<D: Disk> ShardStore<D> {
         });
         let checkpoint = Checkpoint { header, parts };
         let disk = &self.log.disk;
-        checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await?;
+        let written = checkpoint::write(disk, &self.folder, self.store_id, &checkpoint).await;
+        if let Err(error) = written {
+            // Else nothing would remove them before the next start.
+            self.index.checkpoint_failed(&queues.unneeded_files);
+            self.keys.checkpoint_failed(&keys.unneeded);
+            return Err(error);
+        }
         self.checkpoint_position.set(position);
         self.checkpoint_bytes.set(parts_bytes as u64);
         if header.is_suspect {
@@ -287,7 +293,7 @@ impl<D: Disk> ShardStore<D> {
             .err();
         let keys = self.keys.checkpoint_durable(&keys.unneeded).await.err();
         if queues.is_some() || keys.is_some() {
-            // They are removed at the next start.
+            // They are removed after the next checkpoint.
             tracing::debug!(?queues, ?keys, "old index files stay for now");
         }
         Ok(())

@@ -1,9 +1,9 @@
 use std::rc::Rc;
 
-use crate::disk::Disk as _;
+use crate::disk::{Disk as _, DiskErrorKind};
 use crate::shard_store::tests::{SharedTail, limits, options, record};
-use crate::shard_store::{FlushMode, ShardStore};
-use crate::sim_disk::SimDisk;
+use crate::shard_store::{FlushMode, ShardStore, StoreOptions};
+use crate::sim_disk::{SimDisk, SimOp};
 use crate::units::{QueueKey, StoreTimestamp};
 
 const QUEUES: u16 = 200;
@@ -68,4 +68,42 @@ fn a_busy_queue_does_not_keep_the_others_awake() {
     }
     assert_eq!(awake(&store), 1, "only the busy one");
     is_whole(&disk, &store);
+}
+
+/// How many files a folder of the indexes has.
+fn files_in(disk: &SimDisk, folder: &str) -> usize {
+    let names = disk.file_names();
+    names.iter().filter(|name| name.contains(folder)).count()
+}
+
+#[test]
+fn what_a_failed_checkpoint_was_to_remove_goes_with_the_next_one() {
+    let (disk, tail) = (SimDisk::new(9), SharedTail::new(4 << 20));
+    disk.block_on(async {
+        let options = StoreOptions {
+            key_entries_max: 100,
+            ..options(FlushMode::Async)
+        };
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options).await;
+        let (store, _) = opened.unwrap();
+        let key = QueueKey::new(1, 0);
+        for n in 0..1850 {
+            store.append(&record(key, b"x", &[n])).unwrap();
+            store.seal();
+            disk.sleep_ms(1).await;
+        }
+        disk.sleep_ms(100).await;
+        let partitions = store.keys.partitions_count();
+        assert!(files_in(&disk, "/keys/") > partitions, "some were merged");
+        // Not written, and written but two old files stay.
+        for (op, after) in [(SimOp::Rename, 0), (SimOp::Remove, 1)] {
+            disk.fail_after(op, after, DiskErrorKind::Io);
+            let _ = store.checkpoint().await;
+            assert!(files_in(&disk, "/keys/") > partitions, "{op:?}");
+            disk.clear_faults();
+        }
+        store.checkpoint().await.unwrap();
+        assert_eq!(store.keys.partitions_count(), partitions);
+        assert_eq!(files_in(&disk, "/keys/"), partitions);
+    });
 }

@@ -231,6 +231,41 @@ fn places_in_use_are_passed_over() {
     });
 }
 
+/// What was to go with a checkpoint that failed, or could not be removed, goes with the next one;
+/// what was removed does not go again when its place is used.
+#[test]
+fn files_that_stayed_go_with_the_next_checkpoint() {
+    let disk = SimDisk::new(11);
+    disk.block_on(async {
+        let index = PagedIndex::open(disk.clone(), "i", options(), None)
+            .await
+            .unwrap();
+        fill(&index, 0, 60_000).await;
+        index.flush().await.unwrap();
+        let all = files(&disk).await;
+        assert!(all.len() > 2, "{all:?}");
+        index.index_mut().set_min(KEY, QueueOffset(59_000));
+        let failed = index.snapshot().await;
+        let unneeded = failed.unneeded_files.len();
+        assert!(unneeded > 1);
+        index.checkpoint_failed(&failed.unneeded_files);
+        let next = index.snapshot().await;
+        assert_eq!(next.unneeded_files, failed.unneeded_files);
+        disk.fail_after(SimOp::Remove, 1, DiskErrorKind::Io);
+        let removed = index.checkpoint_durable(&next.unneeded_files).await;
+        assert!(removed.is_err());
+        disk.clear_faults();
+        let last = index.snapshot().await;
+        assert_eq!(last.unneeded_files, next.unneeded_files[1..]);
+        index
+            .checkpoint_durable(&last.unneeded_files)
+            .await
+            .unwrap();
+        assert_eq!(files(&disk).await.len(), all.len() - unneeded);
+        check(&index, 59_000, 60_000).await;
+    });
+}
+
 #[test]
 fn the_file_begun_next_is_not_taken_for_an_old_one() {
     let disk = SimDisk::new(9);
