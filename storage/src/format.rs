@@ -328,10 +328,10 @@ pub struct FirstRecord {
 
 impl FirstRecord {
     /// Its store time, from the run's bytes up to its end, if it fits its check.
-    pub fn time(self, store_id: u64, run: &[u8]) -> Option<StoreTimestamp> {
+    pub fn time(self, seed: RecordSeed, run: &[u8]) -> Option<StoreTimestamp> {
         let checked = run.get(self.check_at..self.end)?;
         let (check, record) = checked.split_at_checked(index_of(RECORD_CHECK_BYTES))?;
-        let is_intact = record_is_intact(store_id, check, record);
+        let is_intact = record_is_intact(seed, check, record);
         record_fields(record)
             .filter(|_| is_intact)
             .map(|(_, time)| time)

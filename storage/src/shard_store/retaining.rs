@@ -122,9 +122,9 @@ impl<D: Disk> ShardStore<D> {
             Some(first) if first.end > FIRST_TIME_BYTES => {
                 let bytes = first.end.next_multiple_of(FIRST_TIME_BYTES);
                 let bytes = segment.file.read_at(0, bytes).await?;
-                first.time(self.store_id, bytes.as_ref())
+                first.time(self.record_seed, bytes.as_ref())
             }
-            Some(first) => first.time(self.store_id, block.as_ref()),
+            Some(first) => first.time(self.record_seed, block.as_ref()),
             None => None,
         };
         if let Some(time) = time {

@@ -148,7 +148,6 @@ pub(super) fn unregister(request: &ControlRequest, plane: &Rc<Plane>) -> Result<
     Ok(Reply::ok())
 }
 
-/// `%RETRY%group` exists from the first heartbeat on (trap 28).
 /// The subscriptions of a consumer entry. One without a version is as of now, as `RocketMQ`'s
 /// `SubscriptionData` is: at 0 none that follows would be newer.
 fn dated(data: &ConsumerData, now_ms: i64) -> Vec<SubscriptionData> {
@@ -159,6 +158,7 @@ fn dated(data: &ConsumerData, now_ms: i64) -> Vec<SubscriptionData> {
     subscriptions
 }
 
+/// `%RETRY%group` exists from the first heartbeat on (trap 28).
 fn ensure_retry_topic(group: &str, queues: i32, sys_flag: i32, plane: &Rc<Plane>) {
     let topic = system_topic::retry_topic(group);
     if plane.topics.borrow().get(&topic).is_none() {
