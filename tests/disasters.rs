@@ -137,6 +137,30 @@ fn disaster_shards_differ_from_cores() {
     check(&mut gantry.client(), &made);
 }
 
+/// Their messages went with the old topics: they are not those of new ones.
+#[test]
+fn disaster_tables_lost() {
+    let mut gantry = Gantry::up(&["shardCount=2"]);
+    fill(&mut gantry.client(), &fresh("old"));
+    gantry.stop("TERM");
+    fs::remove_dir_all(gantry.data().join("tables")).unwrap();
+    gantry.start();
+    gantry.await_ready();
+    let made = fresh("made");
+    let mut client = gantry.client();
+    client.create_topic(&made, QUEUES);
+    for queue in 0..QUEUES {
+        let bound = client.offset(code::MAX_OFFSET, &made, queue, &[]);
+        assert_eq!((bound, client.drain(&made, queue, 0).len()), (0, 0));
+    }
+    fill(&mut client, &made);
+    check(&mut client, &made);
+    gantry.kill9();
+    gantry.start();
+    gantry.await_ready();
+    check(&mut gantry.client(), &made);
+}
+
 #[test]
 fn disaster_newer_store() {
     let mut gantry = Gantry::up(&[]);

@@ -46,8 +46,8 @@ pub struct StoredTopics {
     pub entries: Vec<TopicEntry>,
     /// The table's version.
     pub version: DataVersion,
-    /// The next free id.
-    pub next_id: u32,
+    /// The next free id; none when no topic was ever stored here.
+    pub next_id: Option<u32>,
 }
 
 /// The groups as stored.
@@ -193,12 +193,12 @@ impl Ledger {
             .tables
             .get(Namespace::DataVersions, NEXT_TOPIC_ID)
             .map_err(failed)?;
-        let next_id = match next_id {
-            None => 1,
-            Some(bytes) => <[u8; 4]>::try_from(bytes.as_slice())
-                .map(u32::from_be_bytes)
-                .map_err(|_| unreadable("number", NEXT_TOPIC_ID))?,
+        let number = |bytes: Vec<u8>| {
+            let bytes = <[u8; 4]>::try_from(bytes.as_slice());
+            let number = bytes.map(u32::from_be_bytes);
+            number.map_err(|_| unreadable("number", NEXT_TOPIC_ID))
         };
+        let next_id = next_id.map(number).transpose()?;
         Ok(StoredTopics {
             entries,
             version: self.version(TOPICS_VERSION)?,

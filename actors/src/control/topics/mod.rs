@@ -15,6 +15,8 @@ pub mod table;
 mod wave;
 
 use std::collections::HashMap;
+use std::fs::DirEntry;
+use std::path::Path;
 use std::rc::Rc;
 
 use gantry_protocol::body::{TopicConfig, perm};
@@ -30,6 +32,11 @@ use super::reply::{Reply, ReplyTo};
 use super::supervision::shell::Part;
 use table::TopicTable;
 use wave::{Waiter, Wave, answer, refuse};
+
+/// Topic ids that follow a lost table lie between these: above a thousand topics a day for ever, and
+/// a quarter of all ids left.
+const ID_AFTER_LOSS_MIN: u32 = 1 << 30;
+const ID_AFTER_LOSS_MAX: u32 = 3 << 30;
 
 /// What the topics actor is told.
 pub enum Msg {
@@ -164,12 +171,23 @@ impl Part for Topics {
 /// Reads the table, adds the built-in topics that are missing, and stores them.
 fn load(plane: &Rc<Plane>) -> Result<(), Refusal> {
     let stored = plane.ledger.load_topics()?;
-    let mut table = TopicTable::new(stored.entries, stored.version, stored.next_id);
+    let is_lost = stored.next_id.is_none() && has_shards(&plane.settings.data_dir);
+    let next_id = stored.next_id.unwrap_or(1);
+    let mut table = TopicTable::new(stored.entries, stored.version, next_id);
     let mut missing = Vec::new();
     for config in built_in::built_in_topics(&plane.settings) {
         if table.get(&config.name).is_none() {
             missing.extend(table.put(config)?);
         }
+    }
+    if is_lost {
+        // The built-in ones have the ids that they always get: open half messages are found again.
+        let id = id_after_loss(plane.now_ms());
+        tracing::warn!(
+            id,
+            "the table of topics is lost: new ones share no message with old ones"
+        );
+        table.skip_ids_below(id);
     }
     if !missing.is_empty() {
         table.advance(plane.now_ms());
@@ -177,6 +195,19 @@ fn load(plane: &Rc<Plane>) -> Result<(), Refusal> {
     }
     *plane.topics.borrow_mut() = table;
     Ok(())
+}
+
+/// Whether the data folder has messages already.
+fn has_shards(data: &Path) -> bool {
+    let is_shard = |entry: DirEntry| entry.file_name().to_string_lossy().starts_with("shard-");
+    std::fs::read_dir(data).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_shard)))
+}
+
+/// An id above all that the lost table has given: it counted from 1, or from an earlier loss, and
+/// gave less than one a second. A clock that is wrong is still above the former.
+fn id_after_loss(now_ms: i64) -> u32 {
+    let seconds = u32::try_from(now_ms / 1000).unwrap_or_default();
+    seconds.clamp(ID_AFTER_LOSS_MIN, ID_AFTER_LOSS_MAX)
 }
 
 impl Topics {

@@ -102,6 +102,11 @@ impl TopicTable {
         self.next_id
     }
 
+    /// Gives no id below `id` from now on.
+    pub fn skip_ids_below(&mut self, id: u32) {
+        self.next_id = self.next_id.max(id);
+    }
+
     /// Makes or changes a topic. `Ok(None)` when it is already exactly so.
     ///
     /// # Errors
