@@ -3,9 +3,9 @@
 //! **Owns** connecting, calling with a limit, and noticing that the connection has ended.
 //! **Lives on** the control plane's thread.
 //! **Invariants** the connection stays open between calls, since a name server forgets a broker
-//! when its connection closes; a call on a connection that turns out dead is made once more on a
-//! new one, which `connections` shows; of a server's several addresses one that hangs leaves time
-//! for the others.
+//! when its connection closes, also when a command is too long for a frame; a call on a connection
+//! that turns out dead is made once more on a new one, which `connections` shows; of a server's
+//! several addresses one that hangs leaves time for the others.
 //! **Limits** `CALL_MAX` a call, connecting included; its share per address, at least
 //! [`CONNECT_MIN`].
 //! **Not here** what is said (`body`) and when (`link`).
@@ -16,13 +16,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use gantry_protocol::command::Command;
-use gantry_runtime::net::client::{Client, Pushes};
+use gantry_runtime::net::client::{CallError, Client, Pushes};
 
 use super::CALL_MAX;
 
 /// An address of several gets at least so long for connecting: far more than the way to another
 /// data centre and back, and short enough for six addresses in one call.
 const CONNECT_MIN: Duration = Duration::from_millis(500);
+
+/// Why there is no reply.
+enum Failure {
+    /// The command fits no frame: nothing was sent, and the connection is as it was.
+    Unsent(String),
+    /// The connection is of no use any more, or there is none.
+    Lost(String),
+}
 
 /// The connection; see the room's head.
 pub struct Channel {
@@ -76,33 +84,45 @@ impl Channel {
     /// Why there is no reply.
     pub async fn call(&self, command: Command) -> Result<Command, String> {
         let outcome = actix::clock::timeout(CALL_MAX, self.exchange(command)).await;
-        let outcome =
-            outcome.unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_MAX.as_secs())));
-        if outcome.is_err() {
-            self.client.replace(None);
-            self.failures.set(self.failures.get().wrapping_add(1));
+        let late = || Failure::Lost(format!("no answer within {} s", CALL_MAX.as_secs()));
+        match outcome.unwrap_or_else(|_| Err(late())) {
+            Ok(reply) => Ok(reply),
+            Err(Failure::Unsent(why)) => Err(why),
+            Err(Failure::Lost(why)) => {
+                self.client.replace(None);
+                self.failures.set(self.failures.get().wrapping_add(1));
+                Err(why)
+            }
         }
-        outcome
     }
 
-    async fn exchange(&self, command: Command) -> Result<Command, String> {
+    async fn exchange(&self, command: Command) -> Result<Command, Failure> {
         let open = self.client.take();
-        if let Some(client) = open
-            && let Ok(reply) = client.call(command.clone(), CALL_MAX).await
-        {
-            self.client.replace(Some(client));
-            return Ok(reply);
+        if let Some(client) = open {
+            match client.call(command.clone(), CALL_MAX).await {
+                Err(error) if !is_unsent(&error) => {}
+                outcome => {
+                    self.client.replace(Some(client));
+                    return outcome.map_err(|error| Failure::Unsent(error.to_string()));
+                }
+            }
         }
-        let (client, pushes) = connect(&self.address, self.failures.get()).await?;
+        let connected = connect(&self.address, self.failures.get()).await;
+        let (client, pushes) = connected.map_err(Failure::Lost)?;
         self.connections.set(self.connections.get() + 1);
-        let reply = client
-            .call(command, CALL_MAX)
-            .await
-            .map_err(|error| error.to_string())?;
+        let outcome = client.call(command, CALL_MAX).await;
+        let outcome = match outcome {
+            Err(error) if !is_unsent(&error) => return Err(Failure::Lost(error.to_string())),
+            outcome => outcome.map_err(|error| Failure::Unsent(error.to_string())),
+        };
         self.client.replace(Some(client));
         self.pushes.replace(Some(pushes));
-        Ok(reply)
+        outcome
     }
+}
+
+fn is_unsent(error: &CallError) -> bool {
+    matches!(error, CallError::TooLong { .. })
 }
 
 /// The pushes of a connection while somebody waits for its end; they go home when the wait is given
@@ -167,6 +187,7 @@ async fn connect_to(found: &[SocketAddr]) -> Result<(Client, Pushes), String> {
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
+    use gantry_protocol::frame::FRAME_BYTES_MAX;
     use tokio::net::TcpSocket;
 
     use super::*;
@@ -214,5 +235,20 @@ mod tests {
         let wanted = ["10.0.0.1:1", "10.0.0.2:1", "[::1]:1", "10.0.0.1:1"];
         assert_eq!(begins, wanted);
         order(&mut [], 1);
+    }
+
+    #[test]
+    fn a_command_that_fits_no_frame_leaves_the_connection_open() {
+        actix::System::new().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let channel = Channel::new(&listener.local_addr().unwrap().to_string());
+            for _ in 0..2 {
+                let long = Command::request(1, 1).with_body(vec![0; FRAME_BYTES_MAX as usize]);
+                let why = channel.call(long).await.unwrap_err();
+                assert!(why.contains("too long"), "{why}");
+                assert!(channel.client.borrow().as_ref().unwrap().is_open());
+            }
+            assert_eq!((channel.connections(), channel.failures.get()), (1, 0));
+        });
     }
 }

@@ -2,18 +2,22 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use gantry_protocol::body::{QueueData, RegisterBrokerBody, TopicRouteData};
+use gantry_protocol::body::{QueueData, RegisterBrokerBody, TopicConfig, TopicRouteData};
 use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 use gantry_protocol::command::Command;
+use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_protocol::frame::take_frame;
 
 use super::rig::{Rig, peer, request, settings};
 use crate::control::reply::encoded;
+use crate::control::topics::table::TOPICS_MAX;
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -21,19 +25,27 @@ const WAIT: Duration = Duration::from_secs(10);
 struct NameServer {
     addr: SocketAddr,
     heard: Receiver<Command>,
+    connections: Arc<AtomicUsize>,
 }
 
 fn name_server(answer: impl Fn(&Command) -> Command + Clone + Send + 'static) -> NameServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (tell, heard) = channel();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
+            count.fetch_add(1, Ordering::Relaxed);
             let (tell, answer) = (tell.clone(), answer.clone());
             std::thread::spawn(move || serve(stream, &tell, &answer));
         }
     });
-    NameServer { addr, heard }
+    NameServer {
+        addr,
+        heard,
+        connections,
+    }
 }
 
 fn serve(mut stream: TcpStream, tell: &Sender<Command>, answer: &impl Fn(&Command) -> Command) {
@@ -326,5 +338,37 @@ fn topics_made_all_the_time_do_not_keep_the_registration_waiting() {
         assert!(begun.elapsed() < Duration::from_secs(3), "{n} topics");
         std::thread::sleep(Duration::from_millis(20));
     }
+    rig.stop();
+}
+
+/// As text they would be some 27 MB, where a frame holds 16 MiB.
+#[test]
+fn all_topics_that_a_broker_may_have_are_registered_on_one_connection() {
+    const PER_REQUEST: usize = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let server = name_server(accept);
+    let mut rig = rig(folder.path(), &[server.addr]);
+    let report = rig.control.as_ref().unwrap().register();
+    assert!(report.iter().all(|link| link.state.is_ok()), "{report:?}");
+    let first = body_of(&server.next()).topics.topics.len();
+    let wanted = (TOPICS_MAX - first) / PER_REQUEST * PER_REQUEST + first;
+    for begin in (first..wanted).step_by(PER_REQUEST) {
+        let names = (begin..begin + PER_REQUEST).map(|n| format!("{n:0>60}"));
+        let topics = names.map(|name| TopicConfig::new(name, 8).to_value());
+        let body = Value::object([("topicConfigList", Value::List(topics.collect()))]);
+        let body = to_bytes(&body, IntegerKeys::Quoted);
+        let made = rig.ask(
+            peer(1),
+            request(code::UPDATE_AND_CREATE_TOPIC_LIST, &[], body),
+        );
+        assert_eq!(made.code, 0, "{:?}", made.remark);
+    }
+    let told = server
+        .heard
+        .try_iter()
+        .last()
+        .expect("told before the answer");
+    assert_eq!(body_of(&told).topics.topics.len(), wanted);
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1);
     rig.stop();
 }

@@ -17,8 +17,8 @@ use crate::known_topics::KnownTopics;
 use crate::refusal::{Refusal, quoted};
 use crate::seam::TopicEntry;
 
-/// Most topics of a broker; a name server's registration body of that many is about 20 MB, more
-/// than its frame limit, so operators meet other walls first.
+/// Most topics of a broker: a registration with the longest names of that many still fits a frame,
+/// compressed (`registration::body`).
 pub const TOPICS_MAX: usize = 100_000;
 
 /// All topics; see the room's head.
