@@ -4,7 +4,7 @@
 //! **Lives on** the control plane; pure.
 //! **Invariants** integer keys are plain where every reader is used to that (106, 901), and as the
 //! client wants them in routes.
-//! **Limits** those of the protocol's bodies.
+//! **Limits** those of the protocol's bodies; [`TOPIC_BYTES_MAX`] a name.
 //! **Not here** the bodies' members (`gantry_protocol::body`).
 
 use std::collections::BTreeMap;
@@ -23,6 +23,16 @@ use super::routes::{Broker, Queues};
 /// `V3_0_11_SNAPSHOT`: older brokers send the topic table without its wrapper.
 const WRAPPED_BODY_VERSION: i32 = 36;
 
+/// Longest name of a topic: the longest of RocketMQ is a retry topic with a group of 255 characters
+/// and a topic of 127 in it.
+pub const TOPIC_BYTES_MAX: usize = 512;
+
+/// Whether a topic can have this name. Apache brokers register their own names and their clusters'
+/// as topics, unchecked, so more is legal here than clients may make.
+pub fn is_topic_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= TOPIC_BYTES_MAX && !name.chars().any(char::is_control)
+}
+
 /// What a registration's body says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RegisterBody {
@@ -30,6 +40,8 @@ pub struct RegisterBody {
     pub version: DataVersion,
     /// The topics.
     pub topics: Vec<(String, Queues)>,
+    /// Topics left out, because no topic has such a name.
+    pub left_out: usize,
 }
 
 /// Reads a registration's body.
@@ -45,8 +57,12 @@ pub fn read_register(
     if body.is_empty() {
         return Ok(RegisterBody::default());
     }
-    let mut topics = Vec::new();
+    let (mut topics, mut left_out) = (Vec::new(), 0);
     let mut take = |config: TopicConfig| {
+        if !is_topic_name(&config.name) {
+            left_out += 1;
+            return;
+        }
         let queues = Queues {
             read: config.read_queue_nums,
             write: config.write_queue_nums,
@@ -63,7 +79,11 @@ pub fn read_register(
         wrapper.topics.into_values().for_each(take);
         wrapper.data_version
     };
-    Ok(RegisterBody { version, topics })
+    Ok(RegisterBody {
+        version,
+        topics,
+        left_out,
+    })
 }
 
 /// Reads a `DataVersion`.

@@ -127,7 +127,7 @@ impl Routes {
         now_ms: u64,
         delete_unnamed: bool,
     ) -> Result<Registered, RegisterError> {
-        self.check_room(registration)?;
+        self.check_room(registration, TOPICS_COUNT_MAX)?;
         let Registration {
             cluster,
             broker_name,
@@ -184,19 +184,25 @@ impl Routes {
         Ok(self.master_for(registration))
     }
 
-    fn check_room(&self, registration: &Registration) -> Result<(), RegisterError> {
+    pub(super) fn check_room(
+        &self,
+        registration: &Registration,
+        topics_max: usize,
+    ) -> Result<(), RegisterError> {
         let new_broker = !self.brokers.contains_key(&registration.broker_name);
-        let full = new_broker && self.brokers.len() >= BROKERS_COUNT_MAX
-            || self.topics.len() + registration.topics.len() > TOPICS_COUNT_MAX
-                && registration
-                    .topics
-                    .iter()
-                    .any(|(topic, _)| !self.topics.contains_key(topic));
-        if full {
-            Err(RegisterError::Full)
-        } else {
-            Ok(())
+        if new_broker && self.brokers.len() >= BROKERS_COUNT_MAX {
+            return Err(RegisterError::Full);
         }
+        let (held, named) = (self.topics.len(), &registration.topics);
+        if held + named.len() <= topics_max {
+            return Ok(());
+        }
+        let is_new = |(topic, _): &&(String, Queues)| !self.topics.contains_key(topic);
+        let new = named.iter().filter(is_new).count();
+        if new > 0 && held + new > topics_max {
+            return Err(RegisterError::Full);
+        }
+        Ok(())
     }
 
     /// Returns whether it is the slave that stands for an absent master.

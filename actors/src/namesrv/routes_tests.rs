@@ -272,3 +272,13 @@ fn a_topic_put_by_hand_names_known_brokers_only() {
     routes.put_topic("nobody", vec![("ghost".into(), queues(6))]);
     assert!(routes.route("nobody", false).is_none());
 }
+
+#[test]
+fn only_new_topics_need_room() {
+    let routes = with(vec![broker("a", 0, "a:1", &["T1", "T2", "T3"])]);
+    let known = broker("b", 0, "b:1", &["T1", "T2", "T3"]);
+    assert_eq!(routes.check_room(&known, 3), Ok(()));
+    let more = broker("b", 0, "b:1", &["T1", "T2", "T4"]);
+    assert_eq!(routes.check_room(&more, 4), Ok(()));
+    assert_eq!(routes.check_room(&more, 3), Err(RegisterError::Full));
+}

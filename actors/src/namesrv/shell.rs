@@ -5,7 +5,8 @@
 //! **Lives on** the control plane's thread (actix).
 //! **Invariants** frames of one connection are answered in the order they came. A panic costs the
 //! request that caused it (answered with code 1) and restarts the actor; the tables outlive it,
-//! because every entry is written in one step and renewed by each registration.
+//! because every entry is written in one step and renewed by each registration. An answer that fits
+//! no frame becomes code 1 saying so.
 //! **Limits** one mailbox of `gantry_runtime::mailbox`; the restart budget of
 //! `gantry_runtime::control`.
 //! **Not here** what a request means (`desk`), sockets (`port`).
@@ -23,6 +24,7 @@ use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::control::{RestartBudget, guard};
 use gantry_runtime::mailbox::{MailReceiver, MailSender};
 use gantry_runtime::net::PeerRef;
+use gantry_runtime::shared_budget::Held;
 use gantry_runtime::shutdown::Shutdown;
 
 use super::desk::Desk;
@@ -39,6 +41,8 @@ pub enum ToNamesrv {
         peer_addr: SocketAddr,
         /// What.
         frame: Frame,
+        /// Its bytes, counted until it is answered.
+        held: Held,
     },
     /// A connection is gone.
     Closed(PeerRef),
@@ -127,6 +131,7 @@ impl Handler<Batch> for Shell {
                     peer,
                     peer_addr,
                     frame,
+                    held: _held,
                 } => self.frame(peer, peer_addr, &frame, ctx),
                 ToNamesrv::Closed(peer) => {
                     let desk = Rc::clone(&self.desk);
@@ -165,18 +170,10 @@ impl Shell {
                     .with_remark("a fault in the name server; its actor restarts")
             })
         });
-        if let Some(reply) = reply {
-            let mut frame = BytesMut::new();
-            match reply.encode(&mut frame) {
-                Ok(_) => self.send(FromNamesrv::Write {
-                    peer,
-                    frame: frame.freeze(),
-                }),
-                Err(error) => {
-                    tracing::error!(code = command.code, %error, "reply too large");
-                    self.send(FromNamesrv::Close(peer));
-                }
-            }
+        if let Some(reply) = reply
+            && let Some(frame) = fitting(&command, &reply)
+        {
+            self.send(FromNamesrv::Write { peer, frame });
         }
     }
 
@@ -188,7 +185,41 @@ impl Shell {
     }
 }
 
+/// The frame of a reply, or of a short one that says why there is none.
+fn fitting(command: &Command, reply: &Command) -> Option<Bytes> {
+    let mut frame = BytesMut::new();
+    let Err(error) = reply.encode(&mut frame) else {
+        return Some(frame.freeze());
+    };
+    tracing::error!(code = command.code, %error, "reply too large");
+    let short = Command::reply_to(command, response::SYSTEM_ERROR)
+        .with_remark(format!("the answer does not fit: {error}"));
+    let mut frame = BytesMut::new();
+    // A reply without a body always fits a frame.
+    short.encode(&mut frame).ok().map(|_| frame.freeze())
+}
+
 /// A connection's number: unique, because a slot's generation grows with each use.
 pub fn connection(peer: PeerRef) -> ConnectionId {
     ConnectionId(u64::from(peer.generation) << 32 | u64::from(peer.slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_protocol::code::request;
+    use gantry_protocol::frame::{FRAME_BYTES_MAX, take_frame};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_fits_no_frame_is_told() {
+        let asked = Command::request(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER, 7);
+        let reply =
+            Command::reply_to(&asked, response::SUCCESS)
+                .with_body(vec![b'x'; FRAME_BYTES_MAX as usize]);
+        let mut frame = BytesMut::from(&fitting(&asked, &reply).unwrap()[..]);
+        let told = Command::from_frame(&take_frame(&mut frame).unwrap().unwrap()).unwrap();
+        assert_eq!((told.code, told.opaque), (response::SYSTEM_ERROR, 7));
+        assert!(told.remark.unwrap().contains("does not fit"));
+    }
 }

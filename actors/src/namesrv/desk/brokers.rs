@@ -69,6 +69,13 @@ impl Desk {
         let who = speaker(asked.view)?;
         let header = RegisterBroker::parse(asked.view).map_err(field)?;
         let body = register_body(asked, &header)?;
+        if body.left_out > 0 {
+            tracing::warn!(
+                broker = who.broker_name,
+                topics = body.left_out,
+                "topics without a usable name are left out of a registration"
+            );
+        }
         let timeout_ms = header
             .heartbeat_timeout_ms
             .and_then(|ms| u64::try_from(ms).ok());

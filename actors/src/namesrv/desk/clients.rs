@@ -110,6 +110,12 @@ impl Desk {
 
     pub(super) fn put_topic(&mut self, asked: &Asked<'_, '_>) -> Answer {
         let topic = RouteHeader::parse(asked.view).map_err(field)?.topic;
+        if !bodies::is_topic_name(topic) {
+            return Err(system_error(format!(
+                "no topic has the name {}",
+                quoted(topic)
+            )));
+        }
         let queues = bodies::read_route_queues(&asked.command.body)
             .map_err(|why| system_error(format!("the body is not a route: {why}")))?;
         self.routes.put_topic(topic, queues);

@@ -466,3 +466,40 @@ fn a_new_groups_retry_topic_has_a_route_before_its_heartbeat() {
     world.desk.connection_closed(PEER);
     assert_eq!(world.ask(&new).code, response::TOPIC_NOT_EXIST);
 }
+
+/// A broker's own name, which Apache's register as a topic, may have a dot.
+#[test]
+fn topics_with_names_that_none_has_are_left_out() {
+    let long = "x".repeat(513);
+    for compressed in [false, true] {
+        let mut world = World::new();
+        let reply = world.ask(&registration(
+            &[&long, "a\u{1}b", "b.example.com", "T"],
+            compressed,
+        ));
+        assert_eq!(reply.code, response::SUCCESS, "{:?}", reply.remark);
+        let mut all = world.topics(&Command::request(
+            request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER,
+            1,
+        ));
+        all.sort();
+        assert_eq!(all, ["T", "b.example.com"]);
+        let by_hand =
+            Command::request(request::REGISTER_TOPIC_IN_NAMESRV, 1).with_ext("topic", &*long);
+        let reply = world.ask(&by_hand);
+        assert!(reply.remark.unwrap().contains("no topic has the name"));
+    }
+}
+
+/// The form of a broker with more topics than fit a frame as text.
+#[test]
+fn as_many_topics_as_a_broker_may_have_register_at_once() {
+    let names: Vec<String> = (0..100_000).map(|n| format!("{n:0>60}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    let reply = world.ask(&registration(&names, true));
+    assert_eq!(reply.code, response::SUCCESS, "{:?}", reply.remark);
+    for name in [names[0], names[99_999]] {
+        assert_eq!(world.ask(&route_of(name)).code, response::SUCCESS);
+    }
+}
