@@ -130,27 +130,42 @@ async fn set(wanted: &[(String, String)], dry_run: bool, at: &At) -> Result<(), 
     let columns = ["broker", "id", "key", "before", "wanted", "result"];
     let mut table = Table::new("settings", &columns);
     let masters = session.masters_to_change().await?;
+    let mut outcome = Ok(());
     for broker in &masters {
-        let before = settings(&mut session, broker).await?;
-        let result = if dry_run {
-            "not changed".to_owned()
-        } else {
-            let done = change(&mut session, broker, wanted).await?;
-            done.remark.unwrap_or_else(|| "changed".to_owned())
-        };
-        for (key, value) in wanted {
-            let known = before.iter().find(|(known, _)| known == key);
-            table.row([
-                (&broker.name).into(),
-                broker.id.into(),
-                key.into(),
-                known.map(|(_, value)| value).into(),
-                value.into(),
-                (&result).into(),
-            ]);
+        outcome = set_at(&mut session, broker, wanted, dry_run, &mut table).await;
+        if outcome.is_err() {
+            break;
         }
     }
-    Report::of(table).print(at.json)
+    Report::print_changes(table, outcome, at.json)
+}
+
+async fn set_at(
+    session: &mut Session,
+    broker: &Broker,
+    wanted: &[(String, String)],
+    dry_run: bool,
+    table: &mut Table,
+) -> Result<(), String> {
+    let before = settings(session, broker).await?;
+    let result = if dry_run {
+        "not changed".to_owned()
+    } else {
+        let done = change(session, broker, wanted).await?;
+        done.remark.unwrap_or_else(|| "changed".to_owned())
+    };
+    for (key, value) in wanted {
+        let known = before.iter().find(|(known, _)| known == key);
+        table.row([
+            (&broker.name).into(),
+            broker.id.into(),
+            key.into(),
+            known.map(|(_, value)| value).into(),
+            value.into(),
+            (&result).into(),
+        ]);
+    }
+    Ok(())
 }
 
 async fn change(

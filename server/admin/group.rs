@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_protocol::body::{SubscriptionGroupConfig, SubscriptionGroupWrapper};
+use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::code::request;
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::request::group::DeleteGroup;
@@ -16,7 +16,7 @@ use gantry_protocol::system_topic;
 
 use super::connection::members;
 use super::offset::{lag_table, progress};
-use super::session::{Broker, Session};
+use super::session::{Broker, Session, pages};
 use super::table::{Cell, Report, Table};
 use crate::cli::admin::{AdminGroup, At, GroupCreate};
 
@@ -41,10 +41,7 @@ pub async fn run(command: &AdminGroup) -> Result<(), String> {
 type Configs = BTreeMap<String, SubscriptionGroupConfig>;
 
 async fn configs(session: &mut Session, broker: &Broker) -> Result<Configs, String> {
-    let code = request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG;
-    let reply = session.call(&broker.address, code, []).await?;
-    let found = SubscriptionGroupWrapper::parse(&reply.body);
-    Ok(found.map_err(|error| error.to_string())?.groups)
+    pages::groups(session, &broker.address).await
 }
 
 fn table(name: &'static str) -> Table {
@@ -162,56 +159,83 @@ async fn make(create: &GroupCreate) -> Result<(), String> {
     let at = &create.at;
     let mut session = Session::new(at)?;
     let mut table = table("groups");
+    let mut outcome = Ok(());
     for broker in session.masters_to_change().await? {
-        let known = configs(&mut session, &broker).await?.remove(&create.group);
-        let (mut config, result) = match known {
-            Some(config) => (config, "changed"),
-            None => (SubscriptionGroupConfig::new(&create.group), "made"),
-        };
-        let (retry_max, retry_queues) = (create.retry_max, create.retry_queues);
-        config.retry_max_times = retry_max.unwrap_or(config.retry_max_times);
-        config.retry_queue_nums = retry_queues.unwrap_or(config.retry_queue_nums);
-        config.consume_enable = create.consume.unwrap_or(config.consume_enable);
-        let broadcast = create.broadcast.unwrap_or(config.consume_broadcast_enable);
-        config.consume_broadcast_enable = broadcast;
-        let orderly = create.orderly.unwrap_or(config.consume_message_orderly);
-        config.consume_message_orderly = orderly;
-        // A request names the attributes to change, with signs; those it doesn't name stay.
-        config.attributes.clear();
-        let body = to_bytes(&config.to_value(), IntegerKeys::Quoted);
-        let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
-        session
-            .call_with_body(&broker.address, code, [], body)
-            .await?;
-        add(&mut table, &config, &broker, result);
+        outcome = make_at(&mut session, create, &broker, &mut table).await;
+        if outcome.is_err() {
+            break;
+        }
     }
-    Report::of(table).print(at.json)
+    Report::print_changes(table, outcome, at.json)
+}
+
+async fn make_at(
+    session: &mut Session,
+    create: &GroupCreate,
+    broker: &Broker,
+    table: &mut Table,
+) -> Result<(), String> {
+    let known = configs(session, broker).await?.remove(&create.group);
+    let (mut config, result) = match known {
+        Some(config) => (config, "changed"),
+        None => (SubscriptionGroupConfig::new(&create.group), "made"),
+    };
+    let (retry_max, retry_queues) = (create.retry_max, create.retry_queues);
+    config.retry_max_times = retry_max.unwrap_or(config.retry_max_times);
+    config.retry_queue_nums = retry_queues.unwrap_or(config.retry_queue_nums);
+    config.consume_enable = create.consume.unwrap_or(config.consume_enable);
+    let broadcast = create.broadcast.unwrap_or(config.consume_broadcast_enable);
+    config.consume_broadcast_enable = broadcast;
+    let orderly = create.orderly.unwrap_or(config.consume_message_orderly);
+    config.consume_message_orderly = orderly;
+    // A request names the attributes to change, with signs; those it doesn't name stay.
+    config.attributes.clear();
+    let body = to_bytes(&config.to_value(), IntegerKeys::Quoted);
+    let code = request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+    session
+        .call_with_body(&broker.address, code, [], body)
+        .await?;
+    add(table, &config, broker, result);
+    Ok(())
 }
 
 async fn delete(group: &str, keep_offsets: bool, dry_run: bool, at: &At) -> Result<(), String> {
     let mut session = Session::new(at)?;
+    let header = DeleteGroup {
+        group,
+        clean_offset: !keep_offsets,
+    };
     let mut table = table("groups");
+    let mut outcome = Ok(());
     for broker in session.masters_to_change().await? {
-        let Some(config) = configs(&mut session, &broker).await?.remove(group) else {
-            continue;
-        };
-        let header = DeleteGroup {
-            group,
-            clean_offset: !keep_offsets,
-        };
-        if !dry_run {
-            let code = request::DELETE_SUBSCRIPTIONGROUP;
-            session.call(&broker.address, code, header.to_ext()).await?;
+        outcome = delete_at(&mut session, &header, dry_run, &broker, &mut table).await;
+        if outcome.is_err() {
+            break;
         }
-        let result = if dry_run {
-            "would be deleted"
-        } else {
-            "deleted"
-        };
-        add(&mut table, &config, &broker, result);
     }
-    if table.is_empty() {
+    if outcome.is_ok() && table.is_empty() {
         return Err(format!("no broker knows a group {group}"));
     }
-    Report::of(table).print(at.json)
+    Report::print_changes(table, outcome, at.json)
+}
+
+async fn delete_at(
+    session: &mut Session,
+    header: &DeleteGroup<'_>,
+    dry_run: bool,
+    broker: &Broker,
+    table: &mut Table,
+) -> Result<(), String> {
+    let Some(config) = configs(session, broker).await?.remove(header.group) else {
+        return Ok(());
+    };
+    let result = if dry_run {
+        "would be deleted"
+    } else {
+        let code = request::DELETE_SUBSCRIPTIONGROUP;
+        session.call(&broker.address, code, header.to_ext()).await?;
+        "deleted"
+    };
+    add(table, &config, broker, result);
+    Ok(())
 }

@@ -167,30 +167,45 @@ async fn run_reset(reset: &OffsetReset) -> Result<(), String> {
         "topic", "broker", "queue", "from", "to", "messages", "result",
     ];
     let mut table = Table::new("queues", &columns);
-    for broker in session.masters_of(&reset.topic).await? {
-        let moves = plan(&mut session, reset, target, &broker).await?;
-        let result = if reset.dry_run {
-            "would be moved"
-        } else {
-            carry_out(&mut session, reset, target, &broker, &moves).await?
-        };
-        for each in moves {
-            let ahead = each.from.map(|from| each.to.saturating_sub(from));
-            table.row([
-                each.queue.topic.into(),
-                each.queue.broker_name.into(),
-                each.queue.queue_id.into(),
-                each.from.into(),
-                each.to.into(),
-                ahead.into(),
-                result.into(),
-            ]);
+    let mut outcome = Ok(());
+    for broker in session.masters_of_to_change(&reset.topic).await? {
+        outcome = reset_at(&mut session, reset, target, &broker, &mut table).await;
+        if outcome.is_err() {
+            break;
         }
     }
-    if table.is_empty() {
+    if outcome.is_ok() && table.is_empty() {
         return Err(format!("topic {} has no such queue", reset.topic));
     }
-    Report::of(table).print(at.json)
+    Report::print_changes(table, outcome, at.json)
+}
+
+async fn reset_at(
+    session: &mut Session,
+    reset: &OffsetReset,
+    target: Target,
+    broker: &Broker,
+    table: &mut Table,
+) -> Result<(), String> {
+    let moves = plan(session, reset, target, broker).await?;
+    let result = if reset.dry_run {
+        "would be moved"
+    } else {
+        carry_out(session, reset, target, broker, &moves).await?
+    };
+    for each in moves {
+        let ahead = each.from.map(|from| each.to.saturating_sub(from));
+        table.row([
+            each.queue.topic.into(),
+            each.queue.broker_name.into(),
+            each.queue.queue_id.into(),
+            each.from.into(),
+            each.to.into(),
+            ahead.into(),
+            result.into(),
+        ]);
+    }
+    Ok(())
 }
 
 /// Where each queue of a broker would go.

@@ -191,6 +191,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// Prints what a change did, broker by broker, also when it failed on the way: those before are
+    /// changed.
+    ///
+    /// # Errors
+    /// The change's; standard output takes nothing.
+    pub fn print_changes(
+        table: Table,
+        outcome: Result<(), String>,
+        as_json: bool,
+    ) -> Result<(), String> {
+        if outcome.is_ok() || !table.is_empty() {
+            Self::of(table).print(as_json)?;
+        }
+        outcome
+    }
+
     /// One table.
     pub fn of(table: Table) -> Self {
         Self {

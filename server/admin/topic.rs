@@ -9,13 +9,14 @@
 
 use std::collections::BTreeMap;
 
-use gantry_protocol::body::{TopicConfig, TopicConfigWrapper, TopicStats, perm};
+use gantry_protocol::body::{TopicConfig, TopicRouteData, TopicStats, perm};
 use gantry_protocol::code::{request, response};
 use gantry_protocol::fastjson;
+use gantry_protocol::request::namesrv::DeleteTopic;
 use gantry_protocol::request::topic::{CreateTopic, TopicHeader};
 use gantry_protocol::system_topic;
 
-use super::session::{Broker, Session, added_attributes};
+use super::session::{Broker, Session, added_attributes, pages};
 use super::table::{Cell, Report, Table};
 use crate::cli::admin::{AdminTopic, At, TopicCreate};
 
@@ -58,10 +59,7 @@ async fn list(all: bool, at: &At) -> Result<(), String> {
     let mut session = Session::new(at)?;
     let mut topics: BTreeMap<(String, String), Vec<TopicConfig>> = BTreeMap::new();
     for broker in session.masters().await? {
-        let code = request::GET_ALL_TOPIC_CONFIG;
-        let reply = session.call(&broker.address, code, []).await?;
-        let found = TopicConfigWrapper::parse(&reply.body).map_err(|error| error.to_string())?;
-        for (name, config) in found.topics {
+        for (name, config) in pages::topics(&mut session, &broker.address).await? {
             if all || is_ordinary(&name, &broker) {
                 let key = (name, broker.cluster.clone());
                 topics.entry(key).or_default().push(config);
@@ -224,9 +222,14 @@ async fn make(create: &TopicCreate) -> Result<(), String> {
         force: false,
     };
     let mut table = Table::new("topics", &["topic", "broker", "queues", "perm", "result"]);
+    let mut outcome = Ok(());
     for broker in session.masters_to_change().await? {
         let code = request::UPDATE_AND_CREATE_TOPIC;
-        session.call(&broker.address, code, header.to_ext()).await?;
+        let made = session.call(&broker.address, code, header.to_ext());
+        outcome = made.await.map(drop);
+        if outcome.is_err() {
+            break;
+        }
         table.row([
             (&create.topic).into(),
             broker.name.into(),
@@ -235,41 +238,84 @@ async fn make(create: &TopicCreate) -> Result<(), String> {
             "made".into(),
         ]);
     }
-    Report::of(table).print(at.json)
+    Report::print_changes(table, outcome, at.json)
 }
 
 async fn delete(topic: &str, dry_run: bool, at: &At) -> Result<(), String> {
     let mut session = Session::new(at)?;
-    let holders = session.masters_of(topic).await?;
-    let everywhere = session.route(topic).await?.brokers.len() == holders.len();
+    let holders = session.masters_of_to_change(topic).await?;
+    let route = session.route(topic).await?;
     let mut table = Table::new("topics", &["topic", "broker", "messages", "result"]);
-    for broker in &holders {
-        let messages = count_messages(&mut session, topic, broker).await?;
-        if !dry_run {
-            let header = TopicHeader { topic };
-            let code = request::DELETE_TOPIC_IN_BROKER;
-            session.call(&broker.address, code, header.to_ext()).await?;
-        }
-        table.row([
-            topic.into(),
-            (&broker.name).into(),
-            messages.into(),
-            if dry_run {
-                "would be deleted"
-            } else {
-                "deleted"
-            }
-            .into(),
-        ]);
-    }
-    // Other brokers may keep it: then the name servers keep its route to them.
     let mut outcome = Ok(());
-    if !dry_run && everywhere {
-        let header = TopicHeader { topic };
-        let code = request::DELETE_TOPIC_IN_NAMESRV;
-        outcome = session.ask_name_servers(code, header.to_ext()).await;
+    for broker in &holders {
+        outcome = delete_at(&mut session, topic, broker, dry_run, &mut table).await;
+        if outcome.is_err() {
+            break;
+        }
     }
-    // What the brokers did is done, whatever a name server says.
-    Report::of(table).print(at.json)?;
-    outcome
+    if outcome.is_ok() && !dry_run {
+        outcome = end_route(&mut session, topic, &route, &holders).await;
+    }
+    // What the brokers did is done, whatever a later one or a name server says.
+    Report::print_changes(table, outcome, at.json)
+}
+
+async fn delete_at(
+    session: &mut Session,
+    topic: &str,
+    broker: &Broker,
+    dry_run: bool,
+    table: &mut Table,
+) -> Result<(), String> {
+    let messages = count_messages(session, topic, broker).await?;
+    let result = if dry_run {
+        "would be deleted"
+    } else {
+        let header = TopicHeader { topic };
+        let code = request::DELETE_TOPIC_IN_BROKER;
+        session.call(&broker.address, code, header.to_ext()).await?;
+        "deleted"
+    };
+    table.row([
+        topic.into(),
+        (&broker.name).into(),
+        messages.into(),
+        result.into(),
+    ]);
+    Ok(())
+}
+
+/// Ends the route to a cluster whose brokers have all deleted the topic. A name server forgets no
+/// broker of a topic by itself, and a producer that still finds one makes the topic again.
+async fn end_route(
+    session: &mut Session,
+    topic: &str,
+    route: &TopicRouteData,
+    deleted: &[Broker],
+) -> Result<(), String> {
+    let Some(cluster) = deleted.first().map(|broker| broker.cluster.as_str()) else {
+        return Ok(());
+    };
+    let is_kept = |name: &str| deleted.iter().all(|broker| broker.name != name);
+    let brokers = route.brokers.iter();
+    let keeping: Vec<&str> = brokers
+        .filter(|data| data.cluster == cluster && is_kept(&data.broker_name))
+        .map(|data| data.broker_name.as_str())
+        .collect();
+    if !keeping.is_empty() {
+        tell!(
+            "the name servers keep the route of {topic}, because {} of cluster {cluster} has it \
+             still: producers may make it again where it was deleted",
+            keeping.join(", ")
+        );
+        return Ok(());
+    }
+    // Without a cluster name servers before 5.0 understand it, too.
+    let is_elsewhere = route.brokers.iter().any(|data| data.cluster != cluster);
+    let header = DeleteTopic {
+        topic,
+        cluster_name: is_elsewhere.then_some(cluster),
+    };
+    let code = request::DELETE_TOPIC_IN_NAMESRV;
+    session.ask_name_servers(code, header.to_ext()).await
 }

@@ -14,7 +14,6 @@ mod queue;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use gantry_protocol::body::TopicConfigWrapper;
 use gantry_protocol::code::request;
 use gantry_protocol::message::{RecordIter, RecordView};
 use gantry_protocol::message_id::offset_id;
@@ -25,7 +24,7 @@ use serde_json::Value;
 
 use self::letter::{Filter, is_taken};
 use self::queue::{Letters, POSITION_GROUP, keep_position_group};
-use super::session::Session;
+use super::session::{Broker, Session, of_one_cluster, pages};
 use super::table::{Cell, Report, Table};
 use crate::cli::admin::At;
 use crate::cli::supervised::{AdminDlq, DlqResend, DlqShow};
@@ -51,10 +50,7 @@ async fn list(at: &At) -> Result<(), String> {
     let columns = ["group", "broker", "messages", "resent", "left", "newest"];
     let mut table = Table::new("groups", &columns);
     for broker in session.masters().await? {
-        let code = request::GET_ALL_TOPIC_CONFIG;
-        let reply = session.call(&broker.address, code, []).await?;
-        let found = TopicConfigWrapper::parse(&reply.body).map_err(|error| error.to_string())?;
-        for topic in found.topics.keys() {
+        for topic in pages::topics(&mut session, &broker.address).await?.keys() {
             let Some(group) = group_of_dlq_topic(topic) else {
                 continue;
             };
@@ -85,11 +81,19 @@ async fn newest(session: &mut Session, queues: &[Letters]) -> Result<i64, String
     Ok(newest)
 }
 
-/// The queues of a group on every master that has some.
-async fn queues(session: &mut Session, group: &str) -> Result<Vec<Letters>, String> {
+/// The masters that have letters of a group.
+async fn holders(session: &mut Session, group: &str) -> Result<Vec<Broker>, String> {
+    let brokers = session.masters_of(&dlq_topic(group)).await;
+    brokers.map_err(|error| format!("group {group} has no dead letters: {error}"))
+}
+
+/// The queues of a group on these masters.
+async fn queues(
+    session: &mut Session,
+    group: &str,
+    brokers: Vec<Broker>,
+) -> Result<Vec<Letters>, String> {
     let topic = dlq_topic(group);
-    let brokers = session.masters_of(&topic).await;
-    let brokers = brokers.map_err(|error| format!("group {group} has no dead letters: {error}"))?;
     let mut all = Vec::new();
     for broker in brokers {
         all.extend(Letters::of(session, &topic, &broker).await?);
@@ -110,7 +114,8 @@ async fn show_letters(show: &DlqShow) -> Result<(), String> {
     ];
     let mut table = Table::new("messages", &columns);
     let mut found = Vec::new();
-    for queue in queues(&mut session, &show.group).await? {
+    let holders = holders(&mut session, &show.group).await?;
+    for queue in queues(&mut session, &show.group, holders).await? {
         let mut at = queue.min;
         while found.len() < show.max
             && let Some((page, next)) = queue.read(&mut session, at).await?
@@ -194,10 +199,13 @@ impl<'a> Resend<'a> {
         if let Some(topic) = &self.args.to_topic {
             self.find(topic).await?;
         }
-        for queue in queues(&mut self.session, &self.args.group).await? {
-            if !self.args.dry_run {
-                keep_position_group(&mut self.session, &queue.broker).await?;
+        let holders = of_one_cluster(holders(&mut self.session, &self.args.group).await?)?;
+        if !self.args.dry_run {
+            for broker in &holders {
+                keep_position_group(&mut self.session, broker).await?;
             }
+        }
+        for queue in queues(&mut self.session, &self.args.group, holders).await? {
             let from = if self.args.again {
                 queue.min
             } else {

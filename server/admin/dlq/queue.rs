@@ -8,14 +8,14 @@
 //! **Not here** what is resent (`letter`), the commands (`super`).
 
 use bytes::Bytes;
-use gantry_protocol::body::{SubscriptionGroupConfig, SubscriptionGroupWrapper, TopicStats};
+use gantry_protocol::body::{SubscriptionGroupConfig, TopicStats};
 use gantry_protocol::code::{request, response};
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::request::offset::{QueryConsumerOffset, UpdateConsumerOffset};
 use gantry_protocol::request::pull::{FLAG_SUBSCRIPTION, PullHeader};
 use gantry_protocol::request::topic::TopicHeader;
 
-use crate::admin::session::{Broker, Session};
+use crate::admin::session::{Broker, Session, pages};
 use crate::client::{ask, refused};
 
 /// Its committed offset in a `%DLQ%` topic is how far that was resent.
@@ -149,10 +149,8 @@ impl Letters {
 /// # Errors
 /// The broker can't be reached, or refuses.
 pub async fn keep_position_group(session: &mut Session, broker: &Broker) -> Result<(), String> {
-    let code = request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG;
-    let reply = session.call(&broker.address, code, []).await?;
-    let known = SubscriptionGroupWrapper::parse(&reply.body).map_err(|error| error.to_string())?;
-    if known.groups.contains_key(POSITION_GROUP) {
+    let known = pages::groups(session, &broker.address).await?;
+    if known.contains_key(POSITION_GROUP) {
         return Ok(());
     }
     let config = SubscriptionGroupConfig::new(POSITION_GROUP);

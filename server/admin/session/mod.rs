@@ -7,6 +7,8 @@
 //! **Limits** `CALL_MAX` a call, one call at a time.
 //! **Not here** connections (`crate::client`).
 
+pub mod pages;
+
 use gantry_protocol::Command;
 use gantry_protocol::body::{ClusterInfo, TopicRouteData};
 use gantry_protocol::code::{request, request_name, response};
@@ -236,20 +238,19 @@ impl Session {
     /// # Errors
     /// As [`Session::brokers`]; also, there are several clusters and none was named.
     pub async fn masters_to_change(&mut self) -> Result<Vec<Broker>, String> {
-        let masters = self.masters().await?;
-        let mut clusters: Vec<&str> = masters.iter().map(|m| m.cluster.as_str()).collect();
-        clusters.dedup();
-        if clusters.len() > 1 {
-            let clusters = clusters.join(", ");
-            return Err(format!(
-                "there are several clusters ({clusters}): name one with --cluster, or a broker \
-                 with --broker"
-            ));
-        }
+        let masters = of_one_cluster(self.masters().await?)?;
         if masters.is_empty() {
             return Err("there is no master to change".to_owned());
         }
         Ok(masters)
+    }
+
+    /// The masters that hold a topic, for a change.
+    ///
+    /// # Errors
+    /// As [`Session::masters_of`]; also, they are of several clusters and none was named.
+    pub async fn masters_of_to_change(&mut self, topic: &str) -> Result<Vec<Broker>, String> {
+        of_one_cluster(self.masters_of(topic).await?)
     }
 
     /// A topic's route.
@@ -279,6 +280,23 @@ impl Session {
         }
         self.cut(all)
     }
+}
+
+/// A command that changes something never guesses between clusters. Brokers are sorted by theirs.
+///
+/// # Errors
+/// They are of several.
+pub fn of_one_cluster(brokers: Vec<Broker>) -> Result<Vec<Broker>, String> {
+    let mut clusters: Vec<&str> = brokers.iter().map(|one| one.cluster.as_str()).collect();
+    clusters.dedup();
+    if clusters.len() > 1 {
+        let clusters = clusters.join(", ");
+        return Err(format!(
+            "there are several clusters ({clusters}): name one with --cluster, or a broker with \
+             --broker"
+        ));
+    }
+    Ok(brokers)
 }
 
 /// Attributes to be set, as code 17 takes them.
