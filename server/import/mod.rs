@@ -3,8 +3,9 @@
 //! **Owns** what is taken, in which order, and the report.
 //! **Lives on** the command's runtime.
 //! **Invariants** what the broker has is only changed with `--overwrite`; a dry run changes nothing
-//! and reports the same. A position beyond the end of a queue is set to that end: the messages
-//! behind it were not brought along, so the group gets everything stored from now on.
+//! and reports the same. No messages are brought along, so a position means none of those that a
+//! queue has here: a group without one here gets everything that is stored here; one that has its
+//! own is moved only with `--overwrite`, and then not beyond the queue's end.
 //! **Limits** those of `crate::admin::session`; one request an entry.
 //! **Not here** the files (`files`), messages: they stay where they are.
 
@@ -14,16 +15,14 @@ mod tally;
 
 use std::collections::BTreeMap;
 
-use gantry_protocol::body::{
-    SubscriptionGroupConfig, SubscriptionGroupWrapper, TopicConfig, TopicConfigWrapper, perm,
-};
+use gantry_protocol::body::{SubscriptionGroupConfig, TopicConfig, perm};
 use gantry_protocol::code::request;
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::request::topic::{CreateTopic, TopicGroupHeader};
 use gantry_protocol::system_topic;
 
 use self::tally::{Fate, Tally};
-use crate::admin::session::{Session, added_attributes};
+use crate::admin::session::{Session, added_attributes, pages};
 use crate::cli::Import;
 use crate::client::block_on;
 
@@ -59,17 +58,8 @@ async fn import(command: &Import, found: files::Found) -> Result<(), String> {
         ));
     };
     let address = broker.address.clone();
-    let failed = |error: gantry_protocol::error::BodyError| error.to_string();
-    let code = request::GET_ALL_TOPIC_CONFIG;
-    let topics = session.call(&address, code, []).await?;
-    let topics = TopicConfigWrapper::parse(&topics.body)
-        .map_err(failed)?
-        .topics;
-    let code = request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG;
-    let groups = session.call(&address, code, []).await?;
-    let groups = SubscriptionGroupWrapper::parse(&groups.body)
-        .map_err(failed)?
-        .groups;
+    let topics = pages::topics(&mut session, &address).await?;
+    let groups = pages::groups(&mut session, &address).await?;
     let mut work = Work {
         session,
         address,

@@ -18,8 +18,15 @@ use super::Work;
 use super::files::Position;
 use super::tally::{self, Fate, Tally};
 
-/// Ends of a topic's queues.
-type Ends = BTreeMap<i32, i64>;
+/// What the queues of a topic hold, by number.
+type Queues = BTreeMap<i32, Bounds>;
+
+/// First offset of a queue, and one past the last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bounds {
+    min: i64,
+    max: i64,
+}
 
 impl Work<'_> {
     /// Takes positions over.
@@ -31,7 +38,7 @@ impl Work<'_> {
         all: &[Position],
         tally: &mut Tally,
     ) -> Result<(), String> {
-        let mut known: BTreeMap<&str, Ends> = BTreeMap::new();
+        let mut known: BTreeMap<&str, Queues> = BTreeMap::new();
         for position in all {
             let name = format!(
                 "{}@{} {}",
@@ -43,26 +50,27 @@ impl Work<'_> {
                 Fate::System
             } else {
                 if !known.contains_key(position.topic.as_str()) {
-                    let ends = self.ends(&position.topic).await?;
-                    known.insert(&position.topic, ends);
+                    let queues = self.queues(&position.topic).await?;
+                    known.insert(&position.topic, queues);
                 }
-                let end = known
+                let bounds = known
                     .get(position.topic.as_str())
-                    .and_then(|ends| ends.get(&position.queue_id));
-                self.position(position, end.copied(), tally).await?
+                    .and_then(|queues| queues.get(&position.queue_id));
+                self.position(position, bounds.copied(), tally).await?
             };
             tally.note(tally::POSITIONS, &name, fate);
         }
         Ok(())
     }
 
-    /// Ends of the queues that a topic has, or would have after a dry run.
-    async fn ends(&mut self, topic: &str) -> Result<Ends, String> {
+    /// The queues that a topic has, or would have after a dry run.
+    async fn queues(&mut self, topic: &str) -> Result<Queues, String> {
         let Some(config) = self.topics.get(topic) else {
-            return Ok(Ends::new());
+            return Ok(Queues::new());
         };
-        let queues = config.read_queue_nums.max(config.write_queue_nums);
-        let mut ends: Ends = (0..queues).map(|queue| (queue, 0)).collect();
+        let count = config.read_queue_nums.max(config.write_queue_nums);
+        let queues = (0..count).map(|queue| (queue, Bounds::default()));
+        let mut queues: Queues = queues.collect();
         let header = TopicHeader { topic };
         let (code, missing) = (request::GET_TOPIC_STATS_INFO, response::TOPIC_NOT_EXIST);
         let call = self
@@ -71,18 +79,21 @@ impl Work<'_> {
         if let Some(reply) = call.await? {
             let stats = TopicStats::parse(&reply.body).map_err(|error| error.to_string())?;
             let found = stats.queues.into_iter();
-            ends.extend(found.map(|(queue, stats)| (queue.queue_id, stats.max_offset)));
+            queues.extend(found.map(|(queue, stats)| {
+                let (min, max) = (stats.min_offset, stats.max_offset);
+                (queue.queue_id, Bounds { min, max })
+            }));
         }
-        Ok(ends)
+        Ok(queues)
     }
 
     async fn position(
         &mut self,
         position: &Position,
-        end: Option<i64>,
+        bounds: Option<Bounds>,
         tally: &mut Tally,
     ) -> Result<Fate, String> {
-        let Some(end) = end else {
+        let Some(bounds) = bounds else {
             let why = if self.topics.contains_key(&position.topic) {
                 "the topic has no such queue"
             } else {
@@ -93,11 +104,12 @@ impl Work<'_> {
         if !self.groups.contains_key(&position.group) {
             return Ok(Fate::Failed("the broker has no such group".to_owned()));
         }
-        let wanted = position.offset.clamp(0, end);
         let known = self.known(position).await?;
+        let within = position.offset.clamp(0, bounds.max);
+        let wanted = if known.is_some() { within } else { bounds.min };
         let decided = self.decide(known.map(|known| known == wanted));
-        if wanted < position.offset && matches!(decided, None | Some(Fate::Taken)) {
-            tally.cut();
+        if wanted != position.offset && matches!(decided, None | Some(Fate::Taken)) {
+            tally.set_elsewhere(known.is_none());
         }
         if let Some(fate) = decided {
             return Ok(fate);

@@ -53,7 +53,8 @@ pub struct Tally {
     dry_run: bool,
     counts: BTreeMap<&'static str, Counts>,
     named: Vec<(&'static str, String, String)>,
-    cut: i64,
+    set_to_the_start: i64,
+    set_to_the_end: i64,
 }
 
 impl Tally {
@@ -64,7 +65,8 @@ impl Tally {
             dry_run,
             counts: BTreeMap::new(),
             named: Vec::new(),
-            cut: 0,
+            set_to_the_start: 0,
+            set_to_the_end: 0,
         }
     }
 
@@ -92,9 +94,15 @@ impl Tally {
         self.name("file", what, why);
     }
 
-    /// A position was set to the end of its queue.
-    pub fn cut(&mut self) {
-        self.cut += 1;
+    /// A position was set to the start of what its queue holds, or to the end of that, and not to
+    /// what the file says.
+    pub fn set_elsewhere(&mut self, is_start: bool) {
+        let count = if is_start {
+            &mut self.set_to_the_start
+        } else {
+            &mut self.set_to_the_end
+        };
+        *count += 1;
     }
 
     fn name(&mut self, kind: &'static str, name: String, why: String) {
@@ -114,7 +122,8 @@ impl Tally {
         let mut report = Report::default();
         report.fact("broker", self.broker.as_str());
         report.fact("dryRun", self.dry_run);
-        report.fact("setToTheEnd", self.cut);
+        report.fact("setToTheStart", self.set_to_the_start);
+        report.fact("setToTheEnd", self.set_to_the_end);
         let columns = [
             "kind",
             "taken",
