@@ -7,7 +7,12 @@
 
 mod common;
 
-use common::process::{Scratch, run};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::process::{Scratch, binary, run};
 use common::{Gantry, fresh};
 use serde_json::Value;
 
@@ -55,6 +60,58 @@ fn what_is_sent_is_received_once_per_group() {
         b"",
     );
     assert!(other.contains("hello there"), "{other}");
+}
+
+#[test]
+fn lines_are_sent_as_they_come() {
+    let gantry = Gantry::up(&[]);
+    let (topic, namesrv) = (fresh("pipe"), gantry.namesrv().to_string());
+    let mut child = Command::new(binary())
+        .args(["send", &topic, "-", "-n", &namesrv])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let (tell, told) = mpsc::channel();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in out.lines() {
+            tell.send(line.unwrap()).unwrap();
+        }
+    });
+    // Nothing else comes for now, and the pipe stays open.
+    input.write_all(b"one\n\ntwo\n").unwrap();
+    for _ in 0..2 {
+        let line = told
+            .recv_timeout(Duration::from_secs(20))
+            .expect("not held back");
+        assert!(line.starts_with("sent "), "{line}");
+    }
+    drop(input);
+    let ended = child.wait_with_output().unwrap();
+    reader.join().unwrap();
+    let err = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success(), "{err}");
+    assert!(
+        err.contains("1 blank lines left out") && err.contains("2 messages stored"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_line_that_is_too_long_ends_a_send_and_what_came_before_is_counted() {
+    let gantry = Gantry::up(&[]);
+    let (topic, namesrv) = (fresh("long"), gantry.namesrv().to_string());
+    let input = [&b"a\nb\nc\n"[..], &vec![b'x'; (4 << 20) + 1]].concat();
+    let (ok, out, err) = run(&["send", &topic, "-", "-n", &namesrv], &input);
+    assert!(
+        !ok && err.contains("line 4 is longer than 4194304 bytes"),
+        "{err}"
+    );
+    assert_eq!(out.matches("sent ").count(), 3, "{out}");
+    assert!(err.contains("3 messages stored"), "{err}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! **Not here** what is sent (`send`) or received (`receive`).
 
 pub mod assign;
+mod lines;
 pub mod message;
 pub mod pull;
 pub mod receive;

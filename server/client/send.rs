@@ -3,11 +3,10 @@
 //! **Owns** choosing queues, building messages, retries, and what is printed.
 //! **Lives on** a tokio runtime of one thread.
 //! **Invariants** a line `sent` is printed exactly for each message that a broker has stored.
-//! **Limits** `WINDOW` messages are under way at a time; `LINE_BYTES_MAX` per line of input.
-//! **Not here** connections and routes (`client`).
+//! **Limits** `WINDOW` messages are under way at a time.
+//! **Not here** connections and routes (`client`), reading standard input (`lines`).
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, Read as _};
 
 use bytes::Bytes;
 use gantry_protocol::Command;
@@ -18,8 +17,9 @@ use gantry_protocol::properties::{self, name};
 use gantry_protocol::request::send::{DEFAULT_TOPIC_QUEUE_NUMS, SendHeader};
 use gantry_protocol::system_topic::AUTO_CREATE_TOPIC;
 use gantry_runtime::net::client::Client;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
+use super::lines::{Line, Lines};
 use super::{CALL_MAX, Cluster, ask, block_on, now_ms, refused};
 use crate::cli;
 use crate::config::address;
@@ -30,9 +30,6 @@ const GROUP: &str = "gantry-send";
 const WINDOW: usize = 64;
 /// Tries of one message, like the Java client's one and two more.
 const TRIES: usize = 3;
-/// Longest message read from standard input: RocketMQ's default limit of a body.
-const LINE_BYTES_MAX: u64 = 4 << 20;
-
 /// One queue that takes messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
@@ -43,6 +40,9 @@ pub struct Queue {
     /// Its number.
     pub id: i32,
 }
+
+/// How a call ended.
+type Outcome = Result<Result<Command, String>, JoinError>;
 
 /// A message on its way.
 struct Sending {
@@ -61,6 +61,8 @@ struct Sender<'a> {
     ids: UniqueIdMaker,
     under_way: VecDeque<Sending>,
     stored: u64,
+    /// Lines left out, because a message has to have a body.
+    blank: u64,
 }
 
 /// Runs the command.
@@ -81,8 +83,12 @@ pub fn run(args: &cli::Send) -> Result<(), String> {
             ids: UniqueIdMaker::new(address::first_ipv4().into(), std::process::id(), seed),
             under_way: VecDeque::new(),
             stored: 0,
+            blank: 0,
         };
         let outcome = sender.send_all().await;
+        if sender.blank > 0 {
+            tell!("{} blank lines left out", sender.blank);
+        }
         if sender.stored != 1 {
             tell!("{} messages stored", sender.stored);
         }
@@ -161,40 +167,61 @@ pub fn writable(route: &TopicRouteData, count_max: i32) -> Vec<Queue> {
 }
 
 impl Sender<'_> {
+    /// Sends everything, or up to the first failure; what is under way then is settled, too.
     async fn send_all(&mut self) -> Result<(), String> {
+        let mut outcome = self.begin_all().await;
+        while !self.under_way.is_empty() {
+            let settled = self.settle_oldest().await;
+            outcome = outcome.and(settled);
+        }
+        outcome
+    }
+
+    async fn begin_all(&mut self) -> Result<(), String> {
         match self.args.body.as_deref() {
             Some(body) if body != "-" => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
                 for _ in 0..self.args.count {
                     self.send(body.clone()).await?;
                 }
+                Ok(())
             }
-            _ => self.send_lines().await?,
+            _ => self.send_lines().await,
         }
-        while !self.under_way.is_empty() {
-            self.settle_oldest().await?;
-        }
-        Ok(())
     }
 
     async fn send_lines(&mut self) -> Result<(), String> {
-        let mut input = std::io::stdin().lock();
+        let mut lines = Lines::start()?;
+        let mut outcome = Ok(());
+        while outcome.is_ok()
+            && let Some(line) = self.next_line(&mut lines).await?
+        {
+            match line {
+                Ok(body) if body.is_empty() => self.blank += 1,
+                Ok(body) => {
+                    for _ in 0..self.args.count {
+                        self.send(body.clone()).await?;
+                    }
+                }
+                Err(why) => outcome = Err(why),
+            }
+        }
+        outcome
+    }
+
+    /// The next line; what is under way is settled while none comes, so that a slow writer sees
+    /// what became of each.
+    async fn next_line(&mut self, lines: &mut Lines) -> Result<Option<Line>, String> {
         loop {
-            let mut line = Vec::new();
-            input
-                .by_ref()
-                .take(LINE_BYTES_MAX)
-                .read_until(b'\n', &mut line)
-                .map_err(|error| format!("standard input: {error}"))?;
-            if line.is_empty() {
-                return Ok(());
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            let body = Bytes::from(line);
-            for _ in 0..self.args.count {
-                self.send(body.clone()).await?;
+            let Some(oldest) = self.under_way.front_mut() else {
+                return Ok(lines.next().await);
+            };
+            let outcome = tokio::select! {
+                line = lines.next() => return Ok(line),
+                outcome = &mut oldest.reply => outcome,
+            };
+            if let Some(sending) = self.under_way.pop_front() {
+                self.settle(sending, outcome).await?;
             }
         }
     }
@@ -226,14 +253,19 @@ impl Sender<'_> {
     }
 
     async fn settle_oldest(&mut self) -> Result<(), String> {
-        let Some(sending) = self.under_way.pop_front() else {
+        let Some(mut sending) = self.under_way.pop_front() else {
             return Ok(());
         };
+        let outcome = (&mut sending.reply).await;
+        self.settle(sending, outcome).await
+    }
+
+    async fn settle(&mut self, sending: Sending, outcome: Outcome) -> Result<(), String> {
         let what = format!(
             "broker {} ({})",
             sending.queue.broker, sending.queue.address
         );
-        let (failure, again) = match sending.reply.await {
+        let (failure, again) = match outcome {
             Ok(Ok(reply)) if is_stored(reply.code) => {
                 self.print(&sending.queue, &reply, &sending.properties);
                 return Ok(());
