@@ -91,7 +91,7 @@ pub fn broker(running: &Running) {
         "  broker       {} (VIP {}), clients are told {}",
         settings.listen,
         settings.listen_vip.port(),
-        settings.advertised
+        settings.told_address()
     );
     say!(
         "  identity     cluster {}, broker {}, master",

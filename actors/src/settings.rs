@@ -60,6 +60,9 @@ pub struct RegistrationSettings {
     pub period_ms: u64,
     /// `forceRegister`.
     pub is_forced: LiveSwitch,
+    /// `brokerIP1` where that is a name: registered as it is, so that clients resolve it, each
+    /// where it is and whenever it connects.
+    pub advertised_name: Option<String>,
     /// `compressedRegister`.
     pub is_compressed: LiveSwitch,
     /// `enableSingleTopicRegister`.
@@ -74,6 +77,7 @@ impl RegistrationSettings {
             period_ms: 30_000,
             is_forced: true.into(),
             is_compressed: false.into(),
+            advertised_name: None,
             is_single_topic: false,
         }
     }
@@ -91,7 +95,7 @@ pub struct BrokerSettings {
     pub broker_id: u64,
     /// `brokerRole`.
     pub role: BrokerRole,
-    /// `brokerIP1`:`listenPort` – registered, and put into every record and message id.
+    /// `brokerIP1`:`listenPort` – put into every record and message id.
     pub advertised: SocketAddr,
     /// `brokerIP2`:`haListenPort`, registered only.
     pub ha_advertised: SocketAddr,
@@ -244,6 +248,14 @@ impl RetentionSettings {
 }
 
 impl BrokerSettings {
+    /// Where clients are told to connect.
+    pub fn told_address(&self) -> String {
+        match &self.registration.advertised_name {
+            Some(name) => format!("{name}:{}", self.advertised.port()),
+            None => self.advertised.to_string(),
+        }
+    }
+
     /// The cell of a key that changes live, by RocketMQ's name. `brokerPermission` has none: its
     /// change travels to the cores and name servers in order.
     pub fn live_cell(&self, key: &str) -> Option<LiveCell<'_>> {

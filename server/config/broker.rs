@@ -256,6 +256,7 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
                 .clamp(REGISTER_PERIOD_MS.0, REGISTER_PERIOD_MS.1),
             is_forced: values.bool("forceRegister").into(),
             is_compressed: values.bool("compressedRegister").into(),
+            advertised_name: name_of(values, "brokerIP1"),
             is_single_topic: values.bool("enableSingleTopicRegister"),
         },
         channel_expired_timeout_ms: values.unsigned("channelExpiredTimeout").into(),
@@ -379,6 +380,13 @@ fn advertised(values: &mut Values, key: &str, listen: IpAddr) -> IpAddr {
         return address::first_ipv4().into();
     }
     listen
+}
+
+/// What is given for an address, where that is a name.
+fn name_of(values: &Values, key: &str) -> Option<String> {
+    let host = values.text(key);
+    let is_name = host != "auto" && host.parse::<IpAddr>().is_err();
+    is_name.then(|| host.to_owned())
 }
 
 fn advertised_or_complain(values: &mut Values, key: &str, otherwise: IpAddr) -> IpAddr {

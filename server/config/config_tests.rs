@@ -456,6 +456,8 @@ fn a_name_is_resolved_for_the_request_that_gives_it_only() {
     values.give("brokerIP1", "localhost", Origin::Set);
     let lines = broker::values().lines();
     let plan = broker::plan_with_kept(&mut values, lines, GIB).unwrap();
+    assert_eq!(plan.settings.told_address(), "localhost:10911");
+    assert!(plan.settings.advertised.ip().is_loopback());
     let check = plan.settings.start_check;
     let mut kept = KeptSettings::default();
     assert!(kept.keep("brokerIP2", "no-such-host.invalid", "auto"));

@@ -210,7 +210,7 @@ fn topics_of_group(request: &ControlRequest, plane: &Rc<Plane>) -> Result<Option
             topics.extend(ids.filter_map(|id| table.name_of(id)).map(str::to_owned));
         }
         let body = TopicList {
-            broker_addr: Some(asking.settings.advertised.to_string()),
+            broker_addr: Some(asking.settings.told_address()),
             topics: topics.into_iter().collect(),
         };
         Ok(Reply::json(&body.to_value()))

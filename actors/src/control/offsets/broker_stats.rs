@@ -91,7 +91,7 @@ fn body(plane: &Plane, by_topic: &ByTopic<'_>, bounds: &[QueueReport]) -> Value 
         list.push(Value::map([(group.to_string(), Value::list(tables))]));
     }
     Value::object([
-        ("brokerAddr", plane.settings.advertised.to_string().into()),
+        ("brokerAddr", plane.settings.told_address().into()),
         ("consumeStatsList", Value::list(list)),
         ("totalDiff", behind.into()),
         ("totalInflightDiff", in_flight.into()),

@@ -40,7 +40,7 @@ const _: () = assert!(TOPICS_MAX * (TOPIC_CHARS_MAX + 16) < BODY_BYTES_MAX);
 pub fn identified(plane: &Plane, code: i32, opaque: i32) -> Command {
     let settings = &plane.settings;
     Command::request(code, opaque)
-        .with_ext("brokerAddr", settings.advertised.to_string().as_str())
+        .with_ext("brokerAddr", settings.told_address().as_str())
         .with_ext("brokerId", settings.broker_id.to_string().as_str())
         .with_ext("brokerName", settings.broker_name.as_str())
         .with_ext("clusterName", settings.cluster_name.as_str())
