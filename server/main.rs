@@ -39,12 +39,15 @@ fn main() -> ExitCode {
     ) {
         heap::settle();
     }
-    match log::start(&cli.log).and_then(|()| run(&cli.command)) {
+    let outcome = log::start(&cli.log).and_then(|()| run(&cli.command));
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
             for line in complaint.lines() {
-                tell!("gantry: {line}");
+                log::tell(&format!("gantry: {line}"));
             }
+            log::flush();
             ExitCode::FAILURE
         }
     }

@@ -13,6 +13,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{exit, signal_name};
 
+use crate::log;
+
 /// What a shell reports for a process ended by SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -31,11 +33,14 @@ pub fn watch(shutdown: &Shutdown) -> Result<(), String> {
             for signal in signals.forever() {
                 let name = signal_name(signal).unwrap_or("signal");
                 if asked {
-                    tell!("gantry: {name} again: ending at once");
+                    log::tell(&format!("gantry: {name} again: ending at once"));
+                    log::flush();
                     exit(EXIT_INTERRUPTED);
                 }
                 asked = true;
-                tell!("gantry: {name}: stopping in order; once more ends at once");
+                log::tell(&format!(
+                    "gantry: {name}: stopping in order; once more ends at once"
+                ));
                 shutdown.ask(name);
             }
         })

@@ -9,6 +9,7 @@
 mod common;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{Client, Frame, Gantry, code, ext, fresh, reply, until};
@@ -333,6 +334,41 @@ fn broker_at(namesrvs: &str, more: &[&str]) -> Gantry {
     broker.start();
     broker.await_line("ready:");
     broker
+}
+
+/// A pipe holds 64 KiB, here some 500 lines; then whoever writes waits until somebody reads.
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let mut gantry = Gantry::command(&["namesrv", "--listen", "{ip}", "--port", "9876"]);
+    gantry.start_held();
+    gantry.await_line("ready:");
+    for _ in 0..2_000 {
+        let mut stream = TcpStream::connect(gantry.namesrv()).unwrap();
+        // A frame of 8 bytes with a header of 4 that is no JSON: a line of the log.
+        stream.write_all(b"\0\0\0\x08\0\0\0\x04none").unwrap();
+    }
+    let answer = route(&mut gantry.namesrv_client(), "any");
+    assert_eq!(answer.code, reply::TOPIC_NOT_EXIST);
+    assert!(gantry.stop("TERM").success());
+}
+
+/// Clients resolve it, each where it is; records have the address that it means here.
+#[test]
+fn a_broker_whose_address_is_a_name_registers_the_name() {
+    let namesrv = Gantry::namesrv_alone(&[]);
+    let list = namesrv.namesrv().to_string();
+    let broker = broker_at(&list, &["brokerIP1=localhost", "brokerName=b-name"]);
+    let mut client = namesrv.namesrv_client();
+    let route = until(10, "the broker is registered", || {
+        route_json(&mut client, "TBW102")
+    });
+    assert_eq!(
+        route["brokerDatas"][0]["brokerAddrs"]["0"],
+        "localhost:10911"
+    );
+    let sent = broker.client().send(&fresh("named"), 0, b"x", &[]);
+    let id = &sent.expect(reply::SUCCESS).ext["msgId"];
+    assert!(id.starts_with("7F000001"), "{id}");
 }
 
 #[test]
