@@ -364,4 +364,31 @@ fn admin_log_prints_records_and_leaves_a_running_store_alone() {
     assert_eq!(out.matches(" 0 damaged places").count(), 2, "{out}");
     let (ok, _, err) = common::process::run(&["admin", "log", "verify", "--data", "/nowhere"], b"");
     assert!(!ok && err.contains("/nowhere holds no store"), "{err}");
+    refuses_a_shard_that_is_not_there(&gantry);
+    ends_with_its_reader(&gantry);
+}
+
+fn refuses_a_shard_that_is_not_there(gantry: &Gantry) {
+    for command in ["verify", "dump", "repair"] {
+        let (ok, out, err) = admin(&[command, "--shard", "2"], gantry);
+        assert!(
+            !ok && err.contains("no such shard; it has 0 to 1"),
+            "{command}: {out}{err}"
+        );
+    }
+}
+
+/// As `dump | head`: whoever reads has enough.
+fn ends_with_its_reader(gantry: &Gantry) {
+    let data = gantry.data().display().to_string();
+    let mut child = std::process::Command::new(common::process::binary())
+        .args(["admin", "log", "dump", "--data", &data])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && err.is_empty(), "{err}");
 }

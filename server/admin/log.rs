@@ -7,11 +7,15 @@
 //! **Limits** none of its own.
 //! **Not here** what a sound log is, and mending it (`gantry_storage::offline`).
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::future::poll_fn;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::mpsc;
+use std::task::Poll;
 
 use gantry_protocol::message::RecordView;
 use gantry_protocol::properties::{SendProperties, split_keys};
@@ -26,6 +30,7 @@ use gantry_storage::{address, identity};
 use serde_json::{Value, json};
 
 use crate::cli::{AdminLog, LogDump, LogPlace, LogRepair};
+use crate::print::answer;
 
 /// Bytes of a tail's header that are used.
 const TAIL_HEAD_BYTES: usize = 40;
@@ -103,13 +108,22 @@ async fn work(
     let disk = disk.map_err(|error| error.to_string())?;
     let store = identity::load(&disk, IdentityKind::Store, STORE_FILE).await;
     let store = store.map_err(|error| error.to_string())?;
+    if let Some(number) = only.filter(|number| *number >= store.shard) {
+        return Err(format!(
+            "--shard {number}: the store has no such shard; it has 0 to {}",
+            store.shard.saturating_sub(1)
+        ));
+    }
     let mut damaged = 0;
     for number in (0..store.shard).filter(|number| only.is_none_or(|only| only == *number)) {
         let shard = ShardId(number);
         let tail = tail_left(data, store.id, number);
         damaged += match job {
             Job::Verify => verify(&disk, shard, tail).await?,
-            Job::Dump { topic, json } => dump(&disk, shard, topic.as_deref(), *json).await?,
+            Job::Dump { topic, json } => match dump(&disk, shard, topic.as_deref(), *json).await? {
+                Some(places) => places,
+                None => return Ok(()),
+            },
             Job::Repair {
                 is_dry,
                 without_tail,
@@ -175,14 +189,6 @@ fn tail_left(data: &Path, store_id: u64, shard: u8) -> Option<TailLeft> {
     Some(TailLeft { path, is_used })
 }
 
-/// Writes lines to standard output; a reader that has enough ends the program quietly.
-fn say(text: &str) -> Result<(), String> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| format!("standard output: {error}"))
-}
-
 async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<TailLeft>) -> Result<u64, String> {
     let found = offline::survey(disk, shard, &mut |_| {}).await;
     let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
@@ -191,7 +197,7 @@ async fn verify(disk: &GlommioDisk, shard: ShardId, tail: Option<TailLeft>) -> R
         // Writing to a String can't fail, here and below.
         let _ = writeln!(text, "  {tail}: what only that has is not counted here");
     }
-    say(&text)?;
+    answer(&text)?;
     Ok(places(&found))
 }
 
@@ -278,23 +284,36 @@ fn line(shard: ShardId, damage: &Damage) -> String {
     )
 }
 
+/// Prints a shard's records; the damaged places, or none once whoever reads has enough.
 async fn dump(
     disk: &GlommioDisk,
     shard: ShardId,
     topic: Option<&str>,
     json: bool,
-) -> Result<u64, String> {
-    let mut printed = Ok(());
+) -> Result<Option<u64>, String> {
+    // False and a failure both end the walk.
+    let printed = RefCell::new(Ok(true));
     let mut print = |entry: &Entry<'_>| {
-        if printed.is_ok()
-            && let Some(line) = record_line(shard, entry, topic, json)
-        {
-            printed = say(&line);
+        let goes_on = matches!(*printed.borrow(), Ok(true));
+        if goes_on && let Some(line) = record_line(shard, entry, topic, json) {
+            *printed.borrow_mut() = answer(&line);
         }
     };
-    let found = offline::survey(disk, shard, &mut print).await;
+    let mut walk = pin!(offline::survey(disk, shard, &mut print));
+    let found = poll_fn(|context| match walk.as_mut().poll(context) {
+        Poll::Ready(found) => Poll::Ready(Some(found)),
+        // The rest of the log may be long, and nobody wants it.
+        Poll::Pending if !matches!(*printed.borrow(), Ok(true)) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    if !printed.replace(Ok(true))? {
+        return Ok(None);
+    }
+    let Some(found) = found else {
+        return Ok(None);
+    };
     let found = found.map_err(|error| format!("shard {shard}: {error}"))?;
-    printed?;
     for damage in &found.damages {
         tell!("{}", line(shard, damage));
     }
@@ -306,7 +325,7 @@ async fn dump(
     for line in lines.into_iter().flatten() {
         tell!("{line}");
     }
-    Ok(places(&found))
+    Ok(Some(places(&found)))
 }
 
 fn record_line(
@@ -352,7 +371,7 @@ fn record_line(
 async fn mend(disk: &GlommioDisk, shard: ShardId, is_dry: bool) -> Result<(), String> {
     let done = offline::repair(disk, shard, is_dry).await;
     let done = done.map_err(|error| format!("shard {shard}: {error}"))?;
-    say(&told(shard, &done, is_dry))
+    answer(&told(shard, &done, is_dry)).map(drop)
 }
 
 fn told(shard: ShardId, done: &Repaired, is_dry: bool) -> String {

@@ -9,6 +9,7 @@
 mod table;
 
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use gantry_protocol::code::{request, response};
@@ -68,6 +69,10 @@ async fn fetch(cluster: &mut Cluster, address: &str) -> Result<bytes::Bytes, Str
 }
 
 fn with_port(broker: &str) -> String {
+    // An IPv6 address alone would be cut at its last colon.
+    if let Ok(ip) = broker.parse::<IpAddr>() {
+        return SocketAddr::new(ip, PORT).to_string();
+    }
     let has_port = broker
         .rsplit_once(':')
         .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -86,5 +91,9 @@ mod tests {
     fn a_host_alone_means_the_usual_port() {
         assert_eq!(with_port("10.0.0.1"), "10.0.0.1:10911");
         assert_eq!(with_port("broker-a:20911"), "broker-a:20911");
+        assert_eq!(with_port("::1"), "[::1]:10911");
+        assert_eq!(with_port("fd00::2:911"), "[fd00::2:911]:10911");
+        assert_eq!(with_port("[::1]"), "[::1]:10911");
+        assert_eq!(with_port("[::1]:20911"), "[::1]:20911");
     }
 }
