@@ -353,8 +353,7 @@ pub fn first_record(run: &[u8], position: FilePosition) -> Option<FirstRecord> {
     (head.record_bytes > 0 && end <= run_end).then_some(FirstRecord { check_at, end })
 }
 
-/// Bytes `first_record` needs, and a record's time: header, head, the most key hashes, a record's
-/// fixed part.
+/// Bytes `first_record` needs: header, head, the most key hashes, a record's fixed part.
 pub const FIRST_TIME_BYTES: usize = 4096;
 const _: () = assert!(FIRST_TIME_BYTES > 64 + 24 + 8 * KEYS_COUNT_MAX + STORE_TIME_AT + 12 + 8);
 

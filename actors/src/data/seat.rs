@@ -388,8 +388,7 @@ impl RunningCore {
         let mut positions = take_in(&core, &seat.from_control).await;
         if let Err(cause) = core.rebuild_transactions().await {
             let held = (identity, stores);
-            let again = open_again(&context, &settings, held, &mut tails, cause).await;
-            (stores, reports) = again?;
+            (stores, reports) = open_again(&context, &settings, held, &mut tails, cause).await?;
             add_shards(&core, &stores);
             let rebuilt = core.rebuild_transactions().await;
             rebuilt.map_err(CoreStartError::Transactions)?;

@@ -3,8 +3,8 @@
 //! **Owns** the file behind a shard's tail, its place and its mapping.
 //! **Lives on** the shard's core; the place is chosen on the main thread.
 //! **Invariants** the file's whole length is reserved before it is mapped, so a full tmpfs is an
-//! error here and not a SIGBUS at the first record. The file is locked while it is used: the store's
-//! own lock says nothing of a process that has a copy of the data folder, and so the same tail.
+//! error here and not a SIGBUS at the first record. The file is locked while it is used: the lock
+//! of the data folder says nothing of a process on a copy of that, which has the same tail.
 //! **Limits** [`TAIL_BYTES_MAX`].
 //! **Not here** what the bytes mean (`gantry_storage::tail`).
 
