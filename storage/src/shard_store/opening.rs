@@ -195,8 +195,11 @@ impl<D: Disk> Opening<'_, D> {
         let forget = async || checkpoint::forget_parts(self.disk, folder, store_id, header).await;
         aside::with_reserve(self.disk, folder, forget).await?;
         let empty = Indexes::open(self.disk, folder, self.options, None).await?;
-        // The files that are gone make up for what was used of it.
-        aside::keep_reserve(self.disk, folder).await;
+        if header.is_some() {
+            // The files that are gone make up for what was used of it. A new store's first segment
+            // comes before it.
+            aside::keep_reserve(self.disk, folder).await;
+        }
         let empty = empty.ok_or_else(|| RecoverError::Damaged {
             file: folder.to_owned(),
             detail: "no new indexes can be made".to_owned(),
