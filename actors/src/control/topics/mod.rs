@@ -33,7 +33,7 @@ use super::supervision::shell::Part;
 use table::TopicTable;
 use wave::{Waiter, Wave, answer, refuse};
 
-/// Topic ids that follow a lost table lie between these: above a thousand topics a day for ever, and
+/// Topic ids that follow a lost table lie between these: above all that counting from 1 gives, with
 /// a quarter of all ids left.
 const ID_AFTER_LOSS_MIN: u32 = 1 << 30;
 const ID_AFTER_LOSS_MAX: u32 = 3 << 30;
