@@ -241,8 +241,8 @@ fn a_record_is_intact_or_not() {
         let [seed, another] = [42, 43].map(RecordSeed::of);
         let check = seed.check(&summed);
         // The two ways there are, whatever the size.
-        let long = [7; 2 * SUMMED_TOGETHER_BYTES];
-        for at in [0, 1, 88, SUMMED_TOGETHER_BYTES, long.len()] {
+        let long = [7; 2 * record::SUMMED_TOGETHER_BYTES];
+        for at in [0, 1, 88, record::SUMMED_TOGETHER_BYTES, long.len()] {
             let (head, rest) = long.split_at(at);
             assert_eq!(seed.check_of_two(head, rest), seed.check(&long));
             assert_eq!(seed.check_of_two(head, &[]), seed.check(head));

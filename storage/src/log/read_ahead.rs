@@ -58,7 +58,7 @@ pub struct ReadCache<D: Disk> {
     bytes: Cell<u64>,
     clock: Cell<u64>,
     chunks: RefCell<BTreeMap<FilePosition, Chunk<D>>>,
-    /// Where the chunk that was found last begins, and what it is: the next record is in it as well,
+    /// Where the chunk found last begins, and what it is: the next record is in it as well,
     /// and a look into the tree costs as much as checking one.
     latest: RefCell<Option<(FilePosition, Rc<ReadOf<D>>)>>,
     /// Starts of chunks under way.
