@@ -36,8 +36,10 @@ const LOOKS: u64 = 10;
 /// Queues that have gone to sleep before their memory is given back: some hundred KiB.
 const SLEPT_MANY: usize = 4096;
 /// Bytes of log for each byte of a checkpoint: checkpoints of many busy queues, which repeat all
-/// their short pages, add at most this part to what the device gets.
+/// their short pages, add at most this part to what the device gets, and to a message's work.
 const LOG_PER_CHECKPOINT: u64 = 32;
+/// The same in a pause, where it only costs the device.
+const QUIET_LOG_PER_CHECKPOINT: u64 = 4;
 /// Bytes of log behind a checkpoint, whatever its size: what a start replays in the worst case.
 const LOG_BYTES_MAX: u64 = 128 << 20;
 
@@ -65,13 +67,14 @@ impl<D: Disk> ShardStore<D> {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.damage.must_tell() || self.is_behind(self.log.options.checkpoint_bytes)
+        self.damage.must_tell()
+            || self.is_behind(self.log.options.checkpoint_bytes, LOG_PER_CHECKPOINT)
     }
 
     /// Whether there is so much log behind the last checkpoint, and enough for its size.
-    fn is_behind(&self, bytes: u64) -> bool {
+    fn is_behind(&self, bytes: u64, per_checkpoint: u64) -> bool {
         let last = self.checkpoint_bytes.get();
-        let enough = last.saturating_mul(LOG_PER_CHECKPOINT).min(LOG_BYTES_MAX);
+        let enough = last.saturating_mul(per_checkpoint).min(LOG_BYTES_MAX);
         self.staged().since(self.checkpoint_position.get()) >= bytes.max(enough)
     }
 
@@ -154,7 +157,10 @@ impl<D: Disk> ShardStore<D> {
         self.waits_for_quiet.set(true);
         self.upkeep.wait_ms(disk, QUIET_MS, comes).await;
         self.waits_for_quiet.set(false);
-        if !comes() && self.staged() == seen && !self.is_behind(QUIET_BYTES) {
+        if !comes()
+            && self.staged() == seen
+            && !self.is_behind(QUIET_BYTES, QUIET_LOG_PER_CHECKPOINT)
+        {
             let comes = || comes() || self.staged() != seen;
             self.upkeep.wait_ms(disk, IDLE_MS - QUIET_MS, comes).await;
         }
