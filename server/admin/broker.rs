@@ -130,13 +130,10 @@ async fn set(wanted: &[(String, String)], dry_run: bool, at: &At) -> Result<(), 
     let columns = ["broker", "id", "key", "before", "wanted", "result"];
     let mut table = Table::new("settings", &columns);
     let masters = session.masters_to_change().await?;
-    let mut outcome = Ok(());
-    for broker in &masters {
-        outcome = set_at(&mut session, broker, wanted, dry_run, &mut table).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let change = async |session: &mut Session, broker: &Broker| {
+        set_at(session, broker, wanted, dry_run, &mut table).await
+    };
+    let outcome = session.each(&masters, change).await;
     Report::print_changes(table, outcome, at.json)
 }
 

@@ -159,13 +159,11 @@ async fn make(create: &GroupCreate) -> Result<(), String> {
     let at = &create.at;
     let mut session = Session::new(at)?;
     let mut table = table("groups");
-    let mut outcome = Ok(());
-    for broker in session.masters_to_change().await? {
-        outcome = make_at(&mut session, create, &broker, &mut table).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let masters = session.masters_to_change().await?;
+    let change = async |session: &mut Session, broker: &Broker| {
+        make_at(session, create, broker, &mut table).await
+    };
+    let outcome = session.each(&masters, change).await;
     Report::print_changes(table, outcome, at.json)
 }
 
@@ -206,13 +204,11 @@ async fn delete(group: &str, keep_offsets: bool, dry_run: bool, at: &At) -> Resu
         clean_offset: !keep_offsets,
     };
     let mut table = table("groups");
-    let mut outcome = Ok(());
-    for broker in session.masters_to_change().await? {
-        outcome = delete_at(&mut session, &header, dry_run, &broker, &mut table).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let masters = session.masters_to_change().await?;
+    let change = async |session: &mut Session, broker: &Broker| {
+        delete_at(session, &header, dry_run, broker, &mut table).await
+    };
+    let outcome = session.each(&masters, change).await;
     if outcome.is_ok() && table.is_empty() {
         return Err(format!("no broker knows a group {group}"));
     }

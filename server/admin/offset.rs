@@ -167,13 +167,11 @@ async fn run_reset(reset: &OffsetReset) -> Result<(), String> {
         "topic", "broker", "queue", "from", "to", "messages", "result",
     ];
     let mut table = Table::new("queues", &columns);
-    let mut outcome = Ok(());
-    for broker in session.masters_of_to_change(&reset.topic).await? {
-        outcome = reset_at(&mut session, reset, target, &broker, &mut table).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let masters = session.masters_of_to_change(&reset.topic).await?;
+    let change = async |session: &mut Session, broker: &Broker| {
+        reset_at(session, reset, target, broker, &mut table).await
+    };
+    let outcome = session.each(&masters, change).await;
     if outcome.is_ok() && table.is_empty() {
         return Err(format!("topic {} has no such queue", reset.topic));
     }

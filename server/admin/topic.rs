@@ -222,22 +222,20 @@ async fn make(create: &TopicCreate) -> Result<(), String> {
         force: false,
     };
     let mut table = Table::new("topics", &["topic", "broker", "queues", "perm", "result"]);
-    let mut outcome = Ok(());
-    for broker in session.masters_to_change().await? {
+    let masters = session.masters_to_change().await?;
+    let change = async |session: &mut Session, broker: &Broker| {
         let code = request::UPDATE_AND_CREATE_TOPIC;
-        let made = session.call(&broker.address, code, header.to_ext());
-        outcome = made.await.map(drop);
-        if outcome.is_err() {
-            break;
-        }
+        session.call(&broker.address, code, header.to_ext()).await?;
         table.row([
             (&create.topic).into(),
-            broker.name.into(),
+            (&broker.name).into(),
             create.queues.into(),
             letters(create.perm).into(),
             "made".into(),
         ]);
-    }
+        Ok(())
+    };
+    let outcome = session.each(&masters, change).await;
     Report::print_changes(table, outcome, at.json)
 }
 
@@ -246,13 +244,10 @@ async fn delete(topic: &str, dry_run: bool, at: &At) -> Result<(), String> {
     let holders = session.masters_of_to_change(topic).await?;
     let route = session.route(topic).await?;
     let mut table = Table::new("topics", &["topic", "broker", "messages", "result"]);
-    let mut outcome = Ok(());
-    for broker in &holders {
-        outcome = delete_at(&mut session, topic, broker, dry_run, &mut table).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let change = async |session: &mut Session, broker: &Broker| {
+        delete_at(session, topic, broker, dry_run, &mut table).await
+    };
+    let mut outcome = session.each(&holders, change).await;
     if outcome.is_ok() && !dry_run {
         outcome = end_route(&mut session, topic, &route, &holders).await;
     }

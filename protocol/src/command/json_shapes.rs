@@ -234,9 +234,8 @@ fn set_free(is_fixed: &mut [bool], span: Span) {
 /// The digits of the one `opaque` of a header: the ext fields' values are texts.
 fn opaque_digits(header: &str) -> Option<Span> {
     const NAME: &str = "\"opaque\":";
-    let (at, _) = header.match_indices(NAME).next()?;
-    let from = at + NAME.len();
-    let rest = header.get(from..)?;
+    let (before, rest) = header.split_once(NAME)?;
+    let from = before.len() + NAME.len();
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let is_only_one = !rest.contains(NAME);
     (digits > 0 && is_only_one).then(|| Span::new(from, from + digits))?
@@ -256,35 +255,19 @@ fn number(digits: &str) -> Option<i32> {
     i32::try_from(value).ok()
 }
 
-/// What headers looked like lately, by their length.
-#[derive(Debug)]
-struct Shapes {
-    kept: [Shape; SHAPES_MAX],
-}
-
-impl Shapes {
-    #[inline]
-    fn slot(&mut self, bytes: usize) -> &mut Shape {
-        let [first, rest @ ..] = &mut self.kept;
-        match (bytes % SHAPES_MAX).checked_sub(1) {
-            Some(at) => rest.get_mut(at).unwrap_or(first),
-            None => first,
-        }
-    }
-}
-
 thread_local! {
-    /// Reading is the same with it and without it, so nobody hands it around.
-    static SHAPES: RefCell<Shapes> = RefCell::new(Shapes {
-        kept: std::array::from_fn(|_| Shape::default()),
-    });
+    /// What headers looked like lately, by their length. Reading is the same with it and without
+    /// it, so nobody hands it around.
+    static SHAPES: RefCell<[Shape; SHAPES_MAX]> = RefCell::default();
 }
 
 /// Fills an empty `view` and says true; or says false, and it is as empty as before.
 #[inline]
 pub(super) fn read<'a>(header: &'a str, view: &mut HeaderView<'a>) -> bool {
     SHAPES.with_borrow_mut(|shapes| {
-        let shape = shapes.slot(header.len());
+        let Some(shape) = shapes.get_mut(header.len() % SHAPES_MAX) else {
+            return false;
+        };
         if !shape.admits(header.as_bytes()) {
             return false;
         }
@@ -300,7 +283,9 @@ pub(super) fn read<'a>(header: &'a str, view: &mut HeaderView<'a>) -> bool {
 /// Takes notice of a header that the short road has read.
 pub(super) fn note(header: &str, view: &HeaderView<'_>) {
     SHAPES.with_borrow_mut(|shapes| {
-        let shape = shapes.slot(header.len());
+        let Some(shape) = shapes.get_mut(header.len() % SHAPES_MAX) else {
+            return;
+        };
         if shape.missed_bytes != header.len() {
             (shape.missed_bytes, shape.misses) = (header.len(), 0);
         }

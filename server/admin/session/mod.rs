@@ -253,6 +253,21 @@ impl Session {
         of_one_cluster(self.masters_of(topic).await?)
     }
 
+    /// Changes one broker after the other, up to the first that fails: those before are changed.
+    ///
+    /// # Errors
+    /// That one's.
+    pub async fn each(
+        &mut self,
+        brokers: &[Broker],
+        mut change: impl AsyncFnMut(&mut Self, &Broker) -> Result<(), String>,
+    ) -> Result<(), String> {
+        for broker in brokers {
+            change(self, broker).await?;
+        }
+        Ok(())
+    }
+
     /// A topic's route.
     ///
     /// # Errors

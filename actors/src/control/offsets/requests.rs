@@ -50,11 +50,10 @@ pub(super) async fn reports(
     group: Option<Arc<str>>,
     topics: Option<Vec<TopicId>>,
 ) -> Result<Vec<GroupReport>, Refusal> {
-    let with_times = false;
     let question = Question::Offsets {
         group,
         topics,
-        with_times,
+        with_times: false,
     };
     ask_reports(plane, question).await
 }

@@ -460,9 +460,7 @@ impl QueueStore for MemoryStore {
             .iter()
             .map(|(id, time)| format!("keep {id} since {time}"));
         self.asked.borrow_mut().extend(asked);
-        if self.is_stuck.get() {
-            std::future::pending::<()>().await;
-        }
+        self.unstuck().await;
         self.index_page()?;
         Ok(topics.iter().map(|(_, time)| FilePosition(time.0)).min())
     }

@@ -29,6 +29,12 @@ fn options() -> PagedOptions {
     }
 }
 
+/// A new index.
+async fn fresh(disk: &SimDisk) -> PagedIndex<SimDisk> {
+    let opened = PagedIndex::open(disk.clone(), "i", options(), None).await;
+    opened.unwrap()
+}
+
 async fn fill(index: &PagedIndex<SimDisk>, from: u64, to: u64) {
     for i in from..to {
         index
@@ -69,9 +75,7 @@ async fn check(index: &PagedIndex<SimDisk>, from: u64, to: u64) {
 fn pages_go_out_come_back_and_their_files_go_when_unused() {
     let disk = SimDisk::new(5);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         fill(&index, 0, 100_000).await;
         check(&index, 0, 100_000).await;
         let PagedSnapshot { bytes, .. } = index.snapshot().await;
@@ -107,9 +111,7 @@ fn pages_go_out_come_back_and_their_files_go_when_unused() {
 fn a_failed_write_keeps_the_pages_and_a_flipped_bit_is_named() {
     let disk = SimDisk::new(6);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         for i in 0..5000 {
             index
                 .index_mut()
@@ -173,9 +175,7 @@ fn places_go_round() {
     let disk = SimDisk::new(7);
     disk.block_on(async {
         let (mut from, mut to) = (0, 0);
-        let mut index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let mut index = fresh(&disk).await;
         for _ in 0..2 {
             let bytes = moved_to(index.snapshot().await, (1 << 42) - 8192);
             index = reopened(&disk, &bytes).await;
@@ -207,9 +207,7 @@ fn places_go_round() {
 fn places_in_use_are_passed_over() {
     let disk = SimDisk::new(8);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         fill(&index, 0, 60_000).await;
         index.flush().await.unwrap();
         let first = files(&disk).await;
@@ -237,9 +235,7 @@ fn places_in_use_are_passed_over() {
 fn files_that_stayed_go_with_the_next_checkpoint() {
     let disk = SimDisk::new(11);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         fill(&index, 0, 60_000).await;
         index.flush().await.unwrap();
         let all = files(&disk).await;
@@ -270,9 +266,7 @@ fn files_that_stayed_go_with_the_next_checkpoint() {
 fn the_file_begun_next_is_not_taken_for_an_old_one() {
     let disk = SimDisk::new(9);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         let saved = index.snapshot().await;
         let index = reopened(&disk, &moved_to(saved, PAGE_FILE_BYTES_MIN - 4096)).await;
         for i in 0..5000 {
@@ -299,9 +293,7 @@ fn the_file_begun_next_is_not_taken_for_an_old_one() {
 fn a_page_that_is_nowhere_is_an_error() {
     let disk = SimDisk::new(10);
     disk.block_on(async {
-        let index = PagedIndex::open(disk.clone(), "i", options(), None)
-            .await
-            .unwrap();
+        let index = fresh(&disk).await;
         for i in 0..500 {
             let appended = index.index_mut().append(KEY, QueueOffset(i), entry(i));
             appended.unwrap();
