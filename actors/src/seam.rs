@@ -21,9 +21,9 @@ use gantry_protocol::body::{
     ConsumeType, MessageModel, SubscriptionData, SubscriptionGroupConfig, TopicConfig,
 };
 use gantry_protocol::command::Command;
+use gantry_runtime::budget::shared::Held;
 use gantry_runtime::metrics::{Counts, Snapshot};
 use gantry_runtime::net::PeerRef;
-use gantry_runtime::shared_budget::Held;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{
     FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId, StoreTimestamp, TopicId,

@@ -20,9 +20,9 @@ use glommio::channels::shared_channel::{
     ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
 };
 
+use crate::budget::shared::{Held, SharedBudget};
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, spawn_into};
-use crate::shared_budget::{Held, SharedBudget};
 
 /// Messages that may wait in a core for one other core.
 pub const WAITING_MESSAGES_MAX: usize = 16 * 1024;

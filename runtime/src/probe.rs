@@ -184,6 +184,13 @@ pub fn kernel() -> Finding {
     }
 }
 
+/// Whether the kernel is this one or newer; not if its version isn't understood.
+pub(crate) fn kernel_is_at_least(version: (u32, u32)) -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    read_version(&release).is_some_and(|found| found >= version)
+}
+
 fn read_version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -285,10 +292,11 @@ pub fn memlock(cores: usize) -> Finding {
 }
 
 fn ring_locked_bytes() -> u64 {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let charged = read_version(&release).is_none_or(|version| version < KERNEL_RING_ACCOUNTING);
-    if charged { RING_LOCKED_BYTES } else { 0 }
+    if kernel_is_at_least(KERNEL_RING_ACCOUNTING) {
+        0
+    } else {
+        RING_LOCKED_BYTES
+    }
 }
 
 /// Whether enough files may be open; raises the soft limit to the hard one.

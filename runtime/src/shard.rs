@@ -19,11 +19,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
-use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Shares, TaskQueueHandle};
+use glommio::{
+    GlommioError, Latency, LocalExecutor, LocalExecutorBuilder, Shares, TaskQueueHandle,
+};
 
 use crate::clock::Clock;
 use crate::error::StartError;
 use crate::metrics::{CoreMetrics, StallWatch};
+use crate::raw_ring;
 use crate::shutdown::{Shutdown, panic_text};
 use crate::topology::Placement;
 
@@ -187,8 +190,8 @@ impl DataCores {
             let index = core_number(index);
             let news = news.clone();
             let (stop, make) = (shutdown.clone(), make.clone());
-            let builder = builder(plan, *placement);
-            let run = move || run_core(builder, index, count, &stop, seat, make, &news);
+            let executor = executor_of(plan, *placement);
+            let run = move || run_core(executor, index, count, &stop, seat, make, &news);
             let thread = std::thread::Builder::new()
                 .name(format!("{}-{index}", plan.name))
                 .spawn(run)
@@ -239,21 +242,31 @@ fn core_number(n: usize) -> u16 {
     u16::try_from(n).expect("at most 64 data cores")
 }
 
-fn builder(plan: &CorePlan, placement: Placement) -> LocalExecutorBuilder {
+type Made = Result<LocalExecutor, GlommioError<()>>;
+
+/// What makes a core's executor, on the core's own thread.
+fn executor_of(plan: &CorePlan, placement: Placement) -> impl FnOnce() -> Made + Send + use<> {
     let placement = match placement {
         Placement::Pinned(cpu) => glommio::Placement::Fixed(cpu),
         Placement::Unbound => glommio::Placement::Unbound,
     };
     let spin = Duration::from_micros(plan.spin_us.min(SPIN_US_MAX));
-    LocalExecutorBuilder::new(placement)
+    let builder = LocalExecutorBuilder::new(placement)
         .name(&plan.name)
         .spin_before_park(spin)
         .io_memory(plan.io_memory_bytes.min(IO_MEMORY_BYTES_MAX))
-        .preempt_timer(PREEMPT)
+        .preempt_timer(PREEMPT);
+    move || {
+        if spin.is_zero() {
+            raw_ring::cooperatively(|| builder.make())
+        } else {
+            builder.make()
+        }
+    }
 }
 
 fn run_core<S, F, Fut>(
-    builder: LocalExecutorBuilder,
+    make_executor: impl FnOnce() -> Made,
     index: u16,
     count: u16,
     shutdown: &Shutdown,
@@ -266,7 +279,7 @@ where
     Fut: Future<Output = ()> + 'static,
 {
     // With io_uring denied glommio panics instead of returning an error.
-    let executor = match catch_unwind(AssertUnwindSafe(|| builder.make())) {
+    let executor = match catch_unwind(AssertUnwindSafe(make_executor)) {
         Ok(Ok(executor)) => executor,
         Ok(Err(error)) => return refuse(news, index, error.to_string()),
         Err(payload) => return refuse(news, index, panic_text(payload.as_ref())),

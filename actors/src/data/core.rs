@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gantry_runtime::shared_budget::SharedBudget;
+use gantry_runtime::budget::shared::SharedBudget;
 use gantry_storage::units::{QueueKey, ShardId};
 
 use super::catalog::Catalog;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_protocol::code::response;
-use gantry_runtime::shared_budget::Held;
+use gantry_runtime::budget::shared::Held;
 use gantry_storage::units::{PhysicalOffset, QueueKey};
 
 use super::core::DataCore;

@@ -12,9 +12,9 @@ use std::future::Future;
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::ExtValue;
 use gantry_protocol::command::writer;
+use gantry_runtime::budget::shared::Held;
 use gantry_runtime::metrics::{Counts, Profile, Timing};
 use gantry_runtime::net::PeerRef;
-use gantry_runtime::shared_budget::Held;
 
 use super::router::CoreWord;
 use super::words::ReplyTo;

@@ -14,9 +14,9 @@ use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use gantry_runtime::budget::shared::Held;
 use gantry_runtime::metrics::Timing;
 use gantry_runtime::net::PeerRef;
-use gantry_runtime::shared_budget::Held;
 use gantry_storage::units::{QueueKey, QueueOffset, ShardId, TopicId};
 
 use super::catalog::Catalog;

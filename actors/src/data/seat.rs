@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::frame::Frame;
+use gantry_runtime::budget::shared::{Held, SharedBudget};
 use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::error::ListenError;
 use gantry_runtime::glommio_disk::{DiskSetupError, GlommioDisk, TailError};
@@ -31,7 +32,6 @@ use gantry_runtime::net::{
     PeerTable, Session,
 };
 use gantry_runtime::shard::{CoreContext, breathe};
-use gantry_runtime::shared_budget::{Held, SharedBudget};
 use gantry_storage::error::{ReadError, RecoverError};
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::{RecoveryReport, ShardStore};

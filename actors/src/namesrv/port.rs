@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use gantry_protocol::code::response;
 use gantry_protocol::{Command, Frame};
+use gantry_runtime::budget::shared::SharedBudget;
 use gantry_runtime::mailbox::{MailReceiver, MailSender, SendError};
 use gantry_runtime::net::{CloseReason, FrameHandler, PeerRef, PeerTable, Session};
 use gantry_runtime::shard::CoreContext;
-use gantry_runtime::shared_budget::SharedBudget;
 
 use super::shell::{FromNamesrv, ToNamesrv};
 

@@ -20,11 +20,11 @@ use actix::{Actor, AsyncContext as _, Context, Handler, Message, Supervised, Sup
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
 use gantry_protocol::{Command, Frame};
+use gantry_runtime::budget::shared::Held;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_runtime::control::{RestartBudget, guard};
 use gantry_runtime::mailbox::{MailReceiver, MailSender};
 use gantry_runtime::net::PeerRef;
-use gantry_runtime::shared_budget::Held;
 use gantry_runtime::shutdown::Shutdown;
 
 use super::desk::Desk;

@@ -32,11 +32,11 @@ use std::time::Duration;
 use gantry_protocol::frame::Frame;
 
 use crate::budget::Budget;
+use crate::budget::shared::SharedBudget;
 use crate::clock::Clock;
 use crate::error::ListenError;
 use crate::metrics::CoreMetrics;
 use crate::shard::{CoreContext, TaskQueues};
-use crate::shared_budget::SharedBudget;
 use admission::Admission;
 pub use admission::HANDLES_RESERVED;
 pub use assembly::PARTIAL_MS;

@@ -29,8 +29,8 @@ use super::out_buffer::OutBuffer;
 use super::peers::PeerRef;
 use super::watched::MISSES_MAX;
 use super::writer::WriteLane;
+use crate::budget::shared::{Held, SharedBudget};
 use crate::metrics::{Run, Timing};
-use crate::shared_budget::{Held, SharedBudget};
 
 /// Kinds of timed answers that may wait in one out buffer; further ones are not timed.
 const RUNS_MAX: usize = 256;

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, writer};
-use gantry_runtime::shared_budget::Held;
+use gantry_runtime::budget::shared::Held;
 use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 

@@ -5,7 +5,10 @@
 //! **Invariants** `used` never exceeds `limit` except by one charge that is larger than the whole
 //! limit while nothing else is charged, so that a single large frame cannot wait for ever.
 //! **Limits** the bound given at construction.
-//! **Not here** what to do when a charge is refused: the caller answers busy, waits or closes.
+//! **Not here** what to do when a charge is refused: the caller answers busy, waits or closes;
+//! a bound of all cores together ([`shared`]).
+
+pub mod shared;
 
 use std::cell::Cell;
 use std::rc::Rc;
