@@ -257,6 +257,14 @@ fn remarks(all: &Value) -> Vec<String> {
                 side.name()
             ));
         }
+        let kernel = reports
+            .iter()
+            .filter_map(|r| number(r, "/machine/kernel_threads_cpu_seconds_per_million"));
+        if let Some(kernel) = span(kernel.collect()) {
+            let cpu = short(kernel.median);
+            let text = format!("the kernel's own threads {cpu} CPU-s per million beside it");
+            remarks.push(format!("{}: {text}", side.name()));
+        }
         let reordered: u64 = reports
             .iter()
             .filter_map(|r| r.pointer("/read_back/reordered")?.as_u64())

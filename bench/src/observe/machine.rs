@@ -2,17 +2,18 @@
 //!
 //! **Owns** readings of processor time, load, disks and all processes, and their differences.
 //! **Lives on** the observer's thread.
-//! **Invariants** processor time is split without rest: broker, generator, other processes and the
-//! kernel on its own, time stolen by the hypervisor, idle. What others spent is the rest of what
-//! the kernel sampled at its ticks, or the sum of what it says of each process, whichever is more:
-//! short bursts between two ticks, as those of a run at a fixed rate, don't show in the samples.
+//! **Invariants** processor time is split without rest: broker, generator, the kernel's own threads
+//! (which do part of the broker's writing to the device), others, time stolen by the hypervisor,
+//! idle. What others spent is the rest of what the kernel sampled at its ticks, or the sum of what
+//! it says of each process, whichever is more: short bursts between two ticks, as those of a run at
+//! a fixed rate, don't show in the samples.
 //! **Limits** Linux; processes that lived only between two readings show as part of the rest.
 //! **Not here** one process (`process`).
 
 use std::collections::HashMap;
 use std::fs;
 
-use super::process::{TICKS_PER_SECOND, cpu_of, stat_fields};
+use super::process::{TICKS_PER_SECOND, cpu_of, is_kernel_thread, stat_fields};
 
 /// Share of the machine spent by others, or stolen, above which a run is called noisy.
 pub const NOISY_SHARE: f64 = 0.05;
@@ -28,6 +29,17 @@ struct DiskWrites {
     bytes: u64,
 }
 
+/// One process or thread of the kernel's own, at one moment.
+#[derive(Debug, Clone)]
+struct Task {
+    name: String,
+    cpu_seconds: f64,
+    is_kernel: bool,
+}
+
+/// A name and CPU seconds.
+type Spent = (String, f64);
+
 /// The machine at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct MachineReading {
@@ -36,8 +48,7 @@ pub struct MachineReading {
     io_wait_seconds: f64,
     load: f64,
     disks: DiskWrites,
-    /// CPU seconds and name by process.
-    processes: HashMap<u32, (String, f64)>,
+    tasks: HashMap<u32, Task>,
 }
 
 /// What happened between two readings.
@@ -45,7 +56,10 @@ pub struct MachineReading {
 pub struct MachineSpent {
     /// CPU seconds of all processes and the kernel.
     pub busy_seconds: f64,
-    /// CPU seconds that neither broker nor generator spent.
+    /// CPU seconds of the kernel's own threads, whoever they worked for: the device's completions,
+    /// the file system's journal.
+    pub kernel_seconds: f64,
+    /// CPU seconds that none of broker, generator and the kernel's own threads spent.
     pub others_seconds: f64,
     /// CPU seconds the hypervisor took away.
     pub steal_seconds: f64,
@@ -58,7 +72,7 @@ pub struct MachineSpent {
     /// Writes that all disks have done.
     pub disk_writes: u64,
     /// The largest other consumers: name and CPU seconds.
-    pub largest: Vec<(String, f64)>,
+    pub largest: Vec<Spent>,
     /// Share of all processors' time that others and the hypervisor took.
     pub noise_share: f64,
 }
@@ -93,7 +107,7 @@ impl MachineReading {
             io_wait_seconds: seconds(4),
             load: load.unwrap_or(0.0),
             disks: disk_writes(),
-            processes: processes(),
+            tasks: tasks(),
         }
     }
 
@@ -109,23 +123,17 @@ impl MachineReading {
     ) -> MachineSpent {
         let busy_seconds = self.busy_seconds - before.busy_seconds;
         let steal_seconds = self.steal_seconds - before.steal_seconds;
-        let mut largest: Vec<(String, f64)> = self
-            .processes
-            .iter()
-            .filter(|(pid, _)| !known.contains(pid))
-            .map(|(pid, (name, cpu))| {
-                let earlier = before.processes.get(pid).map_or(0.0, |(_, cpu)| *cpu);
-                (name.clone(), cpu - earlier)
-            })
-            .filter(|(_, cpu)| *cpu > 0.0)
-            .collect();
+        let (kernel, mut largest) = self.spent_by_task(before, known);
+        let kernel_seconds: f64 = kernel.iter().map(|(_, cpu)| cpu).sum();
         let counted_seconds: f64 = largest.iter().map(|(_, cpu)| cpu).sum();
-        let others_seconds = (busy_seconds - known_seconds).max(counted_seconds);
+        let rest_seconds = busy_seconds - known_seconds - kernel_seconds;
+        let others_seconds = rest_seconds.max(counted_seconds);
         largest.sort_by(|a, b| b.1.total_cmp(&a.1));
         largest.truncate(NAMED_COUNT);
         let all_seconds = (wall_seconds * cores).max(f64::MIN_POSITIVE);
         MachineSpent {
             busy_seconds,
+            kernel_seconds,
             others_seconds,
             steal_seconds,
             io_wait_seconds: self.io_wait_seconds - before.io_wait_seconds,
@@ -135,6 +143,25 @@ impl MachineReading {
             largest,
             noise_share: (others_seconds + steal_seconds) / all_seconds,
         }
+    }
+
+    /// Names and CPU seconds since `before` of the kernel's own threads, and of all processes that
+    /// are not `known`.
+    fn spent_by_task(&self, before: &Self, known: &[u32]) -> (Vec<Spent>, Vec<Spent>) {
+        let (mut kernel, mut others) = (Vec::new(), Vec::new());
+        for (pid, task) in self.tasks.iter().filter(|(pid, _)| !known.contains(pid)) {
+            let earlier = before.tasks.get(pid).map_or(0.0, |task| task.cpu_seconds);
+            let spent = task.cpu_seconds - earlier;
+            if spent > 0.0 {
+                let kind = if task.is_kernel {
+                    &mut kernel
+                } else {
+                    &mut others
+                };
+                kind.push((task.name.clone(), spent));
+            }
+        }
+        (kernel, others)
     }
 }
 
@@ -157,7 +184,7 @@ fn disk_writes() -> DiskWrites {
     all
 }
 
-fn processes() -> HashMap<u32, (String, f64)> {
+fn tasks() -> HashMap<u32, Task> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return HashMap::new();
     };
@@ -167,7 +194,12 @@ fn processes() -> HashMap<u32, (String, f64)> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             let (name, fields) = stat_fields(&stat)?;
-            Some((pid, (name.to_owned(), cpu_of(&fields))))
+            let task = Task {
+                name: name.to_owned(),
+                cpu_seconds: cpu_of(&fields),
+                is_kernel: is_kernel_thread(&fields),
+            };
+            Some((pid, task))
         })
         .collect()
 }
@@ -182,15 +214,28 @@ pub fn cores() -> f64 {
 mod tests {
     use super::*;
 
+    fn task(pid: u32, name: &str, cpu_seconds: f64) -> (u32, Task) {
+        let task = Task {
+            name: name.to_owned(),
+            cpu_seconds,
+            is_kernel: name.starts_with("kworker"),
+        };
+        (pid, task)
+    }
+
+    fn reading<const N: usize>(busy_seconds: f64, tasks: [(u32, Task); N]) -> MachineReading {
+        MachineReading {
+            busy_seconds,
+            tasks: HashMap::from(tasks),
+            ..MachineReading::default()
+        }
+    }
+
     #[test]
     fn what_others_spent_is_the_rest_and_makes_noise() {
-        let process = |cpu| (7, ("compiler".to_owned(), cpu));
-        let reading = |busy, cpu| MachineReading {
-            busy_seconds: busy,
-            processes: HashMap::from([process(cpu)]),
-            ..MachineReading::default()
-        };
-        let spent = reading(18.0, 9.0).since(&reading(0.0, 1.0), 10.0, 2.0, &[], 8.0);
+        let before = reading(0.0, [task(7, "compiler", 1.0)]);
+        let after = reading(18.0, [task(7, "compiler", 9.0)]);
+        let spent = after.since(&before, 10.0, 2.0, &[], 8.0);
         assert!((spent.others_seconds - 10.0).abs() < 1e-9);
         assert!((spent.noise_share - 0.5).abs() < 1e-9);
         assert!(spent.is_noisy());
@@ -199,28 +244,39 @@ mod tests {
 
     #[test]
     fn what_others_spent_between_the_ticks_is_noise_too() {
-        let process = |pid, name: &str, cpu| (pid, (name.to_owned(), cpu));
-        let reading = |busy, broker, other, another| MachineReading {
-            busy_seconds: busy,
-            processes: HashMap::from([
-                process(7, "broker", broker),
-                process(8, "one", other),
-                process(9, "another", another),
-            ]),
-            ..MachineReading::default()
+        let tasks = |broker, other, another| {
+            let broker = task(7, "broker", broker);
+            [broker, task(8, "one", other), task(9, "another", another)]
         };
         // The ticks saw three seconds, of which the broker alone says that it had four.
-        let before = reading(0.0, 1.0, 1.0, 1.0);
-        let after = reading(3.0, 5.0, 2.5, 1.5);
+        let before = reading(0.0, tasks(1.0, 1.0, 1.0));
+        let after = reading(3.0, tasks(5.0, 2.5, 1.5));
         let spent = after.since(&before, 10.0, 2.0, &[7], 4.0);
         assert!((spent.others_seconds - 2.0).abs() < 1e-9, "{spent:?}");
         assert!(spent.is_noisy());
     }
 
     #[test]
+    fn the_kernels_own_threads_are_a_figure_of_their_own_and_no_noise() {
+        let before = reading(0.0, [task(7, "broker", 0.0), task(8, "kworker/1:1H", 1.0)]);
+        let after = reading(7.0, [task(7, "broker", 4.0), task(8, "kworker/1:1H", 4.0)]);
+        let spent = after.since(&before, 10.0, 2.0, &[7], 4.0);
+        assert!((spent.kernel_seconds - 3.0).abs() < 1e-9, "{spent:?}");
+        assert!(spent.others_seconds.abs() < 1e-9, "{spent:?}");
+        assert!(spent.largest.is_empty() && !spent.is_noisy());
+    }
+
+    #[test]
     fn a_machine_can_be_read() {
         let reading = MachineReading::now();
         assert!(reading.busy_seconds > 0.0);
-        assert!(reading.processes.contains_key(&std::process::id()));
+        let own = &reading.tasks[&std::process::id()];
+        assert!(!own.is_kernel);
+        assert!(
+            reading
+                .tasks
+                .get(&2)
+                .is_none_or(|task| task.is_kernel || task.name != "kthreadd")
+        );
     }
 }

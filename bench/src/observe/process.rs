@@ -101,6 +101,13 @@ pub fn cpu_of(fields: &[&str]) -> f64 {
     (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / TICKS_PER_SECOND
 }
 
+/// Whether it is one of the kernel's own threads, among the fields of [`stat_fields`].
+pub fn is_kernel_thread(fields: &[&str]) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
 /// CPU seconds of a process since its start.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

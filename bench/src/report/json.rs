@@ -96,6 +96,8 @@ fn machine(report: &Report) -> Value {
         .collect();
     json!({
         "busy_cpu_seconds": machine.busy_seconds,
+        "kernel_threads_cpu_seconds": machine.kernel_seconds,
+        "kernel_threads_cpu_seconds_per_million": report.kernel_cpu_per_million(),
         "others_cpu_seconds": machine.others_seconds,
         "stolen_cpu_seconds": machine.steal_seconds,
         "io_wait_seconds": machine.io_wait_seconds,

@@ -151,6 +151,11 @@ impl Report {
         per_million(self.observed.generator_cpu_seconds, self.events())
     }
 
+    /// Of the kernel's own threads, whoever they worked for.
+    pub fn kernel_cpu_per_million(&self) -> Option<f64> {
+        per_million(self.observed.machine.kernel_seconds, self.events())
+    }
+
     /// What all disks wrote in the window, for the messages accepted in it.
     pub fn device_cost(&self) -> Option<DeviceCost> {
         let count = self.observed.counts.acknowledged;

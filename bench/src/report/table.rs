@@ -139,6 +139,9 @@ fn machine(report: &Report, rows: &mut Rows) {
         machine.noise_share * 100.0
     );
     row(rows, "CPU-s spent elsewhere", others);
+    let per_million = report.kernel_cpu_per_million().unwrap_or(0.0);
+    let kernel = format!("{:.2}, {per_million:.2}", machine.kernel_seconds);
+    row(rows, "kernel's own threads CPU-s, per million", kernel);
     let (before, after) = machine.load;
     let io_wait = machine.io_wait_seconds;
     let load = format!("{before:.2} to {after:.2}, {io_wait:.2} s");
