@@ -8,8 +8,7 @@
 
 use std::net::IpAddr;
 
-/// Most delay levels; the schedule topic has one queue per level.
-pub const DELAY_LEVELS_COUNT_MAX: usize = 64;
+use gantry_actors::settings::DELAY_LEVELS_COUNT_MAX;
 
 /// What a key's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use gantry_protocol::code::request as code;
 use gantry_protocol::code::response;
 
 use super::rig::{Rig, peer, request, settings};
+use super::supervisors::QUEUES;
 use crate::live::StartCheck;
 use crate::refusal::Refusal;
 use crate::seam::{Answer, CatalogChange, Question, StoreReport, ToData, Totals};
@@ -199,7 +200,7 @@ fn dropped(
         _ => Answer::Done,
     });
     // Until the parked queues are read, nobody knows what is pending, and nothing goes.
-    for _ in 0..=18 {
+    for _ in 0..QUEUES {
         rig.until(|message| matches!(message, ToData::Errand { .. }));
     }
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");

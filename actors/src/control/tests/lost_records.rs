@@ -6,7 +6,7 @@ use gantry_storage::address;
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueBounds, QueueOffset, ShardId};
 
 use super::rig::{Rig, peer, request, settings};
-use super::supervisors::{old_segment, parked, row, supplied};
+use super::supervisors::{QUEUES, old_segment, parked, row, supplied};
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scan, Scanned};
 use crate::seam::{Question, ToData};
 
@@ -108,7 +108,7 @@ fn one_that_is_in_the_way_of_retention_is_dropped_before_it_is_due() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = broker(folder.path(), LATER_MS);
     // All queues are read when the last one, of timers, is.
-    for _ in 0..=18 {
+    for _ in 0..QUEUES {
         rig.until(|message| matches!(message, ToData::Errand { .. }));
     }
     assert_eq!(cut_at(&mut rig), [FilePosition(100)]);

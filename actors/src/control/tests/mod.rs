@@ -1,6 +1,7 @@
 //! The whole control plane, with the test as its data core.
 
 mod admin;
+mod delays;
 mod groups;
 mod lost_records;
 mod offsets;

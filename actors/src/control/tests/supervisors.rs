@@ -15,6 +15,10 @@ use crate::control::desk::INJECT_PANIC;
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
 use crate::seam::owed::{OwedRow, OwedTime};
 use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
+use crate::settings::DELAY_LEVELS_COUNT_MAX;
+
+/// Queues of parked messages: of levels and of timers.
+pub const QUEUES: usize = DELAY_LEVELS_COUNT_MAX + 1;
 
 /// What a core says whose shard has one old segment that nobody wants.
 pub fn old_segment(shard: ShardId, question: &Question) -> Answer {
@@ -38,7 +42,7 @@ pub fn parked(body: &[u8]) -> Bytes {
     parked_with(b"REAL_TOPIC\x01T\x02REAL_QID\x012\x02KEYS\x01k\x02", body)
 }
 
-fn parked_with(properties: &[u8], body: &[u8]) -> Bytes {
+pub fn parked_with(properties: &[u8], body: &[u8]) -> Bytes {
     let host = "127.0.0.1:9".parse().unwrap();
     let parts = RecordParts {
         topic: "SCHEDULE_TOPIC_XXXX",
@@ -74,7 +78,7 @@ pub fn row(queue: QueueKey, offset: u64, time_ms: u64) -> OwedRow {
 }
 
 /// Cores whose level 2 holds one row that is due, and whose records are these.
-fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
+pub fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
     move |errand| match errand {
         Errand::Scan(scan) => {
             let mut scanned = Scanned::default();
@@ -127,7 +131,7 @@ pub fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
     }
 }
 
-fn inject(rig: &Rig, part: &str) {
+pub fn inject(rig: &Rig, part: &str) {
     rig.tell(ToControl::Request(ControlRequest {
         peer: peer(1),
         peer_addr: "127.0.0.1:1".parse().unwrap(),
@@ -137,7 +141,7 @@ fn inject(rig: &Rig, part: &str) {
 }
 
 /// A broker with topic T, restarted so that what its log holds is read with T known.
-fn with_topic(folder: &std::path::Path, records: HashMap<u64, Bytes>) -> Rig {
+pub fn with_topic(folder: &std::path::Path, records: HashMap<u64, Bytes>) -> Rig {
     let mut rig = Rig::start(folder, settings());
     assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
     rig.stop();
@@ -301,7 +305,7 @@ fn pending_messages_are_parked_again_before_their_segments_go() {
     });
     rig.answer = Box::new(|question| old_segment(ShardId(3), question));
     // All queues are read when the last one, of timers, is.
-    for _ in 0..=18 {
+    for _ in 0..QUEUES {
         rig.until(|message| matches!(message, ToData::Errand { .. }));
     }
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");

@@ -41,6 +41,7 @@ use self::keeper::Keeper;
 use crate::control::plane::Plane;
 use crate::control::supervision::task;
 use crate::control::supervision::tree::PartState;
+use crate::settings::DELAY_LEVELS_COUNT_MAX;
 
 /// Its name in the tree.
 pub const NAME: &str = "delay";
@@ -188,13 +189,12 @@ async fn wait(plane: &Rc<Plane>) {
     }
 }
 
-/// Every queue that may hold parked records.
+/// Every queue that may hold parked records: also those of levels that there are no longer.
 fn queues(plane: &Plane) -> Vec<QueueKey> {
     use gantry_protocol::system_topic::{SCHEDULE_TOPIC, TIMER_TOPIC};
     let topics = plane.topics.borrow();
-    let levels = plane.settings.delay_levels_ms.len();
     let mut keys = Vec::new();
-    for (name, at_least) in [(SCHEDULE_TOPIC, levels), (TIMER_TOPIC, 1)] {
+    for (name, at_least) in [(SCHEDULE_TOPIC, DELAY_LEVELS_COUNT_MAX), (TIMER_TOPIC, 1)] {
         let Some(entry) = topics.get(name) else {
             continue;
         };

@@ -1,0 +1,85 @@
+//! What the supervisor of delayed messages finds at a start.
+
+use std::collections::HashMap;
+
+use gantry_protocol::code::request as code;
+use gantry_storage::address;
+use gantry_storage::units::{FilePosition, QueueBounds, QueueOffset, ShardId};
+
+use super::rig::{Rig, peer, request, settings};
+use super::supervisors::{QUEUES, cores, old_segment, parked, row, supplied};
+use crate::seam::errands::{Errand, ErrandDone, Scan, Scanned};
+use crate::seam::{Question, ToData};
+
+const LATER_MS: u64 = u64::MAX >> 20;
+
+/// What a scan of a queue finds that holds rows up to `max`: those from `from` on, all due then.
+fn rows_of(scan: &Scan, from: u64, max: u64, due_ms: u64) -> Scanned {
+    let rows = (from.max(scan.from.0)..max).map(|offset| row(scan.queue, offset, due_ms));
+    let rows = rows.filter(|row| !scan.leaves_out(row.offset, row.time_ms));
+    Scanned {
+        rows: rows.collect(),
+        next: QueueOffset(max),
+        bounds: QueueBounds {
+            min: QueueOffset(0),
+            max: QueueOffset(max),
+        },
+    }
+}
+
+fn is_scan(message: &ToData) -> bool {
+    matches!(
+        message,
+        ToData::Errand {
+            errand: Errand::Scan(_),
+            ..
+        }
+    )
+}
+
+#[test]
+fn what_is_parked_for_a_level_that_is_gone_is_known_and_moved_before_its_segment_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = address::physical(ShardId(3), FilePosition(40));
+    let mut settings = settings();
+    assert_eq!(settings.delay_levels_ms.len(), 18);
+    settings.retention.rules.delete_hours = Vec::new();
+    settings.retention.interval_ms = 3_600_000;
+    let mut rig = Rig::start(folder.path(), settings);
+    let log = cores(HashMap::from([(at.0, parked(b"later"))]));
+    rig.errand = Box::new(move |errand| match errand {
+        // There were 20 levels when it was parked.
+        Errand::Scan(scan) if scan.queue.queue.0 == 19 => {
+            let mut scanned = rows_of(scan, 0, 1, LATER_MS);
+            for row in &mut scanned.rows {
+                row.physical = at;
+            }
+            ErrandDone::Scanned(Ok(scanned))
+        }
+        Errand::Scan(_) => ErrandDone::Scanned(Ok(Scanned::default())),
+        other => log(other),
+    });
+    rig.answer = Box::new(|question| old_segment(ShardId(3), question));
+    for _ in 0..QUEUES {
+        rig.until(is_scan);
+    }
+    let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
+    assert_eq!(rig.ask(peer(1), asked).code, 0);
+    let again = supplied(&mut rig);
+    assert_eq!(
+        (again[0].key.queue.0, &again[0].body[..]),
+        (19, &b"later"[..])
+    );
+    let is_drop = |message: &ToData| {
+        matches!(
+            message,
+            ToData::Ask {
+                question: Question::DropSegments(_),
+                ..
+            }
+        )
+    };
+    assert!(!rig.seen.iter().any(is_drop), "not before it is moved");
+    rig.until(is_drop);
+    rig.stop();
+}
