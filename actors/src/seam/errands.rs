@@ -109,7 +109,7 @@ impl Scan {
 pub struct Scanned {
     /// The rows.
     pub rows: Vec<OwedRow>,
-    /// Where to go on; the queue's end when all is seen.
+    /// Where to go on; the queue's end when all is seen, and never beyond it.
     pub next: QueueOffset,
     /// What the queue holds.
     pub bounds: QueueBounds,

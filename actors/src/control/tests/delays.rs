@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use gantry_protocol::code::request as code;
 use gantry_storage::address;
-use gantry_storage::units::{FilePosition, QueueBounds, QueueOffset, ShardId};
+use gantry_storage::units::{FilePosition, QueueBounds, QueueKey, QueueOffset, ShardId};
 
 use super::rig::{Rig, peer, request, settings};
 use super::supervisors::{QUEUES, cores, old_segment, parked, row, supplied};
 use crate::seam::errands::{Errand, ErrandDone, Scan, Scanned};
-use crate::seam::{Question, ToData};
+use crate::seam::{Question, ToControl, ToData};
 
 const LATER_MS: u64 = u64::MAX >> 20;
 
@@ -81,5 +81,51 @@ fn what_is_parked_for_a_level_that_is_gone_is_known_and_moved_before_its_segment
     };
     assert!(!rig.seen.iter().any(is_drop), "not before it is moved");
     rig.until(is_drop);
+    rig.stop();
+}
+
+#[test]
+fn what_is_parked_after_the_log_lost_its_end_is_delivered_though_the_marks_go_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let scanned = |max: u64| {
+        move |errand: &Errand| match errand {
+            Errand::Scan(scan) if scan.queue.queue.0 == 1 => {
+                ErrandDone::Scanned(Ok(rows_of(scan, u64::MAX, max, 1)))
+            }
+            _ => ErrandDone::Scanned(Ok(Scanned::default())),
+        }
+    };
+    rig.errand = Box::new(scanned(10));
+    for _ in 0..QUEUES {
+        rig.until(is_scan);
+    }
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    // Ends with the mark of ten rows, none of them pending.
+    rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    rig.stop();
+
+    let mut rig = Rig::start(folder.path(), settings());
+    let log = cores(HashMap::from([
+        (1007, parked(b"one")),
+        (1008, parked(b"two")),
+        (1009, parked(b"three")),
+    ]));
+    rig.errand = Box::new(move |errand| match errand {
+        // Two more come while other queues are read.
+        Errand::Scan(scan) if scan.queue.queue.0 == 1 => {
+            let max = if scan.from.0 == u64::MAX { 7 } else { 9 };
+            ErrandDone::Scanned(Ok(rows_of(scan, 7, max, 1)))
+        }
+        Errand::Scan(_) => ErrandDone::Scanned(Ok(Scanned::default())),
+        other => log(other),
+    });
+    let mut bodies: Vec<_> = supplied(&mut rig).into_iter().map(|one| one.body).collect();
+    assert_eq!(bodies, [&b"one"[..], &b"two"[..]]);
+    let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+    let level_2 = QueueKey::new(schedule.0, 1);
+    rig.tell(ToControl::Owed(vec![row(level_2, 9, 2)]));
+    bodies.extend(supplied(&mut rig).into_iter().map(|one| one.body));
+    assert_eq!(&bodies[2][..], b"three");
     rig.stop();
 }

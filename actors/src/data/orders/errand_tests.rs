@@ -234,3 +234,35 @@ fn an_inner_batch_stored_once_comes_out_as_an_ordinary_message() {
     let view = gantry_protocol::message::RecordView::parse(&read).unwrap();
     assert_eq!(view.sys_flag, 1, "its compression stays");
 }
+
+#[test]
+fn a_scan_from_beyond_the_end_goes_on_at_the_end_and_only_on_the_queues_core() {
+    let broker = TestBroker::new(2, 2, |_| {});
+    let key = |queue| QueueKey::new(1, queue);
+    let batch = (0..7).map(|_| supply(1, "a", Some(OwedTime::At(7))));
+    let told = run(&broker, Errand::Supply(batch.collect()));
+    assert!(supplied(&told).iter().all(Result::is_ok));
+    let scan = |queue| {
+        let scan = Scan {
+            queue: key(queue),
+            from: QueueOffset(10),
+            done_below: QueueOffset(10),
+            done_ms: 9,
+        };
+        match run(&broker, Errand::Scan(scan)).into_iter().next() {
+            Some(ToControl::ErrandDone {
+                done: ErrandDone::Scanned(scanned),
+                ..
+            }) => scanned,
+            other => panic!("{other:?}"),
+        }
+    };
+    let scanned = scan(1).unwrap();
+    assert_eq!(
+        (scanned.next, scanned.bounds.max),
+        (QueueOffset(7), QueueOffset(7))
+    );
+    assert!(scanned.rows.is_empty());
+    // An empty answer would say that the queue has lost all its rows.
+    assert!(scan(0).unwrap_err().contains("does not hold"));
+}

@@ -64,7 +64,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }),
             Errand::Scan(scan) => self.host.spawn(async move {
                 let scanned = here.scan(&scan).await;
-                let scanned = scanned.map_err(|error| error.to_string());
                 here.errand_done(ticket, ErrandDone::Scanned(scanned)).await;
             }),
         }
@@ -75,13 +74,17 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             .await;
     }
 
+    fn is_elsewhere(&self, key: QueueKey) -> String {
+        format!("core {} does not hold queue {key:?}", self.number)
+    }
+
     fn post_supply(&self, records: Vec<SupplyRecord>) -> Rc<SupplyBatch> {
         let batch = SupplyBatch::new(records.len());
         for (number, record) in records.into_iter().enumerate() {
             let slot = batch.slot(number);
             let key = record.key;
             let Some(shard) = self.shard_of(key) else {
-                let remark = format!("core {} does not hold queue {key:?}", self.number);
+                let remark = self.is_elsewhere(key);
                 slot.tell(Err(Refusal::new(response::SYSTEM_ERROR, remark)));
                 continue;
             };
@@ -168,10 +171,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
     }
 
-    async fn scan(&self, scan: &Scan) -> Result<Scanned, ReadError> {
-        let Some(shard) = self.shard_of(scan.queue) else {
-            return Ok(Scanned::default());
-        };
+    async fn scan(&self, scan: &Scan) -> Result<Scanned, String> {
+        let shard = self.shard_of(scan.queue);
+        let shard = shard.ok_or_else(|| self.is_elsewhere(scan.queue))?;
         let store = shard.store();
         let bounds = store.bounds(scan.queue);
         let mut next = scan.from.max(bounds.min);
@@ -180,7 +182,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ..Scanned::default()
         };
         while next < bounds.max && scanned.rows.len() < SCAN_ROWS_MAX {
-            let entries = store.entries(scan.queue, next, SCAN_ROWS_MAX).await?;
+            let entries = store.entries(scan.queue, next, SCAN_ROWS_MAX).await;
+            let entries = entries.map_err(|error| error.to_string())?;
             if entries.is_empty() {
                 break;
             }
@@ -208,7 +211,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 future::yield_now().await;
             }
         }
-        scanned.next = QueueOffset(next.0.min(bounds.max.0.max(scan.from.0)));
+        // Also when `from` lies beyond the end: a row that comes there is a new one.
+        scanned.next = next.min(bounds.max);
         Ok(scanned)
     }
 }

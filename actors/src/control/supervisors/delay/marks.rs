@@ -138,6 +138,29 @@ pub fn load(tables: &Tables) -> Result<Stored, TablesError> {
     Ok(stored)
 }
 
+fn put_queues(batch: &mut Batch, queues: &[QueueMark]) {
+    for mark in queues {
+        let mut value = mark.next.0.to_be_bytes().to_vec();
+        if let Some(floor) = mark.floor {
+            value.extend_from_slice(&floor.0.to_be_bytes());
+        }
+        batch.put(Namespace::Timers, queue_key(mark.key), value);
+    }
+}
+
+/// Stores the marks of these queues alone.
+///
+/// # Errors
+/// The store fails.
+pub fn store_queues(tables: &Tables, queues: &[QueueMark]) -> Result<(), TablesError> {
+    if queues.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    put_queues(&mut batch, queues);
+    tables.commit(&batch, Durable::Now)
+}
+
 /// Stores the marks and forgets recalled messages whose time has passed.
 ///
 /// # Errors
@@ -145,13 +168,7 @@ pub fn load(tables: &Tables) -> Result<Stored, TablesError> {
 pub fn store(tables: &Tables, marks: &Marks, forget: &[u64]) -> Result<(), TablesError> {
     let mut batch = Batch::new();
     batch.put(Namespace::Timers, DONE, marks.done_ms.to_be_bytes());
-    for mark in &marks.queues {
-        let mut value = mark.next.0.to_be_bytes().to_vec();
-        if let Some(floor) = mark.floor {
-            value.extend_from_slice(&floor.0.to_be_bytes());
-        }
-        batch.put(Namespace::Timers, queue_key(mark.key), value);
-    }
+    put_queues(&mut batch, &marks.queues);
     for physical in forget {
         batch.delete(Namespace::Timers, recalled_key(*physical));
     }

@@ -5,7 +5,8 @@
 //! **Invariants** nothing is delivered before every queue was tried, so that what became due
 //! meanwhile goes out in due order. A queue that can't be read keeps no other one waiting: it stays
 //! unread, which holds its marks and its shard's segments, and is tried again. No record is read:
-//! an index entry says when it is due.
+//! an index entry says when it is due. A mark beyond its queue's end is taken back to it before
+//! anything else is read: the log has lost its end, and what is parked there next is new.
 //! **Limits** a scan gives `SCAN_ROWS_MAX` rows at a time; at start a core that can't answer yet is
 //! asked [`TRIES_MAX`] times before what is known is delivered, and again every [`RETRY_MS`].
 //! **Not here** when marks are stored (`keeper`).
@@ -74,7 +75,8 @@ impl Unread {
 /// Makes the board complete, but for what can't be read.
 pub async fn rebuild(plane: &Rc<Plane>) {
     let begun = Instant::now();
-    let stored = load(plane).await;
+    let mut stored = load(plane).await;
+    take_marks_back(plane, &mut stored.marks).await;
     let keys = queues(plane);
     plane.delay.board_mut().begin(&stored, keys);
     for _ in 0..TRIES_MAX {
@@ -102,6 +104,34 @@ async fn load(plane: &Rc<Plane>) -> Stored {
                 pause(plane).await;
             }
         }
+    }
+}
+
+/// A repaired log, or one copied before its tables, may end before what the marks speak of. That is
+/// stored at once: after a kill, rows that came meanwhile would look as if the marks knew them.
+async fn take_marks_back(plane: &Rc<Plane>, marks: &mut Marks) {
+    let mut changed = Vec::new();
+    for mark in marks.queues.iter_mut().filter(|mark| mark.next.0 > 0) {
+        let past_all = Scan {
+            queue: mark.key,
+            from: QueueOffset(u64::MAX),
+            done_below: QueueOffset(0),
+            done_ms: 0,
+        };
+        // A silent core: each queue of it would wait as long again, and reads end no later.
+        let Ok(scanned) = plane.errands.scan(past_all).await else {
+            break;
+        };
+        let (end, queue) = (scanned.bounds.max, mark.key.queue);
+        if mark.next > end {
+            let known = mark.next;
+            tracing::warn!(%queue, %known, %end, "a queue of delayed messages lost its last rows");
+            mark.next = end;
+            changed.push(*mark);
+        }
+    }
+    if let Err(error) = marks::store_queues(plane.ledger.tables(), &changed) {
+        tracing::error!(%error, "marks of delayed messages can't be taken back in the tables now");
     }
 }
 
