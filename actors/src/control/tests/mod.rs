@@ -5,6 +5,7 @@ mod delays;
 mod groups;
 mod lost_records;
 mod offsets;
+mod recalls;
 mod registration;
 mod retry_crashes;
 pub(super) mod rig;

@@ -207,9 +207,19 @@ impl Board {
         found
     }
 
-    /// An entry is done with. `delivered` is its record's offset in the parking queue.
+    /// Whether an entry due then is away or waits for another try.
+    pub fn is_on_its_way(&self, due_ms: u64) -> bool {
+        let again = self.again.iter().map(|(_, entry)| entry);
+        let mut entries = self.away.iter().chain(again);
+        entries.any(|entry| entry.due_ms == due_ms)
+    }
+
+    /// An entry is done with. `delivered` is its record's offset in the parking queue. One that the
+    /// board doesn't know to be away is another board's: this one was begun anew meanwhile.
     pub fn finish(&mut self, entry: Entry, delivered: Option<QueueOffset>) {
-        self.away.remove(&entry);
+        if !self.away.remove(&entry) {
+            return;
+        }
         self.is_dirty = true;
         if let Some(queue) = self.queue_mut(entry.queue) {
             queue.done(entry.physical);
@@ -219,9 +229,11 @@ impl Board {
         }
     }
 
-    /// An entry goes back, to be tried at `at_ms` or when it is due.
+    /// An entry goes back, to be tried at `at_ms` or when it is due; one of another board doesn't.
     pub fn try_again(&mut self, entry: Entry, at_ms: u64) {
-        self.away.remove(&entry);
+        if !self.away.remove(&entry) {
+            return;
+        }
         if at_ms > entry.due_ms {
             self.again.push((at_ms, entry));
         } else {
@@ -232,6 +244,14 @@ impl Board {
     /// Notes that a message isn't to be delivered, whatever a scan finds.
     pub fn note_recalled(&mut self, physical: u64, recalled: Recalled) {
         self.recalled.insert(physical, recalled);
+    }
+
+    /// The tables know that an entry isn't to be delivered: it is done with, also when the board was
+    /// begun anew meanwhile and has found it again.
+    pub fn set_recalled(&mut self, entry: Entry, recalled: Recalled) {
+        self.note_recalled(entry.physical, recalled);
+        self.take(entry);
+        self.finish(entry, None);
     }
 
     /// Whether that is still to be remembered.

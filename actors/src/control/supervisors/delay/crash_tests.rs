@@ -8,7 +8,7 @@
 //! speak of more than the device holds. At times a queue can't be read.
 //!
 //! Not modelled: a recall in the moment in which its record is being parked again and the new row
-//! is on its way; it finds nothing to recall.
+//! is on its way; it is refused.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

@@ -210,6 +210,8 @@ mod tests {
             bytes: 9,
             queue: 0,
         };
+        board.due.insert(entry);
+        assert_eq!(board.take_due(u64::MAX, (9, 9)), [entry]);
         let mut waits_ms = Vec::new();
         for _ in 0..7 {
             put_back(&faults, &mut board, vec![(entry, "full".to_owned())], 100);

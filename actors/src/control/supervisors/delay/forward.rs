@@ -9,6 +9,7 @@
 //! so. What waits for the device is what was moved in the last second or so.
 //! **Not here** cutting the log.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -151,8 +152,7 @@ impl Delay {
         for (entry, new) in moved {
             let due_ms = entry.due_ms;
             let recalled = Recalled { due_ms, at_ms };
-            board.note_recalled(entry.physical, recalled);
-            board.finish(*entry, None);
+            board.set_recalled(*entry, recalled);
             rows.push(MovedRow {
                 old: entry.physical,
                 new: *new,
@@ -176,6 +176,22 @@ impl Delay {
             }
         }
         found
+    }
+
+    /// Whether a message due then may be at no place that is known: on its way to its queue, being
+    /// moved, or moved when its new row hasn't come. `pending` are all that are known to be due then.
+    pub(super) fn is_on_its_way(&self, due_ms: u64, pending: &[Entry]) -> bool {
+        let (board, moved) = (self.board(), self.moved.borrow());
+        if board.is_on_its_way(due_ms) {
+            return true;
+        }
+        let rows = moved.iter().flat_map(|moved| &moved.rows);
+        let mut rows = rows.filter(|row| row.recalled.due_ms == due_ms).peekable();
+        if rows.peek().is_none() {
+            return false;
+        }
+        let known: HashSet<u64> = pending.iter().map(|entry| entry.physical).collect();
+        rows.any(|row| !known.contains(&row.new) && !board.is_recalled(row.new))
     }
 
     /// Stores what has been moved long enough ago that the device has the new records.

@@ -48,7 +48,7 @@ pub async fn list(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal
     }
     let mut found = plane.delay.board().after(after, count_max);
     let is_full = found.len() == count_max;
-    let count = count_that_fits(&found);
+    let count = count_that_fits(&found, PAGE_BYTES_MAX);
     let is_cut = count < found.len();
     found.truncate(count);
     let places = found.iter().map(|entry| PhysicalOffset(entry.physical));
@@ -66,10 +66,11 @@ pub async fn list(command: &Command, plane: &Rc<Plane>) -> Result<Reply, Refusal
     Ok(Reply::json(&Value::map(members)))
 }
 
-fn count_that_fits(found: &[Entry]) -> usize {
+/// How many of these come before their records have reached `bytes_max`.
+pub(super) fn count_that_fits(found: &[Entry], bytes_max: u64) -> usize {
     let mut bytes = 0;
     let fits = found.iter().take_while(|entry| {
-        let has_room = bytes < PAGE_BYTES_MAX;
+        let has_room = bytes < bytes_max;
         bytes += u64::from(entry.bytes);
         has_room
     });

@@ -61,6 +61,7 @@ pub struct Delay {
     /// When the unread queues were tried last.
     tried: Cell<Option<Instant>>,
     moved: RefCell<Vec<forward::Moved>>,
+    recalls: requests::Recalls,
 }
 
 impl Delay {
