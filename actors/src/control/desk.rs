@@ -7,6 +7,7 @@
 //! **Limits** a batch of `gantry_runtime::mailbox` at a time, so the parts run in between.
 //! **Not here** what a request means (the parts).
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use gantry_protocol::code::{self, request, response};
@@ -22,6 +23,9 @@ use super::reply::ReplyTo;
 use super::supervisors::retry;
 use super::supervisors::{delay, open_halves, transactions};
 use super::{admin, groups, offsets, topics};
+
+/// Its name in the tree.
+const NAME: &str = "desk";
 
 /// Which part answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,14 +112,22 @@ pub fn unbuilt(request: i32) -> Refusal {
     Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark)
 }
 
-/// Reads the mailbox until every core is gone. A panic loses the batch at hand and nothing else.
+/// Reads the mailbox until every core is gone. A panic loses the batch at hand and nothing else;
+/// rows of parked messages that were in it are read from the log.
 pub async fn serve(
     mail: MailReceiver<ToControl>,
     plane: Rc<Plane>,
     core_stopped: impl Fn(CoreNumber),
 ) {
     let (mail, plane, core_stopped) = (&mail, &plane, &core_stopped);
-    guard_task(plane.budget("desk"), || read(mail, plane, core_stopped)).await;
+    let is_again = Cell::new(false);
+    let make = || {
+        if is_again.replace(true) {
+            plane.owed.note_lost();
+        }
+        read(mail, plane, core_stopped)
+    };
+    guard_task(plane.budget(NAME), make).await;
 }
 
 async fn read(
@@ -175,7 +187,11 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
         ToControl::CheckHalves(checks) => {
             book.transactions.tell(transactions::Msg::Check(checks));
         }
-        ToControl::Owed(rows) => plane.owed.push(rows),
+        ToControl::Owed(rows) => {
+            #[cfg(test)]
+            plane.tree.panic_if_wanted(NAME);
+            plane.owed.push(rows);
+        }
         ToControl::ErrandDone { ticket, done } => plane.errands.done(ticket, done),
         ToControl::CoreStopped(core) => core_stopped(core),
     }
@@ -196,6 +212,7 @@ fn route(request: ControlRequest, plane: &Rc<Plane>) {
             Some("transaction") => book.transactions.inject_panic(),
             Some("delay") => plane.tree.inject_panic(delay::NAME),
             Some("retry") => plane.tree.inject_panic(retry::NAME),
+            Some("desk") => plane.tree.inject_panic(NAME),
             _ => book.admin.inject_panic(),
         }
         return;

@@ -36,6 +36,12 @@ impl OwedInbox {
         self.news.notify_one();
     }
 
+    /// Rows may have been lost on their way here.
+    pub fn note_lost(&self) {
+        self.is_lossy.set(true);
+        self.news.notify_one();
+    }
+
     /// Waits until there is something to take.
     pub async fn wait(&self) {
         while self.rows.borrow().is_empty() && !self.is_lossy.get() {

@@ -1,4 +1,4 @@
-//! What the supervisor of delayed messages finds at a start.
+//! What the supervisor of delayed messages finds at a start, and after a panic of the desk.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use gantry_storage::address;
 use gantry_storage::units::{FilePosition, QueueBounds, QueueKey, QueueOffset, ShardId};
 
 use super::rig::{Rig, peer, request, settings};
-use super::supervisors::{QUEUES, cores, old_segment, parked, row, supplied};
+use super::supervisors::{QUEUES, cores, inject, old_segment, parked, row, supplied, with_topic};
 use crate::seam::errands::{Errand, ErrandDone, Scan, Scanned};
 use crate::seam::{Question, ToControl, ToData};
 
@@ -127,5 +127,26 @@ fn what_is_parked_after_the_log_lost_its_end_is_delivered_though_the_marks_go_fu
     rig.tell(ToControl::Owed(vec![row(level_2, 9, 2)]));
     bodies.extend(supplied(&mut rig).into_iter().map(|one| one.body));
     assert_eq!(&bodies[2][..], b"three");
+    rig.stop();
+}
+
+#[test]
+fn rows_that_a_panic_of_the_desk_takes_with_it_are_read_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(1000, parked(b"one")), (1001, parked(b"two"))]);
+    let mut rig = with_topic(folder.path(), records.clone());
+    assert_eq!(supplied(&mut rig).len(), 1);
+    let log = cores(records);
+    rig.errand = Box::new(move |errand| match errand {
+        Errand::Scan(scan) if scan.queue.queue.0 == 1 => {
+            ErrandDone::Scanned(Ok(rows_of(scan, 1, 2, 2)))
+        }
+        other => log(other),
+    });
+    let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+    let level_2 = QueueKey::new(schedule.0, 1);
+    inject(&rig, "desk");
+    rig.tell(ToControl::Owed(vec![row(level_2, 1, 2)]));
+    assert_eq!(&supplied(&mut rig)[0].body[..], b"two");
     rig.stop();
 }
