@@ -184,9 +184,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let remark = format!("the topic {} does not exist", quoted(half.topic));
             return Err(Refusal::new(response::TOPIC_NOT_EXIST, remark));
         };
+        // The topic may have shrunk meanwhile: no consumer would look beyond its queues.
+        let queues = u16::try_from(topic.config.queue_nums()).unwrap_or(u16::MAX);
         let key = QueueKey {
             topic: topic.id,
-            queue: QueueId(half.queue),
+            queue: QueueId(half.queue % queues.max(1)),
         };
         let append = copied(half, record, topic, step);
         let sys_flag =
@@ -239,7 +241,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return Ok(());
         }
         // It waits, for which there is a limit, or lies on another shard: its topic was deleted and
-        // made again, or the queue of its delay level does.
+        // made again or has fewer queues, or the queue of its delay level does.
         let routed = self.route_append(key, to, append);
         if routed.is_err() {
             shard.cancel_end(half);

@@ -1,11 +1,14 @@
-//! In which order ends take effect, and what one may say.
+//! In which order ends take effect, what one may say, and where its message goes.
 
 use gantry_protocol::message::RecordView;
 use gantry_protocol::message_id::parse_offset_id;
 use gantry_protocol::request::transaction::EndTransaction;
 
-use super::ends_tests::{delivered, end_header, end_with, half_header, half_properties, send_half};
-use crate::data::testing::{TestBroker, ext, request_frame, send_frame};
+use super::ends_tests::{
+    delivered, end, end_header, end_with, half_header, half_properties, send_half,
+};
+use crate::data::testing::{TestBroker, ext, request_frame, send_frame, topic};
+use crate::seam::{CatalogChange, ToData};
 
 fn broker() -> TestBroker {
     TestBroker::new(1, 1, |_| {}).with_transactions()
@@ -58,4 +61,24 @@ fn commits_of_one_connection_keep_their_order_when_one_half_is_cold() {
         .map(|record| RecordView::parse(record).unwrap().body.to_vec())
         .collect();
     assert_eq!(bodies, [&b"first"[..], b"second", b"third"]);
+}
+
+/// No consumer reads beyond a topic's queues. The new queue lies on the half's shard, or on another.
+#[test]
+fn a_half_of_a_queue_that_its_topic_lost_goes_to_one_that_it_has() {
+    for (queue, goes_to) in [(6, 0), (4, 1)] {
+        let broker = TestBroker::new(2, 2, |_| {}).with_transactions();
+        let put = |queues| ToData::Catalog(CatalogChange::TopicPut(topic("T", 1, queues)));
+        broker.tell_all(|| put(8));
+        let told = send_half(&broker, queue, "", b"hi");
+        broker.tell_all(|| put(3));
+        assert_eq!(end(&broker, told, 8), 0);
+        broker.settle();
+        let queues = delivered(&broker);
+        let queues = queues
+            .iter()
+            .map(|record| RecordView::parse(record).unwrap().queue_id);
+        assert_eq!(queues.collect::<Vec<_>>(), [goes_to], "from queue {queue}");
+        assert_eq!(broker.open_halves(), 0);
+    }
 }
