@@ -1,5 +1,6 @@
 //! The links, against small name servers on the loopback.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_protocol::frame::take_frame;
 
 use super::rig::{Rig, peer, request, settings};
+use super::supervisors::{cores, parked};
 use crate::control::reply::encoded;
 use crate::control::topics::table::TOPICS_MAX;
+use crate::seam::{CatalogChange, Ticket, ToControl, ToData};
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -370,5 +373,41 @@ fn all_topics_that_a_broker_may_have_are_registered_on_one_connection() {
         .expect("told before the answer");
     assert_eq!(body_of(&told).topics.topics.len(), wanted);
     assert_eq!(server.connections.load(Ordering::Relaxed), 1);
+    rig.stop();
+}
+
+#[test]
+fn a_message_sent_back_waits_for_no_name_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    // It hangs once the broker is registered.
+    let server = name_server(move |command| {
+        if calls.fetch_add(1, Ordering::Relaxed) > 0 {
+            std::thread::sleep(WAIT);
+        }
+        accept(command)
+    });
+    let mut rig = rig(folder.path(), &[server.addr]);
+    rig.errand = Box::new(cores(HashMap::from([(77, parked(b"back"))])));
+    rig.control.as_ref().unwrap().register();
+    let ticket = Ticket(7);
+    rig.tell(ToControl::EnsureTopic {
+        core: 0,
+        ticket,
+        topic: "T".into(),
+        default_topic: "TBW102".into(),
+        default_topic_queue_nums: 4,
+        unit_mode: false,
+    });
+    rig.until(|message| matches!(message, ToData::Catalog(CatalogChange::TopicPut(_))));
+    let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+    let back = request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+    assert_eq!(rig.ask(peer(1), back).code, 0);
+    let is_answer = |message: &ToData| matches!(message, ToData::Resolved { .. });
+    assert!(
+        !rig.seen.iter().any(is_answer),
+        "the send for T waits still"
+    );
+    assert_eq!(rig.resolved(ticket), 0);
     rig.stop();
 }

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the waves and who waits for them.
 //! **Lives on** the control plane's thread, as part of the topics actor.
-//! **Invariants** committed before told, told before announced, announced before answered.
+//! **Invariants** committed before told, told before announced, announced before answered; but a
+//! supervisor is answered when the cores are told, as it asks no name server.
 //! **Limits** `WAVE_WAITERS_MAX` answers, `ANNOUNCE_MAX` for the name servers.
 //! **Not here** which changes there are (`super`, `requests`).
 
@@ -37,6 +38,13 @@ pub(super) enum Waiter {
     Task(oneshot::Sender<Result<(), Refusal>>),
 }
 
+impl Waiter {
+    /// Whether a part of the control plane waits, which needs the cores only.
+    fn is_task(&self) -> bool {
+        matches!(self, Self::Task(_))
+    }
+}
+
 /// Changes that travel together: one commit, one registration.
 #[derive(Default)]
 pub(super) struct Wave {
@@ -63,7 +71,7 @@ impl Topics {
         let carrying = self
             .travelling
             .values_mut()
-            .find(|(names, _)| names.iter().any(|name| name == topic));
+            .find(|(names, _)| !waiter.is_task() && names.iter().any(|name| name == topic));
         if let Some((_, waiters)) = carrying {
             waiters.push(waiter);
         } else if self.open.has(topic) {
@@ -128,8 +136,10 @@ impl Topics {
                 .outbox
                 .change(CatalogChange::TopicPut(Arc::clone(entry)));
         }
+        let (tasks, waiters) = wave.waiters.into_iter().partition(Waiter::is_task);
+        answer(tasks, plane);
         if !changes {
-            answer(wave.waiters, plane);
+            answer(waiters, plane);
             return;
         }
         let number = self.next_wave;
@@ -139,7 +149,7 @@ impl Topics {
             .iter()
             .map(|entry| entry.config.name.clone())
             .collect();
-        self.travelling.insert(number, (names, wave.waiters));
+        self.travelling.insert(number, (names, waiters));
         let told = plane
             .book()
             .registration

@@ -177,17 +177,20 @@ fn wanted_topic(back: &SendBack, goal: Goal) -> (String, i32) {
 
 /// Makes the topics that are missing; one that can't be made refuses its messages later.
 async fn ensure(plane: &Rc<Plane>, topics: BTreeSet<(String, i32)>) {
+    let mut asked = Vec::new();
     for (topic, queues) in topics {
         if plane.topics.borrow().get(&topic).is_some() {
             continue;
         }
         let (done, made) = oneshot::channel();
-        let name = topic.clone();
+        asked.push((topic.clone(), made));
         plane.book().topics.tell(topics::Msg::EnsureOwn {
             topic,
             queues,
             done,
         });
+    }
+    for (name, made) in asked {
         if !matches!(made.await, Ok(Ok(()))) {
             tracing::warn!(topic = name, "a topic for messages sent back can't be made");
         }
