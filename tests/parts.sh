@@ -112,7 +112,7 @@ cargo_tests() { # log-name cargo-arguments...
 }
 
 # The suites at the root: these need no server, all others start one.
-UNIT_SUITES="tidy golden compatibility"
+UNIT_SUITES="tidy golden compatibility kit"
 suites() { # unit | process
   local f n
   for f in tests/*.rs; do
@@ -177,14 +177,16 @@ gantry_stop() { stop_pid "$1"; wait "$1" 2>/dev/null; }
 
 # interop LABEL NAMESRV CLIENT CASE...: adds the kit's own counts.
 interop() {
-  local label=$1 ns=$2 client=$3 out; shift 3
+  local label=$1 ns=$2 client=$3 out rc; shift 3
   out=$REPORT/interop-$label.log
   tests/interop/interop.sh --namesrv "$ns" --only "$client" ${QUICK:+--quick} "$@" </dev/null 2>&1 \
     | tee "$out" | grep --line-buffered -E '^(PASS|FAIL|SKIP) '
+  rc=${PIPESTATUS[0]}
   local p f
   p=$(grep -c '^PASS ' "$out"); f=$(grep -c '^FAIL ' "$out")
   PASSED=$((PASSED + p)); FAILED=$((FAILED + f))
-  if [ $((p + f)) -eq 0 ]; then fail "interop $label ran no case (see $out)"; fi
+  if [ $((p + f)) -eq 0 ]; then fail "interop $label ran no case (see $out)"
+  elif [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then fail "interop $label (exit $rc, see $out)"; fi
 }
 
 interop_tests() {
