@@ -227,6 +227,7 @@ fn the_brokers_process_is_found_where_it_listens_on_all_addresses() {
     let own = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     // Nothing is sent: this only asks which address would be used.
     if own.connect("192.0.2.1:9").is_err() {
+        common::skipped("this machine has no address but 127.0.0.1");
         return;
     }
     let address = own.local_addr().unwrap().ip();

@@ -45,7 +45,7 @@ impl SmallDisk {
         let made = does("mkfs.ext4", &["-q", "-F", "-m", "0", image])
             && does("mount", &["-o", "loop", image, at]);
         if !made {
-            eprintln!("SKIPPED: no small file system can be mounted here (root and loop devices)");
+            common::skipped("no small file system can be mounted here (root and loop devices)");
             return None;
         }
         let mount = mount.to_owned();

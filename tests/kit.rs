@@ -1,5 +1,5 @@
 //! The scripts of `tests/run`: what a real client does not say fails them too (here the clients are
-//! stubs).
+//! stubs), and tests that could not be run are named.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -116,4 +116,33 @@ fn a_kit_that_fails_without_a_word_fails_the_run() {
     assert!(said.ends_with("1 passed, 0 failed\n"), "{said}");
     let said = count("#!/bin/sh\necho PASS go.one; exit 137");
     assert!(said.ends_with("1 passed, 1 failed\n"), "{said}");
+}
+
+#[test]
+fn tests_that_could_not_be_run_are_named() {
+    let scratch = Scratch::new();
+    let dir = scratch.path();
+    let file = dir.join("skipped");
+    let tell = format!(
+        ". tests/parts.sh; GANTRY_TEST_SKIPPED={} tell_skipped",
+        file.display()
+    );
+    assert_eq!(bash(dir, &["-c", &tell]).1, "");
+    // This test again, in a process that skips.
+    let me = std::env::current_exe().unwrap();
+    // With one thread tests have the main one, which has another name.
+    let again = ["skips", "--exact", "--include-ignored", "--test-threads=2"];
+    let ran = Command::new(me)
+        .args(again)
+        .env("GANTRY_TEST_SKIPPED", &file)
+        .output();
+    assert!(ran.unwrap().status.success());
+    let said = bash(dir, &["-c", &tell]).1;
+    assert_eq!(said, "1 of these skipped:\n  skips: no reason at all\n");
+}
+
+#[test]
+#[ignore = "for the test above"]
+fn skips() {
+    common::skipped("no reason at all");
 }

@@ -111,6 +111,13 @@ cargo_tests() { # log-name cargo-arguments...
   if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then fail "cargo test (exit $rc, see $log)"; fi
 }
 
+# What could not be run here, of the tests counted as passed.
+tell_skipped() {
+  [ -s "$GANTRY_TEST_SKIPPED" ] || return 0
+  echo "$(wc -l <"$GANTRY_TEST_SKIPPED") of these skipped:"
+  sed 's/^/  /' "$GANTRY_TEST_SKIPPED"
+}
+
 # The suites at the root: these need no server, all others start one.
 UNIT_SUITES="tidy golden compatibility kit"
 suites() { # unit | process
