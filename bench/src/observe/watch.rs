@@ -1,13 +1,13 @@
 //! The observer: listens to the run from a thread of its own.
 //!
-//! **Owns** the run's sums, its course second by second, the readings at both ends of the window,
-//! the progress line and the histogram log.
+//! **Owns** the run's sums, the readings at both ends of the window, the progress line and the
+//! histogram log.
 //! **Lives on** its own thread; the executor only hands intervals over.
 //! **Invariants** readings are taken when the window opens and closes, not when the run does, so
 //! neither warm-up nor drain is part of a cost. What disturbs the broker to read is read when the
 //! run is over.
-//! **Limits** [`COURSE_POINTS_MAX`] points of the course; older ones are joined in pairs.
-//! **Not here** percentiles and tables (`report`).
+//! **Limits** none.
+//! **Not here** how the course is kept (`course`), percentiles and tables (`report`).
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -17,33 +17,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::course::{Course, CoursePoint};
 use super::machine::{MachineReading, MachineSpent, cores};
 use super::process::{ProcessReading, cpu_seconds, pss_bytes, read_process, unbacked_bytes};
 use crate::recorder::{Counts, Interval, Latency, Note};
 use crate::report::hlog::HistogramLog;
-
-/// Points kept of the course of a run: an hour by the second.
-pub const COURSE_POINTS_MAX: usize = 3600;
-
-/// One interval of a run's course.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct CoursePoint {
-    /// Seconds since the window opened.
-    pub at_seconds: f64,
-    /// Length.
-    pub length_seconds: f64,
-    /// Messages acknowledged, delivered or connections answered: the most of the three; of pending
-    /// messages those delivered.
-    pub count: u64,
-    /// Median of the main latency, ns.
-    pub p50_ns: u64,
-    /// 99th percentile of it.
-    pub p99_ns: u64,
-    /// Its highest.
-    pub max_ns: u64,
-    /// The broker's memory that no disk file backs.
-    pub unbacked_bytes: u64,
-}
 
 /// What was seen of a run.
 #[derive(Debug, Default)]
@@ -55,7 +33,7 @@ pub struct Observed {
     /// Length of the window.
     pub window: Duration,
     /// The run's course.
-    pub course: Vec<CoursePoint>,
+    pub course: Course,
     /// The broker at both ends of the window, if its process is known.
     pub broker: Option<(ProcessReading, ProcessReading)>,
     /// Its proportional set after the run, bytes.
@@ -174,13 +152,10 @@ impl Watch {
             p50_ns: quantile(0.5),
             p99_ns: quantile(0.99),
             max_ns: main.map_or(0, |(_, h)| h.max()),
-            unbacked_bytes: self.broker_pid.and_then(unbacked_bytes).unwrap_or(0),
+            unbacked_bytes: self.broker_pid.and_then(unbacked_bytes),
         };
         if !interval.length.is_zero() {
-            observed.course.push(point);
-            if observed.course.len() > COURSE_POINTS_MAX {
-                observed.course = joined(&observed.course);
-            }
+            observed.course.add(point);
         }
         point
     }
@@ -218,25 +193,6 @@ fn line(point: &CoursePoint, errors: u64) -> String {
     )
 }
 
-/// Half as many points: neighbours become one, of which the worse latency is kept.
-fn joined(course: &[CoursePoint]) -> Vec<CoursePoint> {
-    course
-        .chunks(2)
-        .filter_map(|pair| {
-            let last = pair.last()?;
-            Some(CoursePoint {
-                at_seconds: last.at_seconds,
-                length_seconds: pair.iter().map(|p| p.length_seconds).sum(),
-                count: pair.iter().map(|p| p.count).sum(),
-                p50_ns: pair.iter().map(|p| p.p50_ns).max()?,
-                p99_ns: pair.iter().map(|p| p.p99_ns).max()?,
-                max_ns: pair.iter().map(|p| p.max_ns).max()?,
-                unbacked_bytes: last.unbacked_bytes,
-            })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,23 +219,8 @@ mod tests {
         notes.send(Note::WindowCloses).unwrap();
         drop(notes);
         let observed = watch.listen(&heard);
-        assert!(observed.course[0].unbacked_bytes > 0);
+        assert!(observed.course.unbacked_bytes().unwrap().0 > 0);
         assert!(observed.broker_pss_bytes.unwrap() > 0);
         assert!(observed.broker.is_some());
-    }
-
-    #[test]
-    fn a_long_course_is_joined_and_loses_no_message_and_no_peak() {
-        let point = |n: u64| CoursePoint {
-            at_seconds: 1.0,
-            length_seconds: 1.0,
-            count: n,
-            max_ns: n * 10,
-            ..CoursePoint::default()
-        };
-        let half = joined(&[point(1), point(2), point(3)]);
-        assert_eq!(half.len(), 2);
-        assert_eq!(half.iter().map(|p| p.count).sum::<u64>(), 6);
-        assert_eq!(half[0].max_ns, 20);
     }
 }

@@ -74,6 +74,7 @@ fn broker(report: &Report) -> Value {
         return Value::Null;
     };
     let grown = |of: fn(&ProcessReading) -> u64| of(&after).saturating_sub(of(&before));
+    let ends = report.observed.course.unbacked_bytes();
     json!({
         "cpu_seconds": after.cpu_seconds - before.cpu_seconds,
         "cpu_seconds_per_million": report.broker_cpu_per_million(),
@@ -81,6 +82,8 @@ fn broker(report: &Report) -> Value {
         "anon_bytes": after.anon_bytes,
         "shmem_bytes": after.shmem_bytes,
         "unbacked_bytes": after.unbacked_bytes(),
+        "first_unbacked_bytes": ends.map(|(first, _)| first),
+        "last_unbacked_bytes": ends.map(|(_, last)| last),
         "pss_bytes": report.observed.broker_pss_bytes,
         "written_bytes": grown(|r| r.write_bytes),
         "read_bytes": grown(|r| r.read_bytes),
@@ -145,7 +148,9 @@ fn pending(report: &Report) -> Value {
 }
 
 fn course(report: &Report) -> Vec<Value> {
-    let points = report.observed.course.iter();
+    // No latency is 0.
+    let us = |ns: u64| (ns > 0).then(|| us(ns));
+    let points = report.observed.course.points().iter();
     points
         .map(|p| {
             json!({

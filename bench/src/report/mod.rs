@@ -270,6 +270,7 @@ fn wrongs(verdict: &Verdict, strict_order: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::course::CoursePoint;
 
     /// A run of one second in which this was counted, one message of it late by a millisecond.
     fn report(main: Latency, counts: Counts) -> Report {
@@ -323,6 +324,28 @@ mod tests {
             text.starts_with("1000 of 11000 messages were due but"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null() {
+        let mut report = report(Latency::Send, Counts::default());
+        let second = CoursePoint {
+            length_seconds: 1.0,
+            ..CoursePoint::default()
+        };
+        report.observed.course.add(second);
+        report.observed.course.add(CoursePoint {
+            max_ns: 1000,
+            unbacked_bytes: Some(7),
+            ..second
+        });
+        let json = json::render(&report);
+        let points = [0, 1].map(|at| {
+            let point = &json["course"][at];
+            ["max_us", "unbacked_bytes"].map(|name| point[name].as_f64())
+        });
+        assert_eq!(points, [[None, None], [Some(1.0), Some(7.0)]]);
+        assert!(json["broker"].is_null() && json["read_back"].is_null());
     }
 
     #[test]

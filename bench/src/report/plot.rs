@@ -14,7 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{Report, us};
-use crate::observe::watch::CoursePoint;
+use crate::observe::course::CoursePoint;
 use crate::recorder::Latency;
 
 const WIDTH: u32 = 960;
@@ -110,7 +110,7 @@ fn histogram_len(histogram: &Histogram<u64>) -> f64 {
 }
 
 fn over_time(report: &Report, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn {
-    let course = &report.observed.course;
+    let course = report.observed.course.points();
     let end = course.last().map_or(1.0, |p| p.at_seconds).max(1.0);
     let highest = course.iter().map(|p| us(p.max_ns)).fold(1.0, f64::max);
     let lowest = course

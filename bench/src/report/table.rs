@@ -101,8 +101,8 @@ fn costs(report: &Report, rows: &mut Rows) {
         let [rss, anon, shmem] = memory.map(|m| format!("{m:.1}"));
         let name = "broker MiB resident / anonymous / shared";
         row(rows, name, format!("{rss} / {anon} / {shmem}"));
-        if let (Some(first), Some(last)) = (observed.course.first(), observed.course.last()) {
-            let [first, last] = [first, last].map(|p| mib(p.unbacked_bytes));
+        if let Some((first, last)) = observed.course.unbacked_bytes() {
+            let [first, last] = [first, last].map(mib);
             let name = "broker MiB without a file, first / last second";
             row(rows, name, format!("{first:.1} / {last:.1}"));
         }
