@@ -205,6 +205,17 @@ fn the_advertised_address_is_what_clients_get() {
     assert_eq!(sent.ext["msgId"][..16], *"C000024D00002A9F");
 }
 
+/// Of brokers that are killed, as the suites do it, too: the memory of the machine is not theirs.
+#[test]
+fn a_broker_of_the_suites_leaves_no_tail_behind() {
+    let (_namesrv, broker) = with_conf(USUAL);
+    let store = broker.dir().join("store");
+    let tail = store.join(fs::read_to_string(store.join("tail-0.path")).unwrap());
+    assert!(tail.is_file());
+    drop(broker);
+    assert!(!tail.exists(), "{} is still there", tail.display());
+}
+
 #[test]
 fn the_command_line_wins_over_the_file() {
     let scratch = Scratch::new();

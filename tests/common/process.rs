@@ -149,16 +149,22 @@ impl Gantry {
     }
 
     /// Another subcommand than `up`; `{ip}` and `{dir}` in its arguments become this one's address
-    /// and scratch folder.
+    /// and scratch folder. A broker's tail lies in this scratch as well.
     pub fn command(args: &[&str]) -> Self {
         let ip = fresh_ip();
         let scratch = Scratch::new();
         let dir = scratch.path().display().to_string();
         let fill = |a: &&str| a.replace("{ip}", &ip.to_string()).replace("{dir}", &dir);
+        let mut args: Vec<String> = args.iter().map(fill).collect();
+        if args.first().is_some_and(|word| word == "broker")
+            && let Some(tail) = scratch.tail_setting()
+        {
+            args.extend(["--set".to_owned(), tail]);
+        }
         Self {
             child: None,
             ip,
-            args: args.iter().map(fill).collect(),
+            args,
             scratch,
             starts: 0,
         }

@@ -281,7 +281,7 @@ impl Server {
         command.args(["up", "--listen", "127.0.0.1", "--port", &port]);
         command.args(["--namesrv-port", &namesrv, "--set", flush]);
         command.args(["--set", BUSY_WAIT, "--data"]);
-        command.arg(self.dir.join("data"));
+        command.arg(data_of(&self.dir));
         for setting in &self.settings.set {
             command.args(["--set", setting]);
         }
@@ -427,9 +427,32 @@ impl Server {
     }
 
     fn remove(&self) {
-        // Nothing there is the usual case.
-        let _ = fs::remove_dir_all(&self.dir);
+        remove_store(&self.dir);
     }
+}
+
+/// Removes a server's folder, and the tails in shared memory that its store names: a Gantry that
+/// was killed leaves them.
+fn remove_store(dir: &Path) {
+    for entry in fs::read_dir(data_of(dir)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "path")
+            && let Ok(tail) = fs::read_to_string(&path)
+        {
+            // One without a folder lies in the store itself.
+            let tail = data_of(dir).join(tail);
+            if tail.extension().is_some_and(|end| end == "tail") {
+                let _ = fs::remove_file(tail);
+            }
+        }
+    }
+    // Nothing there is the usual case.
+    let _ = fs::remove_dir_all(dir);
+}
+
+/// Gantry's store in its folder.
+fn data_of(dir: &Path) -> PathBuf {
+    dir.join("data")
 }
 
 impl Drop for Server {
@@ -477,6 +500,7 @@ pub fn end_with_us(work: PathBuf) -> Result<(), BenchError> {
             }
         }
         // What can't be removed stays; the process ends either way.
+        remove_store(&work.join(Side::Gantry.name()));
         let _ = fs::remove_dir_all(&work);
         std::process::exit(INTERRUPTED);
     });
@@ -536,35 +560,5 @@ pub fn memory_bytes() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_killed_peer_is_gone_when_its_port_is_free() {
-        let work = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = Settings {
-            work: work.path().to_owned(),
-            port: listener.local_addr().unwrap().port() - 10,
-            peer_heap: String::new(),
-            peer_set: Vec::new(),
-            set: Vec::new(),
-            commit: String::new(),
-        };
-        let mut peer = Server::new(Side::Peer, &settings, false).unwrap();
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        fs::write(peer.dir.join("broker.pid"), child.id().to_string()).unwrap();
-        let held = Duration::from_millis(200);
-        let holder = std::thread::spawn(move || {
-            std::thread::sleep(held);
-            drop(listener);
-        });
-        let since = Instant::now();
-        peer.kill9().unwrap();
-        assert!(since.elapsed() >= held, "{:?}", since.elapsed());
-        child.wait().unwrap();
-        holder.join().unwrap();
-    }
-}
+#[path = "servers_tests.rs"]
+mod tests;
