@@ -386,10 +386,7 @@ impl Bench {
                     continue;
                 }
                 let fill = self.bench(side, WARM, &phase(messages(count), "fill"), &topic)?;
-                let server = self.server(side)?;
-                server.stop()?;
-                server.drop_page_cache()?;
-                server.start()?;
+                self.restart_cold(side)?;
                 if side == Side::Peer {
                     // A new JVM has to learn again.
                     for n in 0..REHEARSALS {
@@ -405,6 +402,19 @@ impl Bench {
                 outcome.add(side, report);
             }
         }
+        Ok(())
+    }
+
+    /// Stops a server and starts it with its files dropped from the page cache.
+    fn restart_cold(&mut self, side: Side) -> Result<(), BenchError> {
+        if side == Side::Peer {
+            // What its JVM had learnt goes with the process.
+            self.settled = None;
+        }
+        let server = self.server(side)?;
+        server.stop()?;
+        server.drop_page_cache()?;
+        server.start()?;
         Ok(())
     }
 
@@ -470,8 +480,16 @@ impl Bench {
         self.stop()
     }
 
+    /// A broker that has died uses nothing, which must not hold a bar.
     fn unbacked(&mut self, side: Side) -> Result<u64, BenchError> {
         let bytes = self.server(side)?.pid().and_then(unbacked_bytes);
-        Ok(bytes.unwrap_or(0))
+        bytes.ok_or_else(|| BenchError::Program {
+            program: side.name().to_owned(),
+            what: "its process is gone".to_owned(),
+        })
     }
 }
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;

@@ -118,11 +118,12 @@ fn text(pid: u32, file: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/{file}")).ok()
 }
 
-/// Reads a process; `None` when it is gone or not ours to read.
+/// Reads a process; `None` when it is gone or not ours to read. One that has ended and waits to be
+/// reaped is gone: it has no memory left, and none is not what it used.
 pub fn read_process(pid: u32) -> Option<ProcessReading> {
     // First, so that reading the rest is no part of what is measured.
     let cpu_seconds = cpu_seconds(pid)?;
-    let status = text(pid, "status")?;
+    let status = text(pid, "status").filter(|status| status.contains("VmRSS:"))?;
     let io = text(pid, "io").unwrap_or_default();
     Some(ProcessReading {
         cpu_seconds,
@@ -183,6 +184,23 @@ mod tests {
         assert!(reading.rss_bytes > reading.anon_bytes);
         assert!(reading.anon_bytes > 0);
         assert!(unbacked_bytes(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_and_is_not_reaped_has_no_figures() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        assert!(unbacked_bytes(child.id()).is_some());
+        child.kill().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while unbacked_bytes(child.id()).is_some() && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        assert!(fs::exists(format!("/proc/{}/status", child.id())).unwrap());
+        assert!(read_process(child.id()).is_none());
+        child.wait().unwrap();
     }
 
     #[test]
