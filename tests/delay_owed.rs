@@ -12,9 +12,9 @@ mod common;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::client::send_ext;
+use common::client::{Pull, send_ext};
 use common::process::run;
-use common::{Client, Dice, Gantry, Record, code, ext, fresh, reply, until};
+use common::{Client, Dice, Gantry, Record, code, ext, fresh, records, reply, until};
 use serde_json::Value;
 
 fn now_ms() -> i64 {
@@ -88,6 +88,43 @@ fn what_fell_due_while_the_broker_was_dead_comes_at_once_and_in_due_order() {
     assert_eq!(came, wanted);
 }
 
+/// Nothing else is to do: a message is in its queue, and with who waits there, within 10 ms.
+#[test]
+fn an_idle_broker_is_ten_milliseconds_late_at_most() {
+    const COUNT: i64 = 150;
+    let gantry = Gantry::up(&[]);
+    let topic = fresh("prompt");
+    let mut client = gantry.client();
+    client.create_topic(&topic, 1);
+    // Some 20 ms apart, in step with no clock of the broker.
+    let from = now_ms() + 1_000;
+    let dues: Vec<i64> = (0..COUNT).map(|n| from + 20 * n + n % 7).collect();
+    send_due(&mut client, &topic, &dues);
+    assert!(now_ms() < from, "the machine is too slow for this");
+    let (mut late, mut stored) = (Vec::new(), Vec::new());
+    while late.len() < dues.len() {
+        let next = i64::try_from(late.len()).unwrap();
+        let pull = Pull::new(&topic, 0, next).waiting(3_000);
+        let got = client.pull(&pull).expect(reply::SUCCESS);
+        let at = now_ms();
+        for record in records(&got.body) {
+            let due: i64 = body(&record).parse().unwrap();
+            late.push(at - due);
+            stored.push(record.store_timestamp - due);
+        }
+    }
+    late.sort_unstable();
+    stored.sort_unstable();
+    println!("ms late, received: {late:?}, stored: {stored:?}");
+    for of in [&late, &stored] {
+        let (median, p99) = (of[of.len() / 2], of[of.len() * 99 / 100]);
+        assert!(median <= 10, "{median} ms");
+        // Of a machine on which other suites run, too.
+        assert!(p99 <= 250, "{p99} ms");
+    }
+    assert!(late[0] >= 0, "early");
+}
+
 fn fill(client: &mut Client, topic: &str, count: usize) {
     let body = vec![b'.'; 500_000];
     for _ in 0..count {
@@ -148,13 +185,13 @@ fn what_waits_longer_than_the_log_is_kept_is_parked_again_and_the_log_goes() {
     assert_eq!(bodies, [due_ms.to_string(), "level".to_owned()]);
 }
 
-fn bench(gantry: &Gantry, phase: &[&str]) -> Value {
+fn bench(gantry: &Gantry, pending: &str, phase: &[&str]) -> Value {
     let broker = gantry.broker().to_string();
     let common = [
         "bench",
         "delay",
         "--pending",
-        "1000000",
+        pending,
         "--broker",
         &broker,
         "--json",
@@ -164,6 +201,10 @@ fn bench(gantry: &Gantry, phase: &[&str]) -> Value {
     assert!(ok, "{err}");
     serde_json::from_str(&out).unwrap()
 }
+
+const MILLION: &str = "1000000";
+/// What a hundredth of those that fall due at 10,000/s may be late.
+const LATE_P99_US: f64 = 50_000.0;
 
 fn number(report: &Value, pointer: &str) -> f64 {
     let found = report.pointer(pointer).and_then(Value::as_f64);
@@ -175,7 +216,12 @@ fn number(report: &Value, pointer: &str) -> f64 {
 #[ignore = "3 minutes, 3 GB of disk, a quiet machine"]
 fn a_million_pending_messages_come_on_time_and_survive_a_kill() {
     let mut gantry = Gantry::up(&["mappedFileSizeCommitLog=256M"]);
-    let parked = bench(&gantry, &["--phase", "fill", "--lead", "25"]);
+    // Of a run without a kill, at 10,000/s: who is late then is not late for having been dead.
+    let came = bench(&gantry, "200000", &["--lead", "10"]);
+    assert!(number(&came, "/latency_us/late/count") >= 2e5);
+    let p99_us = number(&came, "/latency_us/late/p99");
+    assert!(p99_us <= LATE_P99_US, "{p99_us} µs");
+    let parked = bench(&gantry, MILLION, &["--phase", "fill", "--lead", "25"]);
     let before = number(&parked, "/pending/unbacked_bytes_before");
     let more = number(&parked, "/pending/unbacked_bytes_with") - before;
     assert!(more <= f64::from(64 << 20), "{more} bytes");
@@ -184,7 +230,7 @@ fn a_million_pending_messages_come_on_time_and_survive_a_kill() {
     std::thread::sleep(Duration::from_secs(25));
     gantry.start();
     gantry.await_ready();
-    let came = bench(&gantry, &["--phase", "read"]);
+    let came = bench(&gantry, MILLION, &["--phase", "read"]);
     assert!(number(&came, "/latency_us/late/count") >= 1e6);
     for none in ["lost", "early", "out_of_due_order"] {
         assert!(number(&came, &format!("/read_back/{none}")) < 0.5, "{none}");
