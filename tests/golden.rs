@@ -15,7 +15,7 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use gantry_protocol::message::{
-    BatchIter, EncodedRecord, RecordIter, RecordParts, encode_batch_element, tags_code,
+    BatchIter, EncodedRecord, RecordIter, RecordParts, encode_batch_element,
 };
 use gantry_protocol::request::pull::PullHeader;
 use gantry_protocol::request::send::SendHeader;
@@ -307,30 +307,4 @@ fn stored_records_are_read_and_written_to_the_same_bytes() {
         assert!(written[..] == body[..], "{}", golden.place());
     }
     assert!(count >= 10, "only {count} records");
-}
-
-#[test]
-fn tag_hashes_in_heartbeats_are_ours() {
-    let mut count = 0;
-    for golden in all().iter().filter(|g| g.kind == "request" && g.code == 34) {
-        let body: serde_json::Value = serde_json::from_slice(&golden.frame().body).unwrap();
-        for consumer in body["consumerDataSet"].as_array().into_iter().flatten() {
-            for sub in consumer["subscriptionDataSet"].as_array().unwrap() {
-                let number = |v: &serde_json::Value| {
-                    v.as_i64().or_else(|| v.as_str()?.parse().ok()).unwrap()
-                };
-                let codes = sub["codeSet"].as_array();
-                let sent: BTreeSet<i64> = codes.into_iter().flatten().map(number).collect();
-                let tags = sub["tagsSet"].as_array();
-                let ours: BTreeSet<i64> = tags
-                    .into_iter()
-                    .flatten()
-                    .map(|t| tags_code(t.as_str().unwrap()))
-                    .collect();
-                assert_eq!(sent, ours, "{}", golden.place());
-                count += ours.len();
-            }
-        }
-    }
-    println!("{count} tags");
 }
