@@ -415,11 +415,6 @@ fn what_is_not_built_is_refused_by_name() {
     let answer = client.call(13, &[], b"").expect(reply::NOT_SUPPORTED);
     assert!(answer.remark.contains("13"), "{}", answer.remark);
     for code in [code::GET_BROKER_RUNTIME, code::GET_BROKER_CONFIG] {
-        let answer = client.call(code, &[], b"");
-        assert!(
-            [reply::SUCCESS, reply::NOT_SUPPORTED].contains(&answer.code),
-            "{answer:?}"
-        );
-        assert!(answer.code == reply::SUCCESS || !answer.remark.is_empty());
+        client.call(code, &[], b"").expect(reply::SUCCESS);
     }
 }

@@ -335,18 +335,14 @@ fn connections_are_counted() {
 }
 
 #[test]
-fn delays_and_transactions_are_measured_or_refused_by_code() {
+fn delays_and_transactions_are_measured() {
     for (scenario, more) in [("delay", &["--level", "1"][..]), ("tx", &[])] {
         let words = [&with(scenario, &PACED)[..], more].concat();
         let (ok, report, err) = on_gantry(&words);
-        let refused = report["errors_by_code"].as_object().unwrap();
-        assert_eq!(ok, refused.is_empty(), "{scenario}: {err}");
-        if ok {
-            let sent = count(&report, "/sent");
-            assert_eq!(count(&report, "/read_back/received"), sent, "{scenario}");
-        } else {
-            assert!(err.contains("by code"), "{scenario}: {err}");
-        }
+        assert!(ok, "{scenario}: {err}");
+        let sent = count(&report, "/sent");
+        assert!(sent >= 400, "{scenario}: {sent}");
+        assert_eq!(count(&report, "/read_back/received"), sent, "{scenario}");
     }
 }
 
