@@ -442,15 +442,5 @@ fn assemble<D: Disk>(
 const _: () = assert!(SEGMENT_BYTES_MIN > RECORD_BYTES_MAX + (64 << 10));
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_told_once_a_second_and_not_before() {
-        let mut progress = Progress::new(5);
-        assert!(!progress.is_due(PROGRESS_US));
-        assert!(progress.is_due(PROGRESS_US + 5));
-        assert!(!progress.is_due(2 * PROGRESS_US));
-        assert!(progress.is_due(2 * PROGRESS_US + 5));
-    }
-}
+#[path = "opening_tests.rs"]
+mod tests;
