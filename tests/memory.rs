@@ -12,6 +12,7 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use common::client::{Pull, encode, send_ext};
 use common::process::binary;
 use common::{Client, Gantry, code, fresh, reply};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 /// Connections of the test.
@@ -40,6 +42,10 @@ const SERVED_WITHIN: Duration = Duration::from_secs(3);
 const SERVED_MIN: u32 = 20;
 /// The same of a build for debugging.
 const SERVED_MIN_DEBUG: u32 = 3;
+/// Messages of the producer that are acknowledged at least, else there was no flood.
+const PRODUCED_MIN: u64 = 2_000;
+/// What the flood takes at least, above what the idle connections have; else nobody was slow.
+const FLOOD_BYTES_MIN: u64 = 32 << 20;
 const QUEUES: i32 = 8;
 
 /// How hard a run is.
@@ -54,7 +60,13 @@ struct Load {
 /// What a run saw.
 #[derive(Debug)]
 struct Seen {
+    /// With all connections, before anybody asks for anything.
+    bytes_before: u64,
     bytes_max: u64,
+    /// Messages of the producer that were acknowledged.
+    produced: u64,
+    /// Slow consumers whose connection was closed.
+    closed: usize,
     served: u32,
     slowest: Duration,
 }
@@ -179,16 +191,25 @@ fn patiently(client: &mut Client, code: i32, ext: &[(String, String)]) {
     }
 }
 
-fn produce(addr: SocketAddr, topic: &str, lasts: Duration) -> Child {
+/// A producer flat out, whose report goes to `out`.
+fn produce(addr: SocketAddr, topic: &str, lasts: Duration, out: &Path) -> Child {
     let seconds = lasts.as_secs().to_string();
     let addr = addr.to_string();
     Command::new(binary())
         .args(["bench", "produce", "--broker", &addr, "--topic", topic])
-        .args(["--warm-up", "0", "--seconds", &seconds])
+        .args(["--warm-up", "0", "--seconds", &seconds, "--out"])
+        .arg(out)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Messages that the producer's report calls acknowledged; it may have been refused others.
+fn produced(report: &Path) -> u64 {
+    let text = fs::read_to_string(report).expect("the producer left no report");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    report["acknowledged"].as_u64().unwrap()
 }
 
 fn fill(client: &mut Client, topic: &str, body_bytes: usize) {
@@ -232,10 +253,12 @@ fn run(load: &Load) -> Seen {
     let mut slow: Vec<Slow> = (0..slow_count)
         .map(|_| Slow::connect(addr, &asks))
         .collect();
+    let bytes_before = gantry.memory_bytes();
     let stop = Arc::new(AtomicBool::new(false));
     let watched = Arc::clone(&stop);
     let served = thread::spawn(move || be_served(addr, &watched));
-    let mut producer = produce(addr, &topic, load.lasts);
+    let report = gantry.dir().join("produced.json");
+    let mut producer = produce(addr, &topic, load.lasts, &report);
     let end = Instant::now() + load.lasts;
     let (mut bytes_max, mut closed) = (0, 0);
     while Instant::now() < end {
@@ -247,7 +270,6 @@ fn run(load: &Load) -> Seen {
         thread::sleep(Duration::from_millis(20));
     }
     stop.store(true, Ordering::Relaxed);
-    println!("{} MiB at most, {closed} closed", bytes_max >> 20);
     let (served, slowest) = served.join().unwrap();
     producer.wait().unwrap();
     // Who did nothing wrong still has its connection.
@@ -258,7 +280,10 @@ fn run(load: &Load) -> Seen {
         assert!(one.read(&mut [0; 64]).unwrap() > 0, "connection {at}");
     }
     Seen {
+        bytes_before,
         bytes_max,
+        produced: produced(&report),
+        closed,
         served,
         slowest,
     }
@@ -276,6 +301,10 @@ fn judge(load: &Load, seen: &Seen) {
         "{} of {limit} bytes",
         seen.bytes_max
     );
+    let flood = seen.bytes_max.saturating_sub(seen.bytes_before);
+    let closed = seen.closed;
+    assert!(flood >= FLOOD_BYTES_MIN, "{flood} bytes, {closed} closed");
+    assert!(seen.produced >= PRODUCED_MIN, "{} sent only", seen.produced);
     let is_debug = cfg!(debug_assertions) && std::env::var_os("GANTRY_BIN").is_none();
     let wanted = if is_debug {
         SERVED_MIN_DEBUG
