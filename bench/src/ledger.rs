@@ -145,6 +145,12 @@ impl Ledger {
         issued.saturating_sub(open as u64)
     }
 
+    /// Whether all has come: `wanted` messages over all groups, and of those that were acknowledged
+    /// each one. Messages that were refused and are there all the same stand for no others.
+    pub fn is_all_here(&self, wanted: u64) -> bool {
+        self.distinct_received() >= wanted && self.verdict().lost == 0
+    }
+
     /// Stamped messages received so far over all groups, repeats left out.
     pub fn distinct_received(&self) -> u64 {
         self.counts.received - self.counts.repeated
@@ -349,6 +355,100 @@ mod tests {
             receive(&mut ledger, got);
             assert_eq!(ledger.verdict().lost, 0, "{got:?}");
         }
+    }
+
+    /// As a broker does it that answers `FLUSH_DISK_TIMEOUT`: what it refused comes first.
+    #[test]
+    fn refused_messages_that_come_do_not_stand_for_acknowledged_ones() {
+        let mut ledger = ledger(60);
+        let written = Written {
+            queue: 0,
+            first: 0,
+            counter: 0,
+        };
+        ledger.not_acknowledged(0, &written, 10);
+        let wanted = ledger.acknowledged();
+        assert_eq!(wanted, 50);
+        receive(&mut ledger, &(0..50).collect::<Vec<u64>>());
+        assert_eq!(ledger.distinct_received(), wanted);
+        assert!(!ledger.is_all_here(wanted), "ten are on their way");
+        receive(&mut ledger, &(50..60).collect::<Vec<u64>>());
+        assert!(ledger.is_all_here(wanted));
+    }
+
+    #[test]
+    fn all_is_here_once_every_group_has_it() {
+        let mut ledger = Ledger::new(Expect::ThisRun(RUN), 2, 1);
+        ledger.issued(0, &[2]);
+        for (group, sequence, is_all) in [
+            (0, 0, false),
+            (0, 1, false),
+            (0, 1, false),
+            (1, 0, false),
+            (1, 1, true),
+        ] {
+            let stamp = Stamp {
+                run: RUN,
+                stream: 0,
+                sequence,
+                intended_ns: 0,
+            };
+            ledger.received(group, 0, &stamp);
+            assert_eq!(ledger.is_all_here(2 * ledger.acknowledged()), is_all);
+        }
+    }
+
+    #[test]
+    fn what_comes_before_its_time_or_is_stamped_so_is_early() {
+        let mut ledger = ledger(4);
+        let at = |due_ns| (0, 0, due_ns);
+        ledger.due(at(10), 10, false);
+        ledger.due(at(11), 20, false);
+        assert_eq!(
+            ledger.verdict(),
+            Verdict {
+                lost: 4,
+                ..Verdict::default()
+            }
+        );
+        ledger.due(at(21), 20, false);
+        ledger.due(at(22), 30, true);
+        ledger.early();
+        receive(&mut ledger, &[0, 1, 2, 3]);
+        let verdict = ledger.verdict();
+        assert_eq!((verdict.early, verdict.out_of_due_order), (3, 0));
+        assert!(!verdict.is_good(false));
+    }
+
+    #[test]
+    fn due_order_is_that_of_a_group_s_queue() {
+        let mut ledger = Ledger::new(Expect::ThisRun(RUN), 2, 2);
+        for (group, queue, due_ns) in [
+            (0, 0, 20),
+            (0, 1, 10),
+            (1, 0, 10),
+            (0, 0, 20),
+            (0, 0, 30),
+            // Behind 30 both, though not behind each other.
+            (0, 0, 15),
+            (0, 0, 16),
+        ] {
+            ledger.due((group, queue, due_ns), 100, false);
+        }
+        let verdict = ledger.verdict();
+        assert_eq!((verdict.early, verdict.out_of_due_order), (0, 2));
+        // The order of what falls due is told, not judged.
+        assert!(verdict.is_good(true));
+    }
+
+    #[test]
+    fn a_wrong_queue_offset_is_not_good() {
+        let mut ledger = ledger(1);
+        receive(&mut ledger, &[0]);
+        assert!(ledger.verdict().is_good(true));
+        ledger.offset_gap();
+        assert_eq!(ledger.verdict().offset_gaps, 1);
+        assert!(!ledger.verdict().is_good(false));
     }
 
     #[test]

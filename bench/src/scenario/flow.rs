@@ -109,8 +109,8 @@ impl Ran {
     }
 }
 
-/// Waits until `wanted` messages have come, over all groups, or none has come for `patience`, or
-/// something failed. Whether all came.
+/// Waits until `wanted` messages have come, over all groups, and of those acknowledged each one; or
+/// none has come for `patience`, or something failed. Whether all came.
 pub async fn await_arrivals(
     wanted: u64,
     patience: Duration,
@@ -119,10 +119,11 @@ pub async fn await_arrivals(
 ) -> bool {
     let mut last = (Instant::now(), 0);
     loop {
-        let came = ledger.borrow().distinct_received();
-        if came >= wanted || failure.borrow().is_some() {
-            return came >= wanted;
+        let is_all_here = ledger.borrow().is_all_here(wanted);
+        if is_all_here || failure.borrow().is_some() {
+            return is_all_here;
         }
+        let came = ledger.borrow().distinct_received();
         if came > last.1 {
             last = (Instant::now(), came);
         } else if last.0.elapsed() > patience {
