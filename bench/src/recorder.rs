@@ -200,12 +200,22 @@ impl Recorder {
         });
     }
 
-    /// Records `count` that were meant for `intended_ns` and have waited at least until `now_ns`.
-    pub fn record_waits(&self, of: Latency, now_ns: u64, intended_ns: u64, count: u64) {
+    /// Records `count` that were meant for `intended_ns`, are late from `delay_ns` after it on and
+    /// have waited at least until `now_ns`; those that are not late yet have no latency.
+    pub fn record_waits(
+        &self,
+        of: Latency,
+        now_ns: u64,
+        (intended_ns, delay_ns): (u64, u64),
+        count: u64,
+    ) {
+        let Some(wait_ns) = now_ns.checked_sub(intended_ns.saturating_add(delay_ns)) else {
+            return;
+        };
         if (self.from_ns..self.to_ns.get()).contains(&intended_ns) {
             let mut latencies = self.latencies.borrow_mut();
             let histogram = latencies.entry(of).or_insert_with(histogram);
-            histogram.saturating_record_n(now_ns.saturating_sub(intended_ns), count);
+            histogram.saturating_record_n(wait_ns, count);
         }
     }
 
@@ -349,11 +359,24 @@ mod tests {
         let (notes, heard) = std::sync::mpsc::channel();
         let second = Duration::from_secs(1);
         let recorder = Recorder::new(second, Some(second), notes);
-        recorder.record_waits(Latency::Send, 2_000_000_000, 900_000_000, 5);
-        recorder.record_waits(Latency::Send, 2_000_000_000, 1_500_000_000, 7);
+        recorder.record_waits(Latency::Send, 2_000_000_000, (900_000_000, 0), 5);
+        recorder.record_waits(Latency::Send, 2_000_000_000, (1_500_000_000, 0), 7);
         recorder.finish();
         let histogram = only(&heard, Latency::Send);
         assert_eq!(histogram.len(), 7);
         assert!(histogram.min().abs_diff(500_000_000) < 1_000_000);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_and_would_not_be_due_yet_is_not_late() {
+        let (notes, heard) = std::sync::mpsc::channel();
+        let recorder = Recorder::new(Duration::ZERO, None, notes);
+        let of = Latency::Deliver;
+        recorder.record_waits(of, 2_000_000_000, (1_500_000_000, 1_000_000_000), 5);
+        recorder.record_waits(of, 2_000_000_000, (500_000_000, 1_000_000_000), 7);
+        recorder.finish();
+        let histogram = only(&heard, of);
+        assert_eq!(histogram.len(), 7);
+        assert!(histogram.max().abs_diff(500_000_000) < 1_000_000);
     }
 }

@@ -391,6 +391,7 @@ pub(super) fn open_senders(
                 phase_ns: phase_ns as u64,
                 one_way: plan.shape.one_way,
                 groups: plan.read.as_ref().map_or(0, |read| read.groups as u64),
+                delay: plan.read.as_ref().map_or(Duration::ZERO, |read| read.delay),
                 commit_to: commits.then(|| (plan.shape.topics.clone(), plan.shape.encoding)),
             };
             let template = SendTemplate::new(&plan.shape, stream);
