@@ -185,6 +185,22 @@ fn a_run_that_breaks_off_gives_its_report() {
     assert!(count(&report, "/acknowledged") > 100);
 }
 
+/// Of messages that could not all be parked, those that come back say nothing.
+#[test]
+fn parking_that_breaks_off_ends_the_run() {
+    let mut sink = sink(&[]);
+    let broker = format!("{}:{PORT}", sink.ip());
+    let words = ["delay", "--pending", "1000000000", "--lead", "600"];
+    let running = std::thread::spawn(move || bench(&broker, &words));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    sink.kill9();
+    let (ok, report, err) = running.join().unwrap();
+    assert!(!ok && err.contains("broke off"), "{err}");
+    // The report is that of the parking.
+    assert!(count(&report, "/acknowledged") > 100);
+    assert!(report["read_back"].is_null(), "{report}");
+}
+
 /// A broker that stands still, or gives nothing of what it has, is not waited for without end.
 #[test]
 fn a_broker_that_is_silent_ends_a_run() {
