@@ -120,7 +120,8 @@ pub struct ConsumerGroup {
     /// Joined when → member; the number keeps the order of joining.
     members: BTreeMap<u64, (PeerRef, Client)>,
     seats: HashMap<PeerRef, u64>,
-    fingerprint: i32,
+    /// Of the last heartbeat of any member.
+    fingerprint: Option<i32>,
     /// Whether a heartbeat with subscriptions has come since the group came alive.
     has_full: bool,
 }
@@ -135,7 +136,7 @@ impl ConsumerGroup {
             bytes: 0,
             members: BTreeMap::new(),
             seats: HashMap::new(),
-            fingerprint: 0,
+            fingerprint: None,
             has_full: false,
         }
     }
@@ -389,12 +390,13 @@ impl Members {
             group.has_full = true;
         }
         // Another fingerprint in the group means that its members disagree (or one changed its
-        // mind): ask for the whole heartbeat again (`ClientManageProcessor.heartBeatV2`, 5.5.0). So
+        // mind): ask for the whole heartbeat again (`ClientManageProcessor.heartBeatV2`, 5.5.0).
+        // The 0 of a V1 heartbeat is another one, too: it may have taken subscriptions away. So
         // does a heartbeat without subscriptions in a group we know none of.
+        let last = group.fingerprint.replace(beat.fingerprint);
         outcome.wants_full = beat.fingerprint == 0
-            || (group.fingerprint != 0 && group.fingerprint != beat.fingerprint)
+            || last.is_some_and(|last| last != beat.fingerprint)
             || !group.has_full;
-        group.fingerprint = beat.fingerprint;
         if (joined || topics_changed)
             && notify_enabled
             && group.message_model == MessageModel::Clustering

@@ -212,6 +212,27 @@ fn heartbeat_v2_asks_for_the_whole_when_it_knows_nothing_or_members_differ() {
 }
 
 #[test]
+fn a_v1_heartbeat_that_takes_a_subscription_away_makes_a_v2_client_send_its_own_again() {
+    let mut members = Members::default();
+    let full = ConsumerBeat {
+        fingerprint: 7,
+        ..beat("g", &[("T1", 1), ("T2", 1)])
+    };
+    members.beat_consumer(peer(1), &client("a", 0), &full, true);
+    members.beat_consumer(peer(2), &client("b", 0), &beat("g", &[("T1", 1)]), true);
+    let has_second = |members: &Members| {
+        let group = members.consumers("g").unwrap();
+        group.subscriptions.contains_key("T2")
+    };
+    assert!(!has_second(&members));
+    let touch = members.beat_consumer(peer(1), &client("a", 9), &without_sub("g", 7), true);
+    assert!(touch.wants_full);
+    let again = members.beat_consumer(peer(1), &client("a", 9), &full, true);
+    assert!(again.live_changed && !again.wants_full);
+    assert!(has_second(&members));
+}
+
+#[test]
 fn client_ids_are_listed_once_in_the_order_of_joining() {
     let mut members = Members::default();
     members.beat_consumer(peer(5), &client("b", 0), &beat("g", &[("T", 1)]), true);
