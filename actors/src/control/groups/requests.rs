@@ -108,6 +108,7 @@ impl Groups {
         }
         for config in &configs {
             table::check_group_name(&config.group)?;
+            table::check_retry_queues(config)?;
         }
         {
             let table = plane.groups.borrow();

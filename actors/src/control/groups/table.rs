@@ -17,6 +17,7 @@ use gantry_protocol::fastjson::{IntegerKeys, Value, to_bytes};
 use gantry_protocol::system_topic::{self, SYSTEM_GROUPS};
 use gantry_storage::tables::VALUE_BYTES_MAX;
 
+use crate::control::topics::rules::TOPIC_QUEUES_MAX;
 use crate::refusal::{Refusal, quoted};
 
 /// Most groups of a broker; bounds what a client inventing names in heartbeats can take.
@@ -44,6 +45,22 @@ pub fn check_group_name(group: &str) -> Result<(), Refusal> {
             format!("The specified group contains illegal characters or is too long: {error}"),
         )
     })
+}
+
+/// Checks how many queues a group wants its retry topic to have: they are a topic's.
+///
+/// # Errors
+/// 29 with the value and its range.
+pub fn check_retry_queues(config: &SubscriptionGroupConfig) -> Result<(), Refusal> {
+    let value = config.retry_queue_nums;
+    if (0..=TOPIC_QUEUES_MAX).contains(&value) {
+        return Ok(());
+    }
+    let group = quoted(&config.group);
+    Err(Refusal::new(
+        response::INVALID_PARAMETER,
+        format!("retryQueueNums {value} of group[{group}] is not in 0..={TOPIC_QUEUES_MAX}"),
+    ))
 }
 
 /// A group as stored.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod delays;
+mod group_changes;
 mod groups;
 mod lost_records;
 mod offsets;

@@ -238,7 +238,7 @@ impl Topics {
         if plane.topics.borrow().get(topic).is_some() || rules::check_topic_name(topic).is_err() {
             return;
         }
-        let mut config = built_in::topic(topic, queues, perm::READ | perm::WRITE);
+        let mut config = of_a_group(topic, queues);
         config.topic_sys_flag = sys_flag;
         let made = plane.topics.borrow_mut().put(config);
         match made {
@@ -254,8 +254,7 @@ impl Topics {
         }
         match rules::check_topic_name(topic) {
             Ok(()) => {
-                let config = built_in::topic(topic, queues, perm::READ | perm::WRITE);
-                self.put(config, waiter, plane);
+                self.put(of_a_group(topic, queues), waiter, plane);
             }
             Err(refusal) => refuse(waiter, &refusal, plane),
         }
@@ -283,6 +282,13 @@ impl Topics {
     }
 }
 
+/// A topic with the queues that a group's configuration names: one that was stored before their
+/// number was checked, or comes from an import, may name any.
+fn of_a_group(topic: &str, queues: i32) -> TopicConfig {
+    let queues = queues.clamp(0, rules::TOPIC_QUEUES_MAX);
+    built_in::topic(topic, queues, perm::READ | perm::WRITE)
+}
+
 /// Every queue of a topic, as many as its larger count.
 pub fn queues_of(entry: &TopicEntry) -> Vec<QueueKey> {
     first_queues(entry.id, entry.config.queue_nums())
@@ -299,6 +305,7 @@ pub fn write_queues(entry: &TopicEntry) -> Vec<QueueKey> {
 }
 
 fn first_queues(topic: TopicId, count: i32) -> Vec<QueueKey> {
+    let count = count.min(rules::TOPIC_QUEUES_MAX);
     let ids = (0..count).filter_map(|queue| u16::try_from(queue).ok());
     ids.map(|queue| QueueKey {
         topic,
@@ -325,4 +332,20 @@ fn retry_fall_back(wish: &Ensure, refusal: Refusal) -> Result<TopicConfig, Refus
     let mut config = built_in::topic(&wish.topic, 1, perm::READ | perm::WRITE);
     config.topic_sys_flag = rules::sys_flag(wish.unit_mode, &wish.topic);
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration of another origin is not checked, and its queues are walked.
+    #[test]
+    fn no_count_of_queues_is_beyond_a_topics() {
+        let made = |queues| of_a_group("%RETRY%g", queues).write_queue_nums;
+        assert_eq!(made(i32::MAX), rules::TOPIC_QUEUES_MAX);
+        assert_eq!((made(-1), made(3)), (0, 3));
+        let walked = first_queues(TopicId(1), i32::MAX);
+        assert_eq!(walked.len(), 65_535);
+        assert!(first_queues(TopicId(1), -1).is_empty());
+    }
 }
