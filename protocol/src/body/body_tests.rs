@@ -231,6 +231,12 @@ fn groups() {
         SubscriptionGroupConfig::parse(br#"{"groupName":"cg"}"#).unwrap(),
         usual
     );
+    let noted = text.replace(
+        r#""whichBroker"#,
+        r#""subscriptionDataSet":[{"expression":"*","expressionType":"TAG","topic":"T","version":1}],"whichBroker"#,
+    );
+    let read = SubscriptionGroupConfig::parse(noted.as_bytes()).unwrap();
+    same(&read.to_value(), IntegerKeys::Quoted, &noted);
     assert!(SubscriptionGroupConfig::parse(b"{}").is_err());
     let wrapper = SubscriptionGroupWrapper {
         groups: BTreeMap::from([("cg".to_owned(), usual)]),

@@ -1,7 +1,8 @@
 //! Consumer groups as the broker keeps them.
 //!
 //! **Owns** `SubscriptionGroupConfig` and its table. **Lives on** the control plane.
-//! **Invariants** members and defaults of 5.5.0; the retry policy is carried through unread.
+//! **Invariants** members and defaults of 5.5.0; the retry policy and the subscriptions that tools
+//! note are carried through unread.
 //! **Limits** those of `fastjson`. **Not here** members of a group (`connection`).
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub struct SubscriptionGroupConfig {
     pub group_sys_flag: i32,
     /// Minutes until the client gives up on a message.
     pub consume_timeout_minutes: i32,
+    /// As it came: what a tool says that the group subscribes; `null`, and left out, by default.
+    pub subscription_data_set: Value,
     /// Further attributes.
     pub attributes: BTreeMap<String, String>,
 }
@@ -64,6 +67,7 @@ impl SubscriptionGroupConfig {
             notify_ids_changed_enable: true,
             group_sys_flag: 0,
             consume_timeout_minutes: 15,
+            subscription_data_set: Value::Null,
             attributes: BTreeMap::new(),
         }
     }
@@ -96,6 +100,10 @@ impl SubscriptionGroupConfig {
             group_sys_flag: value.i32_or("groupSysFlag", usual.group_sys_flag),
             consume_timeout_minutes: value
                 .i32_or("consumeTimeoutMinute", usual.consume_timeout_minutes),
+            subscription_data_set: value
+                .get("subscriptionDataSet")
+                .cloned()
+                .unwrap_or(usual.subscription_data_set),
             attributes: attributes.iter().filter_map(pair).collect(),
             group: usual.group,
         }
@@ -136,6 +144,7 @@ impl SubscriptionGroupConfig {
             ),
             ("retryMaxTimes", self.retry_max_times.into()),
             ("retryQueueNums", self.retry_queue_nums.into()),
+            ("subscriptionDataSet", self.subscription_data_set.clone()),
             (
                 "whichBrokerWhenConsumeSlowly",
                 self.which_broker_when_slow.into(),

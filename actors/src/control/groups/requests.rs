@@ -157,7 +157,8 @@ impl Groups {
     ) -> Result<Option<Reply>, Refusal> {
         let group = reply::text(command, "group")?;
         let topic = reply::text(command, "topic")?;
-        let wanted = reply::optional(command, "readable").map(|text| text == "true");
+        let wanted = reply::optional(command, "readable");
+        let wanted = wanted.map(|text| text.eq_ignore_ascii_case("true"));
         if let Some(readable) = wanted {
             if !readable {
                 table::check_group_name(group)?;

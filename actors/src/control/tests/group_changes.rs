@@ -65,3 +65,38 @@ fn a_retry_topic_has_no_more_queues_than_a_topic_may() {
     }
     rig.stop();
 }
+
+#[test]
+fn what_a_tool_notes_of_subscriptions_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let noted = br#"[{"expression":"*","expressionType":"TAG","topic":"T","version":1}]"#;
+    let mut config = SubscriptionGroupConfig::new("g");
+    config.subscription_data_set = fastjson::parse(noted).unwrap();
+    assert_eq!(rig.ask(peer(1), change(&config)).code, 0);
+    rig.stop();
+    let mut rig = Rig::start(folder.path(), settings());
+    let kept = shown(&mut rig, "g");
+    let kept = kept.get("subscriptionDataSet").cloned();
+    assert_eq!(kept, Some(config.subscription_data_set));
+    rig.stop();
+}
+
+#[test]
+fn a_topic_is_readable_again_however_true_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::start(folder.path(), settings());
+    let mut readable = |word: &str| {
+        let fields = [("group", "g"), ("topic", "T"), ("readable", word)];
+        let ask = request(code::UPDATE_AND_GET_GROUP_FORBIDDEN, &fields, "");
+        let reply = rig.ask(peer(1), ask);
+        assert_eq!(reply.code, 0);
+        let body = fastjson::parse(&reply.body).unwrap();
+        body.get("readable").cloned()
+    };
+    for word in ["true", "True", "TRUE"] {
+        assert_eq!(readable("false"), Some(Value::Bool(false)));
+        assert_eq!(readable(word), Some(Value::Bool(true)), "{word}");
+    }
+    rig.stop();
+}
