@@ -18,7 +18,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::filter::expressions::Expressions;
 use super::filter::subscription::{Filter, Wanted};
-use super::requests::send::check_topic_name;
+use super::requests::send::checks::check_topic_name;
 use crate::known_topics::KnownTopics;
 use crate::seam::{CatalogChange, GroupEntry, RequesterChange, TopicEntry};
 

@@ -59,6 +59,11 @@ impl Delay {
             return Err(Refusal::new(response::SYSTEM_ERROR, remark));
         }
         let due_ms = due_ms(found, now_ms)?;
+        // Also one whose time has passed: stored as a message, it would be read by consumers.
+        if found.timer_delete.is_some() {
+            let remark = "a timer message is deleted by a recall (370), not by a marker";
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+        }
         if due_ms <= now_ms {
             return Ok(Self::None);
         }
@@ -69,10 +74,6 @@ impl Delay {
                 due_ms - now_ms,
                 settings.timer_max_delay_sec
             )));
-        }
-        if found.timer_delete.is_some() {
-            let remark = "a timer message is deleted by a recall (370), not by a marker";
-            return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
         Ok(Self::Until(due_ms))
     }

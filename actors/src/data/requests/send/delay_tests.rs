@@ -56,6 +56,14 @@ fn timers_have_an_order_a_limit_and_a_past() {
         read("TIMER_DELAY_MS\u{1}7\u{2}TIMER_OUT_MS\u{1}5\u{2}", 0),
         Ok(Delay::None)
     );
+    for marked in [
+        "TIMER_DELIVER_MS\u{1}999999\u{2}",
+        "TIMER_DELAY_SEC\u{1}0\u{2}",
+        "TIMER_DELAY_SEC\u{1}9\u{2}",
+    ] {
+        let marked = format!("{marked}TIMER_DEL_UNIQKEY\u{1}u\u{2}");
+        assert_eq!(read(&marked, 0), Err(13), "{marked}");
+    }
     let off = BrokerSettings {
         timer_wheel_enable: false,
         ..settings()

@@ -8,6 +8,7 @@
 //! **Limits** `maxMessageSize`; topic and properties as the record's layout allows (trap 46).
 //! **Not here** storing (`queue::append`), creation of topics (`control::topics`).
 
+pub mod checks;
 pub mod delay;
 pub mod marks;
 pub mod reply;
@@ -17,9 +18,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use gantry_protocol::body::FilterType;
 use gantry_protocol::code::response;
 use gantry_protocol::frame::Frame;
-use gantry_protocol::message::{BatchIter, PROPERTIES_BYTES_MAX, TOPIC_V1_BYTES_MAX, body_crc};
+use gantry_protocol::message::{BatchIter, body_crc};
 use gantry_protocol::message_id::{UniqueIdMaker, ms_since_month_began};
 use gantry_protocol::properties::{self, BrokerProperties, SendProperties, rewrite_for_send};
 use gantry_protocol::recall_handle::RecallHandle;
@@ -27,6 +29,10 @@ use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::{sys_flag, system_topic};
 use gantry_storage::units::{QueueId, QueueKey};
 
+use self::checks::{
+    check_inner_batch, check_properties_len, check_topic_name, check_transaction,
+    check_whole_batch, is_half,
+};
 use self::delay::Delay;
 use super::orderly::{Heard, OrderlyGroups};
 use crate::data::catalog::Catalog;
@@ -291,6 +297,7 @@ impl SendDesk {
         let (properties, mut marks, elements) = if header.batch {
             let found = SendProperties::scan(header.properties);
             check_inner_batch(sys_flag, found.inner_count)?;
+            check_whole_batch(&found, sys_flag)?;
             let marks = Marks {
                 no_wait: found.no_wait,
                 ..Marks::default()
@@ -326,7 +333,7 @@ impl SendDesk {
         let append = Append {
             topic: Arc::clone(topic),
             flag: header.flag,
-            sys_flag,
+            sys_flag: sys_flag | multi_tags(target.topic),
             born_ms: header.born_timestamp,
             born_host: peer,
             reconsume_times: header.reconsume_times,
@@ -503,26 +510,12 @@ pub fn parking(
     Ok(Some((key, entry)))
 }
 
-/// Whether clients may send to a topic of this name, known or not.
-///
-/// # Errors
-/// What the producer is told.
-pub fn check_topic_name(topic: &str) -> Result<(), Refusal> {
-    if topic.len() > TOPIC_V1_BYTES_MAX && !topic.starts_with(system_topic::RETRY_PREFIX) {
-        let remark = format!(
-            "the topic's name has {} bytes, at most 127 are taken",
-            topic.len()
-        );
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+/// What a topic's filter type adds to its messages' `sysFlag`.
+fn multi_tags(topic: &TopicEntry) -> i32 {
+    match topic.config.filter_type {
+        FilterType::MultiTag => sys_flag::MULTI_TAGS,
+        FilterType::SingleTag => 0,
     }
-    if let Err(error) = system_topic::check_topic_name(topic) {
-        return Err(Refusal::new(response::INVALID_PARAMETER, error.to_string()));
-    }
-    if system_topic::is_not_sendable(topic) {
-        let remark = format!("Sending message to topic[{}] is forbidden.", quoted(topic));
-        return Err(Refusal::new(response::NO_PERMISSION, remark));
-    }
-    Ok(())
 }
 
 fn first_queue(entry: &TopicEntry) -> QueueKey {
@@ -530,56 +523,6 @@ fn first_queue(entry: &TopicEntry) -> QueueKey {
         topic: entry.id,
         queue: QueueId(0),
     }
-}
-
-fn check_properties_len(bytes: usize) -> Result<(), Refusal> {
-    if bytes > PROPERTIES_BYTES_MAX {
-        let remark = format!(
-            "the message's properties have {bytes} bytes, at most {PROPERTIES_BYTES_MAX} are taken"
-        );
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-    }
-    Ok(())
-}
-
-/// Refuses what clients would split into parts with offsets of other messages
-/// (`HookUtils.checkInnerBatch`, 5.5.0): no topic here is a `BatchCQ`.
-fn check_inner_batch(flags: i32, count: Option<&str>) -> Result<(), Refusal> {
-    if count.is_some() || flags & sys_flag::INNER_BATCH_MASK != 0 {
-        let remark = "an inner batch (sysFlag 0x40, 0x80 or the property INNER_NUM) is not taken";
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-    }
-    Ok(())
-}
-
-/// Whether a message is a half. One that a consumer sends again, and that is to wait, is not, even
-/// if the properties of the half it once was came along (`SendMessageProcessor`, 5.5.0).
-fn is_half(found: &SendProperties<'_>, reconsume_times: i32) -> bool {
-    let tried_again = reconsume_times > 0 && delay::wanted_level(found).is_some();
-    found.transaction_prepared && !tried_again
-}
-
-fn check_transaction(
-    found: &SendProperties<'_>,
-    is_half: bool,
-    flags: i32,
-    settings: &BrokerSettings,
-) -> Result<(), Refusal> {
-    let flagged = flags & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_PREPARED;
-    if is_half && settings.reject_transaction_message.get() {
-        let remark = format!(
-            "the broker[{}] sending transaction message is forbidden",
-            settings.advertised.ip()
-        );
-        return Err(Refusal::new(response::NO_PERMISSION, remark));
-    }
-    if flagged && !found.transaction_prepared {
-        // The peer stores it where nobody ever sees it.
-        let remark = "the sysFlag says half message, the property TRAN_MSG does not; \
-                       the message was not stored";
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::sys_flag;
 use gantry_storage::units::QueueKey;
 
-use super::{SendDesk, check_inner_batch, check_properties_len, check_topic_name, marks};
+use super::checks::{check_inner_batch, check_properties_len, check_topic_name};
+use super::{SendDesk, marks};
 use crate::data::catalog::Catalog;
 use crate::data::words::Append;
 use crate::refusal::Refusal;

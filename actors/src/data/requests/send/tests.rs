@@ -1,9 +1,13 @@
+use std::sync::Arc;
+
+use gantry_protocol::body::FilterType;
 use gantry_protocol::message::{BatchElement, RecordIter, encode_batch_element};
 use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 
 use crate::data::testing::{
-    TestBroker, ext, group, pull_frame, pull_header, records, send_frame, send_header, topic,
+    TestBroker, ext, group, pull_frame, pull_header, records, request_frame, send_frame,
+    send_header, topic,
 };
 use crate::seam::{CatalogChange, ToControl, ToData};
 
@@ -200,6 +204,38 @@ fn traps_39_40_the_header_makes_a_batch() {
 }
 
 #[test]
+fn messages_of_a_topic_with_several_tags_say_so() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let mut entry = topic("M", 2, 1).as_ref().clone();
+    entry.config.filter_type = FilterType::MultiTag;
+    let entry = Arc::new(entry);
+    broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(Arc::clone(&entry))));
+    let mut batch = bytes::BytesMut::new();
+    let element = BatchElement {
+        flag: 0,
+        body: b"x",
+        properties: "",
+    };
+    encode_batch_element(&element, &mut batch).unwrap();
+    for (name, wanted) in [("M", 2), ("T", 0)] {
+        for is_batch in [false, true] {
+            let header = SendHeader {
+                batch: is_batch,
+                ..send_header(name)
+            };
+            broker.request(&send_frame(1, &header, &batch));
+            assert_eq!(broker.reply().code, 0);
+        }
+        broker.request(&pull_frame(2, &pull_header(name, 0, 0)));
+        let pulled = broker.reply().body;
+        let flags: Vec<_> = RecordIter::new(&pulled)
+            .map(|record| record.unwrap().sys_flag & 2)
+            .collect();
+        assert_eq!(flags, [wanted; 2], "{name}");
+    }
+}
+
+#[test]
 fn unknown_topics_are_parked_in_order_and_resumed() {
     let broker = TestBroker::new(1, 1, |_| {});
     let header = send_header("New");
@@ -372,6 +408,50 @@ fn a_timed_message_with_a_key_gets_a_recall_handle() {
     let reply = broker.reply();
     let fields = reply.ext.iter().flatten();
     assert!(!fields.into_iter().any(|(name, _)| name == "recallHandle"));
+}
+
+#[test]
+fn a_batch_of_halves_or_of_late_messages_gets_13_and_is_not_stored() {
+    let broker = with_parking();
+    let mut body = bytes::BytesMut::new();
+    let element = BatchElement {
+        flag: 0,
+        body: b"x",
+        properties: "",
+    };
+    encode_batch_element(&element, &mut body).unwrap();
+    let refused = [
+        (4, ""),
+        (8, ""),
+        (12, ""),
+        (0, "TRAN_MSG\u{1}true\u{2}"),
+        (0, "DELAY\u{1}3\u{2}"),
+        (0, "TIMER_DELAY_SEC\u{1}3\u{2}"),
+    ];
+    for (sys_flag, properties) in refused {
+        let header = SendHeader {
+            sys_flag,
+            properties,
+            batch: true,
+            ..send_header("T")
+        };
+        broker.request(&send_frame(1, &header, &body));
+        assert_eq!(broker.reply().code, 13, "{sys_flag} {properties}");
+    }
+    broker.request(&request_frame(
+        30,
+        2,
+        &[("topic", "T".into()), ("queueId", 0.into())],
+        b"",
+    ));
+    assert_eq!(ext(&broker.reply(), "offset"), "0");
+    let plain = SendHeader {
+        properties: "DELAY\u{1}0\u{2}",
+        batch: true,
+        ..send_header("T")
+    };
+    broker.request(&send_frame(3, &plain, &body));
+    assert_eq!(broker.reply().code, 0);
 }
 
 #[test]
