@@ -94,6 +94,9 @@ fn fill(client: &mut Client) {
             .send(TOPIC, n % QUEUES, body(n).as_bytes(), &props)
             .expect(reply::SUCCESS);
     }
+    client
+        .beat("fixture-reader", GROUP, TOPIC)
+        .expect(reply::SUCCESS);
     let fields = ext(&[
         ("consumerGroup", GROUP),
         ("topic", TOPIC),

@@ -107,6 +107,14 @@ fn consumer_offsets_are_kept_as_committed() {
         let update = fields(&[("commitOffset", offset)]);
         client.call(code::UPDATE_CONSUMER_OFFSET, &update, b"").code
     };
+    // But it makes no group: one that comes late would bring back one that was deleted.
+    assert_eq!(
+        commit(&mut client, "1"),
+        reply::SUBSCRIPTION_GROUP_NOT_EXIST
+    );
+    let groups = client.call(code::ALL_GROUPS, &[], b"");
+    let groups = groups.expect(reply::SUCCESS).text();
+    assert!(!groups.contains(&group), "{groups}");
     let mut heartbeat = consumer_heartbeat(&group, &topic);
     heartbeat["clientID"] = fresh("c").into();
     let body = heartbeat.to_string();

@@ -114,6 +114,7 @@ fn check(client: &mut Client, topic: &str, first_physical: i64) {
         .expect(reply::SUCCESS);
     // A group that stood before that is told the same.
     let group = fresh("behind");
+    client.beat("behind", &group, topic).expect(reply::SUCCESS);
     let fields = ext(&[
         ("consumerGroup", &group),
         ("topic", topic),

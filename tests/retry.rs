@@ -142,3 +142,23 @@ fn kill_9_under_async_flush_loses_no_retry_in_flight() {
 fn kill_9_under_sync_flush_loses_no_retry_in_flight() {
     kill_with_retries_in_flight("flushDiskType=SYNC_FLUSH");
 }
+
+/// A consumer that sends a message back itself may do so before anybody has heard of its group.
+#[test]
+fn a_send_to_a_retry_topic_makes_its_group() {
+    let gantry = Gantry::up(&[]);
+    let mut client = gantry.client();
+    let group = fresh("new");
+    let topic = format!("%RETRY%{group}");
+    client.send(&topic, 0, b"again", &[]).expect(reply::SUCCESS);
+    let groups = client.call(code::ALL_GROUPS, &[], b"");
+    let groups = groups.expect(reply::SUCCESS).text();
+    assert!(groups.contains(&group), "{groups}");
+    assert_eq!(client.drain(&topic, 0, 0).len(), 1);
+    drop(client);
+
+    let gantry = Gantry::up(&["autoCreateSubscriptionGroup=false"]);
+    let mut client = gantry.client();
+    let refused = client.send(&topic, 0, b"again", &[]);
+    assert_eq!(refused.code, reply::SUBSCRIPTION_GROUP_NOT_EXIST);
+}

@@ -57,6 +57,7 @@ pub mod code {
     pub const ROUTE: i32 = 105;
     pub const CLUSTER: i32 = 106;
     pub const DELETE_EXPIRED_COMMITLOG: i32 = 329;
+    pub const ALL_GROUPS: i32 = 201;
     pub const TOPIC_STATS: i32 = 202;
     pub const ALL_TOPICS: i32 = 206;
     pub const CONSUME_STATS: i32 = 208;
@@ -84,6 +85,7 @@ pub mod reply {
     pub const PULL_OFFSET_MOVED: i32 = 21;
     pub const QUERY_NOT_FOUND: i32 = 22;
     pub const SUBSCRIPTION_NOT_EXIST: i32 = 24;
+    pub const SUBSCRIPTION_GROUP_NOT_EXIST: i32 = 26;
     pub const INVALID_PARAMETER: i32 = 29;
 }
 

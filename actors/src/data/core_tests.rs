@@ -90,6 +90,21 @@ fn last_told(broker: &TestBroker) -> Option<QueueOffset> {
     rows.flatten().last().and_then(|row| row.offset)
 }
 
+/// A commit on its way while its group is deleted must not bring it back.
+#[test]
+fn a_commit_makes_no_group() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let fields = [
+        ("consumerGroup", "nogroup".into()),
+        ("topic", "T".into()),
+        ("queueId", 0.into()),
+        ("commitOffset", 0.into()),
+    ];
+    broker.request(&request_frame(15, 9, &fields, b""));
+    assert_eq!(broker.reply().code, 26);
+    assert!(broker.world.take_control().is_empty());
+}
+
 #[test]
 fn newer_offsets_are_handed_over_behind_older_ones() {
     let broker = TestBroker::new(1, 1, |_| {});

@@ -15,9 +15,10 @@ use gantry_protocol::command::{Command, ExtValue, HeaderView};
 use gantry_protocol::error::HeaderError;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::send::SendHeader;
+use gantry_protocol::system_topic;
 use gantry_runtime::metrics::Kind;
 
-use super::parked::{Caller, PARKED_MS, Park, ParkedRequest, Subject};
+use super::parked::{Caller, PARKED_MS, Park, ParkedRequest, Subject, Waited};
 use super::send::Checked;
 use crate::data::core::DataCore;
 use crate::data::host::Host;
@@ -27,15 +28,6 @@ use crate::data::words::ReplyTo;
 use crate::refusal::{BusyCause, Refusal, quoted};
 use crate::seam::{ControlRequest, Ticket, ToControl};
 
-/// Whether a request may wait for its topic or group to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parking {
-    /// It came from the wire.
-    Allowed,
-    /// It has waited already.
-    Over,
-}
-
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Handles one frame of a client.
     ///
@@ -43,14 +35,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// The header is none: the connection has lost its place.
     pub fn handle(self: &Rc<Self>, caller: Caller, frame: &Frame) -> Result<(), HeaderError> {
         let read_us = self.host.mono_us();
-        self.handle_with(caller, frame, Parking::Allowed, read_us)
+        self.handle_with(caller, frame, Waited::NEVER, read_us)
     }
 
     fn handle_with(
         self: &Rc<Self>,
         caller: Caller,
         frame: &Frame,
-        parking: Parking,
+        waited: Waited,
         read_us: u64,
     ) -> Result<(), HeaderError> {
         let mut view = HeaderView::empty(frame.encoding);
@@ -80,20 +72,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         }
         let handled = match view.code {
             request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-                self.send(&view, caller, frame, to, parking);
+                self.send(&view, caller, frame, to, waited);
                 Ok(())
             }
             request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => {
-                self.reply_to_request(&view, caller, frame, to, parking);
+                self.reply_to_request(&view, caller, frame, to, waited);
                 Ok(())
             }
             request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => {
-                self.pull(&view, caller, frame, to, parking)
+                self.pull(&view, caller, frame, to, waited)
             }
             request::QUERY_CONSUMER_OFFSET => self.query_offset(&view, to),
-            request::UPDATE_CONSUMER_OFFSET => {
-                self.commit_offset(&view, caller, frame, to, parking)
-            }
+            request::UPDATE_CONSUMER_OFFSET => self.commit_offset(&view, to),
             request::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(&view, to),
             request::GET_MAX_OFFSET => self.max_offset(&view, to),
             request::GET_MIN_OFFSET => self.min_offset(&view, to),
@@ -118,9 +108,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         to: ReplyTo,
-        parking: Parking,
+        waited: Waited,
     ) {
-        let sent = self.try_send(view, caller, frame, to, parking);
+        let sent = self.try_send(view, caller, frame, to, waited);
         if let Err(refusal) = sent {
             self.refuse_send(to, &refusal);
         }
@@ -142,11 +132,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         to: ReplyTo,
-        parking: Parking,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let header = SendHeader::parse(view).map_err(Refusal::malformed)?;
-        if parking == Parking::Allowed && self.parked.borrow().holds_topic(header.topic) {
-            return self.park_send(&header, caller, frame);
+        if waited == Waited::NEVER && self.parked.borrow().holds_topic(header.topic) {
+            return self.park_send(&header, caller, frame, waited);
         }
         let now_ms = self.host.wall_ms();
         let checked = {
@@ -157,11 +147,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         };
         match checked {
             Checked::HandedOn => Ok(()),
-            Checked::NoTopic if parking == Parking::Allowed => {
-                self.park_send(&header, caller, frame)
+            Checked::NoTopic if waited.may_again() => {
+                self.park_send(&header, caller, frame, waited)
             }
-            Checked::NoDeadLetters(topic) if parking == Parking::Allowed => {
-                self.park_for_dead_letters(&topic, caller, frame)
+            Checked::NoGroup(group) if self.may_make_group(&group, waited) => {
+                self.park_for_group(&group, caller, frame, waited)
+            }
+            Checked::NoDeadLetters(topic) if waited.may_again() => {
+                self.park_for_dead_letters(&topic, caller, frame, waited)
+            }
+            Checked::NoGroup(group) => {
+                let remark = format!("subscription group not exist, {}", quoted(&group));
+                Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark))
             }
             Checked::NoDeadLetters(topic) => Err(no_topic(&topic)),
             Checked::NoTopic => Err(no_topic(header.topic)),
@@ -173,6 +170,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         header: &SendHeader<'_>,
         caller: Caller,
         frame: &Frame,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let topic = header.topic.to_owned();
         let ask = |ticket| ToControl::EnsureTopic {
@@ -183,7 +181,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             default_topic_queue_nums: header.default_topic_queue_nums,
             unit_mode: header.unit_mode,
         };
-        self.park(&Subject::Topic(topic.clone()), caller, frame, ask)
+        self.park(&Subject::Topic(topic.clone()), (caller, waited), frame, ask)
     }
 
     /// Parks a send until its group's dead-letter topic is made.
@@ -192,6 +190,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         topic: &str,
         caller: Caller,
         frame: &Frame,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let ask = |ticket| ToControl::EnsureTopic {
             core: self.number,
@@ -201,7 +200,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             default_topic_queue_nums: 1,
             unit_mode: false,
         };
-        self.park(&Subject::Topic(topic.to_owned()), caller, frame, ask)
+        self.park(
+            &Subject::Topic(topic.to_owned()),
+            (caller, waited),
+            frame,
+            ask,
+        )
+    }
+
+    /// Whether a group that nobody knows is made for a request: by the settings, or because it is
+    /// the system's own (`SubscriptionGroupManager.findSubscriptionGroupConfig`, 5.5.0).
+    pub(in crate::data) fn may_make_group(&self, group: &str, waited: Waited) -> bool {
+        let is_allowed = self.settings.auto_create_subscription_group.get()
+            || system_topic::is_system_group(group);
+        is_allowed && waited.may_again()
     }
 
     /// Parks a request until a group is made.
@@ -210,6 +222,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         group: &str,
         caller: Caller,
         frame: &Frame,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let group = group.to_owned();
         let ask = |ticket| ToControl::EnsureGroup {
@@ -217,13 +230,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ticket,
             group: group.clone(),
         };
-        self.park(&Subject::Group(group.clone()), caller, frame, ask)
+        self.park(&Subject::Group(group.clone()), (caller, waited), frame, ask)
     }
 
     fn park(
         self: &Rc<Self>,
         subject: &Subject,
-        caller: Caller,
+        (caller, waited): (Caller, Waited),
         frame: &Frame,
         ask: impl FnOnce(Ticket) -> ToControl,
     ) -> Result<(), Refusal> {
@@ -231,6 +244,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             caller,
             frame: frame.clone(),
             read_us: self.host.mono_us(),
+            waited,
         };
         self.reading.put_off();
         let parked = self
@@ -265,11 +279,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 caller,
                 frame,
                 read_us,
+                waited,
             } = request;
             match outcome {
                 // The header was parsed before the request was parked.
                 Ok(()) => {
-                    drop(self.handle_with(caller, &frame, Parking::Over, read_us));
+                    drop(self.handle_with(caller, &frame, waited.once_more(), read_us));
                     self.resumed(read_us);
                 }
                 Err(refusal) => self.refuse_parked(caller, &frame, refusal),
@@ -349,6 +364,12 @@ fn kind_of(code: i32) -> Option<Kind> {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => Some(Kind::Pull),
         _ => None,
     }
+}
+
+/// 26.
+pub(in crate::data) fn no_group(group: &str) -> Refusal {
+    let remark = format!("subscription group [{}] does not exist", quoted(group));
+    Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
 }
 
 /// 17, with the text Java's tools show.

@@ -6,19 +6,16 @@
 //! **Limits** none of its own.
 //! **Not here** the answers (`shard::asks`).
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, HeaderView};
-use gantry_protocol::frame::Frame;
 use gantry_protocol::request::offset::{
     QueryConsumerOffset, QueueHeader, SearchOffset, UpdateConsumerOffset,
 };
 use gantry_storage::units::{Boundary, QueueId, QueueKey, StoreTimestamp};
 
-use super::dispatch::{Parking, no_topic};
-use super::parked::Caller;
+use super::dispatch::{no_group, no_topic};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
@@ -51,18 +48,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         )
     }
 
-    pub(in crate::data) fn commit_offset(
-        self: &Rc<Self>,
-        view: &HeaderView<'_>,
-        caller: Caller,
-        frame: &Frame,
-        to: ReplyTo,
-        parking: Parking,
-    ) -> Handled {
+    /// Makes no group, whatever the settings say: a commit that comes late would bring back one that
+    /// was just deleted (`ConsumerManageProcessor.updateConsumerOffset`, 5.5.0).
+    pub(in crate::data) fn commit_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         let header = UpdateConsumerOffset::parse(view).map_err(Refusal::malformed)?;
         let offset = header.commit_offset;
         if self.catalog.borrow().group(header.consumer_group).is_none() {
-            return self.no_group(header.consumer_group, caller, frame, parking);
+            return Err(no_group(header.consumer_group));
         }
         let group = self.group_name(header.consumer_group);
         let key = self.queue_of(header.topic, header.queue_id)?;

@@ -3,9 +3,10 @@
 //! **Owns** the parked frames, by what they wait for.
 //! **Lives on** each data core.
 //! **Invariants** while anything waits for a topic, further sends to it wait behind, so the order
-//! of a connection's messages holds; one question a subject is under way at the control plane.
+//! of a connection's messages holds (those that wait for a retry topic's group have none); one
+//! question a subject is under way at the control plane.
 //! **Limits** [`PARKED_MAX`] requests of [`PARKED_BYTES_MAX`] together, or less by `memoryLimit`,
-//! each at most [`PARKED_MS`].
+//! each at most [`PARKED_MS`] and [`WAITS_MAX`] times.
 //! **Not here** who may make what (`control`).
 
 use std::collections::BTreeMap;
@@ -25,6 +26,30 @@ pub const PARKED_MAX: usize = 10_000;
 pub const PARKED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest wait: a client gives up after 3 s.
 pub const PARKED_MS: u64 = 3_000;
+
+/// Most waits of a request: a send waits for its retry topic, for that topic's group, and for the
+/// topic of the group's dead letters.
+const WAITS_MAX: u8 = 3;
+
+/// How often a request has waited for a topic or a group to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited(u8);
+
+impl Waited {
+    /// It came from the wire.
+    pub const NEVER: Self = Self(0);
+
+    /// Whether it may wait again.
+    pub fn may_again(self) -> bool {
+        self.0 < WAITS_MAX
+    }
+
+    /// One wait is over.
+    #[must_use]
+    pub fn once_more(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// Who sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +87,8 @@ pub struct ParkedRequest {
     pub frame: Frame,
     /// When the read that completed it was done, µs.
     pub read_us: u64,
+    /// Waits before this one.
+    pub waited: Waited,
 }
 
 #[derive(Debug)]
@@ -212,6 +239,7 @@ mod tests {
             },
             frame,
             read_us: 0,
+            waited: Waited::NEVER,
         }
     }
 

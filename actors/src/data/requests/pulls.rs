@@ -19,8 +19,8 @@ use gantry_protocol::request::pull::{self, PullHeader};
 use gantry_protocol::system_topic;
 use gantry_storage::units::{QueueId, QueueKey};
 
-use super::dispatch::{Parking, no_topic};
-use super::parked::Caller;
+use super::dispatch::{no_group, no_topic};
+use super::parked::{Caller, Waited};
 use crate::data::catalog::{Catalog, Group, PERM_READ};
 use crate::data::core::DataCore;
 use crate::data::filter::subscription::{Filter, Wanted};
@@ -40,7 +40,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         to: ReplyTo,
-        parking: Parking,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let header = PullHeader::parse(view).map_err(Refusal::malformed)?;
         let (key, pull) = {
@@ -48,7 +48,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.check_broker(&catalog, view.code)?;
             let Some(group) = catalog.group(header.consumer_group) else {
                 drop(catalog);
-                return self.no_group(header.consumer_group, caller, frame, parking);
+                let group = header.consumer_group;
+                if self.may_make_group(group, waited) {
+                    return self.park_for_group(group, caller, frame, waited);
+                }
+                return Err(no_group(group));
             };
             let topic = Self::check_names(&catalog, &header, group)?;
             let filter = self.filter_of(&catalog, group, &header)?;
@@ -56,21 +60,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.prepare(&header, topic, group, filter)?
         };
         self.route_ask(key, to, QueueRequest::Pull(Box::new(pull)))
-    }
-
-    /// A request that names an unknown group: made if the settings allow, else 26.
-    pub(in crate::data) fn no_group(
-        self: &Rc<Self>,
-        group: &str,
-        caller: Caller,
-        frame: &Frame,
-        parking: Parking,
-    ) -> Result<(), Refusal> {
-        if self.settings.auto_create_subscription_group.get() && parking == Parking::Allowed {
-            return self.park_for_group(group, caller, frame);
-        }
-        let remark = format!("subscription group [{}] does not exist", quoted(group));
-        Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark))
     }
 
     fn check_broker(&self, catalog: &Catalog, code: i32) -> Result<(), Refusal> {

@@ -20,8 +20,8 @@ use gantry_protocol::request::send::SendHeader;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::QueueKey;
 
-use super::dispatch::{Parking, no_topic};
-use super::parked::Caller;
+use super::dispatch::no_topic;
+use super::parked::{Caller, Waited};
 use super::send::reply::{CheckedPush, CheckedReply};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
@@ -40,9 +40,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         to: ReplyTo,
-        parking: Parking,
+        waited: Waited,
     ) {
-        if let Err(refusal) = self.try_reply(view, caller, frame, to, parking) {
+        if let Err(refusal) = self.try_reply(view, caller, frame, to, waited) {
             self.refuse_send(to, &refusal);
         }
     }
@@ -53,7 +53,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         to: ReplyTo,
-        parking: Parking,
+        waited: Waited,
     ) -> Result<(), Refusal> {
         let header = SendHeader::parse(view).map_err(Refusal::malformed)?;
         let now_ms = self.host.wall_ms();
@@ -63,10 +63,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             .check_reply(&catalog, &header, frame, caller.addr, now_ms)?;
         let CheckedReply::Ready(checked) = checked else {
             drop(catalog);
-            return match parking {
-                Parking::Allowed => self.park_send(&header, caller, frame),
-                Parking::Over => Err(no_topic(header.topic)),
-            };
+            if waited.may_again() {
+                return self.park_send(&header, caller, frame, waited);
+            }
+            return Err(no_topic(header.topic));
         };
         let CheckedPush {
             key,

@@ -89,8 +89,20 @@ pub enum Checked {
     HandedOn,
     /// Its topic must be made first.
     NoTopic,
+    /// The group of the retry topic must be made first.
+    NoGroup(String),
     /// The dead-letter topic it goes to must be made first.
     NoDeadLetters(String),
+}
+
+/// Where a send goes.
+enum Goal {
+    /// To the queue it names.
+    AsSent,
+    /// To this dead-letter topic.
+    DeadLetters(String),
+    /// Nobody knows the group of its retry topic.
+    NoGroup(String),
 }
 
 impl SendDesk {
@@ -146,7 +158,11 @@ impl SendDesk {
         };
         self.check_broker(catalog, topic)?;
         let key = self.choose_queue(topic, header.queue_id)?;
-        let dead = self.dead_letters(catalog, header, now_ms)?;
+        let dead = match self.goal(catalog, header, now_ms)? {
+            Goal::AsSent => None,
+            Goal::DeadLetters(name) => Some(name),
+            Goal::NoGroup(group) => return Ok(Checked::NoGroup(group)),
+        };
         self.check_body(&frame.body)?;
         let dead_letters = match &dead {
             None => None,
@@ -169,27 +185,29 @@ impl SendDesk {
     /// Where a message goes that a consumer sends to its retry topic itself, when not there: it was
     /// tried too often, or its group consumes in order (`SendMessageProcessor.handleRetryAndDLQ`,
     /// 5.5.0; traps 78, 80).
-    fn dead_letters(
+    fn goal(
         &self,
         catalog: &Catalog,
         header: &SendHeader<'_>,
         now_ms: u64,
-    ) -> Result<Option<String>, Refusal> {
+    ) -> Result<Goal, Refusal> {
         let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
-            return Ok(None);
+            return Ok(Goal::AsSent);
         };
         if header.batch {
             let remark = "batch request does not support retry group";
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
         }
         let Some(known) = catalog.group(group) else {
-            let remark = format!("subscription group not exist, {}", quoted(group));
-            return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+            return Ok(Goal::NoGroup(group.to_owned()));
         };
         let config = &known.entry.config;
         let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
         let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, now_ms);
-        Ok(dead.then(|| system_topic::dlq_topic(group)))
+        if dead {
+            return Ok(Goal::DeadLetters(system_topic::dlq_topic(group)));
+        }
+        Ok(Goal::AsSent)
     }
 
     fn check_broker(&self, catalog: &Catalog, topic: &TopicEntry) -> Result<(), Refusal> {
@@ -525,5 +543,7 @@ fn first_queue(entry: &TopicEntry) -> QueueKey {
     }
 }
 
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,11 @@ use std::sync::Arc;
 
 use gantry_protocol::body::FilterType;
 use gantry_protocol::message::{BatchElement, RecordIter, encode_batch_element};
-use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 
 use crate::data::testing::{
-    TestBroker, ext, group, pull_frame, pull_header, records, request_frame, send_frame,
-    send_header, topic,
+    TestBroker, ext, pull_frame, pull_header, records, request_frame, send_frame, send_header,
+    topic,
 };
 use crate::seam::{CatalogChange, ToControl, ToData};
 
@@ -96,49 +95,6 @@ fn what_is_not_built_is_refused_and_not_retried() {
     };
     broker.request(&send_frame(1, &later, b"x"));
     assert_eq!(broker.reply().code, 0);
-}
-
-#[test]
-fn trap_78_a_retry_topic_is_an_ordinary_topic_up_to_its_limit_then_comes_the_dead_letter() {
-    let broker = TestBroker::new(1, 1, |_| {});
-    broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%g", 2, 1))));
-    broker.tell_all(|| ToData::Catalog(CatalogChange::GroupPut(group("g"))));
-    let header = send_header("%RETRY%g");
-    broker.request(&send_frame(1, &header, b"x"));
-    assert_eq!(broker.reply().code, 0);
-    let worn = SendHeader {
-        reconsume_times: 17,
-        properties: "DELAY\u{1}5\u{2}UNIQ_KEY\u{1}u\u{2}TIMER_DELAY_SEC\u{1}9\u{2}k\u{1}v\u{2}",
-        ..header
-    };
-    broker.request(&send_frame(2, &worn, b"dead"));
-    assert!(broker.replies().is_empty(), "its topic must be made first");
-    let asked = broker.world.take_control();
-    let wanted = asked.iter().find_map(|told| match told {
-        ToControl::EnsureTopic { ticket, topic, .. } => Some((*ticket, topic.clone())),
-        _ => None,
-    });
-    let (ticket, name) = wanted.expect("the dead-letter topic is asked for");
-    assert_eq!(name, "%DLQ%g");
-    broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%DLQ%g", 4, 1))));
-    broker.tell_all(|| ToData::Resolved {
-        ticket,
-        outcome: Ok(()),
-    });
-    broker.settle();
-    assert_eq!(broker.reply().code, 0);
-    broker.request(&pull_frame(5, &pull_header("%DLQ%g", 0, 0)));
-    let pulled = broker.reply().body;
-    assert_eq!(records(&pulled), [(0, "dead".to_owned())]);
-    let dead = RecordIter::new(&pulled).next().unwrap().unwrap();
-    for name in ["DELAY", "TIMER_DELAY_SEC"] {
-        assert_eq!(properties::get(dead.properties, name), None, "{name}");
-    }
-    assert_eq!(properties::get(dead.properties, "UNIQ_KEY"), Some("u"));
-    assert_eq!(properties::get(dead.properties, "k"), Some("v"));
-    broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic("%RETRY%h", 3, 1))));
-    broker.request(&send_frame(3, &send_header("%RETRY%h"), b"x"));
-    assert_eq!(broker.reply().code, 26);
 }
 
 #[test]
