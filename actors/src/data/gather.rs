@@ -176,11 +176,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             } => {
                 let heard = Heard {
                     group: &group,
+                    client: &client,
                     is_known: self.catalog.borrow().group(&group).is_some(),
                     queues: &queues,
                     take,
                 };
-                let locked = if self.desk.hear_lock(heard, self.host.wall_ms()) {
+                let locked = if self.desk.hear_lock(heard, self.host.mono_ms()) {
                     self.lock_own(&queues, &group, &client, take)
                 } else {
                     Vec::new()

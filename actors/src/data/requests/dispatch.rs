@@ -19,7 +19,7 @@ use gantry_protocol::system_topic;
 use gantry_runtime::metrics::Kind;
 
 use super::parked::{Caller, PARKED_MS, Park, ParkedRequest, Subject, Waited};
-use super::send::Checked;
+use super::send::{Checked, Now};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
@@ -138,12 +138,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         if waited == Waited::NEVER && self.parked.borrow().holds_topic(header.topic) {
             return self.park_send(&header, caller, frame, waited);
         }
-        let now_ms = self.host.wall_ms();
+        let now = Now {
+            wall_ms: self.host.wall_ms(),
+            mono_ms: self.host.mono_ms(),
+        };
         let checked = {
             let catalog = self.catalog.borrow();
             let store = |key, append| self.route_append(key, to, append);
             self.desk
-                .check(&catalog, &header, frame, caller.addr, now_ms, store)?
+                .check(&catalog, &header, frame, caller.addr, now, store)?
         };
         match checked {
             Checked::HandedOn => Ok(()),

@@ -2,8 +2,9 @@
 //!
 //! **Owns** for each group the queues that were asked for and until when a lock of them may live.
 //! **Lives on** each data core: a lock request goes to all cores, whichever holds the queue.
-//! **Invariants** a group whose last lock is given back or has run out holds none. A lock that was
-//! refused counts as well, for then another member of the group holds it.
+//! **Invariants** a group whose last lock is given back or has run out holds none. Only who holds a
+//! lock gives it back. A lock that was refused counts as well, for then another member of the group
+//! holds it.
 //! **Limits** what has run out is forgotten when its group is heard of again, and all of it where
 //! room is short. [`GROUPS_MAX`] groups beside those that exist, [`LOCKS_MAX`] queues of all
 //! groups: locks beyond are not given.
@@ -25,10 +26,17 @@ pub const LOCKS_MAX: usize = 1 << 20;
 /// Between two looks for what has run out, which cost some milliseconds where there is much.
 const SWEEP_EVERY_MS: u64 = 1000;
 
-/// See the room's head.
+/// Who holds a queue, as this core has heard it; the queue's own core decides.
+#[derive(Debug)]
+struct Holder {
+    client: Arc<str>,
+    until_ms: u64,
+}
+
+/// See the room's head. Times are ms of the core's monotonic clock, as those of the locks.
 #[derive(Debug, Default)]
 pub struct OrderlyGroups {
-    groups: HashMap<Arc<str>, HashMap<QueueKey, u64>>,
+    groups: HashMap<Arc<str>, HashMap<QueueKey, Holder>>,
     /// Queues of all groups.
     count: usize,
     swept_ms: u64,
@@ -39,6 +47,8 @@ pub struct OrderlyGroups {
 pub struct Heard<'r> {
     /// Whose.
     pub group: &'r Arc<str>,
+    /// Which member asks.
+    pub client: &'r Arc<str>,
     /// The group exists.
     pub is_known: bool,
     /// Which queues.
@@ -59,10 +69,18 @@ impl OrderlyGroups {
         }
         let locks = self.groups.entry(Arc::clone(heard.group)).or_default();
         self.count -= locks.len();
-        locks.retain(|_, until| *until > now_ms);
+        locks.retain(|_, holder| holder.until_ms > now_ms);
         for queue in heard.queues {
+            let holder = locks.get(queue);
+            if holder.is_some_and(|holder| holder.client != *heard.client) {
+                continue;
+            }
             if heard.take {
-                locks.insert(*queue, now_ms + LOCK_LIFE_MS);
+                let holder = Holder {
+                    client: Arc::clone(heard.client),
+                    until_ms: now_ms + LOCK_LIFE_MS,
+                };
+                locks.insert(*queue, holder);
             } else {
                 locks.remove(queue);
             }
@@ -87,7 +105,7 @@ impl OrderlyGroups {
         }
         self.swept_ms = now_ms;
         self.groups.retain(|_, locks| {
-            locks.retain(|_, until| *until > now_ms);
+            locks.retain(|_, holder| holder.until_ms > now_ms);
             !locks.is_empty()
         });
         self.count = self.groups.values().map(HashMap::len).sum();
@@ -96,7 +114,7 @@ impl OrderlyGroups {
     /// Whether a lock of the group may live.
     pub fn holds(&self, group: &str, now_ms: u64) -> bool {
         let locks = self.groups.get(group);
-        locks.is_some_and(|locks| locks.values().any(|until| *until > now_ms))
+        locks.is_some_and(|locks| locks.values().any(|holder| holder.until_ms > now_ms))
     }
 }
 
@@ -112,6 +130,7 @@ mod tests {
         let note = |orderly: &mut OrderlyGroups, queues, take, now_ms| {
             let heard = Heard {
                 group: &group,
+                client: &Arc::from("a"),
                 is_known: true,
                 queues,
                 take,
@@ -129,12 +148,40 @@ mod tests {
     }
 
     #[test]
+    fn only_who_holds_a_lock_gives_it_back() {
+        let mut orderly = OrderlyGroups::default();
+        let group: Arc<str> = Arc::from("g");
+        let mut note = |client: &str, take, now_ms| {
+            let heard = Heard {
+                group: &group,
+                client: &Arc::from(client),
+                is_known: true,
+                queues: &[QueueKey::new(1, 0)],
+                take,
+            };
+            assert!(orderly.note(heard, now_ms));
+            orderly.holds("g", now_ms)
+        };
+        assert!(note("a", true, 1000));
+        assert!(note("b", false, 1001), "b holds none");
+        assert!(note("b", true, 1002), "it is a's");
+        assert!(note("b", false, 1003));
+        assert!(!note("a", false, 1004));
+        assert!(note("b", true, 1005));
+        let after = 1005 + LOCK_LIFE_MS;
+        assert!(note("a", true, after), "b's has run out");
+        assert!(note("b", false, after));
+        assert!(!note("a", false, after));
+    }
+
+    #[test]
     fn groups_that_do_not_exist_are_bounded_and_those_that_do_find_room() {
         let mut orderly = OrderlyGroups::default();
         let queues = [QueueKey::new(1, 0)];
         let mut note = |name: String, is_known, now_ms| {
             let heard = Heard {
                 group: &Arc::from(name),
+                client: &Arc::from("a"),
                 is_known,
                 queues: &queues,
                 take: true,
@@ -161,9 +208,10 @@ mod tests {
         };
         orderly.swept_ms = 1000;
         let queues = [QueueKey::new(1, 0), QueueKey::new(1, 1)];
-        let group = Arc::from("g");
+        let (group, client) = (Arc::from("g"), Arc::from("a"));
         let ask = |queues| Heard {
             group: &group,
+            client: &client,
             is_known: true,
             queues,
             take: true,

@@ -34,6 +34,8 @@ pub struct FakeWorld {
     /// How often a task let the others run.
     pub breaths: Cell<u32>,
     pub now_us: Cell<u64>,
+    /// By how much the wall clock was set forward.
+    pub wall_step_ms: Cell<u64>,
     pub control_is_full: Cell<bool>,
     pub roads_are_full: Cell<bool>,
     pub has_reply_room: Cell<bool>,
@@ -57,6 +59,7 @@ impl FakeWorld {
             tasks: RefCell::default(),
             breaths: Cell::new(0),
             now_us: Cell::new(1_000_000),
+            wall_step_ms: Cell::new(0),
             control_is_full: Cell::new(false),
             roads_are_full: Cell::new(false),
             has_reply_room: Cell::new(true),
@@ -147,7 +150,7 @@ impl Host for FakeHost {
     }
 
     fn wall_ms(&self) -> u64 {
-        1_795_384_800_000 + self.world.now_us.get() / 1000
+        1_795_384_800_000 + self.world.wall_step_ms.get() + self.world.now_us.get() / 1000
     }
 
     fn wall_ms_now(&self) -> u64 {

@@ -82,6 +82,15 @@ struct Rewritten {
     sys_flag: i32,
 }
 
+/// The time of a send, as of its core's tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Since the Unix epoch.
+    pub wall_ms: u64,
+    /// Of the clock that never goes back.
+    pub mono_ms: u64,
+}
+
 /// What a send needs before it can be stored.
 #[derive(Debug)]
 pub enum Checked {
@@ -133,8 +142,8 @@ impl SendDesk {
     }
 
     /// A lock request of a group was heard. False when it must not be granted.
-    pub fn hear_lock(&self, heard: Heard<'_>, now_ms: u64) -> bool {
-        self.orderly.borrow_mut().note(heard, now_ms)
+    pub fn hear_lock(&self, heard: Heard<'_>, mono_ms: u64) -> bool {
+        self.orderly.borrow_mut().note(heard, mono_ms)
     }
 
     /// Checks a send, prepares it and hands it to `store`: a message is long, and is copied by each
@@ -148,17 +157,17 @@ impl SendDesk {
         header: &SendHeader<'_>,
         frame: &Frame,
         peer: SocketAddr,
-        now_ms: u64,
+        now: Now,
         store: impl FnOnce(QueueKey, Append) -> Result<(), Refusal>,
     ) -> Result<Checked, Refusal> {
-        self.check_acceptance(now_ms)?;
+        self.check_acceptance(now.wall_ms)?;
         let Some(topic) = catalog.sendable(header.topic) else {
             check_topic_name(header.topic)?;
             return Ok(Checked::NoTopic);
         };
         self.check_broker(catalog, topic)?;
         let key = self.choose_queue(topic, header.queue_id)?;
-        let dead = match self.goal(catalog, header, now_ms)? {
+        let dead = match self.goal(catalog, header, now.mono_ms)? {
             Goal::AsSent => None,
             Goal::DeadLetters(name) => Some(name),
             Goal::NoGroup(group) => return Ok(Checked::NoGroup(group)),
@@ -178,7 +187,7 @@ impl SendDesk {
             key,
         };
         let sent = (header, &frame.body, peer);
-        self.prepare(&target, sent, now_ms, store)?;
+        self.prepare(&target, sent, now.wall_ms, store)?;
         Ok(Checked::HandedOn)
     }
 
@@ -189,7 +198,7 @@ impl SendDesk {
         &self,
         catalog: &Catalog,
         header: &SendHeader<'_>,
-        now_ms: u64,
+        mono_ms: u64,
     ) -> Result<Goal, Refusal> {
         let Some(group) = system_topic::group_of_retry_topic(header.topic) else {
             return Ok(Goal::AsSent);
@@ -203,7 +212,7 @@ impl SendDesk {
         };
         let config = &known.entry.config;
         let max = header.max_reconsume_times.unwrap_or(config.retry_max_times);
-        let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, now_ms);
+        let dead = header.reconsume_times > max || self.orderly.borrow().holds(group, mono_ms);
         if dead {
             return Ok(Goal::DeadLetters(system_topic::dlq_topic(group)));
         }

@@ -5,7 +5,8 @@ use gantry_protocol::properties;
 use gantry_protocol::request::send::SendHeader;
 
 use crate::data::testing::{
-    TestBroker, ext, group, pull_frame, pull_header, records, send_frame, send_header, topic,
+    TestBroker, ext, group, pull_frame, pull_header, records, request_frame, send_frame,
+    send_header, topic,
 };
 use crate::seam::{CatalogChange, ToControl, ToData};
 
@@ -47,6 +48,37 @@ fn trap_78_a_retry_topic_is_an_ordinary_topic_up_to_its_limit_then_comes_the_dea
     }
     assert_eq!(properties::get(dead.properties, "UNIQ_KEY"), Some("u"));
     assert_eq!(properties::get(dead.properties, "k"), Some("v"));
+}
+
+#[test]
+fn trap_80_a_group_is_orderly_until_who_holds_its_lock_gives_it_back() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    for (name, id) in [("%RETRY%g", 2), ("%DLQ%g", 3)] {
+        broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(topic(name, id, 1))));
+    }
+    let locks = |code, client: &str| {
+        let body = format!(
+            r#"{{"clientId":"{client}","consumerGroup":"g",
+                "mqSet":[{{"brokerName":"b","queueId":0,"topic":"T"}}]}}"#
+        );
+        broker.request(&request_frame(code, 1, &[], body.as_bytes()));
+        assert_eq!(broker.reply().code, 0);
+    };
+    let dead = || {
+        broker.request(&send_frame(1, &send_header("%RETRY%g"), b"x"));
+        assert_eq!(broker.reply().code, 0);
+        broker.request(&pull_frame(5, &pull_header("%DLQ%g", 0, 0)));
+        records(&broker.reply().body).len()
+    };
+    assert_eq!(dead(), 0);
+    locks(41, "a");
+    assert_eq!(dead(), 1);
+    locks(42, "b");
+    assert_eq!(dead(), 2);
+    broker.world.wall_step_ms.set(3_600_000);
+    assert_eq!(dead(), 3, "a lock's time is not the wall clock's");
+    locks(42, "a");
+    assert_eq!(dead(), 3);
 }
 
 /// A retry topic's topic and group are made one after the other, as a send to it allows.
