@@ -22,7 +22,7 @@ pub const GROUPS_MAX: usize = 16 * 1024;
 pub struct Position {
     /// What the group committed; none when it has only pulled, or was deleted a moment ago.
     pub committed: Option<QueueOffset>,
-    /// Offset of the last pull, for display.
+    /// Where the pull behind the last one begins, for display.
     pub pulled: QueueOffset,
     /// A reset that no pull has taken yet.
     pub reset: Option<QueueOffset>,
@@ -98,9 +98,16 @@ impl GroupOffsets {
         }
     }
 
-    /// Remembers where a group's last pull began.
+    /// Remembers where a group's next pull begins.
     pub fn pulled(&mut self, group: &Arc<str>, offset: QueueOffset) {
         if let Some(row) = row_of(&mut self.rows, group) {
+            row.pulled = offset;
+        }
+    }
+
+    /// As [`Self::pulled`], of a pull that has waited: its group may have been forgotten meanwhile.
+    pub fn pulled_on(&mut self, group: &str, offset: QueueOffset) {
+        if let Some(row) = self.get_mut(group) {
             row.pulled = offset;
         }
     }

@@ -97,7 +97,6 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
         let bounds = self.store.bounds(key);
         let offset = u64::try_from(pull.wanted).unwrap_or(0);
-        actor.state.offsets.pulled(&pull.group, QueueOffset(offset));
         let waiter = Waiter {
             key,
             reply,
@@ -110,6 +109,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             Err(verdict) => {
                 inner.totals.missed_count += 1;
                 inner.pulls_at_end += 1;
+                let group = &waiter.pull.group;
+                actor.state.offsets.pulled(group, verdict.next);
                 if verdict.may_suspend() {
                     self.suspend(inner, waiter, bounds, verdict);
                 } else {
@@ -145,10 +146,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         match self.read_hot(&waiter, from, true) {
             Reading::Answered(got, next) => {
                 inner.pulls_at_end += u64::from(next >= self.store.bounds(waiter.key).max);
-                inner.note_got(actor, &waiter, got);
+                inner.note_got(actor, &waiter, got, next);
             }
             Reading::Unmatched(_) => {}
-            Reading::Cold => self.read_cold(inner, waiter, from),
+            Reading::Cold => {
+                if let Some(actor) = actor {
+                    actor.state.offsets.pulled(&waiter.pull.group, from);
+                }
+                self.read_cold(inner, waiter, from);
+            }
         }
     }
 
@@ -208,7 +214,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     let written =
                         frame.finish(out, to.opaque, verdict.code, Some(status), Some(&ext));
                     debug_assert!(written.is_ok(), "a read is bounded below a frame");
-                    reading = Reading::Answered(got_of(&read, 0), read.next_offset);
+                    reading = Reading::Answered(got_of(&read, 0), verdict.next);
                     self.time_pull(waiter, read.bytes)
                 }
             }
@@ -357,7 +363,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 drop(held);
                 let read_ms = self.host.mono_us().saturating_sub(since_us) / 1000;
                 let got = got_of(&read, read_ms);
-                self.inner.borrow_mut().note_got(None, &waiter, got);
+                let mut inner = self.inner.borrow_mut();
+                inner.note_got(None, &waiter, got, verdict.next);
             }
             Err(error) => {
                 tracing::warn!(shard = %self.id, %error, "a pull failed");
@@ -400,9 +407,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 continue;
             }
             match self.read_hot(waiter, waiter.scanned, false) {
-                Reading::Answered(got, _) => {
+                Reading::Answered(got, next) => {
                     if let Some(waiter) = inner.waiters.take(id) {
-                        inner.note_got(None, &waiter, got);
+                        inner.note_got(None, &waiter, got, next);
                     }
                 }
                 Reading::Unmatched(next) if next < bounds.max => {
@@ -476,24 +483,37 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 }
 
 impl Inner {
-    fn note_got(&mut self, actor: Option<&mut QueueActor>, waiter: &Waiter, got: Got) {
+    /// `next`: where its reader goes on (`PullMessageProcessor.tryCommitOffset`, 5.5.0).
+    fn note_got(
+        &mut self,
+        actor: Option<&mut QueueActor>,
+        waiter: &Waiter,
+        got: Got,
+        next: QueueOffset,
+    ) {
+        let (key, group) = (waiter.key, &waiter.pull.group);
         if got.count == 0 {
             self.totals.missed_count += 1;
-            return;
+        } else {
+            self.totals.found_count += 1;
+            self.totals.got_count += got.count;
+            self.pulled_bytes += got.bytes;
         }
-        self.totals.found_count += 1;
-        self.totals.got_count += got.count;
-        self.pulled_bytes += got.bytes;
-        let (key, group) = (waiter.key, &waiter.pull.group);
         let tallied = match actor {
             Some(actor) => {
-                actor.tally.got(key.topic, group, got);
-                self.note_tallied(actor);
+                actor.state.offsets.pulled(group, next);
+                if got.count > 0 {
+                    actor.tally.got(key.topic, group, got);
+                    self.note_tallied(actor);
+                }
                 return;
             }
-            None => self.known(key).map(|actor| {
-                actor.tally.got(key.topic, group, got);
-                std::mem::replace(&mut actor.is_tallied, true)
+            None => self.known(key).and_then(|actor| {
+                actor.state.offsets.pulled_on(group, next);
+                (got.count > 0).then(|| {
+                    actor.tally.got(key.topic, group, got);
+                    std::mem::replace(&mut actor.is_tallied, true)
+                })
             }),
         };
         if let (Some(false), Some(slot)) = (tallied, self.by_key.get(&key)) {

@@ -1,8 +1,11 @@
 use futures_lite::future::block_on;
+use gantry_protocol::request::pull::PullHeader;
 
 use super::*;
 use crate::data::shard::tests::sent;
-use crate::data::testing::TestBroker;
+use crate::data::testing::{
+    TestBroker, long_pull, pull_frame, pull_header, send_frame, send_header,
+};
 use crate::seam::{Answer, Question, Ticket, ToControl, ToData};
 
 #[test]
@@ -57,6 +60,27 @@ fn a_forgotten_group_is_handed_over_in_order() {
     assert_eq!(rows, expected);
 }
 
+/// What a core tells of all groups.
+fn reports(broker: &TestBroker, with_times: bool) -> Vec<GroupReport> {
+    let question = Question::Offsets {
+        group: None,
+        topics: None,
+        with_times,
+    };
+    let ticket = Ticket(9);
+    broker.cores[0].on_control(&mut vec![ToData::Ask { ticket, question }]);
+    broker.settle();
+    let told = broker.world.take_control().into_iter();
+    let answers = told.filter_map(|told| match told {
+        ToControl::Answer {
+            answer: Answer::Offsets(reports),
+            ..
+        } => Some(reports),
+        _ => None,
+    });
+    answers.flatten().collect()
+}
+
 /// 43, 300, 343, 314 and 308 show no times: on a large broker they would be asked for in vain.
 #[test]
 fn positions_without_times_are_told_from_memory() {
@@ -69,27 +93,41 @@ fn positions_without_times_are_told_from_memory() {
         group: "g".into(),
         offset: QueueOffset(1),
     });
-    let ask = |with_times| {
-        let question = Question::Offsets {
-            group: None,
-            topics: None,
-            with_times,
-        };
-        let ticket = Ticket(9);
-        broker.cores[0].on_control(&mut vec![ToData::Ask { ticket, question }]);
-        broker.settle();
-        let told = broker.world.take_control().into_iter();
-        let answers = told.filter_map(|told| match told {
-            ToControl::Answer {
-                answer: Answer::Offsets(reports),
-                ..
-            } => Some(reports),
-            _ => None,
-        });
-        answers.flatten().collect::<Vec<_>>()
-    };
+    let ask = |with_times| reports(&broker, with_times);
     assert_eq!(ask(false)[0].consumer_offset, QueueOffset(1));
     assert!(ask(true).is_empty(), "the device is asked");
     broker.stores[0].is_stuck.set(false);
     assert!(ask(true)[0].last_timestamp_ms > 0);
+}
+
+#[test]
+fn the_pull_offset_is_where_the_next_pull_begins() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    for _ in 0..5 {
+        sent(&broker, 0, "a", b"x");
+    }
+    let shard = broker.cores[0].shards().next().unwrap();
+    shard.load_offset(&OffsetRow {
+        queue: QueueKey::new(1, 0),
+        group: "g".into(),
+        offset: QueueOffset(0),
+    });
+    let shown = || reports(&broker, false)[0].pull_offset.0;
+    let two = PullHeader {
+        max_msg_nums: 2,
+        ..pull_header("T", 0, 0)
+    };
+    broker.request(&pull_frame(1, &two));
+    assert_eq!((broker.reply().code, shown()), (0, 2));
+    broker.stores[0].is_cold.set(true);
+    broker.request(&pull_frame(1, &pull_header("T", 0, 2)));
+    assert_eq!((broker.reply().code, shown()), (0, 5));
+    broker.stores[0].is_cold.set(false);
+    broker.request(&pull_frame(1, &pull_header("T", 0, 9)));
+    assert_eq!((broker.reply().code, shown()), (21, 5));
+    broker.request(&pull_frame(1, &long_pull("T", 0, 5)));
+    assert!(broker.replies().is_empty());
+    assert_eq!(shown(), 5);
+    broker.request(&send_frame(2, &send_header("T"), b"x"));
+    assert_eq!((broker.replies().len(), shown()), (2, 6));
 }
