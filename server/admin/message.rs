@@ -91,6 +91,7 @@ async fn find(query: &MessageQuery) -> Result<(), String> {
         begin_timestamp_ms: 0,
         end_timestamp_ms: i64::MAX,
         by_unique_key,
+        index_type: None,
     };
     let columns = [
         "broker", "queue", "offset", "stored", "id", "tag", "keys", "body",

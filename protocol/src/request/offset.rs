@@ -49,12 +49,21 @@ headers! {
         end_timestamp_ms: i64 = "endTimestamp",
         /// The key is a unique key; `maxNum` then means the broker's own limit.
         by_unique_key: bool = "_UNIQUE_KEY_QUERY",
+        /// `K`, `U` or `T`: what the key is (5.5.0).
+        index_type: Option<&'a str> = "indexType",
     }
 
     /// `VIEW_MESSAGE_BY_ID` (33).
     ViewMessage<'a> {
         physical_offset: i64 = "offset",
         topic: Option<&'a str> = "topic",
+    }
+}
+
+impl QueryMessage<'_> {
+    /// Whether the key is a tag (`MessageConst.INDEX_TAG_TYPE`, 5.5.0).
+    pub fn is_by_tag(&self) -> bool {
+        self.index_type == Some("T")
     }
 }
 

@@ -39,6 +39,11 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         to: ReplyTo,
     ) -> Result<(), Refusal> {
         let header = QueryMessage::parse(view).map_err(Refusal::malformed)?;
+        if header.is_by_tag() {
+            // The index holds no tags: searched as a key, a tag would find other messages.
+            let remark = "messages are found by key or unique key, not by tag (indexType T)";
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+        }
         let wanted = usize::try_from(header.max_num).unwrap_or(0);
         let by_unique_key = header.by_unique_key;
         let wanted = if by_unique_key {
@@ -264,7 +269,12 @@ mod tests {
     }
 
     fn ask(broker: &TestBroker) {
+        ask_by(broker, "K");
+    }
+
+    fn ask_by(broker: &TestBroker, index_type: &str) {
         let fields = [
+            ("indexType", index_type.into()),
             ("topic", "T".into()),
             ("key", "k".into()),
             ("maxNum", 64.into()),
@@ -299,6 +309,21 @@ mod tests {
         assert_eq!(share(&broker.cores[0]), 2);
         ask(&broker);
         assert_eq!(records(&broker.reply().body).len(), 2);
+    }
+
+    #[test]
+    fn a_tag_is_no_key() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        store(&broker, 0, "a", 1);
+        for index_type in ["K", "U", ""] {
+            ask_by(&broker, index_type);
+            assert_eq!(broker.reply().code, 0, "{index_type}");
+        }
+        ask_by(&broker, "T");
+        let refused = broker.reply();
+        assert_eq!(refused.code, response::SYSTEM_ERROR);
+        let remark = refused.remark.unwrap();
+        assert!(remark.contains("indexType T"), "{remark}");
     }
 
     #[test]

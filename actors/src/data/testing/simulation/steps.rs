@@ -288,6 +288,7 @@ impl World {
             begin_timestamp_ms: 0,
             end_timestamp_ms: i64::MAX,
             by_unique_key: false,
+            index_type: None,
         };
         let mut wanted = Vec::new();
         {
