@@ -387,16 +387,37 @@ impl Routes {
     }
 
     /// Sets a topic's queues by hand (217); brokers that aren't known are left out.
-    pub fn put_topic(&mut self, topic: &str, queues: Vec<(String, Queues)>) {
+    ///
+    /// # Errors
+    /// [`RegisterError::Full`] for a topic that is new.
+    pub fn put_topic(
+        &mut self,
+        topic: &str,
+        queues: Vec<(String, Queues)>,
+    ) -> Result<(), RegisterError> {
+        self.put_topic_within(topic, queues, TOPICS_COUNT_MAX)
+    }
+
+    pub(super) fn put_topic_within(
+        &mut self,
+        topic: &str,
+        queues: Vec<(String, Queues)>,
+        topics_max: usize,
+    ) -> Result<(), RegisterError> {
         let known = queues
             .into_iter()
             .filter(|(name, _)| self.brokers.contains_key(name));
         let known: Vec<(String, Queues)> = known.collect();
-        if !known.is_empty() && self.topics.len() < TOPICS_COUNT_MAX {
-            let held = self.topics.entry(topic.to_owned()).or_default();
-            for (name, queues) in known {
-                held.set(&name, queues);
-            }
+        if known.is_empty() {
+            return Ok(());
         }
+        if !self.topics.contains_key(topic) && self.topics.len() >= topics_max {
+            return Err(RegisterError::Full);
+        }
+        let held = self.topics.entry(topic.to_owned()).or_default();
+        for (name, queues) in known {
+            held.set(&name, queues);
+        }
+        Ok(())
     }
 }

@@ -264,12 +264,11 @@ fn trap_38_unit_flags_are_kept_and_listed() {
 #[test]
 fn a_topic_put_by_hand_names_known_brokers_only() {
     let mut routes = with(vec![broker("b", 0, "a:1", &["T1", "T2"])]);
-    routes.put_topic(
-        "hand",
-        vec![("b".into(), queues(6)), ("ghost".into(), queues(6))],
-    );
+    let by_hand = vec![("b".into(), queues(6)), ("ghost".into(), queues(6))];
+    routes.put_topic("hand", by_hand).unwrap();
     assert_eq!(routes.route("hand", false).unwrap().queues.len(), 1);
-    routes.put_topic("nobody", vec![("ghost".into(), queues(6))]);
+    let of_a_ghost = vec![("ghost".into(), queues(6))];
+    routes.put_topic("nobody", of_a_ghost).unwrap();
     assert!(routes.route("nobody", false).is_none());
 }
 
@@ -281,4 +280,15 @@ fn only_new_topics_need_room() {
     let more = broker("b", 0, "b:1", &["T1", "T2", "T4"]);
     assert_eq!(routes.check_room(&more, 4), Ok(()));
     assert_eq!(routes.check_room(&more, 3), Err(RegisterError::Full));
+}
+
+#[test]
+fn a_full_table_takes_changes_by_hand_and_refuses_what_is_new() {
+    let mut routes = with(vec![broker("a", 0, "a:1", &["T1", "T2"])]);
+    let by_hand = |perm| vec![("a".into(), queues(perm))];
+    assert_eq!(routes.put_topic_within("T1", by_hand(4), 2), Ok(()));
+    assert_eq!(routes.route("T1", false).unwrap().queues[0].1.perm, 4);
+    let refused = routes.put_topic_within("T3", by_hand(6), 2);
+    assert_eq!(refused, Err(RegisterError::Full));
+    assert!(routes.route("T3", false).is_none());
 }

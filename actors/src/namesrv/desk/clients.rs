@@ -118,7 +118,8 @@ impl Desk {
         }
         let queues = bodies::read_route_queues(&asked.command.body)
             .map_err(|why| system_error(format!("the body is not a route: {why}")))?;
-        self.routes.put_topic(topic, queues);
+        let put = self.routes.put_topic(topic, queues);
+        put.map_err(|why| system_error(why.to_string()))?;
         Ok(asked.ok())
     }
 
