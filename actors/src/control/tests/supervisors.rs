@@ -285,6 +285,40 @@ fn a_message_sent_back_is_refused_by_a_panic_and_parked_by_the_next_try() {
 }
 
 #[test]
+fn a_retry_topic_that_takes_no_messages_takes_none_sent_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = HashMap::from([(77, parked(b"again"))]);
+    let mut rig = with_topic(folder.path(), records);
+    let permit = |rig: &mut Rig, perm| {
+        let fields = [
+            ("topic", "%RETRY%g"),
+            ("defaultTopic", "TBW102"),
+            ("readQueueNums", "1"),
+            ("writeQueueNums", "1"),
+            ("perm", perm),
+            ("topicFilterType", "SINGLE_TAG"),
+            ("order", "false"),
+        ];
+        let update = request(code::UPDATE_AND_CREATE_TOPIC, &fields, "");
+        assert_eq!(rig.ask(peer(1), update).code, 0);
+    };
+    permit(&mut rig, "4");
+    // Also one that would be a dead letter.
+    for level in ["0", "-1"] {
+        let fields = [("group", "g"), ("offset", "77"), ("delayLevel", level)];
+        let refused = rig.ask(peer(1), request(code::CONSUMER_SEND_MSG_BACK, &fields, ""));
+        assert_eq!(refused.code, 16, "{:?}", refused.remark);
+        let remark = refused.remark.unwrap();
+        assert_eq!(remark, "the topic[%RETRY%g] sending message is forbidden");
+    }
+    permit(&mut rig, "6");
+    let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+    let back = request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+    assert_eq!(rig.ask(peer(1), back).code, 0);
+    rig.stop();
+}
+
+#[test]
 fn pending_messages_are_parked_again_before_their_segments_go() {
     let folder = tempfile::tempdir().unwrap();
     let at = address::physical(ShardId(3), FilePosition(40));

@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_protocol::body::SubscriptionGroupConfig;
+use gantry_protocol::body::{SubscriptionGroupConfig, perm};
 use gantry_protocol::code::response;
 use gantry_protocol::command::{Command, VERSION_MAX_RECONSUME_TIMES};
 use gantry_protocol::message::RecordView;
 use gantry_protocol::message_id::offset_id;
 use gantry_protocol::properties::{self, items, name};
+use gantry_protocol::system_topic;
 use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey};
 
 use crate::control::plane::Plane;
@@ -80,6 +81,7 @@ impl SendBack {
         if config.retry_queue_nums <= 0 {
             return Ok(None);
         }
+        check_retry_topic(group, plane)?;
         let tries_max = match optional(command, "maxReconsumeTimes") {
             Some(_) if command.version >= VERSION_MAX_RECONSUME_TIMES => {
                 number_or(command, "maxReconsumeTimes", config.retry_max_times)?
@@ -187,6 +189,19 @@ fn rewrite(view: &RecordView<'_>, out: &mut Vec<u8>) {
         properties::append(out, name::ORIGIN_MESSAGE_ID, id.as_str());
     }
     properties::append(out, name::WAIT, "false");
+}
+
+/// One that takes no messages takes none sent back, not even those that become dead letters
+/// (`AbstractSendMessageProcessor.consumerSendMsgBack`, 5.5.0). A missing one is made writable.
+fn check_retry_topic(group: &str, plane: &Plane) -> Result<(), Refusal> {
+    let name = system_topic::retry_topic(group);
+    let topics = plane.topics.borrow();
+    let entry = topics.get(&name);
+    if entry.is_none_or(|entry| entry.config.perm & perm::WRITE != 0) {
+        return Ok(());
+    }
+    let remark = format!("the topic[{}] sending message is forbidden", quoted(&name));
+    Err(Refusal::new(response::NO_PERMISSION, remark))
 }
 
 fn check_room(properties: &[u8]) -> Result<(), Refusal> {
