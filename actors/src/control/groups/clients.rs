@@ -49,9 +49,7 @@ fn member(command: &Command, plane: &Plane) -> Result<PeerRef, Refusal> {
     let group = reply::text(command, "consumerGroup")?;
     let id = reply::optional(command, "clientId").unwrap_or_default();
     let members = plane.members.borrow();
-    let found = members
-        .consumers(group)
-        .and_then(|live| live.members().find(|(_, client)| &*client.id == id));
+    let found = members.consumers(group).and_then(|live| live.newest(id));
     let failed = |why: String| Refusal::new(response::SYSTEM_ERROR, why);
     match found {
         None => Err(failed(format!(

@@ -146,6 +146,12 @@ impl ConsumerGroup {
         self.members.values()
     }
 
+    /// A client by its id, under its newest connection: an older one may be dead.
+    pub fn newest(&self, id: &str) -> Option<&(PeerRef, Client)> {
+        let mut members = self.members.values().rev();
+        members.find(|(_, client)| &*client.id == id)
+    }
+
     /// Whether nobody is left.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

@@ -240,6 +240,10 @@ fn client_ids_are_listed_once_in_the_order_of_joining() {
     members.beat_consumer(peer(4), &client("b", 0), &beat("g", &[("T", 1)]), true);
     let ids = members.consumers("g").unwrap().client_ids();
     assert_eq!(ids.iter().map(|id| &**id).collect::<Vec<_>>(), ["b", "a"]);
+    let newest = |id| members.consumers("g").unwrap().newest(id);
+    assert_eq!(newest("b").unwrap().0, peer(4), "the older one may be dead");
+    assert_eq!(newest("a").unwrap().0, peer(3));
+    assert!(newest("c").is_none());
 }
 
 #[test]
