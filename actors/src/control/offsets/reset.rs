@@ -57,6 +57,10 @@ impl Reset {
                 )
             })?)),
         };
+        if server_side && queue.is_some() && offset < -1 {
+            let remark = format!("Target offset {offset} not in consume queue range");
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+        }
         let to = match u64::try_from(offset) {
             Ok(offset) if queue.is_some() => ResetTo::Offset(QueueOffset(offset)),
             _ if timestamp == -1 || (server_side && timestamp < 0) => ResetTo::Max,

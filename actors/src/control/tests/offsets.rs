@@ -254,6 +254,13 @@ fn a_reset_goes_to_the_queues_and_comes_back_with_their_offsets() {
     assert_eq!(moved(&rig), 4);
     assert_eq!(asked.lock().unwrap()[0][0].1, ResetTo::Max);
 
+    let below = reset(&[("timestamp", "1234"), ("offset", "-2"), ("queueId", "1")]);
+    let refused = rig.ask(peer(1), below);
+    assert_eq!(refused.code, response::SYSTEM_ERROR);
+    let remark = refused.remark.unwrap();
+    assert_eq!(remark, "Target offset -2 not in consume queue range");
+    assert_eq!(moved(&rig), 4, "nothing was moved");
+
     let seven = ("offset", "7");
     rig.ask(peer(1), reset(&[("timestamp", "1234"), seven]));
     assert_eq!(asked.lock().unwrap()[1][0].1, ResetTo::Timestamp(1234));
