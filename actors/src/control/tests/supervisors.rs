@@ -285,6 +285,31 @@ fn a_message_sent_back_is_refused_by_a_panic_and_parked_by_the_next_try() {
 }
 
 #[test]
+fn nothing_is_recalled_before_sends_are_accepted() {
+    let recalled = |opens_ms: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings();
+        settings.start_accept_send_request_ms = opens_ms.into();
+        let mut rig = Rig::start(folder.path(), settings);
+        let fields = [("topic", "nowhere"), ("recallHandle", "x")];
+        let mut code = 14;
+        // The broker looks for parked messages first.
+        for _ in 0..100 {
+            let recall = request(code::RECALL_MESSAGE, &fields, "");
+            code = rig.ask(peer(1), recall).code;
+            if code != 14 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        rig.stop();
+        code
+    };
+    assert_eq!(recalled(0), 17);
+    assert_eq!(recalled(u64::MAX), 14);
+}
+
+#[test]
 fn a_retry_topic_that_takes_no_messages_takes_none_sent_back() {
     let folder = tempfile::tempdir().unwrap();
     let records = HashMap::from([(77, parked(b"again"))]);

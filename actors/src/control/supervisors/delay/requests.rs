@@ -127,6 +127,9 @@ fn checked_handle(command: &ControlRequest, plane: &Plane) -> Result<RecallHandl
         let remark = "recall failed, operation is forbidden";
         return Err(refused(response::NO_PERMISSION, remark));
     }
+    if wall_now_ms() < settings.start_accept_send_request_ms.get() {
+        return Err(unavailable());
+    }
     if plane.permission.get() & 2 == 0 || !knows_timers(plane) {
         return Err(unavailable());
     }
