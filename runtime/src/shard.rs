@@ -236,6 +236,32 @@ impl DataCores {
     }
 }
 
+/// Runs one future on a core of its own, pinned nowhere, and blocks until it has ended: for what
+/// needs the disk before or beside the data cores.
+///
+/// # Errors
+/// The core could not be made, or it panicked before the future gave anything.
+pub fn on_a_core<T, F, Fut>(make: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: Fn(CoreContext) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let (send, outcome) = flume::bounded(1);
+    let plan = CorePlan::new(vec![Placement::Unbound]);
+    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
+        let work = make(context);
+        // The caller waits for exactly this.
+        async move { drop(send.send(work.await)) }
+    });
+    let failures = cores.map_err(|error| error.to_string())?.join();
+    // Never waits: a core that panicked keeps its tasks for ever, and the sender with them.
+    outcome.try_recv().map_err(|_| {
+        let causes = failures.into_iter().map(|(_, cause)| cause);
+        causes.collect::<Vec<_>>().join("; ")
+    })
+}
+
 type StartNews = flume::Sender<Result<(), (u16, String)>>;
 
 fn core_number(n: usize) -> u16 {
@@ -436,6 +462,16 @@ mod tests {
         shutdown.ask("done");
         drop(ask);
         assert!(cores.join().is_empty());
+    }
+
+    #[test]
+    fn a_future_on_a_core_of_its_own_gives_its_outcome_or_the_cause_of_the_end() {
+        assert_eq!(on_a_core(|context| async move { context.count }), Ok(1));
+        let ended = on_a_core(|context| async move {
+            context.spawn_clean(async { panic!("injected") });
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(ended, Err("injected".to_owned()));
     }
 
     #[test]

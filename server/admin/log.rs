@@ -14,22 +14,19 @@ use std::future::poll_fn;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::mpsc;
 use std::task::Poll;
 
 use gantry_protocol::message::RecordView;
 use gantry_protocol::properties::{SendProperties, split_keys};
 use gantry_runtime::glommio_disk::{GlommioDisk, StoreLock, TailFile, TailPlace};
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
-use gantry_runtime::shutdown::Shutdown;
-use gantry_runtime::topology::Placement;
+use gantry_runtime::shard::{self, CoreContext};
 use gantry_storage::format::{Entry, IdentityKind, STORE_FILE, TailHeader, shard_folder};
 use gantry_storage::offline::{self, Damage, Repaired, Survey};
 use gantry_storage::units::ShardId;
 use gantry_storage::{address, identity};
 use serde_json::{Value, json};
 
-use crate::cli::{AdminLog, LogDump, LogPlace, LogRepair};
+use crate::cli::{AdminLog, LogDump, LogRepair};
 use crate::print::answer;
 
 /// Bytes of a tail's header that are used.
@@ -61,7 +58,11 @@ pub fn run(command: &AdminLog) -> Result<(), String> {
             without_tail: *without_tail,
         },
     };
-    on_a_core(place, job)
+    let (data, shard) = (place.data.clone(), place.shard);
+    shard::on_a_core(move |context| {
+        let (data, job) = (data.clone(), job.clone());
+        async move { work(&context, &data, shard, &job).await }
+    })?
 }
 
 #[derive(Clone)]
@@ -77,25 +78,6 @@ fn lock(data: &Path) -> Result<StoreLock, String> {
         return Err(format!("{} holds no store of Gantry", data.display()));
     }
     StoreLock::take(data).map_err(|error| error.to_string())
-}
-
-fn on_a_core(place: &LogPlace, job: Job) -> Result<(), String> {
-    let (send, outcome) = mpsc::channel();
-    let plan = CorePlan::new(vec![Placement::Unbound]);
-    let (data, shard) = (place.data.clone(), place.shard);
-    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
-        let (data, job) = (data.clone(), job.clone());
-        async move {
-            let result = work(&context, &data, shard, &job).await;
-            // Nobody listens any more only if the main thread is gone.
-            drop(send.send(result));
-        }
-    });
-    let failed = cores.map_err(|error| error.to_string())?.join();
-    outcome.recv().unwrap_or_else(|_| {
-        let causes = failed.into_iter().map(|(_, cause)| cause);
-        Err(causes.collect::<Vec<_>>().join("; "))
-    })
 }
 
 async fn work(

@@ -10,9 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use gantry_runtime::glommio_disk::{GlommioDisk, SharedTail, TailError, TailFile, TailPlace};
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
-use gantry_runtime::shutdown::Shutdown;
-use gantry_runtime::topology::Placement;
+use gantry_runtime::shard::{CoreContext, on_a_core};
 use gantry_storage::error::ReadError;
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
@@ -144,27 +142,12 @@ pub(super) async fn open_shards(
 /// # Errors
 /// The folder can't be used, or the store is newer or damaged.
 pub fn read_identity(data_dir: &Path, shards_count: u8) -> Result<StoreIdentity, CoreStartError> {
-    let (send, found) = std::sync::mpsc::channel();
-    let plan = CorePlan::new(vec![Placement::Unbound]);
     let folder = data_dir.to_owned();
-    let cores = DataCores::start(&plan, &Shutdown::new(), vec![send], move |context, send| {
+    let found = on_a_core(move |context| {
         let folder = folder.clone();
-        async move {
-            let identity = identity_of(&context, &folder, shards_count).await;
-            // Nobody listens any more only if the main thread is gone.
-            drop(send.send(identity));
-        }
+        async move { identity_of(&context, &folder, shards_count).await }
     });
-    let cores = cores.map_err(|error| CoreStartError::Executor(error.to_string()))?;
-    let failed = cores.join();
-    found.recv().unwrap_or_else(|_| {
-        let cause = failed
-            .into_iter()
-            .map(|(_, cause)| cause)
-            .collect::<Vec<_>>()
-            .join("; ");
-        Err(CoreStartError::Executor(cause))
-    })
+    found.map_err(CoreStartError::Executor)?
 }
 
 async fn identity_of(
