@@ -16,14 +16,11 @@ use gantry_runtime::topology;
 /// # Errors
 /// Gantry cannot run on this machine as it is.
 pub fn run(data: &Path) -> Result<(), String> {
-    let cpus = topology::cpus_allowed();
-    let cores = topology::data_cores_default(cpus.len());
+    let cpus = topology::Cpus::of_process().count();
+    let cores = topology::data_cores_default(cpus);
     let report = Report::take(cores, &existing_part(data));
     say!("gantry {} on this machine", crate::cli::VERSION);
-    say!(
-        "  CPUs {}, of which {cores} would serve data (--cores changes that)",
-        cpus.len()
-    );
+    say!("  CPUs {cpus}, of which {cores} would serve data (--cores changes that)");
     crate::print::answer(&report.to_string())?;
     say!("  (locked memory is memlock, ulimit -l; direct I/O is O_DIRECT)");
     match report.worst() {

@@ -3,9 +3,12 @@
 //! **Owns** the reading of `--cores`, the default count and the placement.
 //! **Lives on** the main thread, at start.
 //! **Invariants** a plan has 1 to [`DATA_CORES_MAX`] cores; a pinned CPU is one this process may
-//! use, and no CPU is pinned twice.
+//! use, and no CPU is pinned twice. Where a quota leaves fewer CPUs' worth of time than there are,
+//! no core is pinned unless its CPU was named.
 //! **Limits** [`DATA_CORES_MAX`].
-//! **Not here** the executors themselves (`shard`).
+//! **Not here** the executors themselves (`shard`), reading the limits of a container (`cgroup`).
+
+mod cgroup;
 
 use crate::error::StartError;
 
@@ -23,8 +26,32 @@ pub enum Placement {
     Unbound,
 }
 
-/// The CPUs this process may run on, ascending.
-pub fn cpus_allowed() -> Vec<usize> {
+/// The CPUs there are for this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus {
+    /// Those it may run on, ascending.
+    pub allowed: Vec<usize>,
+    /// How many CPUs' worth of time its container or unit gives it.
+    pub quota: Option<usize>,
+}
+
+impl Cpus {
+    /// What the affinity and the control groups of this process leave it.
+    pub fn of_process() -> Self {
+        Self {
+            allowed: cpus_allowed(),
+            quota: cgroup::limits().cpus,
+        }
+    }
+
+    /// How many of them can be busy all the time.
+    pub fn count(&self) -> usize {
+        let allowed = self.allowed.len();
+        self.quota.map_or(allowed, |quota| quota.min(allowed))
+    }
+}
+
+fn cpus_allowed() -> Vec<usize> {
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
         return (0..rustix::thread::CpuSet::MAX_CPU)
             .filter(|cpu| set.is_set(*cpu))
@@ -50,10 +77,10 @@ pub fn data_cores_default(cpus: usize) -> usize {
 /// alone.
 ///
 /// # Errors
-/// The value cannot be read, is empty, too long, or names a CPU outside `allowed`.
-pub fn plan_cores(wish: Option<&str>, allowed: &[usize]) -> Result<Vec<Placement>, StartError> {
+/// The value cannot be read, is empty, too long, or names a CPU that isn't allowed.
+pub fn plan_cores(wish: Option<&str>, cpus: &Cpus) -> Result<Vec<Placement>, StartError> {
     let Some(text) = wish.map(str::trim) else {
-        return Ok(place_count(data_cores_default(allowed.len()), allowed));
+        return Ok(place_count(data_cores_default(cpus.count()), cpus));
     };
     let refuse = |cause: String| StartError::Cores {
         value: text.to_owned(),
@@ -66,18 +93,19 @@ pub fn plan_cores(wish: Option<&str>, allowed: &[usize]) -> Result<Vec<Placement
         if count == 0 || count > DATA_CORES_MAX {
             return Err(refuse(format!("expected 1 to {DATA_CORES_MAX} cores")));
         }
-        return Ok(place_count(count, allowed));
+        return Ok(place_count(count, cpus));
     }
-    let cpus = read_list(text).map_err(refuse)?;
-    if cpus.is_empty() || cpus.len() > DATA_CORES_MAX {
+    let named = read_list(text).map_err(refuse)?;
+    if named.is_empty() || named.len() > DATA_CORES_MAX {
         return Err(refuse(format!("expected 1 to {DATA_CORES_MAX} cores")));
     }
-    if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+    let allowed = &cpus.allowed;
+    if let Some(cpu) = named.iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(refuse(format!(
             "CPU {cpu} is not allowed here; allowed are {allowed:?}"
         )));
     }
-    Ok(cpus.into_iter().map(Placement::Pinned).collect())
+    Ok(named.into_iter().map(Placement::Pinned).collect())
 }
 
 /// `count` cores without pinning, as tests want them.
@@ -86,9 +114,12 @@ pub fn unbound(count: usize) -> Vec<Placement> {
 }
 
 /// Pins from the highest CPU down, so that CPU 0, where most hosts take their interrupts, stays
-/// with the control plane; leaves all unbound when no CPU would remain for it.
-fn place_count(count: usize, allowed: &[usize]) -> Vec<Placement> {
-    if count >= allowed.len() || allowed.len() <= SMALL_HOST_CPUS_MAX {
+/// with the control plane; leaves all unbound when no CPU would remain for it. Under a quota the
+/// CPUs belong to others as well: a core pinned to one would wait for them while another is idle.
+fn place_count(count: usize, cpus: &Cpus) -> Vec<Placement> {
+    let allowed = &cpus.allowed;
+    let is_shared = cpus.count() < allowed.len();
+    if is_shared || count >= allowed.len() || allowed.len() <= SMALL_HOST_CPUS_MAX {
         return unbound(count);
     }
     let mut taken: Vec<usize> = allowed.iter().rev().take(count).copied().collect();
@@ -129,13 +160,10 @@ fn read_cpu(text: &str) -> Result<usize, String> {
         .map_err(|_| format!("`{text}` is not a CPU number"))
 }
 
-/// Bytes of memory this process may use: the cgroup's limit, else the machine's memory; 0 when
-/// neither can be read.
+/// Bytes of memory this process may use: the narrowest limit of its control groups, else the
+/// machine's memory; 0 when neither can be read.
 pub fn memory_bytes() -> u64 {
     const KIB: u64 = 1024;
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
     let machine = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {
@@ -148,7 +176,7 @@ pub fn memory_bytes() -> u64 {
                 .ok()
                 .map(|kib| kib * KIB)
         });
-    match (limit, machine) {
+    match (cgroup::limits().memory_bytes, machine) {
         (Some(limit), Some(machine)) => limit.min(machine),
         (limit, machine) => limit.or(machine).unwrap_or(0),
     }
@@ -158,23 +186,54 @@ pub fn memory_bytes() -> u64 {
 mod tests {
     use super::*;
 
+    fn cpus(allowed: &[usize]) -> Cpus {
+        Cpus {
+            allowed: allowed.to_vec(),
+            quota: None,
+        }
+    }
+
+    #[test]
+    fn a_quota_counts_like_so_many_cpus_and_pins_none() {
+        let pod = Cpus {
+            allowed: (0..64).collect(),
+            quota: Some(4),
+        };
+        assert_eq!(pod.count(), 4);
+        assert_eq!(plan_cores(None, &pod).unwrap(), unbound(3));
+        assert_eq!(plan_cores(Some("8"), &pod).unwrap(), unbound(8));
+        let named = plan_cores(Some("7,"), &pod).unwrap();
+        assert_eq!(named, [Placement::Pinned(7)]);
+        let wide = Cpus {
+            quota: Some(64),
+            ..pod
+        };
+        assert_eq!(
+            plan_cores(Some("1"), &wide).unwrap(),
+            [Placement::Pinned(63)]
+        );
+    }
+
     #[test]
     fn defaults_leave_room_for_the_control_plane() {
         assert_eq!(data_cores_default(1), 1);
         assert_eq!(data_cores_default(2), 1);
         assert_eq!(data_cores_default(3), 2);
         assert_eq!(data_cores_default(16), 15);
-        assert_eq!(plan_cores(None, &[0, 1]).unwrap(), [Placement::Unbound]);
         assert_eq!(
-            plan_cores(None, &[0, 1, 2]).unwrap(),
+            plan_cores(None, &cpus(&[0, 1])).unwrap(),
+            [Placement::Unbound]
+        );
+        assert_eq!(
+            plan_cores(None, &cpus(&[0, 1, 2])).unwrap(),
             [Placement::Pinned(1), Placement::Pinned(2)]
         );
-        assert!(!cpus_allowed().is_empty());
+        assert!(Cpus::of_process().count() > 0);
     }
 
     #[test]
     fn lists_and_counts() {
-        let allowed = [0, 1, 2, 3];
+        let allowed = cpus(&[0, 1, 2, 3]);
         assert_eq!(plan_cores(Some("2"), &allowed).unwrap().len(), 2);
         assert_eq!(plan_cores(Some("8"), &allowed).unwrap(), unbound(8));
         assert_eq!(

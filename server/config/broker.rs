@@ -18,7 +18,7 @@ use gantry_actors::settings::{
     BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
     RetentionSettings,
 };
-use gantry_runtime::topology::{self, Placement};
+use gantry_runtime::topology::{self, Cpus, Placement};
 use gantry_storage::retention::{Rules, segments_per_run};
 
 use super::values::{ConfigError, ConfigErrors, Origin, Values};
@@ -448,7 +448,7 @@ fn check_commit_log_path(values: &mut Values) {
 fn placements(values: &mut Values) -> Vec<Placement> {
     let text = values.text("cores").to_owned();
     let wish = (text != "auto").then_some(text.as_str());
-    topology::plan_cores(wish, &topology::cpus_allowed()).unwrap_or_else(|error| {
+    topology::plan_cores(wish, &Cpus::of_process()).unwrap_or_else(|error| {
         let origin = values.origin("cores");
         values.refuse("cores", &text, origin, &error.to_string());
         topology::unbound(1)
