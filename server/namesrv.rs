@@ -16,7 +16,7 @@ use gantry_actors::namesrv::kv::KeyValues;
 use gantry_actors::namesrv::port::{self, Port};
 use gantry_actors::namesrv::settings::NamesrvSettings;
 use gantry_actors::namesrv::shell::{self, FromNamesrv, ToNamesrv};
-use gantry_runtime::clock::wall_now_ms;
+use gantry_runtime::clock::MonoMs;
 use gantry_runtime::control::ControlPlane;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
 use gantry_runtime::net::{Claim, Net, NetOptions, PeerTable};
@@ -120,7 +120,7 @@ pub fn start(
     let (to_port, at_port) = mailbox(MAILBOX_MESSAGES_MAX);
     let desk_settings = settings.clone();
     let control = ControlPlane::start(&stop, move |stop| async move {
-        let desk = Desk::new(desk_settings, values, wall_now_ms());
+        let desk = Desk::new(desk_settings, values, MonoMs::now());
         shell::serve(desk, at_actor, to_port, stop).await;
     })
     .map_err(|error| error.to_string())?;

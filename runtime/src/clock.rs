@@ -66,6 +66,23 @@ impl Clock {
     }
 }
 
+/// A moment on the process's monotonic clock, for what must not depend on the host's idea of the
+/// time: a wall clock that is set makes nobody silent for longer, or for less long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MonoMs(pub u64);
+
+impl MonoMs {
+    /// Read now.
+    pub fn now() -> Self {
+        Self(as_u64(ORIGIN.elapsed().as_millis()))
+    }
+
+    /// Milliseconds since an earlier moment; 0 since a later one.
+    pub fn since_ms(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// Milliseconds since the Unix epoch, read now. A host set before 1970 reads as 0.
 pub fn wall_now_ms() -> u64 {
     let since = SystemTime::now()

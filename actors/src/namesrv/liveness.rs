@@ -4,13 +4,15 @@
 //! **Lives on** the control plane; pure, the time is an argument.
 //! **Invariants** a broker is in here exactly while its routes are served; the connection is that
 //! of
-//! the latest registration, so the close of an older one is nobody's death.
+//! the latest registration, so the close of an older one is nobody's death. A host whose time is
+//! set loses nobody.
 //! **Limits** one entry per broker address, bounded by `routes::BROKERS_COUNT_MAX`.
 //! **Not here** what a death does to the routes (`routes`).
 
 use std::collections::HashMap;
 
 pub use gantry_protocol::body::DataVersion;
+use gantry_runtime::clock::MonoMs;
 
 /// A broker that names no timeout lives this long after its last word
 /// (`RouteInfoManager.DEFAULT_BROKER_CHANNEL_EXPIRED_TIME`, 5.5.0).
@@ -33,7 +35,7 @@ pub struct BrokerPlace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
     /// When it last registered or beat.
-    pub last_ms: u64,
+    pub last: MonoMs,
     /// How long it lives after that.
     pub timeout_ms: u64,
     /// Its topics' version.
@@ -71,15 +73,15 @@ impl Liveness {
     }
 
     /// A broker gave a sign of life; unknown ones are ignored.
-    pub fn touch(&mut self, place: &BrokerPlace, now_ms: u64) {
+    pub fn touch(&mut self, place: &BrokerPlace, now: MonoMs) {
         if let Some(live) = self.brokers.get_mut(place) {
-            live.last_ms = live.last_ms.max(now_ms);
+            live.last = live.last.max(now);
         }
     }
 
     /// Those whose time is up.
-    pub fn expired(&self, now_ms: u64) -> Vec<BrokerPlace> {
-        self.select(|live| now_ms > live.last_ms.saturating_add(live.timeout_ms))
+    pub fn expired(&self, now: MonoMs) -> Vec<BrokerPlace> {
+        self.select(|live| now.since_ms(live.last) > live.timeout_ms)
     }
 
     /// Those that registered over a connection.

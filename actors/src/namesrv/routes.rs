@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use gantry_runtime::clock::MonoMs;
+
 use super::liveness::{
     BrokerPlace, ConnectionId, DataVersion, EXPIRE_AFTER_MS_DEFAULT, Live, Liveness,
 };
@@ -124,7 +126,7 @@ impl Routes {
     pub fn register(
         &mut self,
         registration: &Registration,
-        now_ms: u64,
+        now: MonoMs,
         delete_unnamed: bool,
     ) -> Result<Registered, RegisterError> {
         self.check_room(registration, TOPICS_COUNT_MAX)?;
@@ -172,7 +174,7 @@ impl Routes {
         self.liveness.put(
             place,
             Live {
-                last_ms: now_ms,
+                last: now,
                 timeout_ms: registration.timeout_ms.unwrap_or(EXPIRE_AFTER_MS_DEFAULT),
                 version: registration.version,
                 ha_address: registration.ha_address.clone(),
@@ -299,8 +301,8 @@ impl Routes {
     }
 
     /// A sign of life (322, 904).
-    pub fn touch(&mut self, place: &BrokerPlace, now_ms: u64) {
-        self.liveness.touch(place, now_ms);
+    pub fn touch(&mut self, place: &BrokerPlace, now: MonoMs) {
+        self.liveness.touch(place, now);
     }
 
     /// A broker leaves (104).
@@ -331,8 +333,8 @@ impl Routes {
     }
 
     /// Drops brokers whose time is up; returns them.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<BrokerPlace> {
-        let gone = self.liveness.expired(now_ms);
+    pub fn expire(&mut self, now: MonoMs) -> Vec<BrokerPlace> {
+        let gone = self.liveness.expired(now);
         self.drop_all(&gone);
         gone
     }

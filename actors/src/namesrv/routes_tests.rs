@@ -1,11 +1,17 @@
 //! The name server's rules, by trap number (docs: the compatibility traps of the remoting
 //! protocol).
 
+use gantry_runtime::clock::MonoMs;
+
 use super::liveness::{BrokerPlace, ConnectionId, DataVersion};
 use super::lookup::UnitFilter;
 use super::routes::{MASTER_ID, Queues, RegisterError, Registered, Registration, Routes};
 
-const T0: u64 = 1_000_000;
+const T0: MonoMs = MonoMs(1_000_000);
+
+fn after(ms: u64) -> MonoMs {
+    MonoMs(T0.0 + ms)
+}
 
 fn queues(perm: i32) -> Queues {
     Queues {
@@ -150,12 +156,12 @@ fn expiry_by_the_brokers_own_timeout_or_two_minutes() {
     let mut quick = broker("quick", 0, "a:1", &["T1", "T2"]);
     quick.timeout_ms = Some(10_000);
     let mut routes = with(vec![quick, broker("slow", 0, "a:2", &["T1", "T2"])]);
-    assert!(routes.expire(T0 + 10_000).is_empty());
-    assert_eq!(routes.expire(T0 + 10_001), [place("a:1")]);
+    assert!(routes.expire(after(10_000)).is_empty());
+    assert_eq!(routes.expire(after(10_001)), [place("a:1")]);
     assert_eq!(routes.route("T1", false).unwrap().brokers.len(), 1);
-    routes.touch(&place("a:2"), T0 + 100_000);
-    assert!(routes.expire(T0 + 120_001).is_empty());
-    assert_eq!(routes.expire(T0 + 220_001), [place("a:2")]);
+    routes.touch(&place("a:2"), after(100_000));
+    assert!(routes.expire(after(120_001)).is_empty());
+    assert_eq!(routes.expire(after(220_001)), [place("a:2")]);
     assert!(routes.route("T1", false).is_none());
 }
 

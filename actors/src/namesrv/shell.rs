@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
 use gantry_protocol::{Command, Frame};
 use gantry_runtime::budget::shared::Held;
-use gantry_runtime::clock::wall_now_ms;
+use gantry_runtime::clock::MonoMs;
 use gantry_runtime::control::{RestartBudget, guard};
 use gantry_runtime::mailbox::{MailReceiver, MailSender};
 use gantry_runtime::net::PeerRef;
@@ -108,7 +108,7 @@ impl Actor for Shell {
         ctx.run_interval(every, |shell, ctx| {
             let (budget, desk) = (shell.budget.clone(), Rc::clone(&shell.desk));
             guard::<Self, _>(&budget, ctx, |_: &mut Context<Self>| {
-                for place in desk.borrow_mut().expire(wall_now_ms()) {
+                for place in desk.borrow_mut().expire(MonoMs::now()) {
                     tracing::warn!(
                         address = place.address,
                         "broker silent for too long: dropped"
@@ -162,7 +162,7 @@ impl Shell {
         let desk = Rc::clone(&self.desk);
         let answer = guard::<Self, _>(&self.budget, ctx, |_: &mut Context<Self>| {
             desk.borrow_mut()
-                .answer(&command, connection(peer), wall_now_ms())
+                .answer(&command, connection(peer), MonoMs::now())
         });
         let reply = answer.unwrap_or_else(|| {
             (!command.is_oneway()).then(|| {

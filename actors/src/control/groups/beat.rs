@@ -13,6 +13,7 @@ use std::sync::Arc;
 use gantry_protocol::body::{ConsumeType, ConsumerData, HeartbeatData, SubscriptionData};
 use gantry_protocol::code::response;
 use gantry_protocol::system_topic;
+use gantry_runtime::clock::MonoMs;
 
 use crate::control::plane::Plane;
 use crate::control::reply::{self, Reply};
@@ -45,6 +46,7 @@ impl Groups {
             language: command.language,
             version: command.version,
             last_update_ms: plane.now_ms(),
+            heard: MonoMs::now(),
         };
         let mut wants_full = beat.fingerprint == 0;
         let rejects = plane.settings.reject_pull_consumer_enable;

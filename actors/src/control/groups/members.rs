@@ -18,6 +18,7 @@ use std::sync::Arc;
 use gantry_protocol::Language;
 use gantry_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
 use gantry_protocol::system_topic::RETRY_OR_DLQ_TOPIC_CHARS_MAX;
+use gantry_runtime::clock::MonoMs;
 use gantry_runtime::net::PeerRef;
 
 use crate::seam::{LiveGroup, RequesterChange};
@@ -52,8 +53,10 @@ pub struct Client {
     pub language: Language,
     /// Version ordinal of its header.
     pub version: i32,
-    /// When its last heartbeat came, ms.
+    /// When its last heartbeat came, ms; for people.
     pub last_update_ms: i64,
+    /// The same, for us: a host whose time is set makes nobody silent.
+    pub heard: MonoMs,
 }
 
 /// What one heartbeat says of one consumer group.
@@ -512,8 +515,8 @@ impl Members {
     /// Takes everybody out of the groups that none of its heartbeats has named for `idle_ms`: a
     /// client that shares its connection may have dropped a group without a word, and the queues it
     /// held there would wait for it (`ConsumerManager.scanNotActiveChannel`, 5.5.0).
-    pub fn expire(&mut self, now_ms: i64, idle_ms: i64) -> Expired {
-        let is_old = |client: &Client| now_ms.saturating_sub(client.last_update_ms) > idle_ms;
+    pub fn expire(&mut self, now: MonoMs, idle_ms: u64) -> Expired {
+        let is_old = |client: &Client| now.since_ms(client.heard) > idle_ms;
         let mut old_consumers = Vec::new();
         for (name, group) in &self.consumers {
             let old = group.members().filter(|(_, client)| is_old(client));

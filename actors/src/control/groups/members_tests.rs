@@ -10,13 +10,14 @@ fn peer(slot: u32) -> PeerRef {
     }
 }
 
-fn client(id: &str, at_ms: i64) -> Client {
+fn client(id: &str, at_ms: u64) -> Client {
     Client {
         id: Arc::from(id),
         addr: "127.0.0.1:5000".parse().unwrap(),
         language: gantry_protocol::Language::Java,
         version: 513,
-        last_update_ms: at_ms,
+        last_update_ms: i64::try_from(at_ms).unwrap(),
+        heard: MonoMs(at_ms),
     }
 }
 
@@ -167,9 +168,9 @@ fn a_group_that_is_not_named_any_more_is_left_and_the_connection_stays() {
         members.beat_consumer(peer(2), &client("b", at_ms), &beat("g", &[("T", 1)]), true);
     }
     members.beat_producer(peer(3), &client("c", 1_000), "pg");
-    let none = members.expire(121_000, 120_000);
+    let none = members.expire(MonoMs(121_000), 120_000);
     assert!(none.departures.is_empty() && none.silent.is_empty());
-    let expired = members.expire(125_000, 120_000);
+    let expired = members.expire(MonoMs(125_000), 120_000);
     assert_eq!(expired.departures.len(), 1);
     assert_eq!(&*expired.departures[0].group, "g");
     assert_eq!(expired.departures[0].notify, [peer(2)]);
@@ -177,8 +178,28 @@ fn a_group_that_is_not_named_any_more_is_left_and_the_connection_stays() {
     assert_eq!(members.consumers("g").unwrap().client_ids(), ["b".into()]);
     assert!(members.consumers("h").is_some());
     assert_eq!(members.producers("pg").unwrap().len(), 1);
-    assert_eq!(members.expire(400_000, 120_000).silent, [peer(1), peer(2)]);
+    let rest = members.expire(MonoMs(400_000), 120_000);
+    assert_eq!(rest.silent, [peer(1), peer(2)]);
     assert_eq!(members.peers_count(), 0);
+}
+
+#[test]
+fn a_host_whose_time_is_set_makes_nobody_silent() {
+    let mut members = Members::default();
+    let (day_ms, beat_at) = (86_400_000, MonoMs(5_000));
+    for (slot, last_update_ms) in [(1, -day_ms), (2, day_ms)] {
+        let mine = Client {
+            last_update_ms,
+            heard: beat_at,
+            ..client("a", 0)
+        };
+        members.beat_consumer(peer(slot), &mine, &beat("g", &[("T", 1)]), true);
+        members.beat_producer(peer(slot), &mine, "pg");
+    }
+    let expired = members.expire(MonoMs(125_000), 120_000);
+    assert!(expired.departures.is_empty() && expired.silent.is_empty());
+    let expired = members.expire(MonoMs(125_001), 120_000);
+    assert_eq!(expired.silent, [peer(1), peer(2)]);
 }
 
 #[test]

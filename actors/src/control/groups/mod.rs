@@ -25,6 +25,7 @@ use std::time::Duration;
 use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::code::request;
 use gantry_protocol::command::Command;
+use gantry_runtime::clock::MonoMs;
 use gantry_runtime::net::PeerRef;
 
 use crate::refusal::Refusal;
@@ -160,9 +161,8 @@ pub fn scan_for_ever(plane: &Rc<Plane>) {
 /// Clients leave the groups they have not named for `channelExpiredTimeout`, and lose their
 /// connection when none is left.
 fn scan(plane: &Rc<Plane>) {
-    let idle_ms =
-        i64::try_from(plane.settings.channel_expired_timeout_ms.get()).unwrap_or(i64::MAX);
-    let expired = plane.members.borrow_mut().expire(plane.now_ms(), idle_ms);
+    let idle_ms = plane.settings.channel_expired_timeout_ms.get();
+    let expired = plane.members.borrow_mut().expire(MonoMs::now(), idle_ms);
     for departure in &expired.departures {
         let group = &departure.group;
         tracing::info!(%group, idle_ms, "a member's heartbeats don't name its group any more");

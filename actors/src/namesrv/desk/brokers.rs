@@ -97,7 +97,7 @@ impl Desk {
                     topics: body.topics,
                     connection: asked.connection,
                 },
-                asked.now_ms,
+                asked.now,
                 self.settings.delete_topic_with_broker_registration,
             )
             .map_err(|refused| system_error(refused.to_string()))?;
@@ -149,7 +149,7 @@ impl Desk {
             cluster: header.cluster_name.to_owned(),
             address: header.broker_addr.to_owned(),
         };
-        self.routes.touch(&place, asked.now_ms);
+        self.routes.touch(&place, asked.now);
         Ok(asked.ok())
     }
 
@@ -158,7 +158,7 @@ impl Desk {
         let theirs = bodies::read_data_version(&asked.command.body)
             .map_err(|why| system_error(format!("the body is not a DataVersion: {why}")))?;
         let changed = self.routes.version_changed(&who.place, theirs);
-        self.routes.touch(&who.place, asked.now_ms);
+        self.routes.touch(&who.place, asked.now);
         let reply = asked.ok().with_ext("changed", changed);
         Ok(match self.routes.version_of(&who.place) {
             Some(ours) => reply.with_body(bodies::data_version(ours)),

@@ -24,7 +24,7 @@ const STANDARD_JSON_VERSION: i32 = 401;
 
 impl Desk {
     pub(super) fn topic_route(&mut self, asked: &Asked<'_, '_>) -> Answer {
-        let waited_ms = asked.now_ms.saturating_sub(self.boot_ms);
+        let waited_ms = asked.now.since_ms(self.boot);
         if self.settings.need_wait_for_service && waited_ms < self.settings.wait_for_service_ms {
             return Err(system_error("name server not ready"));
         }

@@ -10,6 +10,7 @@ use gantry_protocol::body::{
 use gantry_protocol::code::{request, response};
 use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::{Command, take_frame};
+use gantry_runtime::clock::MonoMs;
 
 use crate::live::{KeyVerdict, LiveValue};
 
@@ -18,7 +19,7 @@ use crate::namesrv::kv::KeyValues;
 use crate::namesrv::liveness::ConnectionId;
 use crate::namesrv::settings::NamesrvSettings;
 
-const T0: u64 = 1_000_000;
+const T0: MonoMs = MonoMs(1_000_000);
 const PEER: ConnectionId = ConnectionId(7);
 
 fn settings(folder: &Path) -> NamesrvSettings {
@@ -389,7 +390,7 @@ fn a_name_server_may_wait_before_it_answers_routes() {
     assert_eq!(reply.remark.as_deref(), Some("name server not ready"));
     let later = world
         .desk
-        .answer(&route_of("T1"), PEER, T0 + 45_000)
+        .answer(&route_of("T1"), PEER, MonoMs(T0.0 + 45_000))
         .unwrap();
     assert_eq!(later.code, response::SUCCESS);
 }

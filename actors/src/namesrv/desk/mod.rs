@@ -15,6 +15,7 @@ mod values;
 use gantry_protocol::code::{self, request, response};
 use gantry_protocol::request::FieldError;
 use gantry_protocol::{Command, HeaderView};
+use gantry_runtime::clock::MonoMs;
 
 use super::expected::Told;
 use super::kv::KeyValues;
@@ -31,7 +32,7 @@ pub struct Desk {
     routes: Routes,
     told: Told,
     values: KeyValues,
-    boot_ms: u64,
+    boot: MonoMs,
 }
 
 /// A reply in the making, or why not.
@@ -42,7 +43,7 @@ struct Asked<'a, 'v> {
     command: &'a Command,
     view: &'a HeaderView<'v>,
     connection: ConnectionId,
-    now_ms: u64,
+    now: MonoMs,
 }
 
 impl Asked<'_, '_> {
@@ -57,13 +58,13 @@ impl Asked<'_, '_> {
 
 impl Desk {
     /// A name server that knows no broker yet.
-    pub fn new(settings: NamesrvSettings, values: KeyValues, now_ms: u64) -> Self {
+    pub fn new(settings: NamesrvSettings, values: KeyValues, now: MonoMs) -> Self {
         Self {
             settings,
             routes: Routes::default(),
             told: Told::default(),
             values,
-            boot_ms: now_ms,
+            boot: now,
         }
     }
 
@@ -72,7 +73,7 @@ impl Desk {
         &mut self,
         command: &Command,
         connection: ConnectionId,
-        now_ms: u64,
+        now: MonoMs,
     ) -> Option<Command> {
         if command.is_reply() {
             return None;
@@ -82,7 +83,7 @@ impl Desk {
             command,
             view: &view,
             connection,
-            now_ms,
+            now,
         };
         let reply = self.route(&asked).unwrap_or_else(|refusal| {
             tracing::debug!(code = command.code, %refusal, "request refused");
@@ -123,8 +124,8 @@ impl Desk {
     }
 
     /// Drops brokers whose time is up.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<BrokerPlace> {
-        self.routes.expire(now_ms)
+    pub fn expire(&mut self, now: MonoMs) -> Vec<BrokerPlace> {
+        self.routes.expire(now)
     }
 
     /// Drops the brokers that registered over a connection that closed.
