@@ -9,6 +9,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::process::{Scratch, fresh_ip, run};
 use common::{Gantry, code, ext, fresh, reply, until};
@@ -233,4 +234,18 @@ fn the_command_line_wins_over_the_file() {
     assert!(ok, "{err}");
     assert!(out.contains("brokerName=from-file"), "{out}");
     assert!(out.contains("maxMessageSize=2000"), "{out}");
+}
+
+/// Five starts within ten seconds are systemd's last word by default, and its limit of open files
+/// is far above any that a file of ours could set.
+#[test]
+fn units_try_for_ever_and_no_limit_of_the_host_is_lowered() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    for unit in ["gantry-broker.service", "gantry-namesrv.service"] {
+        let text = fs::read_to_string(root.join(unit)).unwrap();
+        let (head, _) = text.split_once("[Service]").unwrap();
+        assert!(head.contains("\nStartLimitIntervalSec=0\n"), "{text}");
+    }
+    let kernel = fs::read_to_string(root.join("99-gantry.conf")).unwrap();
+    assert!(!kernel.contains("fs.file-max"), "{kernel}");
 }
