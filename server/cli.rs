@@ -201,7 +201,7 @@ pub struct Receive {
     /// ms since 1970 or 2026-01-31T12:00:00 (UTC).
     #[arg(long, value_name = "first|last|TIME", default_value = "first")]
     pub from: String,
-    /// Keep waiting for more.
+    /// Keep waiting for more, and for a broker that is away.
     #[arg(long, short = 'f')]
     pub follow: bool,
     /// One JSON object per line.

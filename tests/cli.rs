@@ -8,12 +8,13 @@
 mod common;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::process::{Scratch, binary, run};
-use common::{Gantry, fresh};
+use common::client::send_ext;
+use common::process::{Scratch, binary, run, send_signal};
+use common::{Gantry, code, fresh, reply, until};
 use serde_json::Value;
 
 /// `gantry` with these arguments, pointed at this server; its standard output.
@@ -112,6 +113,101 @@ fn a_line_that_is_too_long_ends_a_send_and_what_came_before_is_counted() {
     );
     assert_eq!(out.matches("sent ").count(), 3, "{out}");
     assert!(err.contains("3 messages stored"), "{err}");
+}
+
+/// A `gantry receive --follow`; ended with the value at the latest.
+struct Following(Child);
+
+impl Following {
+    fn interrupt(mut self) {
+        send_signal(self.0.id(), "INT").unwrap();
+        let ended = until(10, "it ends", || self.0.try_wait().unwrap());
+        assert!(ended.success(), "{ended:?}");
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // An error means that it is gone already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Follows a topic from the first message on; with what is printed.
+fn follow(gantry: &Gantry, topic: &str, group: &str) -> (Following, BufReader<ChildStdout>) {
+    let mut child = Command::new(binary())
+        .args(["receive", topic, "--group", group, "--from", "first"])
+        .args(["--follow", "-n", &gantry.namesrv().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    (Following(child), out)
+}
+
+#[test]
+fn a_receiver_that_follows_outlives_its_broker() {
+    let mut gantry = Gantry::up(&[]);
+    let topic = fresh("outlive");
+    ok(&gantry, &["send", &topic, "before"], b"");
+    let (following, out) = follow(&gantry, &topic, "g");
+    let (tell, told) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in out.lines() {
+            // Whoever asked has what it wanted.
+            drop(tell.send(line.unwrap()));
+        }
+    });
+    let await_line = |word: &str| {
+        let wait = Duration::from_secs(30);
+        while !told.recv_timeout(wait).expect(word).contains(word) {}
+    };
+    await_line("before");
+    gantry.kill9();
+    // Long enough for it to notice, and to look for what isn't there.
+    std::thread::sleep(Duration::from_secs(3));
+    gantry.start();
+    gantry.await_ready();
+    ok(&gantry, &["send", &topic, "after"], b"");
+    await_line("after");
+    following.interrupt();
+    reader.join().unwrap();
+}
+
+/// A signal that came while a message was taken was forgotten now and then.
+#[test]
+fn a_receiver_in_a_flood_hears_an_interrupt() {
+    let gantry = Gantry::up(&[]);
+    let topic = fresh("flood");
+    let mut client = gantry.client();
+    client.create_topic(&topic, 4);
+    let body = vec![b'f'; 200];
+    for n in 0..20_000 {
+        client.post(code::SEND_V2, &send_ext(&topic, n % 4, &[], false), &body);
+        if n % 100 == 99 {
+            client.flush().unwrap();
+            for _ in 0..100 {
+                client.next_reply().unwrap().expect(reply::SUCCESS);
+            }
+        }
+    }
+    for n in 0..6 {
+        let (following, mut out) = follow(&gantry, &topic, &format!("g{n}"));
+        let mut first = String::new();
+        out.read_line(&mut first).unwrap();
+        assert!(first.contains("fff"), "{first}");
+        // Nobody reads: replies pile up until it waits in a write.
+        std::thread::sleep(Duration::from_millis(200));
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            out.lines().count()
+        });
+        following.interrupt();
+        reader.join().unwrap();
+    }
 }
 
 #[test]

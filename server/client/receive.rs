@@ -4,6 +4,7 @@
 //! **Lives on** a tokio runtime of one thread: a puller per queue, one task that prints.
 //! **Invariants** a position is committed only after its messages are printed, so what a crash
 //! loses is progress, never a message.
+//! With `--follow` it ends when it is told to, not with a broker.
 //! **Limits** `BATCHES_WAITING` replies wait to be printed; `WAIT_MAX` per held pull.
 //! **Not here** connections and routes (`client`), output (`message`).
 
@@ -21,6 +22,7 @@ use gantry_protocol::fastjson::{IntegerKeys, to_bytes};
 use gantry_protocol::message::RecordIter;
 use gantry_protocol::system_topic::retry_topic;
 use gantry_runtime::net::client::Client;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -37,6 +39,9 @@ const BATCHES_WAITING: usize = 16;
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 /// Queues are dealt out anew this often, and whenever a broker says so.
 const DEAL_EVERY: Duration = Duration::from_secs(20);
+/// And so long after something went wrong, with a heartbeat before: a broker that is back knows no
+/// members.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Positions are committed this often.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,6 +60,8 @@ struct Receiver<'a> {
     positions: HashMap<Queue, i64>,
     out: mpsc::Sender<Pulled>,
     received: u64,
+    /// Something went wrong since the last look; only with `--follow`.
+    is_astray: bool,
 }
 
 /// Runs the command.
@@ -80,6 +87,7 @@ pub fn run(args: &cli::Receive) -> Result<(), String> {
             positions: HashMap::new(),
             out,
             received: 0,
+            is_astray: false,
         };
         let outcome = receiver.work(pulled).await;
         receiver.leave().await;
@@ -99,20 +107,53 @@ impl Receiver<'_> {
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         heartbeat.reset();
         deal.reset();
+        // One for all rounds: a new one wouldn't know of a signal that came in the round before.
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|error| format!("signal handler refused: {error}"))?;
+        let mut is_dealt_soon = false;
         while self.args.follow || self.done.len() < self.pullers.len() {
-            tokio::select! {
+            if std::mem::take(&mut self.is_astray) && !is_dealt_soon {
+                is_dealt_soon = true;
+                heartbeat.reset_after(AGAIN_AFTER);
+                deal.reset_after(AGAIN_AFTER);
+            }
+            // In this order: there may always be messages, and a heartbeat goes before a deal.
+            let outcome = tokio::select! {
+                biased;
+                _ = interrupt.recv() => return Ok(()),
+                _ = heartbeat.tick() => self.heartbeat().await,
+                _ = deal.tick() => {
+                    is_dealt_soon = false;
+                    self.deal().await
+                }
+                () = members_changed.notified() => self.deal().await,
+                _ = commit.tick() => {
+                    self.commit().await;
+                    Ok(())
+                }
                 message = pulled.recv() => match message {
-                    Some(message) => self.take(message)?,
+                    Some(message) => {
+                        self.take(message)?;
+                        Ok(())
+                    }
                     None => return Ok(()),
                 },
-                _ = heartbeat.tick() => self.heartbeat().await?,
-                _ = deal.tick() => self.deal().await?,
-                () = members_changed.notified() => self.deal().await?,
-                _ = commit.tick() => self.commit().await,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-            }
+            };
+            self.settle(outcome)?;
         }
         Ok(())
+    }
+
+    /// With `--follow` what went wrong is tried again, else it is the end.
+    fn settle(&mut self, outcome: Result<(), String>) -> Result<(), String> {
+        match outcome {
+            Err(failure) if self.args.follow => {
+                tracing::warn!("{failure}");
+                self.is_astray = true;
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// The masters of the topic's brokers.
@@ -185,6 +226,8 @@ impl Receiver<'_> {
         let mut mine = BTreeSet::new();
         for topic in [self.args.topic.clone(), retry_topic(&self.args.group)] {
             let queues = self.queues(&topic).await?;
+            // A name server that has just come up hears of its brokers within seconds.
+            self.is_astray |= self.args.follow && queues.is_empty() && topic == self.args.topic;
             mine.extend(assign::average(queues, members.clone(), &self.client_id));
         }
         let lost: Vec<Queue> = self
@@ -203,12 +246,18 @@ impl Receiver<'_> {
             self.done.remove(&queue);
             self.positions.remove(&queue);
         }
+        let mut gone = BTreeSet::new();
         for queue in mine {
-            if !self.pullers.contains_key(&queue) {
-                self.start(queue).await?;
+            if !self.pullers.contains_key(&queue) && !gone.contains(&queue.broker) {
+                let broker = queue.broker.clone();
+                let started = self.start(queue).await;
+                if started.is_err() {
+                    gone.insert(broker);
+                }
+                self.settle(started)?;
             }
         }
-        if self.pullers.is_empty() {
+        if self.pullers.is_empty() && !self.is_astray {
             tracing::warn!(
                 members = members.len(),
                 "other members of the group have all queues"
@@ -269,7 +318,11 @@ impl Receiver<'_> {
     async fn start(&mut self, queue: Queue) -> Result<(), String> {
         let address = self.brokers.get(&queue.broker).cloned().unwrap_or_default();
         let client: Client = self.cluster.connect(&address).await?;
-        let position = pull::position(&client, &self.args.group, &queue, self.start_at).await?;
+        let position = match self.positions.get(&queue) {
+            // Printed, and the broker went away before it was committed.
+            Some(printed) => *printed,
+            None => pull::position(&client, &self.args.group, &queue, self.start_at).await?,
+        };
         tracing::debug!(?queue, position, "consuming");
         let puller = Puller {
             client,
@@ -299,6 +352,7 @@ impl Receiver<'_> {
                 // The next dealing starts it again, from what is committed.
                 tracing::warn!("broker {} queue {}: {why}", queue.broker, queue.id);
                 self.pullers.remove(&queue);
+                self.is_astray = true;
             }
             Pulled::Failed { queue, why } => {
                 return Err(format!("broker {} queue {}: {why}", queue.broker, queue.id));
@@ -324,10 +378,15 @@ impl Receiver<'_> {
     }
 
     async fn commit(&mut self) {
+        let mut gone = BTreeSet::new();
         for (queue, position) in std::mem::take(&mut self.positions) {
             let Some(address) = self.brokers.get(&queue.broker).cloned() else {
                 continue;
             };
+            if gone.contains(&queue.broker) {
+                self.positions.insert(queue, position);
+                continue;
+            }
             let command = ask(
                 request::UPDATE_CONSUMER_OFFSET,
                 [
@@ -346,6 +405,7 @@ impl Receiver<'_> {
                 Err(error) => {
                     tracing::warn!("position of {} queue {}: {error}", queue.topic, queue.id);
                     // Tried again with the next commit, unless there is a newer one by then.
+                    gone.insert(queue.broker.clone());
                     self.positions.entry(queue).or_insert(position);
                 }
             }

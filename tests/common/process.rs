@@ -379,7 +379,7 @@ impl Gantry {
 }
 
 /// Any signal by name, through kill(1): no unsafe code for a test.
-fn send_signal(pid: u32, signal: &str) -> io::Result<()> {
+pub fn send_signal(pid: u32, signal: &str) -> io::Result<()> {
     let status = Command::new("kill")
         .arg(format!("-{signal}"))
         .arg(pid.to_string())
