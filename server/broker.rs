@@ -9,25 +9,26 @@
 //! **Limits** `STOP_LIMIT` for the parts to hand over what they hold.
 //! **Not here** what the parts do (`gantry_actors`).
 
+mod cores;
+pub mod starting;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
-use gantry_actors::data::seat::{CoreSeat, RunningCore, read_identity};
-use gantry_actors::memory_plan::MemoryPlan;
+use gantry_actors::data::seat::{CoreSeat, read_identity};
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::budget::shared::SharedBudget;
 use gantry_runtime::glommio_disk::{StoreLock, give_memory_back};
-use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
+use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailSender, mailbox};
 use gantry_runtime::mesh;
-use gantry_runtime::net::Claim;
 use gantry_runtime::probe::{self, Report, Status};
-use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
+use gantry_runtime::shard::DataCores;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
-use gantry_runtime::topology::{self, Placement};
+use gantry_runtime::topology;
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::RecoveryReport;
 use gantry_storage::units::ShardId;
@@ -37,6 +38,7 @@ use crate::config::broker::{self as config, BrokerPlan};
 use crate::config::{Origin, Values, file};
 use crate::namesrv::pass_failures_on;
 use crate::{cli, doctor, print, signals};
+use starting::NotStarted;
 
 /// How long the parts may take to hand over what they hold.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -82,23 +84,6 @@ pub struct Recovered {
     pub loaded: Loaded,
 }
 
-/// What a core takes with it.
-struct Seat {
-    core: CoreSeat,
-    settings: Arc<BrokerSettings>,
-    identity: StoreIdentity,
-    recovered: mpsc::Sender<Result<Vec<(ShardId, RecoveryReport)>, String>>,
-    open: MailReceiver<Claim>,
-    opened: mpsc::Sender<Result<(), String>>,
-}
-
-/// The main thread's side of a seat.
-struct Reins {
-    recovered: mpsc::Receiver<Result<Vec<(ShardId, RecoveryReport)>, String>>,
-    open: MailSender<Claim>,
-    opened: mpsc::Receiver<Result<(), String>>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -118,15 +103,22 @@ pub fn run(args: &cli::Broker) -> Result<(), String> {
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
-    let ports = hold(&plan.settings)?;
-    let running = start(plan, ports, &shutdown)?;
+    match serve(plan, &shutdown) {
+        Ok(report) => print::stopped(&shutdown, &report),
+        Err(why) => why.end(),
+    }
+}
+
+fn serve(plan: BrokerPlan, shutdown: &Shutdown) -> Result<StopReport, NotStarted> {
+    let ports = hold(&plan.settings, shutdown)?;
+    let running = start(plan, ports, shutdown)?;
     say!("Gantry broker {} is up", crate::cli::VERSION);
     print::broker(&running);
     say!("ready: broker {}", running.settings.advertised);
     shutdown.wait_blocking();
     let mut report = StopReport::new();
     running.stop(&mut report);
-    print::stopped(&shutdown, &report)
+    Ok(report)
 }
 
 fn give_options(values: &mut Values, args: &cli::Broker) {
@@ -165,10 +157,12 @@ fn give_options(values: &mut Values, args: &cli::Broker) {
 /// Holds a broker's ports, before anything is written to disk.
 ///
 /// # Errors
-/// One line for the operator.
-pub fn hold(settings: &BrokerSettings) -> Result<Ports, String> {
+/// One line for the operator; `process` was asked to stop first.
+pub fn hold(settings: &BrokerSettings, process: &Shutdown) -> Result<Ports, NotStarted> {
     let held = |what, at: SocketAddr| {
-        address::hold(at).map_err(|error| print::port_refused(what, at, &error))
+        let held = address::hold(at, process);
+        let held = held.map_err(|error| print::port_refused(what, at, &error))?;
+        held.ok_or(NotStarted::Asked)
     };
     Ok(Ports {
         main: held("broker", settings.listen)?,
@@ -179,8 +173,8 @@ pub fn hold(settings: &BrokerSettings) -> Result<Ports, String> {
 /// Starts a broker; a failure of it is passed on to `process`.
 ///
 /// # Errors
-/// One line for the operator.
-pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Running, String> {
+/// One line for the operator; `process` was asked to stop before the ports were open.
+pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Running, NotStarted> {
     let BrokerPlan {
         mut settings,
         placements,
@@ -198,10 +192,10 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
     let mut to_data = Vec::new();
     let (mut seats, mut reins) = (Vec::new(), Vec::new());
-    let cores = u16::try_from(placements.len()).unwrap_or(u16::MAX);
-    let memory = settings.memory_plan(cores);
+    let core_count = placements.len();
+    let memory = settings.memory_plan(u16::try_from(core_count).unwrap_or(u16::MAX));
     let replies = SharedBudget::new(memory.replies_bytes);
-    for mesh_seat in mesh::seats(placements.len(), memory.road_bytes) {
+    for mesh_seat in mesh::seats(core_count, memory.road_bytes) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
         let core = CoreSeat {
@@ -210,7 +204,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
             from_control,
             replies: Arc::clone(&replies),
         };
-        let (seat, rein) = seat(core, &settings, identity);
+        let (seat, rein) = cores::seat(core, &settings, identity);
         seats.push(seat);
         reins.push(rein);
     }
@@ -218,13 +212,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let tables = settings.data_dir.join(TABLES_FOLDER);
     let control = ControlPlane::start(Arc::clone(&settings), &tables, at_control, to_data, &stop)
         .map_err(|error| error.to_string())?;
-    let core_count = placements.len();
-    let cores = start_cores(memory, placements, seats, &stop);
-    let started = cores.and_then(|cores| {
-        let reports = recovered(&reins)?;
-        open_ports(&reins)?;
-        Ok((cores, reports))
-    });
+    let started = cores::start(memory, placements, (seats, reins), &stop, process);
     drop(ports);
     let (cores, reports) = match started {
         Ok(started) => started,
@@ -235,7 +223,12 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
             return Err(why);
         }
     };
-    let links = control.register();
+    // Asked to stop just now: clients had better not hear of it.
+    let links = if process.is_triggered() {
+        Vec::new()
+    } else {
+        control.register()
+    };
     // Many small things were read and parsed, on all threads.
     give_memory_back();
     Ok(Running {
@@ -263,26 +256,6 @@ fn identity(settings: &BrokerSettings) -> Result<StoreIdentity, String> {
         );
     }
     Ok(identity)
-}
-
-fn seat(core: CoreSeat, settings: &Arc<BrokerSettings>, identity: StoreIdentity) -> (Seat, Reins) {
-    let (recovered, when_recovered) = mpsc::channel();
-    let (open, when_open) = mailbox(1);
-    let (opened, when_opened) = mpsc::channel();
-    let seat = Seat {
-        core,
-        settings: Arc::clone(settings),
-        identity,
-        recovered,
-        open: when_open,
-        opened,
-    };
-    let reins = Reins {
-        recovered: when_recovered,
-        open,
-        opened: when_opened,
-    };
-    (seat, reins)
 }
 
 /// Probes the machine; whatever would make an executor panic with a misleading text is an error
@@ -324,80 +297,6 @@ fn open_folder(mut settings: BrokerSettings) -> Result<(Arc<BrokerSettings>, Sto
         .canonicalize()
         .map_err(|error| refused(error.to_string()))?;
     Ok((Arc::new(settings), lock))
-}
-
-fn start_cores(
-    memory: MemoryPlan,
-    placements: Vec<Placement>,
-    seats: Vec<Seat>,
-    stop: &Shutdown,
-) -> Result<DataCores, String> {
-    let mut plan = CorePlan::new(placements);
-    plan.io_memory_bytes = memory.io_memory_bytes;
-    DataCores::start(&plan, stop, seats, run_core).map_err(|error| error.to_string())
-}
-
-/// A data core's life.
-async fn run_core(context: CoreContext, seat: Seat) {
-    let Seat {
-        core,
-        settings,
-        identity,
-        recovered,
-        open,
-        opened,
-    } = seat;
-    let (main, vip) = (settings.listen, settings.listen_vip);
-    let shutdown = context.shutdown.clone();
-    // The main thread may have given up; then the core ends by the shutdown it has been asked for.
-    let core = match RunningCore::start(context, core, settings, identity).await {
-        Ok((core, reports)) => {
-            let _ = recovered.send(Ok(reports));
-            core
-        }
-        Err(error) => {
-            let _ = recovered.send(Err(error.to_string()));
-            return;
-        }
-    };
-    let mut claims = Vec::new();
-    if open.recv_batch(&mut claims).await {
-        for claim in claims {
-            let listening = core.listen(main, vip, claim).map(drop);
-            let _ = opened.send(listening.map_err(|error| error.to_string()));
-        }
-        shutdown.wait().await;
-    }
-    core.stop().await;
-}
-
-fn recovered(reins: &[Reins]) -> Result<Vec<(ShardId, RecoveryReport)>, String> {
-    let mut all = Vec::new();
-    for rein in reins {
-        let ended = || "a data core ended while it recovered its shards, see the log".to_owned();
-        all.extend(rein.recovered.recv().map_err(|_| ended())??);
-    }
-    for (shard, report) in &all {
-        for damage in &report.damage {
-            tracing::warn!(shard = shard.0, damage, "passed over while recovering");
-        }
-    }
-    Ok(all)
-}
-
-/// Opens the ports core by core, so that only the first one looks for strangers there.
-fn open_ports(reins: &[Reins]) -> Result<(), String> {
-    for (number, rein) in reins.iter().enumerate() {
-        let claim = if number == 0 {
-            Claim::First
-        } else {
-            Claim::Joined
-        };
-        let ended = || "a data core ended while it opened its ports, see the log".to_owned();
-        rein.open.try_send(claim).map_err(|_| ended())?;
-        rein.opened.recv().map_err(|_| ended())??;
-    }
-    Ok(())
 }
 
 fn sum_up(

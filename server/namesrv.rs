@@ -25,6 +25,7 @@ use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::{Shutdown, StopReason, StopReport};
 use gantry_runtime::topology::unbound;
 
+use crate::broker::starting::{NotStarted, await_word};
 use crate::cli;
 use crate::config::address::{self, HeldPort};
 use crate::config::namesrv::{self as config, NamesrvPlan};
@@ -84,33 +85,45 @@ pub fn run(args: &cli::Namesrv) -> Result<(), String> {
     }
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
-    let held = hold(settings.listen)?;
-    let running = start(settings, &held, &shutdown)?;
+    match run_until_asked(settings, &shutdown) {
+        Ok(report) => print::stopped(&shutdown, &report),
+        Err(why) => why.end(),
+    }
+}
+
+fn run_until_asked(
+    settings: NamesrvSettings,
+    shutdown: &Shutdown,
+) -> Result<StopReport, NotStarted> {
+    let held = hold(settings.listen, shutdown)?;
+    let running = start(settings, &held, shutdown)?;
     say!("gantry name server listening on {}", running.address);
     say!("ready: namesrv {}", running.address);
     shutdown.wait_blocking();
     let mut report = StopReport::new();
     running.stop(&mut report);
-    print::stopped(&shutdown, &report)
+    Ok(report)
 }
 
 /// Holds the name server's port.
 ///
 /// # Errors
-/// One line for the operator.
-pub fn hold(listen: SocketAddr) -> Result<HeldPort, String> {
-    address::hold(listen).map_err(|error| print::port_refused("name server", listen, &error))
+/// One line for the operator; `process` was asked to stop first.
+pub fn hold(listen: SocketAddr, process: &Shutdown) -> Result<HeldPort, NotStarted> {
+    let held = address::hold(listen, process);
+    let held = held.map_err(|error| print::port_refused("name server", listen, &error))?;
+    held.ok_or(NotStarted::Asked)
 }
 
 /// Starts a name server; a failure of it is passed on to `process`.
 ///
 /// # Errors
-/// One line for the operator.
+/// One line for the operator; `process` was asked to stop before the port was open.
 pub fn start(
     settings: NamesrvSettings,
     held: &HeldPort,
     process: &Shutdown,
-) -> Result<Running, String> {
+) -> Result<Running, NotStarted> {
     let path = &settings.kv_config_path;
     let values = KeyValues::load(path)
         .map_err(|error| format!("kvConfigPath {}: cannot be read: {error}", path.display()))?;
@@ -142,17 +155,14 @@ pub fn start(
     plan.name = "namesrv".into();
     let cores =
         DataCores::start(&plan, &stop, vec![seat], serve).map_err(|error| error.to_string())?;
-    let running = |address| Running {
+    let ended = "the name server's executor ended before its port was open";
+    let address = await_word(&when_open, &stop, process, ended)?;
+    Ok(Running {
         address,
-        stop: stop.clone(),
+        stop,
         cores,
         control,
-    };
-    match when_open.recv() {
-        Ok(Ok(address)) => Ok(running(address)),
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err("the name server's executor ended before its port was open".into()),
-    }
+    })
 }
 
 async fn serve(core: CoreContext, seat: Seat) {

@@ -9,9 +9,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
+use gantry_actors::namesrv::settings::NamesrvSettings;
 use gantry_runtime::shutdown::{Shutdown, StopReport};
 use gantry_runtime::topology;
 
+use crate::broker::starting::NotStarted;
+use crate::config::address::HeldPort;
 use crate::config::broker::{self as config, BrokerPlan};
 use crate::config::namesrv as namesrv_config;
 use crate::config::{Origin, Values};
@@ -24,10 +27,15 @@ use crate::{broker, cli, namesrv, print, signals};
 pub fn run(args: &cli::Up) -> Result<(), String> {
     let since = Instant::now();
     let namesrv_settings = namesrv_settings(args)?;
+    let shutdown = Shutdown::new();
     let held = if args.print_config {
         None
     } else {
-        Some(namesrv::hold(namesrv_settings.listen)?)
+        signals::watch(&shutdown)?;
+        match namesrv::hold(namesrv_settings.listen, &shutdown) {
+            Ok(held) => Some(held),
+            Err(why) => return why.end(),
+        }
     };
     let namesrv_address = held
         .as_ref()
@@ -40,12 +48,22 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
     let Some(held) = held else {
         return print::answer(&values.print()).map(drop);
     };
-    let shutdown = Shutdown::new();
-    signals::watch(&shutdown)?;
-    let ports = broker::hold(&plan.settings)?;
-    let name_server = namesrv::start(namesrv_settings, &held, &shutdown)?;
+    match serve(plan, (namesrv_settings, held), since, &shutdown) {
+        Ok(report) => print::stopped(&shutdown, &report),
+        Err(why) => why.end(),
+    }
+}
+
+fn serve(
+    plan: BrokerPlan,
+    (namesrv_settings, held): (NamesrvSettings, HeldPort),
+    since: Instant,
+    shutdown: &Shutdown,
+) -> Result<StopReport, NotStarted> {
+    let ports = broker::hold(&plan.settings, shutdown)?;
+    let name_server = namesrv::start(namesrv_settings, &held, shutdown)?;
     drop(held);
-    let running = match broker::start(plan, ports, &shutdown) {
+    let running = match broker::start(plan, ports, shutdown) {
         Ok(running) => running,
         Err(why) => {
             name_server.stop(&mut StopReport::new());
@@ -66,12 +84,10 @@ pub fn run(args: &cli::Up) -> Result<(), String> {
     let mut report = StopReport::new();
     running.stop(&mut report);
     name_server.stop(&mut report);
-    print::stopped(&shutdown, &report)
+    Ok(report)
 }
 
-fn namesrv_settings(
-    args: &cli::Up,
-) -> Result<gantry_actors::namesrv::settings::NamesrvSettings, String> {
+fn namesrv_settings(args: &cli::Up) -> Result<NamesrvSettings, String> {
     let mut values = namesrv_config::values();
     let folder = args.data.join("namesrv");
     for (key, name, value) in [

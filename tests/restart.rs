@@ -7,6 +7,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::client::Pull;
 use common::process::run;
 use common::{Client, Gantry, Record, code, ext, fresh, records, reply, until};
@@ -276,6 +278,42 @@ fn a_taken_port_is_named() {
         "{said}"
     );
     assert!(said.contains("(gantry) has it"), "{said}");
+}
+
+/// Starts a process and asks it to stop as soon as it would hear that: how long the stop took.
+fn stopped_while_it_starts(gantry: &mut Gantry) -> Duration {
+    gantry.start();
+    until(10, "it catches SIGTERM", || {
+        gantry.catches_term().then_some(())
+    });
+    let begun = Instant::now();
+    assert!(gantry.stop("TERM").success(), "an ordered stop");
+    let log = gantry.log();
+    assert!(log.contains("stopped before it was up"), "{log}");
+    assert!(!log.contains("ready:"), "{log}");
+    begun.elapsed()
+}
+
+#[test]
+fn a_start_that_waits_for_its_port_can_be_stopped() {
+    let mut gantry = Gantry::prepared(&[]);
+    let _taken = std::net::TcpListener::bind(gantry.broker()).unwrap();
+    let took = stopped_while_it_starts(&mut gantry);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// What was made of a new store by then is no obstacle to the next start.
+#[test]
+fn a_start_that_recovers_can_be_stopped() {
+    let mut gantry = Gantry::prepared(&["shardCount=16"]);
+    let took = stopped_while_it_starts(&mut gantry);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    gantry.start();
+    gantry.await_ready();
+    gantry
+        .client()
+        .send(&fresh("later"), 0, b"x", &[])
+        .expect(0);
 }
 
 #[test]

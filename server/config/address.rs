@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
+use gantry_runtime::shutdown::Shutdown;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::port_holder::{self, Holder};
@@ -80,14 +81,15 @@ pub struct HeldPort {
     socket: Socket,
 }
 
-/// Holds `address`; port 0 becomes a free one.
+/// Holds `address`; port 0 becomes a free one. None if `process` was asked to stop while somebody
+/// else had it.
 ///
 /// # Errors
 /// The bind's: in use, no such address, no permission.
-pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
+pub fn hold(address: SocketAddr, process: &Shutdown) -> io::Result<Option<HeldPort>> {
     let mut address = address;
-    if address.port() != 0 {
-        await_free(address)?;
+    if address.port() != 0 && !await_free(address, process)? {
+        return Ok(None);
     }
     let socket = open(address)?;
     socket.set_reuse_address(true)?;
@@ -100,12 +102,13 @@ pub fn hold(address: SocketAddr) -> io::Result<HeldPort> {
             .map_or(0, |bound| bound.port());
         address.set_port(bound);
     }
-    Ok(HeldPort { address, socket })
+    Ok(Some(HeldPort { address, socket }))
 }
 
 /// Waits for a port that a killed process still has: the kernel closes the sockets of an `io_uring`
-/// only when its last operation has ended, which may be after the process was reaped.
-fn await_free(address: SocketAddr) -> io::Result<()> {
+/// only when its last operation has ended, which may be after the process was reaped. False if
+/// `process` was asked to stop before.
+fn await_free(address: SocketAddr, process: &Shutdown) -> io::Result<bool> {
     let begin = Instant::now();
     let mut look_at = begin;
     let mut holder = Holder::Unknown;
@@ -117,7 +120,10 @@ fn await_free(address: SocketAddr) -> io::Result<()> {
         trial.set_reuse_address(true)?;
         match trial.bind(&address.into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            outcome => return outcome,
+            outcome => return outcome.map(|()| true),
+        }
+        if process.is_triggered() {
+            return Ok(false);
         }
         let now = Instant::now();
         if now >= look_at {
@@ -166,21 +172,34 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_noticed_and_port_0_becomes_a_free_one() {
+        let process = Shutdown::new();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();
-        assert_eq!(hold(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let held = hold("127.0.0.1:0".parse().unwrap()).unwrap();
-        assert_ne!(held.address.port(), 0);
+        let refused = hold(taken, &process).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        let held = hold("127.0.0.1:0".parse().unwrap(), &process).unwrap();
+        assert_ne!(held.unwrap().address.port(), 0);
     }
 
     #[test]
     fn a_port_shared_by_reuseport_is_noticed_too() {
-        let first = hold("127.0.0.1:0".parse().unwrap()).unwrap();
+        let process = Shutdown::new();
+        let first = hold("127.0.0.1:0".parse().unwrap(), &process).unwrap();
+        let first = first.unwrap();
         first.socket.listen(1).unwrap();
-        assert_eq!(
-            hold(first.address).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        let refused = hold(first.address, &process).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_port_once_asked_to_stop() {
+        let process = Shutdown::new();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        process.ask("SIGTERM");
+        let begun = Instant::now();
+        let held = hold(listener.local_addr().unwrap(), &process).unwrap();
+        assert!(held.is_none());
+        assert!(begun.elapsed() < OTHER_WAIT_MAX / 2);
     }
 
     #[test]

@@ -303,6 +303,14 @@ impl Gantry {
                 .is_some_and(|c| c.try_wait().unwrap().is_none())
     }
 
+    /// Whether SIGTERM would be handled now; before that it just ends the process.
+    pub fn catches_term(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        caught & 1 << (15 - 1) != 0
+    }
+
     /// Bytes resident, from /proc.
     pub fn rss_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
