@@ -86,6 +86,8 @@ pub struct Session {
     last_read_ms: Cell<u64>,
     /// Looks at its socket in a row that found nothing.
     misses: Cell<u32>,
+    /// The last look at which it was read.
+    read_at_look: Cell<u64>,
     user: RefCell<Option<Rc<dyn Any>>>,
 }
 
@@ -123,6 +125,7 @@ impl Session {
             reason: Cell::new(None),
             last_read_ms: Cell::new(new.now_ms),
             misses: Cell::new(0),
+            read_at_look: Cell::new(0),
             user: RefCell::new(None),
         })
     }
@@ -353,16 +356,25 @@ impl Session {
         let Some(stream) = stream.as_mut() else {
             return Poll::Ready(Ok(0));
         };
-        if self.lane.watched.is_on() {
+        let watched = &self.lane.watched;
+        if watched.is_on() && self.read_at_look.get() == watched.looks() {
+            if watched.wait(cx) {
+                return Poll::Pending;
+            }
+        } else if watched.is_on() {
             match (&*socket2::SockRef::from(&*stream)).read(into) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.misses.set(self.misses.get() + 1);
-                    if self.misses.get() < MISSES_MAX && self.lane.watched.wait(cx) {
+                    if self.misses.get() < MISSES_MAX && watched.wait(cx) {
                         return Poll::Pending;
                     }
                 }
                 read => {
                     self.misses.set(0);
+                    // After a full read the reader breathes, and goes on at once.
+                    if !matches!(read, Ok(bytes) if bytes == into.len()) {
+                        self.read_at_look.set(watched.looks());
+                    }
                     return Poll::Ready(read);
                 }
             }

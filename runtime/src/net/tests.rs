@@ -20,6 +20,13 @@ struct Echo {
 
 /// A body that asks for 8 MiB of answers to one small frame.
 const FLOOD: &[u8] = b"flood";
+/// A body that isn't answered; a read with some of them is so much work.
+const QUIET: &[u8] = b"quiet";
+const QUIET_US: u128 = 2_000;
+/// A body that holds up its core for a second.
+const HOLD: &[u8] = b"hold";
+/// A body that asks how many connections there are.
+const COUNT: &[u8] = b"count";
 
 impl FrameHandler for Echo {
     fn on_open(self: &Rc<Self>, session: &Rc<Session>) {
@@ -34,6 +41,7 @@ impl FrameHandler for Echo {
     }
 
     fn on_frames(self: &Rc<Self>, session: &Rc<Session>, frames: &mut Vec<Frame>) {
+        let (begin, mut quiet) = (Instant::now(), 0);
         for frame in frames.drain(..) {
             if frame.body.as_ref() == FLOOD {
                 for _ in 0..128 {
@@ -41,9 +49,24 @@ impl FrameHandler for Echo {
                 }
                 continue;
             }
-            let bytes = super::tests::frame(&frame.body);
+            if frame.body.as_ref() == QUIET {
+                quiet += 1;
+                continue;
+            }
+            if frame.body.as_ref() == HOLD {
+                std::thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+            let count = self.peers.len().to_be_bytes();
+            let body = if frame.body.as_ref() == COUNT {
+                &count[..]
+            } else {
+                &frame.body
+            };
+            let bytes = super::tests::frame(body);
             session.out().extend_from_slice(&bytes);
         }
+        while quiet > 0 && begin.elapsed().as_micros() < QUIET_US {}
         session.flush_soon();
         let gatherings = self.metrics.counts().gatherings;
         self.gatherings.store(gatherings, Ordering::Relaxed);
@@ -126,7 +149,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown.ask("test over");
-        assert!(self.cores.take().unwrap().join().is_empty());
+        let ended = self.cores.take().map(DataCores::join);
+        assert!(ended.is_none_or(|failed| failed.is_empty()));
     }
 }
 
@@ -452,3 +476,6 @@ fn stale_peer_refs_miss() {
     );
     assert!(table.is_empty());
 }
+
+#[path = "hard_peers_tests.rs"]
+mod hard_peers;

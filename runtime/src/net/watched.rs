@@ -3,7 +3,8 @@
 //! **Owns** the wakers of the reader tasks that wait for the next look.
 //! **Lives on** each data core; the writer task looks.
 //! **Invariants** while nobody looks, no reader waits here: it waits at the rings. A reader that
-//! waits here is woken by the next look or by the end of looking.
+//! waits here is woken by the next look or by the end of looking. A look is one short read a
+//! socket: a peer that sends as fast as it is read can't keep the core from everything else.
 //! **Limits** [`SESSIONS_MAX`] readers; further ones wait at the rings.
 //! **Not here** when requests gather (`coalescing`).
 
@@ -20,12 +21,18 @@ pub(super) const MISSES_MAX: u32 = 8;
 pub(super) struct Watched {
     is_on: Cell<bool>,
     readers: RefCell<Vec<Waker>>,
+    looks: Cell<u64>,
 }
 
 impl Watched {
     /// Whether somebody looks.
     pub(super) fn is_on(&self) -> bool {
         self.is_on.get()
+    }
+
+    /// Looks since the start.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.get()
     }
 
     /// Wakes this reader at the next look. False where it has to wait at the rings.
@@ -51,6 +58,7 @@ impl Watched {
 
     /// Wakes the readers.
     pub(super) fn look(&self) {
+        self.looks.set(self.looks.get() + 1);
         for reader in self.readers.take() {
             reader.wake();
         }
