@@ -4,7 +4,8 @@
 //! pushes.
 //! **Lives on** tokio: the control plane's thread, or the command line's own runtime.
 //! **Invariants** every call ends: by its reply, its time limit or the end of the connection. Late
-//! replies are dropped. The connection ends when the last clone is dropped.
+//! replies are dropped. The connection ends when the last clone is dropped, what waits to be
+//! written leaves first if the peer takes it within [`LAST_WRITE`], and when the peer ends it.
 //! **Limits** [`CALLS_MAX`] calls under way, [`OUT_COMMANDS_MAX`] frames waiting to be written,
 //! [`PUSHES_MAX`] pushes waiting to be taken (further ones are dropped and counted).
 //! **Not here** reconnecting and choosing addresses: callers know what their calls are worth.
@@ -34,6 +35,9 @@ pub const PUSHES_MAX: usize = 256;
 /// Frames joined into one write.
 const WRITE_COMMANDS_MAX: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
+/// Once nobody reads any more, a write may take this long: a last one-way still leaves, and a peer
+/// that doesn't read costs a socket and a frame no longer than that.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Why a call did not give a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,8 +166,9 @@ impl Client {
         let (from_peer, to_peer) = stream.into_split();
         let (out, waiting) = mpsc::channel(OUT_COMMANDS_MAX);
         let (push, commands) = mpsc::channel(PUSHES_MAX);
-        tokio::spawn(write(Arc::clone(&inner), to_peer, waiting));
-        let reader = tokio::spawn(read(Arc::clone(&inner), from_peer, push));
+        let (reading, is_read) = oneshot::channel();
+        tokio::spawn(write(Arc::clone(&inner), to_peer, waiting, reading));
+        let reader = tokio::spawn(read(Arc::clone(&inner), from_peer, push, is_read));
         let reader = Arc::new(StopOnDrop(reader.abort_handle()));
         Ok((
             Self {
@@ -284,14 +289,31 @@ impl Inner {
     }
 }
 
-/// Ends with the last clone of the client, which drops the sending half of `waiting`.
-async fn write(inner: Arc<Inner>, mut to: OwnedWriteHalf, mut waiting: mpsc::Receiver<BytesMut>) {
-    while let Some(mut out) = waiting.recv().await {
+/// Ends with the last clone of the client, which drops the sending half of `waiting`, or with the
+/// reader, which drops the other end of `reading`.
+async fn write(
+    inner: Arc<Inner>,
+    mut to: OwnedWriteHalf,
+    mut waiting: mpsc::Receiver<BytesMut>,
+    mut reading: oneshot::Sender<()>,
+) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = waiting.recv() => next,
+            () = reading.closed() => None,
+        };
+        let Some(mut out) = next else { break };
         for _ in 1..WRITE_COMMANDS_MAX {
             let Ok(more) = waiting.try_recv() else { break };
             out.extend_from_slice(&more);
         }
-        if let Err(error) = to.write_all(&out).await {
+        let written = tokio::select! {
+            biased;
+            written = to.write_all(&out) => written,
+            () = unread(&mut reading) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        if let Err(error) = written {
             tracing::debug!(peer = %inner.peer, %error, "write failed");
             break;
         }
@@ -301,7 +323,19 @@ async fn write(inner: Arc<Inner>, mut to: OwnedWriteHalf, mut waiting: mpsc::Rec
     let _ = to.shutdown().await;
 }
 
-async fn read(inner: Arc<Inner>, mut from: OwnedReadHalf, push: mpsc::Sender<Command>) {
+/// Some time after the reader's end.
+async fn unread(reading: &mut oneshot::Sender<()>) {
+    reading.closed().await;
+    tokio::time::sleep(LAST_WRITE).await;
+}
+
+/// Holds `_is_read` until it ends or is stopped.
+async fn read(
+    inner: Arc<Inner>,
+    mut from: OwnedReadHalf,
+    push: mpsc::Sender<Command>,
+    _is_read: oneshot::Receiver<()>,
+) {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     loop {
         match from.read_buf(&mut buffer).await {

@@ -116,3 +116,42 @@ fn every_call_ends() {
         assert!(matches!(refused, CallError::Connect { .. }), "{refused}");
     });
 }
+
+/// A call that a peer never reads ends by its limit; its connection ends soon after its client.
+#[test]
+fn a_peer_that_does_not_read_keeps_no_connection() {
+    const CLIENTS: usize = 4;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    run(async move {
+        let body = vec![7; 8 << 20];
+        for _ in 0..CLIENTS {
+            let (client, _) = Client::connect(addr, LIMIT).await.unwrap();
+            let limit = Duration::from_millis(50);
+            let call = Command::request(1, 0).with_body(body.clone());
+            let late = client.call(call, limit).await.unwrap_err();
+            assert_eq!(late, CallError::TimedOut { addr, limit });
+        }
+        tokio::time::sleep(LAST_WRITE * 2).await;
+        for _ in 0..CLIENTS {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            // What the sockets held, then the end in the midst of the frame.
+            let held = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+            assert!(held < body.len() as u64, "{held} bytes");
+        }
+    });
+}
+
+/// What was given before the end still leaves.
+#[test]
+fn a_last_one_way_leaves() {
+    let (addr, thread) = peer(|_| Vec::new());
+    run(async move {
+        let (client, _) = Client::connect(addr, LIMIT).await.unwrap();
+        client.one_way(Command::request(1, 0)).await.unwrap();
+        drop(client);
+        let seen = tokio::task::spawn_blocking(|| thread.join().unwrap());
+        assert_eq!(seen.await.unwrap(), 1);
+    });
+}
