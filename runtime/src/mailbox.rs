@@ -9,6 +9,8 @@
 //! [`BATCH_MESSAGES_MAX`].
 //! **Not here** messages between data cores (`mesh`).
 
+use crate::shard::breathe;
+
 /// Most messages waiting in one mailbox. A control message is small (a heartbeat, a topic change):
 /// at about 1 KiB each this bounds one mailbox to some 16 MiB.
 pub const MAILBOX_MESSAGES_MAX: usize = 16 * 1024;
@@ -110,6 +112,20 @@ impl<M> MailReceiver<M> {
         }
     }
 
+    /// On a data core: gives `take` batch after batch until every sender is gone. After a full one
+    /// the core's other tasks have their turn, and its rings: more may wait already.
+    pub async fn serve(self, mut take: impl FnMut(&mut Vec<M>)) {
+        let mut batch = Vec::new();
+        while self.recv_batch(&mut batch).await {
+            let is_full = batch.len() >= BATCH_MESSAGES_MAX;
+            take(&mut batch);
+            batch.clear();
+            if is_full {
+                breathe().await;
+            }
+        }
+    }
+
     /// As [`MailReceiver::recv_batch`], blocking this thread.
     pub fn recv_batch_blocking(&self, batch: &mut Vec<M>) -> bool {
         match self.inner.recv() {
@@ -159,6 +175,41 @@ mod tests {
         assert_eq!(batch, [0, 1, 2]);
         drop(receiver);
         assert!(matches!(sender.try_send(7), Err(SendError::Closed(7))));
+    }
+
+    /// What fills the mailbox holds up nobody else on the core for longer than a batch.
+    #[test]
+    fn a_core_breathes_between_full_batches() {
+        use std::cell::Cell;
+        use std::rc::Rc;
+
+        let (sender, receiver) = mailbox(MAILBOX_MESSAGES_MAX);
+        for n in 0..MAILBOX_MESSAGES_MAX {
+            sender.try_send(n).unwrap();
+        }
+        drop(sender);
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async move {
+            let turns = Rc::new(Cell::new(0));
+            let seen = Rc::clone(&turns);
+            let other = glommio::spawn_local(async move {
+                loop {
+                    breathe().await;
+                    seen.set(seen.get() + 1);
+                }
+            });
+            let (mut batches, mut taken) = (0, 0);
+            receiver
+                .serve(|batch| {
+                    batches += 1;
+                    taken += batch.len();
+                })
+                .await;
+            assert_eq!(taken, MAILBOX_MESSAGES_MAX);
+            assert_eq!(batches, MAILBOX_MESSAGES_MAX / BATCH_MESSAGES_MAX);
+            assert!(turns.get() >= batches / 2, "{} turns", turns.get());
+            other.cancel().await;
+        });
     }
 
     #[test]

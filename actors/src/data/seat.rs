@@ -405,13 +405,10 @@ impl RunningCore {
         context.spawn_serve(Rc::clone(&core).run_offsets());
         let (control, clock) = (Rc::clone(&core), Rc::clone(&context.clock));
         let mail = seat.from_control;
-        context.spawn_serve(async move {
-            let mut batch = Vec::new();
-            while mail.recv_batch(&mut batch).await {
-                clock.refresh();
-                control.watched(CONTROL, || control.on_control(&mut batch));
-            }
-        });
+        context.spawn_serve(mail.serve(move |batch| {
+            clock.refresh();
+            control.watched(CONTROL, || control.on_control(batch));
+        }));
         Ok((
             Self {
                 core,
