@@ -175,6 +175,26 @@ pub fn hold(settings: &BrokerSettings, process: &Shutdown) -> Result<Ports, NotS
 /// # Errors
 /// One line for the operator; `process` was asked to stop before the ports were open.
 pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Running, NotStarted> {
+    let replies = replies(&plan);
+    start_with(plan, ports, &replies, process)
+}
+
+/// The memory of all replies of a broker that wait.
+pub fn replies(plan: &BrokerPlan) -> Arc<SharedBudget> {
+    let cores = u16::try_from(plan.placements.len()).unwrap_or(u16::MAX);
+    SharedBudget::new(plan.settings.memory_plan(cores).replies_bytes)
+}
+
+/// As [`start`], with memory for replies that others draw from as well.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(
+    plan: BrokerPlan,
+    ports: Ports,
+    replies: &Arc<SharedBudget>,
+    process: &Shutdown,
+) -> Result<Running, NotStarted> {
     let BrokerPlan {
         mut settings,
         placements,
@@ -194,7 +214,6 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
     let (mut seats, mut reins) = (Vec::new(), Vec::new());
     let core_count = placements.len();
     let memory = settings.memory_plan(u16::try_from(core_count).unwrap_or(u16::MAX));
-    let replies = SharedBudget::new(memory.replies_bytes);
     for mesh_seat in mesh::seats(core_count, memory.road_bytes) {
         let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
         to_data.push(to_core);
@@ -202,7 +221,7 @@ pub fn start(plan: BrokerPlan, ports: Ports, process: &Shutdown) -> Result<Runni
             mesh: mesh_seat,
             to_control: to_control.clone(),
             from_control,
-            replies: Arc::clone(&replies),
+            replies: Arc::clone(replies),
         };
         let (seat, rein) = cores::seat(core, &settings, identity);
         seats.push(seat);

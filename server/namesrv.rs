@@ -4,11 +4,13 @@
 //! **Lives on** the main thread; the parts on an executor and a control thread of their own.
 //! **Invariants** when `start` returns, the port is open; `stop` closes connections before the
 //! actor.
-//! **Limits** `STOP_LIMIT` for connections to take their last replies.
+//! **Limits** `STOP_LIMIT` for connections to take their last replies; [`REPLIES_BYTES_MAX`] of
+//! replies that wait, [`OUT_BYTES_MAX`] of them for one connection.
 //! **Not here** routes and answers (`gantry_actors::namesrv`).
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_actors::namesrv::desk::Desk;
@@ -16,6 +18,8 @@ use gantry_actors::namesrv::kv::KeyValues;
 use gantry_actors::namesrv::port::{self, Port};
 use gantry_actors::namesrv::settings::NamesrvSettings;
 use gantry_actors::namesrv::shell::{self, FromNamesrv, ToNamesrv};
+use gantry_protocol::frame::FRAME_BYTES_MAX;
+use gantry_runtime::budget::shared::SharedBudget;
 use gantry_runtime::clock::MonoMs;
 use gantry_runtime::control::ControlPlane;
 use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
@@ -35,6 +39,13 @@ use crate::{print, signals};
 /// How long connections may take their last replies.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
+/// Replies that wait to be read, of a name server by itself; in `gantry up` they share the
+/// broker's part of `memoryLimit`.
+const REPLIES_BYTES_MAX: usize = 256 << 20;
+/// Of one connection, above which it is closed: two of the largest, a list of all topics.
+const OUT_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX as usize;
+const _: () = assert!(4 * OUT_BYTES_MAX <= REPLIES_BYTES_MAX);
+
 /// A running name server.
 pub struct Running {
     /// Where it listens.
@@ -50,6 +61,7 @@ struct Seat {
     listen: SocketAddr,
     to_actor: MailSender<ToNamesrv>,
     from_actor: MailReceiver<FromNamesrv>,
+    replies: Arc<SharedBudget>,
     opened: std::sync::mpsc::Sender<Result<SocketAddr, String>>,
 }
 
@@ -96,7 +108,8 @@ fn run_until_asked(
     shutdown: &Shutdown,
 ) -> Result<StopReport, NotStarted> {
     let held = hold(settings.listen, shutdown)?;
-    let running = start(settings, &held, shutdown)?;
+    let replies = SharedBudget::new(REPLIES_BYTES_MAX);
+    let running = start(settings, &held, replies, shutdown)?;
     say!("gantry name server listening on {}", running.address);
     say!("ready: namesrv {}", running.address);
     shutdown.wait_blocking();
@@ -115,13 +128,15 @@ pub fn hold(listen: SocketAddr, process: &Shutdown) -> Result<HeldPort, NotStart
     held.ok_or(NotStarted::Asked)
 }
 
-/// Starts a name server; a failure of it is passed on to `process`.
+/// Starts a name server; a failure of it is passed on to `process`. `replies`: the memory of all
+/// replies that wait.
 ///
 /// # Errors
 /// One line for the operator; `process` was asked to stop before the port was open.
 pub fn start(
     settings: NamesrvSettings,
     held: &HeldPort,
+    replies: Arc<SharedBudget>,
     process: &Shutdown,
 ) -> Result<Running, NotStarted> {
     let path = &settings.kv_config_path;
@@ -132,9 +147,10 @@ pub fn start(
     let (to_actor, at_actor) = mailbox(MAILBOX_MESSAGES_MAX);
     let (to_port, at_port) = mailbox(MAILBOX_MESSAGES_MAX);
     let desk_settings = settings.clone();
+    let out = (to_port, Arc::clone(&replies));
     let control = ControlPlane::start(&stop, move |stop| async move {
         let desk = Desk::new(desk_settings, values, MonoMs::now());
-        shell::serve(desk, at_actor, to_port, stop).await;
+        shell::serve(desk, at_actor, out, stop).await;
     })
     .map_err(|error| error.to_string())?;
     let (opened, when_open) = std::sync::mpsc::channel();
@@ -143,6 +159,7 @@ pub fn start(
         listen: held.address,
         to_actor,
         from_actor: at_port,
+        replies,
         opened,
     };
     // Each connection is an open file.
@@ -170,6 +187,8 @@ async fn serve(core: CoreContext, seat: Seat) {
     let peers = PeerTable::new(core.index);
     let options = NetOptions {
         idle_ms: seat.settings.channel_idle_max_seconds.saturating_mul(1_000),
+        out_bytes_max: OUT_BYTES_MAX,
+        replies: seat.replies,
         ..NetOptions::default()
     };
     let net = Net::new(&core, options, port, Rc::clone(&peers));
@@ -214,3 +233,7 @@ pub fn pass_failures_on(part: &Shutdown, process: &Shutdown) {
             }
         });
 }
+
+#[cfg(test)]
+#[path = "namesrv_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@
 //! **Not here** the two parts (`namesrv`, `broker`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use gantry_actors::namesrv::settings::NamesrvSettings;
@@ -61,9 +62,10 @@ fn serve(
     shutdown: &Shutdown,
 ) -> Result<StopReport, NotStarted> {
     let ports = broker::hold(&plan.settings, shutdown)?;
-    let name_server = namesrv::start(namesrv_settings, &held, shutdown)?;
+    let replies = broker::replies(&plan);
+    let name_server = namesrv::start(namesrv_settings, &held, Arc::clone(&replies), shutdown)?;
     drop(held);
-    let running = match broker::start(plan, ports, shutdown) {
+    let running = match broker::start_with(plan, ports, &replies, shutdown) {
         Ok(running) => running,
         Err(why) => {
             name_server.stop(&mut StopReport::new());

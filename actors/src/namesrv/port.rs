@@ -118,11 +118,12 @@ fn refuse_busy(session: &Rc<Session>, frame: &Frame) {
 
 /// Writes the actor's replies until it is gone.
 pub async fn deliver(mail: MailReceiver<FromNamesrv>, peers: Rc<PeerTable>) {
-    let mut batch = Vec::new();
-    while mail.recv_batch(&mut batch).await {
+    let deliver = |batch: &mut Vec<FromNamesrv>| {
         for message in batch.drain(..) {
             match message {
-                FromNamesrv::Write { peer, frame } => {
+                FromNamesrv::Write { peer, frame, held } => {
+                    // Counted there from here on.
+                    drop(held);
                     if let Some(session) = peers.get(peer) {
                         session.send(&frame);
                     }
@@ -134,7 +135,8 @@ pub async fn deliver(mail: MailReceiver<FromNamesrv>, peers: Rc<PeerTable>) {
                 }
             }
         }
-    }
+    };
+    mail.serve(deliver).await;
 }
 
 #[cfg(test)]

@@ -8,27 +8,34 @@
 //! because every entry is written in one step and renewed by each registration. An answer that fits
 //! no frame becomes code 1 saying so.
 //! **Limits** one mailbox of `gantry_runtime::mailbox`; the restart budget of
-//! `gantry_runtime::control`.
+//! `gantry_runtime::control`. Answers on their way count as replies that wait; without room for
+//! these, an answer above [`SMALL_BYTES_MAX`] becomes `SYSTEM_BUSY`.
 //! **Not here** what a request means (`desk`), sockets (`port`).
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, Supervised, Supervisor};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::code::response;
 use gantry_protocol::{Command, Frame};
-use gantry_runtime::budget::shared::Held;
+use gantry_runtime::budget::shared::{Held, SharedBudget};
 use gantry_runtime::clock::MonoMs;
 use gantry_runtime::control::{RestartBudget, guard};
-use gantry_runtime::mailbox::{MailReceiver, MailSender};
+use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender};
 use gantry_runtime::net::PeerRef;
 use gantry_runtime::shutdown::Shutdown;
 
 use super::desk::Desk;
 use super::liveness::ConnectionId;
+
+/// Answers up to this don't wait for room: those of registrations and most routes. A full mailbox
+/// of them is 64 MiB.
+const SMALL_BYTES_MAX: usize = 4 << 10;
+const _: () = assert!(SMALL_BYTES_MAX * MAILBOX_MESSAGES_MAX <= 64 << 20);
 
 /// From the name server's port to its actor.
 #[derive(Debug)]
@@ -57,6 +64,8 @@ pub enum FromNamesrv {
         peer: PeerRef,
         /// One whole frame.
         frame: Bytes,
+        /// Its bytes, counted until they wait at the connection.
+        held: Held,
     },
     /// Close a connection that sends no frames a name server understands.
     Close(PeerRef),
@@ -72,19 +81,22 @@ impl Message for Batch {
 struct Shell {
     desk: Rc<RefCell<Desk>>,
     out: MailSender<FromNamesrv>,
+    replies: Arc<SharedBudget>,
     budget: RestartBudget,
 }
 
-/// Starts the actor and feeds it from `mail` until the port is gone.
+/// Starts the actor and feeds it from `mail` until the port is gone. `replies`: the memory of all
+/// answers that wait.
 pub async fn serve(
     desk: Desk,
     mail: MailReceiver<ToNamesrv>,
-    out: MailSender<FromNamesrv>,
+    (out, replies): (MailSender<FromNamesrv>, Arc<SharedBudget>),
     shutdown: Shutdown,
 ) {
     let shell = Shell {
         desk: Rc::new(RefCell::new(desk)),
         out,
+        replies,
         budget: RestartBudget::new("namesrv", &shutdown),
     };
     let address = Supervisor::start(|_| shell);
@@ -172,8 +184,10 @@ impl Shell {
         });
         if let Some(reply) = reply
             && let Some(frame) = fitting(&command, &reply)
+            && let Some(frame) = roomy(&self.replies, &command, frame)
         {
-            self.send(FromNamesrv::Write { peer, frame });
+            let held = self.replies.hold(frame.len());
+            self.send(FromNamesrv::Write { peer, frame, held });
         }
     }
 
@@ -199,6 +213,16 @@ fn fitting(command: &Command, reply: &Command) -> Option<Bytes> {
     short.encode(&mut frame).ok().map(|_| frame.freeze())
 }
 
+/// The answer, or a short one while there is no room for it.
+fn roomy(replies: &SharedBudget, command: &Command, frame: Bytes) -> Option<Bytes> {
+    if frame.len() <= SMALL_BYTES_MAX || replies.has_room() {
+        return Some(frame);
+    }
+    let busy = Command::reply_to(command, response::SYSTEM_BUSY)
+        .with_remark("[OVERLOAD]answers that clients have not read fill the name server");
+    fitting(command, &busy)
+}
+
 /// A connection's number: unique, because a slot's generation grows with each use.
 pub fn connection(peer: PeerRef) -> ConnectionId {
     ConnectionId(u64::from(peer.generation) << 32 | u64::from(peer.slot))
@@ -221,5 +245,21 @@ mod tests {
         let told = Command::from_frame(&take_frame(&mut frame).unwrap().unwrap()).unwrap();
         assert_eq!((told.code, told.opaque), (response::SYSTEM_ERROR, 7));
         assert!(told.remark.unwrap().contains("does not fit"));
+    }
+
+    #[test]
+    fn without_room_only_small_answers_are_given() {
+        let asked = Command::request(request::GET_ALL_TOPIC_LIST_FROM_NAMESERVER, 7);
+        let replies = SharedBudget::new(100);
+        let told = |bytes: usize| roomy(&replies, &asked, vec![0; bytes].into()).unwrap();
+        let large = SMALL_BYTES_MAX + 1;
+        assert_eq!(told(large).len(), large);
+        let held = replies.hold(100);
+        assert_eq!(told(SMALL_BYTES_MAX).len(), SMALL_BYTES_MAX);
+        let mut frame = BytesMut::from(&told(large)[..]);
+        let busy = Command::from_frame(&take_frame(&mut frame).unwrap().unwrap()).unwrap();
+        assert_eq!((busy.code, busy.opaque), (response::SYSTEM_BUSY, 7));
+        drop(held);
+        assert_eq!(told(large).len(), large);
     }
 }
