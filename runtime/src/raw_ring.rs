@@ -1,11 +1,12 @@
-//! How the rings of glommio are made and entered: the four system calls of `io_uring`.
+//! How the rings of glommio are made and entered: the four system calls of `io_uring`; and a socket
+//! of ours made one of its listeners.
 //!
 //! **Owns** the C functions behind liburing's own, which glommio carries: whoever links this crate
 //! takes these instead (a linker asks an archive only for what is still missing). They say the same
 //! to the kernel, but that a ring made within [`cooperatively`] doesn't interrupt its core.
 //! **Lives on** each thread that makes or enters a ring.
-//! **Invariants** results are those of the C library: -1 and `errno`. A kernel that doesn't know the
-//! flag (before 5.19) makes the ring without it.
+//! **Invariants** results are those of the C library: -1 and `errno`. A kernel that doesn't know
+//! the flag (before 5.19) makes the ring without it.
 //! **Limits** none of its own.
 //! **Not here** what is submitted (glommio), whether rings are allowed at all (`probe`).
 //!
@@ -15,7 +16,9 @@
 //! looks at next turn only. A turn enters the kernel several times, and sleeping is done there.
 
 use std::cell::Cell;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
+use glommio::net::TcpListener;
 use libc::{c_int, c_long, c_uint, c_void, sigset_t};
 
 /// `IORING_SETUP_COOP_TASKRUN`: completions are written down when the thread is in the kernel next
@@ -39,6 +42,13 @@ pub(crate) fn cooperatively<T>(make: impl FnOnce() -> T) -> T {
     let result = make();
     WANTED.set(false);
     result
+}
+
+/// A listening socket as glommio's, which has no other way to say its options. Within an executor.
+#[allow(unsafe_code)]
+pub(crate) fn listener(socket: OwnedFd) -> TcpListener {
+    // SAFETY: the descriptor is open and ours alone; the listener owns and closes it from here on.
+    unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// The kernel's `struct io_uring_params`: 120 bytes, of which only the flags matter here.

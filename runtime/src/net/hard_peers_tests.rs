@@ -1,4 +1,4 @@
-//! Peers that flood.
+//! Peers that flood or come all at once.
 use std::sync::atomic::AtomicBool;
 
 use super::*;
@@ -62,4 +62,29 @@ fn a_flood_while_requests_gather_holds_up_nobody() {
     }
     // Some ms on a machine of its own.
     assert!(worst < Duration::from_secs(1), "{worst:?}");
+}
+
+/// However many connections wait to be accepted, the core's sessions have their turn in between.
+#[test]
+fn many_connects_hold_up_nobody() {
+    const CONNECTS: usize = 600;
+    let server = Server::start(NetOptions::default());
+    let mut client = server.client();
+    let count = frame(COUNT);
+    let mut answer = frame(&[0; 8]);
+    client.write_all(&count).unwrap();
+    client.read_exact(&mut answer).unwrap();
+    client.write_all(&frame(HOLD)).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let begin = Instant::now();
+    let waiting: Vec<TcpStream> = (0..CONNECTS).map(|_| server.client()).collect();
+    client.write_all(&count).unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_millis(900),
+        "not held long enough"
+    );
+    client.read_exact(&mut answer).unwrap();
+    let accepted = usize::from_be_bytes(*answer.last_chunk().unwrap());
+    assert!(accepted < CONNECTS / 2, "{accepted} were accepted first");
+    drop(waiting);
 }

@@ -6,7 +6,8 @@
 //! accident, although `SO_REUSEPORT` would let them: the first listener of a process looks before
 //! it binds.
 //! **Limits** `admission`; beyond it a connection is accepted and closed, so that its client
-//! learns at once.
+//! learns at once. [`BACKLOG`] wait to be accepted; after [`ACCEPTS_A_BREATH`] the core's other
+//! tasks have their turn.
 //! **Not here** what happens on a connection (`connection`).
 
 use std::future::poll_fn;
@@ -17,16 +18,23 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use glommio::net::{TcpListener, TcpStream};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::admission::Failures;
 use super::session::{Accepted, Session};
 use super::taken_port::someone_listens;
 use super::{Claim, FrameHandler, Net, connection};
 use crate::error::ListenError;
-use crate::shard::spawn_into;
+use crate::raw_ring;
+use crate::shard::{breathe, spawn_into};
 
 /// Pause after a failed accept (no descriptors left): the loop must not spin.
 const ACCEPT_PAUSE_MS: u64 = 20;
+/// Connections that may wait to be accepted: what the stock `net.core.somaxconn` of 5.4 and later
+/// allows. Many clients come back at once after a failover, while the core may be held up.
+const BACKLOG: i32 = 4096;
+/// Some 20 us each: a millisecond at most until the core serves its other sessions.
+const ACCEPTS_A_BREATH: u32 = 32;
 
 pub(super) fn listen<H: FrameHandler>(
     net: &Rc<Net<H>>,
@@ -40,20 +48,42 @@ pub(super) fn listen<H: FrameHandler>(
         addr,
         cause: error.to_string(),
     };
-    let socket = TcpListener::bind(addr).map_err(|error| refused(&error))?;
+    let socket = bind(addr).map_err(|error| refused(&error))?;
     let bound = socket.local_addr().map_err(|error| refused(&error))?;
     spawn_into(net.queues.serve, accept(Rc::clone(net), socket, bound));
     Ok(bound)
 }
 
+/// As glommio's own `bind`, whose backlog is 1024.
+fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let family = match addr {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, kind, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &addr)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(raw_ring::listener(socket))
+}
+
 async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: SocketAddr) {
     let mut failures = Failures::default();
+    let mut accepts: u32 = 0;
     loop {
         let closing = poll_fn(|cx| net.poll_closing(cx).map(|()| None));
         let accepted = async { Some(socket.accept().await) };
         match or(closing, accepted).await {
             None => return,
-            Some(Ok(stream)) => welcome(&net, stream, bound),
+            Some(Ok(stream)) => {
+                welcome(&net, stream, bound);
+                accepts = accepts.wrapping_add(1);
+                // While connections wait, an accept never does.
+                if accepts.is_multiple_of(ACCEPTS_A_BREATH) {
+                    breathe().await;
+                }
+            }
             Some(Err(error)) => {
                 if let Some(times) = failures.note(net.clock.mono_us_now() / 1_000) {
                     tracing::warn!(%bound, %error, times, "accept failed");
@@ -109,4 +139,32 @@ fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAd
         net.queues.serve,
         connection::run(Rc::clone(net), session, place),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe;
+
+    /// More than glommio's own backlog wait while nobody accepts.
+    #[test]
+    fn many_connections_wait_to_be_accepted() {
+        const WANTED: usize = 1_500;
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        if allowed.trim().parse::<usize>().unwrap() < WANTED {
+            println!("skipped: the machine allows {allowed} only");
+            return;
+        }
+        let _ = probe::open_files();
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async {
+            let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let addr = socket.local_addr().unwrap();
+            let limit = Duration::from_millis(500);
+            let connect = |_| std::net::TcpStream::connect_timeout(&addr, limit).unwrap();
+            let waiting: Vec<_> = (0..WANTED).map(connect).collect();
+            let accepted = socket.accept().await.unwrap().peer_addr().unwrap();
+            assert_eq!(waiting[0].local_addr().unwrap(), accepted);
+        });
+    }
 }
