@@ -68,7 +68,7 @@ async fn read_until_end<H: FrameHandler>(net: &Rc<Net<H>>, session: &Rc<Session>
             Ok(step) => step,
             Err(reason) => return reason,
         };
-        if !session.is_open() {
+        if !session.is_open() && !session.is_finished() {
             return CloseReason::Peer;
         }
         let read_us = net.clock.mono_us();

@@ -1,7 +1,22 @@
-//! Peers that flood or come all at once.
+//! Peers that flood, read slowly, or send on while the broker stops.
+use std::net::Shutdown;
 use std::sync::atomic::AtomicBool;
 
+use socket2::{Domain, Socket, Type};
+
 use super::*;
+
+/// A client with a small buffer.
+fn small(server: &Server, receive_bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(receive_bytes).unwrap();
+    socket.connect(&server.addr.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    let limit = Some(Duration::from_secs(10));
+    stream.set_read_timeout(limit).unwrap();
+    stream.set_write_timeout(limit).unwrap();
+    stream
+}
 
 /// Sends one-way frames until told to stop or the connection ends.
 fn keep_sending(
@@ -62,6 +77,64 @@ fn a_flood_while_requests_gather_holds_up_nobody() {
     }
     // Some ms on a machine of its own.
     assert!(worst < Duration::from_secs(1), "{worst:?}");
+}
+
+/// Who reads what it is owed isn't idle, although it says nothing and isn't read.
+#[test]
+fn a_slow_reader_is_not_idle() {
+    let server = Server::start(NetOptions {
+        idle_ms: 1_500,
+        ..NetOptions::default()
+    });
+    let mut client = small(&server, 64 * 1024);
+    client.write_all(&frame(FLOOD).repeat(2)).unwrap();
+    let mut piece = vec![0; 64 * 1024];
+    for n in 0..2 * 128 {
+        client.read_exact(&mut piece).unwrap();
+        // Longer than the idle limit and a sweep; the rest is read at once.
+        if n < 100 {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    }
+}
+
+/// Whoever still sends while the broker stops reads all it is owed, then the end.
+#[test]
+fn last_answers_survive_what_comes_after_them() {
+    let mut server = Server::start(NetOptions::default());
+    let mut client = small(&server, 16 * 1024);
+    let large = frame(&vec![1; 256 * 1024]);
+    client.write_all(&large).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sending = client.try_clone().unwrap();
+    let pause = Duration::from_millis(1);
+    let sender = keep_sending(sending, frame(QUIET), pause, &is_over);
+    server.shutdown.ask("the broker stops");
+    std::thread::sleep(Duration::from_millis(100));
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert!(got == large, "{} bytes of {}", got.len(), large.len());
+    is_over.store(true, Ordering::Relaxed);
+    sender.join().unwrap();
+    drop(client);
+    assert_eq!(server.reason(), CloseReason::Handler);
+    assert!(server.cores.take().unwrap().join().is_empty());
+}
+
+/// Whoever never ends its side is given up after some time.
+#[test]
+fn a_stop_does_not_wait_for_ever_for_the_other_side() {
+    let server = Server::start(NetOptions::default());
+    let mut client = server.client();
+    let ping = frame(b"x");
+    client.write_all(&ping).unwrap();
+    client.read_exact(&mut vec![0; ping.len()]).unwrap();
+    let begin = Instant::now();
+    drop(server);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+    drop(client.shutdown(Shutdown::Both));
 }
 
 /// However many connections wait to be accepted, the core's sessions have their turn in between.

@@ -47,8 +47,8 @@ pub use peers::{PeerRef, PeerTable};
 pub use session::{CloseReason, Session};
 use writer::WriteLane;
 
-/// A connection that sends nothing for this long is closed (netty's
-/// `serverChannelMaxIdleTimeSeconds`, 120 s, 5.5.0).
+/// A connection on which nothing moves for this long, either way, is closed (netty's
+/// `serverChannelMaxIdleTimeSeconds`, 120 s, 5.5.0; its `IdleStateHandler` counts all).
 pub const IDLE_MS: u64 = 120_000;
 /// How often the idle limit is looked at.
 const SWEEP_MS: u64 = 1_000;
@@ -75,7 +75,7 @@ const _: () = assert!(READ_BYTES >= 64 * 1024);
 /// The limits of a core's connections.
 #[derive(Debug, Clone)]
 pub struct NetOptions {
-    /// Silence after which a connection is closed, in milliseconds.
+    /// Silence of both sides after which a connection is closed, in milliseconds.
     pub idle_ms: u64,
     /// Most connections of this core; further ones are closed at once, as are those beyond what
     /// the process's file handles allow.
@@ -238,8 +238,8 @@ impl<H: FrameHandler> Net<H> {
         Poll::Pending
     }
 
-    /// Stops accepting, closes every connection once its output is written, waits for that at most
-    /// `limit`.
+    /// Stops accepting, ends every connection once its output is written, waits for that and for
+    /// their peers to end theirs at most `limit`.
     pub async fn close(&self, limit: Duration) {
         self.closing.set(true);
         for acceptor in self.acceptors.take() {
@@ -276,13 +276,13 @@ async fn sweep<H: FrameHandler>(net: std::rc::Weak<Net<H>>) {
         net.clock.refresh();
         let now = net.clock.mono_ms();
         relieve(&net, now);
-        if now.saturating_sub(swept_ms) < SWEEP_MS {
+        if now.saturating_sub(swept_ms) < SWEEP_MS && !net.closing.get() {
             continue;
         }
         swept_ms = now;
         for session in net.peers.all() {
-            let silent_ms = now.saturating_sub(session.last_read_ms());
-            if silent_ms >= net.options.idle_ms {
+            let silent_ms = now.saturating_sub(session.last_moved_ms());
+            if silent_ms >= net.options.idle_ms || session.is_overdue(now) {
                 session.close(CloseReason::Idle);
             } else if session.is_slow_sender(now, net.options.partial_ms) {
                 session.close(CloseReason::SlowSender);

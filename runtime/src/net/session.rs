@@ -6,7 +6,7 @@
 //! the socket is closed when its reader task ends, however many `Rc`s still point here.
 //! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]); the
 //! memory of all out buffers is counted in `replies`, and without room there a connection whose
-//! socket takes nothing is closed.
+//! socket takes nothing is closed. [`FINISHED_MS`] for the peer's side of an orderly end.
 //! **Not here** reading (`connection`), the one write of a tick (`writer`).
 
 use std::any::Any;
@@ -39,12 +39,16 @@ const RUNS_COMPARED: usize = 8;
 /// Memory for them that a connection keeps.
 const RUNS_KEEP: usize = 16;
 
+/// How long the peer of a finished connection may take to read the rest and end its side: a round
+/// trip across the ocean, and time to read 1 MiB.
+const FINISHED_MS: u64 = 500;
+
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
     /// The peer closed it, or the network did.
     Peer,
-    /// It sent nothing for too long.
+    /// Nothing moved on it for too long.
     Idle,
     /// It sent something that is not a frame.
     BadFrame,
@@ -84,6 +88,10 @@ pub struct Session {
     end_after_flush: Cell<bool>,
     reason: Cell<Option<CloseReason>>,
     last_read_ms: Cell<u64>,
+    /// When its socket last took something.
+    last_written_ms: Cell<u64>,
+    /// Since when it has been finished and its peer may still read, ms; 0: it hasn't been.
+    finished_ms: Cell<u64>,
     /// Looks at its socket in a row that found nothing.
     misses: Cell<u32>,
     /// The last look at which it was read.
@@ -124,6 +132,8 @@ impl Session {
             end_after_flush: Cell::new(false),
             reason: Cell::new(None),
             last_read_ms: Cell::new(new.now_ms),
+            last_written_ms: Cell::new(new.now_ms),
+            finished_ms: Cell::new(0),
             misses: Cell::new(0),
             read_at_look: Cell::new(0),
             user: RefCell::new(None),
@@ -231,20 +241,44 @@ impl Session {
 
     /// Ends the connection now; waiting output is dropped.
     pub fn close(&self, reason: CloseReason) {
-        if self.reason.get().is_some() {
+        if self.end_with(reason, Shutdown::Both) {
             return;
+        }
+        if self.finished_ms.replace(0) > 0 {
+            self.shut(Shutdown::Both);
+        }
+    }
+
+    /// Ends the connection, all of whose output is written. Its socket stays until the peer has
+    /// ended it as well, or [`FINISHED_MS`]: closed while something of the peer's is unread, or
+    /// on its way, the kernel would reset it, and drop what the peer hasn't taken yet.
+    fn finish(&self) {
+        if self.end_with(CloseReason::Handler, Shutdown::Write) {
+            self.finished_ms.set(self.lane.clock.mono_ms().max(1));
+        }
+    }
+
+    /// False when it has ended before.
+    fn end_with(&self, reason: CloseReason, how: Shutdown) -> bool {
+        if self.reason.get().is_some() {
+            return false;
         }
         self.reason.set(Some(reason));
         self.out.borrow_mut().clear();
         self.held.borrow_mut().resize(0);
         self.assembling.borrow_mut().end();
         *self.runs.borrow_mut() = Vec::new();
+        self.shut(how);
+        self.wake_drained();
+        true
+    }
+
+    fn shut(&self, how: Shutdown) {
         if let Some(stream) = self.stream.borrow().as_ref() {
-            // Completes at once; it also completes the reader's pending poll.
-            let done = poll_once(stream.shutdown(Shutdown::Both));
+            // Completes at once; both ways it also completes the reader's pending poll.
+            let done = poll_once(stream.shutdown(how));
             tracing::trace!(peer = %self.peer_addr, ?done, "socket shut down");
         }
-        self.wake_drained();
     }
 
     /// Ends the connection once its waiting output is written. Frames that arrive meanwhile are not
@@ -252,7 +286,7 @@ impl Session {
     pub fn close_after_flush(self: &Rc<Self>) {
         self.end_after_flush.set(true);
         if self.out_bytes() == 0 {
-            self.close(CloseReason::Handler);
+            self.finish();
         } else {
             self.flush_soon();
         }
@@ -276,8 +310,19 @@ impl Session {
         self.reason.get()
     }
 
-    pub(super) fn last_read_ms(&self) -> u64 {
-        self.last_read_ms.get()
+    /// When something was read from it, or its socket took something of what is written to it.
+    pub(super) fn last_moved_ms(&self) -> u64 {
+        self.last_read_ms.get().max(self.last_written_ms.get())
+    }
+
+    /// Whether it is finished, and what still comes is read and dropped.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished_ms.get() > 0
+    }
+
+    /// Whether its peer has had its time to read the rest.
+    pub(super) fn is_overdue(&self, now_ms: u64) -> bool {
+        self.is_finished() && now_ms.saturating_sub(self.finished_ms.get()) >= FINISHED_MS
     }
 
     pub(super) fn note_read(&self, now_ms: u64) {
@@ -312,6 +357,9 @@ impl Session {
 
     /// Notes what a flush did, at `now_ms`.
     pub(super) fn note_flush(&self, flushed: &Flushed, now_ms: u64) {
+        if flushed.bytes > 0 {
+            self.last_written_ms.set(now_ms);
+        }
         if !flushed.pending {
             self.stuck_ms.set(0);
         } else if flushed.bytes > 0 || !self.is_stuck() {
@@ -419,7 +467,7 @@ impl Session {
             self.wake_drained();
         }
         if self.end_after_flush.get() && self.out_bytes() == 0 {
-            self.close(CloseReason::Handler);
+            self.finish();
         }
     }
 

@@ -40,7 +40,7 @@ const EMPTY_LOOKS_MAX: u32 = 4;
 /// The sessions of a core that have something to write.
 pub(super) struct WriteLane {
     queue: TaskQueueHandle,
-    clock: Rc<Clock>,
+    pub(super) clock: Rc<Clock>,
     metrics: Rc<CoreMetrics>,
     dirty: RefCell<Vec<Rc<Session>>>,
     waker: RefCell<Option<Waker>>,
