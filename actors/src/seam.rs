@@ -133,6 +133,8 @@ pub enum ToControl {
         peer: PeerRef,
         /// The answer.
         command: Command,
+        /// Its bytes, counted until it is looked at.
+        held: Held,
     },
     /// What was stored and delivered since the last such word, at most once a second and only when
     /// something was.

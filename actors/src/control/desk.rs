@@ -182,7 +182,7 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
             ticket,
             answer,
         } => plane.asker.answered(core, ticket, answer),
-        ToControl::ClientReply { peer, command } => plane.calls.replied(peer, command),
+        ToControl::ClientReply { peer, command, .. } => plane.calls.replied(peer, command),
         ToControl::Counted(counted) => book.admin.tell(admin::Msg::Counted(counted)),
         ToControl::CheckHalves(checks) => {
             book.transactions.tell(transactions::Msg::Check(checks));

@@ -52,12 +52,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.pass_push_answer(core, caller.peer, view.opaque, view.code);
                 return Ok(());
             }
-            // A client's answer to a question of ours; a full mailbox loses it, and the asker's
-            // time runs out.
-            let command = Command::from_view(&view, frame.body.clone());
-            let peer = caller.peer;
-            self.host
-                .send_control(ToControl::ClientReply { peer, command });
+            self.pass_answer_on(&view, caller, frame);
             return Ok(());
         }
         let to = ReplyTo {
@@ -346,6 +341,18 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             return Ok(());
         }
         Err(self.control_is_behind())
+    }
+
+    /// A client's answer to a question of ours; without room it is lost, and the asker's time runs
+    /// out.
+    fn pass_answer_on(&self, view: &HeaderView<'_>, caller: Caller, frame: &Frame) {
+        if self.to_control.has_room() {
+            self.host.send_control(ToControl::ClientReply {
+                peer: caller.peer,
+                command: Command::from_view(view, frame.body.clone()),
+                held: self.to_control.hold(frame.wire_bytes()),
+            });
+        }
     }
 
     fn control_is_behind(&self) -> Refusal {

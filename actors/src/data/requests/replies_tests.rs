@@ -213,3 +213,27 @@ fn a_reply_that_clients_would_split_by_themselves_gets_13() {
     broker.request(&pull_frame(77, &pull_header("T", 0, 0)));
     assert!(records(&broker.reply().body).is_empty());
 }
+
+/// Answers to questions of the control plane count as requests on their way there do: what comes
+/// while it doesn't look is bounded.
+#[test]
+fn answers_for_the_control_plane_have_a_bound_in_bytes() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let bound = broker.cores[0].settings.memory_plan(1).control_bytes;
+    let mut answer = answer_frame(7, response::SUCCESS);
+    answer.body = vec![1; 1 << 20].into();
+    let most = bound / answer.wire_bytes() + 1;
+    let passed_on = || {
+        for _ in 0..most + 8 {
+            broker.request_at(0, 5, &answer);
+        }
+        broker.world.take_control()
+    };
+    let first = passed_on();
+    let is_answer = |word: &ToControl| matches!(word, ToControl::ClientReply { .. });
+    assert!(first.iter().all(is_answer));
+    assert_eq!(first.len(), most);
+    assert_eq!(passed_on().len(), 0, "in its hands they still count");
+    drop(first);
+    assert_eq!(passed_on().len(), most);
+}
