@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use gantry_protocol::frame::Frame;
 use gantry_runtime::net::PeerRef;
 use hashbrown::HashMap;
@@ -140,11 +141,15 @@ impl Parked {
     }
 
     /// Parks a request.
-    pub fn park(&mut self, subject: &Subject, request: ParkedRequest, now_ms: u64) -> Park {
+    pub fn park(&mut self, subject: &Subject, mut request: ParkedRequest, now_ms: u64) -> Park {
         let bytes = request.frame.wire_bytes();
         if self.count >= PARKED_MAX || self.bytes + bytes > self.bytes_max {
             return Park::Full;
         }
+        // As it came it is a part of all that was read with it, which would stay as long.
+        let frame = &mut request.frame;
+        frame.header = Bytes::copy_from_slice(&frame.header);
+        frame.body = Bytes::copy_from_slice(&frame.body);
         self.count += 1;
         self.bytes += bytes;
         if let Some(ticket) = self.tickets.get(subject)
@@ -215,7 +220,6 @@ impl Parked {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use gantry_protocol::frame::HeaderEncoding;
 
     use super::*;
@@ -263,6 +267,20 @@ mod tests {
         assert_eq!(slots, [1, 2]);
         assert!(!parked.holds_topic("T"));
         assert!(parked.take(ticket).is_empty());
+    }
+
+    /// A short message holds its own bytes, not the read it came with.
+    #[test]
+    fn what_came_with_it_is_not_kept() {
+        let read = Bytes::from(vec![0; 256 << 10]);
+        let mut one = request(1, 0);
+        (one.frame.header, one.frame.body) = (read.slice(..50), read.slice(50..100));
+        let mut parked = Parked::new(PARKED_BYTES_MAX);
+        let Park::Ask(ticket) = parked.park(&topic(), one, 0) else {
+            panic!()
+        };
+        assert!(read.is_unique());
+        assert_eq!(parked.take(ticket)[0].frame.body, read.slice(50..100));
     }
 
     #[test]
