@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod data;
+mod join;
 mod kept_file;
 pub mod kept_settings;
 pub mod known_topics;

@@ -4,15 +4,16 @@
 //! **Lives on** the control plane's thread.
 //! **Invariants** outcomes come in the order of what was asked, whatever cores did it. An errand
 //! that isn't answered in time is refused; it may have been done all the same, so what is repeated
-//! may be there twice, never missing.
-//! **Limits** [`ERRAND_MAX`] an errand, [`OPEN_MAX`] errands at once; parts of one call go out
-//! [`PARTS_MAX`] at a time, so a large call holds at most that much memory on the cores.
+//! may be there twice, never missing. A silent core keeps no part of another one waiting.
+//! **Limits** [`ERRAND_MAX`] a call, whatever its parts; [`OPEN_MAX`] errands at once; parts of one
+//! call go out [`PARTS_MAX`] at a time to each core, so a large call holds at most that much memory
+//! there.
 //! **Not here** what errands are (`seam::errands`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gantry_protocol::code::response;
@@ -20,6 +21,7 @@ use gantry_storage::address;
 use gantry_storage::units::{PhysicalOffset, QueueKey, QueueOffset};
 use tokio::sync::oneshot;
 
+use crate::join::join_all;
 use crate::refusal::Refusal;
 use crate::seam::errands::{
     Errand, ErrandDone, FETCH_RECORDS_MAX, FetchFault, Placed, SUPPLY_BYTES_MAX,
@@ -29,17 +31,19 @@ use crate::seam::{CoreNumber, Ticket, ToData};
 
 use super::outbox::Outbox;
 
-/// How long a core may take: above `syncFlushTimeout` (5 s), below anybody's patience.
+/// How long a call may take: above `syncFlushTimeout` (5 s), below anybody's patience.
 const ERRAND_MAX: Duration = Duration::from_secs(30);
 /// Most open errands; the supervisors have a few each.
 const OPEN_MAX: usize = 1024;
-/// Parts of one call under way at once.
+/// Parts of one call under way at once on a core.
 const PARTS_MAX: usize = 8;
 
 /// Open errands; see the room's head.
 pub struct Errands {
     outbox: Rc<Outbox>,
     shards_count: u8,
+    /// [`ERRAND_MAX`].
+    limit: Duration,
     next: Cell<u64>,
     open: RefCell<HashMap<Ticket, oneshot::Sender<ErrandDone>>>,
 }
@@ -50,6 +54,9 @@ struct Part {
     places: Vec<usize>,
     errand: Errand,
 }
+
+/// The places of a part, and what became of it.
+type PartDone = (Vec<usize>, Result<ErrandDone, Refusal>);
 
 /// What the parts of a call are made from.
 trait Item: Clone {
@@ -82,6 +89,7 @@ impl Errands {
         Self {
             outbox,
             shards_count: shards_count.max(1),
+            limit: ERRAND_MAX,
             next: Cell::new(1),
             open: RefCell::default(),
         }
@@ -108,7 +116,7 @@ impl Errands {
         let core = |record: &SupplyRecord| self.core_of_queue(record.key);
         let parts = cut(records, SUPPLY_RECORDS_MAX, core);
         let mut all = vec![Err(late()); count];
-        for (places, done) in self.run(parts).await {
+        for (places, done) in self.run(parts, self.limit).await {
             let outcomes = match done {
                 Ok(ErrandDone::Supplied(outcomes)) => outcomes,
                 Ok(_) => vec![Err(late()); places.len()],
@@ -128,7 +136,7 @@ impl Errands {
         let parts = cut(records, FETCH_RECORDS_MAX, core);
         let silent = Err(FetchFault::Failed(late().remark));
         let mut all = vec![silent.clone(); count];
-        for (places, done) in self.run(parts).await {
+        for (places, done) in self.run(parts, self.limit).await {
             let outcomes = match done {
                 Ok(ErrandDone::Fetched(outcomes)) => outcomes,
                 Ok(_) => vec![silent.clone(); places.len()],
@@ -177,28 +185,46 @@ impl Errands {
         }
     }
 
-    /// Runs parts, some at a time; the outcomes come in any order of parts.
-    async fn run(&self, parts: Vec<Part>) -> Vec<(Vec<usize>, Result<ErrandDone, Refusal>)> {
+    /// Runs parts, those of each core some at a time; the outcomes come in any order of parts. What
+    /// isn't done within `limit` is refused, and what could not even be sent by then.
+    async fn run(&self, parts: Vec<Part>, limit: Duration) -> Vec<PartDone> {
+        let until = Instant::now() + limit;
+        let mut lanes: BTreeMap<CoreNumber, Vec<Part>> = BTreeMap::new();
+        for part in parts {
+            lanes.entry(part.core).or_default().push(part);
+        }
+        let lanes = lanes.into_values();
+        let lanes = lanes.map(|parts| Box::pin(self.run_lane(parts, until)));
+        let done = join_all(lanes.collect()).await;
+        done.into_iter().flatten().collect()
+    }
+
+    /// Runs the parts of one core.
+    async fn run_lane(&self, parts: Vec<Part>, until: Instant) -> Vec<PartDone> {
         let mut outcomes = Vec::with_capacity(parts.len());
         let mut parts = parts.into_iter().peekable();
         while parts.peek().is_some() {
             let sent: Vec<_> = parts
                 .by_ref()
                 .take(PARTS_MAX)
-                .map(|part| (part.places, self.send(part.core, part.errand)))
+                .map(|part| (part.places, self.send(part.core, part.errand, until)))
                 .collect();
             for (places, sent) in sent {
-                outcomes.push((places, self.wait(sent).await));
+                outcomes.push((places, wait(sent, until).await));
             }
         }
         outcomes
     }
 
     async fn one(&self, core: CoreNumber, errand: Errand) -> Result<ErrandDone, Refusal> {
-        self.wait(self.send(core, errand)).await
+        let until = Instant::now() + self.limit;
+        wait(self.send(core, errand, until), until).await
     }
 
-    fn send(&self, core: CoreNumber, errand: Errand) -> Result<Sent, Refusal> {
+    fn send(&self, core: CoreNumber, errand: Errand, until: Instant) -> Result<Sent<'_>, Refusal> {
+        if Instant::now() >= until {
+            return Err(late());
+        }
         if self.open.borrow().len() >= OPEN_MAX {
             let remark = format!("[OVERLOAD]{OPEN_MAX} errands wait for the data cores already");
             return Err(Refusal::new(response::SYSTEM_BUSY, remark));
@@ -208,22 +234,26 @@ impl Errands {
         let (done, outcome) = oneshot::channel();
         self.open.borrow_mut().insert(ticket, done);
         self.outbox.send(core, ToData::Errand { ticket, errand });
-        Ok(Sent { ticket, outcome })
-    }
-
-    async fn wait(&self, sent: Result<Sent, Refusal>) -> Result<ErrandDone, Refusal> {
-        let Sent { ticket, outcome } = sent?;
-        let _close = Close(self, ticket);
-        match actix::clock::timeout(ERRAND_MAX, outcome).await {
-            Ok(Ok(done)) => Ok(done),
-            _ => Err(late()),
-        }
+        Ok(Sent {
+            outcome,
+            _close: Close(self, ticket),
+        })
     }
 }
 
-struct Sent {
-    ticket: Ticket,
+/// Waits for an outcome, as long as there is time.
+async fn wait(sent: Result<Sent<'_>, Refusal>, until: Instant) -> Result<ErrandDone, Refusal> {
+    let sent = sent?;
+    let left = until.saturating_duration_since(Instant::now());
+    match actix::clock::timeout(left, sent.outcome).await {
+        Ok(Ok(done)) => Ok(done),
+        _ => Err(late()),
+    }
+}
+
+struct Sent<'a> {
     outcome: oneshot::Receiver<ErrandDone>,
+    _close: Close<'a>,
 }
 
 /// Forgets a ticket, also when its asker is dropped by a panic.
@@ -287,7 +317,52 @@ fn cut<T: Item>(items: Vec<T>, count_max: usize, core_of: impl Fn(&T) -> CoreNum
 
 #[cfg(test)]
 mod tests {
+    use gantry_runtime::mailbox::mailbox;
+    use gantry_storage::units::{FilePosition, ShardId};
+
     use super::*;
+
+    #[test]
+    fn a_silent_core_costs_a_call_its_limit_once_and_no_part_of_another_core() {
+        let limit = Duration::from_millis(300);
+        let count = (PARTS_MAX + 1) * FETCH_RECORDS_MAX;
+        let of = |shard| {
+            let places = (0..count as u64).map(FilePosition);
+            places.map(move |at| address::physical(ShardId(shard), at))
+        };
+        actix::System::new().block_on(async {
+            let (silent, _unread) = mailbox(64);
+            let (to_core, mail) = mailbox(64);
+            let outbox = Rc::new(Outbox::new(vec![silent, to_core]));
+            outbox.run();
+            let mut errands = Errands::new(outbox, 2);
+            errands.limit = limit;
+            let errands = Rc::new(errands);
+            let core = Rc::clone(&errands);
+            actix::spawn(async move {
+                let mut batch = Vec::new();
+                while mail.recv_batch(&mut batch).await {
+                    for word in batch.drain(..) {
+                        let ToData::Errand { ticket, errand } = word else {
+                            continue;
+                        };
+                        let Errand::Fetch(places) = errand else {
+                            continue;
+                        };
+                        let read = places.iter().map(|_| Ok(Bytes::new())).collect();
+                        core.done(ticket, ErrandDone::Fetched(read));
+                    }
+                }
+            });
+            let began = Instant::now();
+            let read = errands.fetch(of(0).chain(of(1)).collect()).await;
+            let (unread, read) = read.split_at(count);
+            assert!(unread.iter().all(Result::is_err));
+            assert!(read.iter().all(Result::is_ok));
+            assert!(began.elapsed() < 3 * limit, "{:?}", began.elapsed());
+            assert!(errands.open.borrow().is_empty());
+        });
+    }
 
     #[test]
     fn a_call_is_cut_by_core_and_count_and_put_together_again() {

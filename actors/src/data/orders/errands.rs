@@ -25,6 +25,7 @@ use crate::data::queue::asker::{Asker, SupplyBatch};
 use crate::data::queue::store::QueueStore;
 use crate::data::requests::send::marks;
 use crate::data::words::{Append, Marks, Rare};
+use crate::join::join_all;
 use crate::refusal::Refusal;
 use crate::seam::errands::{
     Errand, ErrandDone, FetchFault, SCAN_ROWS_MAX, Scan, Scanned, SupplyRecord,
@@ -215,29 +216,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         scanned.next = next.min(bounds.max);
         Ok(scanned)
     }
-}
-
-/// Awaits all; each is polled only while it is pending.
-async fn join_all<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> Vec<T> {
-    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
-    future::poll_fn(|cx| {
-        let mut is_ready = true;
-        for (future, place) in futures.iter_mut().zip(&mut done) {
-            if place.is_none() {
-                match std::pin::Pin::new(future).poll(cx) {
-                    std::task::Poll::Ready(value) => *place = Some(value),
-                    std::task::Poll::Pending => is_ready = false,
-                }
-            }
-        }
-        if is_ready {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 fn append_of(record: SupplyRecord) -> Append {
