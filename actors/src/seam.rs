@@ -150,8 +150,13 @@ pub enum ToControl {
         /// What became of it.
         done: ErrandDone,
     },
-    /// The core has stopped: its offsets are handed over and its shards are closed.
-    CoreStopped(CoreNumber),
+    /// The core has stopped and its offsets are handed over.
+    CoreStopped {
+        /// The core.
+        core: CoreNumber,
+        /// All its shards are shut, with all they stored on the device.
+        is_clean: bool,
+    },
 }
 
 /// A half message whose producer is to be asked.
@@ -314,8 +319,7 @@ pub enum Answer {
     Profile(Box<CoreProfile>),
     /// To `Ages`: one a shard.
     Ages(Vec<ShardAges>),
-    /// To `OpenHalves`: the lowest one, none when none is open. What the answer no longer names is
-    /// on the device: ended, or stored again further on.
+    /// To `OpenHalves`: the lowest one, none when none is open.
     OpenHalves(Result<Option<FilePosition>, Refusal>),
     /// To `ListHalves`.
     Halves(Result<HalvesPage, Refusal>),

@@ -117,7 +117,7 @@ pub fn unbuilt(request: i32) -> Refusal {
 pub async fn serve(
     mail: MailReceiver<ToControl>,
     plane: Rc<Plane>,
-    core_stopped: impl Fn(CoreNumber),
+    core_stopped: impl Fn(CoreNumber, bool),
 ) {
     let (mail, plane, core_stopped) = (&mail, &plane, &core_stopped);
     let is_again = Cell::new(false);
@@ -133,7 +133,7 @@ pub async fn serve(
 async fn read(
     mail: &MailReceiver<ToControl>,
     plane: &Rc<Plane>,
-    core_stopped: &impl Fn(CoreNumber),
+    core_stopped: &impl Fn(CoreNumber, bool),
 ) {
     let mut batch = Vec::new();
     while mail.recv_batch(&mut batch).await {
@@ -145,7 +145,7 @@ async fn read(
     }
 }
 
-fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNumber)) {
+fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNumber, bool)) {
     let book = plane.book();
     match message {
         ToControl::Request(request) => route(request, plane),
@@ -193,7 +193,7 @@ fn hand_on(message: ToControl, plane: &Rc<Plane>, core_stopped: &impl Fn(CoreNum
             plane.owed.push(rows);
         }
         ToControl::ErrandDone { ticket, done } => plane.errands.done(ticket, done),
-        ToControl::CoreStopped(core) => core_stopped(core),
+        ToControl::CoreStopped { core, is_clean } => core_stopped(core, is_clean),
     }
 }
 

@@ -117,7 +117,7 @@ impl Plane {
         let boot_ms = i64::try_from(wall_now_ms()).unwrap_or(i64::MAX);
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
-            errands: Errands::new(Rc::clone(&outbox), settings.shard_count),
+            errands: Errands::new(Rc::clone(&outbox), &settings),
             owed: OwedInbox::default(),
             outbox,
             ledger,

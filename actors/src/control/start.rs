@@ -9,7 +9,7 @@
 //! **Not here** the cores and their listeners (`server/broker`).
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -214,7 +214,9 @@ async fn run(seed: Seed, shutdown: Shutdown) {
     retry::start(&plane);
     let stopped = Rc::new(Stopped::default());
     let (serving, note) = (Rc::clone(&plane), Rc::clone(&stopped));
-    actix::spawn(desk::serve(mail, serving, move |core| note.add(core)));
+    actix::spawn(desk::serve(mail, serving, move |core, is_clean| {
+        note.add(core, is_clean);
+    }));
     obey(&orders, &plane, &stopped).await;
 }
 
@@ -263,17 +265,21 @@ fn publish(plane: &Plane) {
     groups::publish_all(plane);
 }
 
-/// Which cores have stopped.
+/// Which cores have stopped, and whether with all their shards shut.
 #[derive(Default)]
 struct Stopped {
-    cores: RefCell<HashSet<CoreNumber>>,
+    cores: RefCell<HashMap<CoreNumber, bool>>,
     news: Notify,
 }
 
 impl Stopped {
-    fn add(&self, core: CoreNumber) {
-        self.cores.borrow_mut().insert(core);
+    fn add(&self, core: CoreNumber, is_clean: bool) {
+        self.cores.borrow_mut().insert(core, is_clean);
         self.news.notify_one();
+    }
+
+    fn are_clean(&self) -> bool {
+        self.cores.borrow().values().all(|is_clean| *is_clean)
     }
 
     async fn all(&self, cores: CoreNumber) {
@@ -311,7 +317,11 @@ async fn finish(plane: &Rc<Plane>, stopped: &Stopped, limit: Duration) -> Result
     let cores = plane.outbox.cores();
     let waited = actix::clock::timeout(limit, stopped.all(cores)).await;
     let (done, stored) = oneshot::channel();
-    delay::close(plane).await;
+    let are_shut = waited.is_ok() && stopped.are_clean();
+    if !are_shut {
+        tracing::warn!("a shard was not shut: what was delivered last may be delivered again");
+    }
+    delay::close(plane, are_shut).await;
     plane.book().offsets.tell(offsets::Msg::Flush(done));
     let stored = actix::clock::timeout(limit, stored).await;
     match stored {

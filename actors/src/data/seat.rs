@@ -450,15 +450,18 @@ impl RunningCore {
         self.net.close(Duration::from_millis(STOP_MS)).await;
         // What came while the last bytes left.
         self.core.hand_over_offsets().await;
+        let mut is_clean = true;
         for (id, store) in &self.stores {
             match store.shutdown().await {
                 Ok(()) => self.tails.forget(*id),
                 Err(error) => {
+                    is_clean = false;
                     tracing::error!(shard = %id, %error, "a shard could not be shut cleanly");
                 }
             }
         }
-        let stopped = ToControl::CoreStopped(self.host.context.index);
+        let core = self.host.context.index;
+        let stopped = ToControl::CoreStopped { core, is_clean };
         self.core.send_patiently(stopped).await;
         tracing::debug!(core = self.host.context.index, dir = ?self.settings.data_dir, "stopped");
     }

@@ -162,7 +162,7 @@ fn with_broker_of(mut settings: BrokerSettings, dir: &Path, client: impl FnOnce(
         assert!(
             batch
                 .iter()
-                .any(|message| matches!(message, ToControl::CoreStopped(_)))
+                .any(|message| matches!(message, ToControl::CoreStopped { is_clean: true, .. }))
         );
     }
 }

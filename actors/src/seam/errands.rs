@@ -39,6 +39,9 @@ pub enum Errand {
     Scan(Scan),
     /// Find a queue's first record at or after a place in the log.
     Locate(QueueKey, PhysicalOffset),
+    /// Wait until the device has all that the core's shards have stored by now, whatever the flush
+    /// mode.
+    Durable,
 }
 
 /// A record to store.
@@ -137,4 +140,6 @@ pub enum ErrandDone {
     Scanned(Result<Scanned, String>),
     /// That record's offset, the queue's end when there is none, or why it couldn't be found.
     Located(Result<QueueOffset, String>),
+    /// The device has it, or why that can't be said; not while a shard is poisoned.
+    Durable(Result<(), String>),
 }

@@ -28,6 +28,7 @@ use crate::seam::errands::{
     SUPPLY_RECORDS_MAX, Scan, Scanned, SupplyRecord,
 };
 use crate::seam::{CoreNumber, Ticket, ToData};
+use crate::settings::BrokerSettings;
 
 use super::outbox::Outbox;
 
@@ -44,6 +45,8 @@ pub struct Errands {
     shards_count: u8,
     /// [`ERRAND_MAX`].
     limit: Duration,
+    /// Between two syncs of the device.
+    flush_interval: Duration,
     next: Cell<u64>,
     open: RefCell<HashMap<Ticket, oneshot::Sender<ErrandDone>>>,
 }
@@ -85,11 +88,12 @@ impl Item for PhysicalOffset {
 
 impl Errands {
     /// No open errands yet.
-    pub fn new(outbox: Rc<Outbox>, shards_count: u8) -> Self {
+    pub fn new(outbox: Rc<Outbox>, settings: &BrokerSettings) -> Self {
         Self {
             outbox,
-            shards_count: shards_count.max(1),
+            shards_count: settings.shard_count.max(1),
             limit: ERRAND_MAX,
+            flush_interval: Duration::from_millis(settings.flush_interval_ms),
             next: Cell::new(1),
             open: RefCell::default(),
         }
@@ -175,6 +179,30 @@ impl Errands {
             ErrandDone::Located(Err(why)) => Err(Refusal::new(response::SYSTEM_ERROR, why)),
             _ => Err(late()),
         }
+    }
+
+    /// Waits until the device has all that any shard has stored by now.
+    ///
+    /// # Errors
+    /// A shard is poisoned, or a core silent: nobody knows what the device has.
+    pub async fn durable(&self) -> Result<(), Refusal> {
+        let cores = 0..self.outbox.cores();
+        let parts = cores.map(|core| Part {
+            core,
+            places: Vec::new(),
+            errand: Errand::Durable,
+        });
+        let limit = self.limit.saturating_add(self.flush_interval);
+        for (_, done) in self.run(parts.collect(), limit).await {
+            match done? {
+                ErrandDone::Durable(Ok(())) => {}
+                ErrandDone::Durable(Err(why)) => {
+                    return Err(Refusal::new(response::SYSTEM_ERROR, why));
+                }
+                _ => return Err(late()),
+            }
+        }
+        Ok(())
     }
 
     /// An errand is done.
@@ -321,6 +349,7 @@ mod tests {
     use gantry_storage::units::{FilePosition, ShardId};
 
     use super::*;
+    use crate::control::tests::rig::settings;
 
     #[test]
     fn a_silent_core_costs_a_call_its_limit_once_and_no_part_of_another_core() {
@@ -335,8 +364,8 @@ mod tests {
             let (to_core, mail) = mailbox(64);
             let outbox = Rc::new(Outbox::new(vec![silent, to_core]));
             outbox.run();
-            let mut errands = Errands::new(outbox, 2);
-            errands.limit = limit;
+            let mut errands = Errands::new(outbox, &settings());
+            (errands.limit, errands.shards_count) = (limit, 2);
             let errands = Rc::new(errands);
             let core = Rc::clone(&errands);
             actix::spawn(async move {
@@ -360,6 +389,7 @@ mod tests {
             assert!(unread.iter().all(Result::is_err));
             assert!(read.iter().all(Result::is_ok));
             assert!(began.elapsed() < 3 * limit, "{:?}", began.elapsed());
+            assert!(errands.durable().await.is_err(), "nobody knows");
             assert!(errands.open.borrow().is_empty());
         });
     }

@@ -118,7 +118,15 @@ impl OwedRecords for OpenHalves {
     }
 
     fn floor(&self, shard: ShardId) -> Finding<'_> {
-        Box::pin(self.ask(shard, FilePosition(0)))
+        Box::pin(async move {
+            let floor = self.ask(shard, FilePosition(0)).await?;
+            // What is open no more was copied or has ended, maybe in another shard: the device must
+            // have that before the half goes.
+            if let Some(plane) = self.0.upgrade() {
+                plane.errands.durable().await?;
+            }
+            Ok(floor)
+        })
     }
 
     fn move_forward(&self, shard: ShardId, below: FilePosition) -> Moving<'_> {

@@ -58,6 +58,7 @@ fn cores(due_ms: u64) -> impl Fn(&Errand) -> ErrandDone {
             ErrandDone::Supplied(supplied.iter().map(|_| Ok(placed)).collect())
         }
         Errand::Locate(..) => ErrandDone::Located(Ok(QueueOffset(0))),
+        Errand::Durable => ErrandDone::Durable(Ok(())),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod delays;
+mod durable;
 mod group_changes;
 mod groups;
 mod lost_records;

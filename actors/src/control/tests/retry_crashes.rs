@@ -105,6 +105,7 @@ impl Cores {
                 ErrandDone::Supplied(done.collect())
             }
             Errand::Locate(..) => ErrandDone::Located(Ok(QueueOffset(0))),
+            Errand::Durable => ErrandDone::Durable(Ok(())),
         }
     }
 }

@@ -109,6 +109,7 @@ pub fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
             ErrandDone::Supplied(supplied.iter().map(|_| Ok(placed)).collect())
         }
         Errand::Locate(..) => ErrandDone::Located(Ok(QueueOffset(0))),
+        Errand::Durable => ErrandDone::Durable(Ok(())),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
+use crate::data::transactions::moves::open_halves;
 use crate::refusal::Refusal;
 use crate::seam::{
     Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket,
@@ -118,7 +119,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             Question::Ages(own) => Answer::Ages(self.ages(&own).await),
             Question::OpenHalves { shard, move_below } => match self.shard(shard) {
-                Some(shard) => Answer::OpenHalves(self.open_halves(&shard, move_below).await),
+                Some(shard) => Answer::OpenHalves(open_halves(&shard, move_below).await),
                 None => Answer::Done,
             },
             Question::ListHalves {

@@ -161,6 +161,33 @@ fn rows_wait_for_room_and_a_poisoned_shard_refuses() {
     assert!(supplied(&told)[0].is_err());
 }
 
+#[test]
+fn the_device_has_what_was_stored_once_every_shard_says_so_and_none_is_poisoned() {
+    let broker = TestBroker::new(1, 2, |_| {});
+    let durable = || {
+        let told = run(&broker, Errand::Durable);
+        told.into_iter().find_map(|one| match one {
+            ToControl::ErrandDone {
+                done: ErrandDone::Durable(outcome),
+                ..
+            } => Some(outcome),
+            _ => None,
+        })
+    };
+    assert_eq!(durable(), Some(Ok(())), "nothing is stored");
+    let batch = (0..4).map(|queue| supply(queue, "a", None)).collect();
+    supplied(&run(&broker, Errand::Supply(batch)));
+    assert!(broker.stores.iter().all(|store| !store.ends().is_empty()));
+    assert_eq!(durable(), None);
+    broker.stores[0].commit();
+    assert_eq!(durable(), None, "the other one has not");
+    broker.stores[1].commit();
+    assert_eq!(durable(), Some(Ok(())));
+    *broker.stores[1].poison.borrow_mut() = Some("broken".into());
+    let why = durable().unwrap().unwrap_err();
+    assert!(why.contains("broken"), "{why}");
+}
+
 fn fetched(broker: &TestBroker, places: Vec<PhysicalOffset>) -> Vec<Result<Bytes, FetchFault>> {
     let told = run(broker, Errand::Fetch(places));
     match told.into_iter().next() {

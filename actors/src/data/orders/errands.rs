@@ -4,7 +4,8 @@
 //! **Lives on** each data core.
 //! **Invariants** records go through their queue actor's inbox like a producer's, in order; the
 //! answer is one message. An errand for a queue of another core refuses its records.
-//! **Limits** the shards' inboxes; [`FETCHES_AT_ONCE`] device reads of one errand at a time.
+//! **Limits** the shards' inboxes; [`FETCHES_AT_ONCE`] device reads of one errand at a time;
+//! [`DURABLE_MS_MAX`] and the interval between syncs until the device has what is stored.
 //! **Not here** the waiting (`queue::asker`), the sending side (`control::cores::errands`).
 
 use std::rc::Rc;
@@ -39,6 +40,11 @@ const FETCHES_AT_ONCE: usize = 32;
 const NEAR_BYTES: u64 = 256 << 10;
 /// So many of them are worth reading all of it.
 const NEAR_COUNT_MIN: usize = 8;
+/// How long the device may take for what was stored, beyond `flushIntervalCommitLog`; the control
+/// plane waits a little longer.
+pub const DURABLE_MS_MAX: u64 = 25_000;
+/// How often it is looked whether the device has it.
+const LOOK_MS: u64 = 10;
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Does an errand; answers it when it is done.
@@ -66,6 +72,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             Errand::Scan(scan) => self.host.spawn(async move {
                 let scanned = here.scan(&scan).await;
                 here.errand_done(ticket, ErrandDone::Scanned(scanned)).await;
+            }),
+            Errand::Durable => self.host.spawn(async move {
+                let durable = here.durable().await;
+                here.errand_done(ticket, ErrandDone::Durable(durable)).await;
             }),
         }
     }
@@ -156,6 +166,38 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             ReadError::Damaged { .. } => FetchFault::Lost(error.to_string()),
             other => FetchFault::Failed(other.to_string()),
         })
+    }
+
+    /// Waits until the device has all that this core's shards have stored by now.
+    async fn durable(&self) -> Result<(), String> {
+        let limit_ms = self
+            .settings
+            .flush_interval_ms
+            .saturating_add(DURABLE_MS_MAX);
+        let until_ms = self.host.mono_ms().saturating_add(limit_ms);
+        let staged = self.shards().map(|shard| {
+            let end = shard.store().staged();
+            (shard, end)
+        });
+        let staged: Vec<_> = staged.collect();
+        for (shard, end) in staged {
+            let (id, store) = (shard.id(), shard.store());
+            loop {
+                if let Some(why) = store.poisoned() {
+                    return Err(format!("shard {id} takes nothing any more: {why}"));
+                }
+                if store.committed() >= end {
+                    break;
+                }
+                if self.host.mono_ms() >= until_ms {
+                    return Err(format!(
+                        "the device has not the last records of shard {id} yet"
+                    ));
+                }
+                self.host.sleep_ms(LOOK_MS).await;
+            }
+        }
+        Ok(())
     }
 
     async fn locate(

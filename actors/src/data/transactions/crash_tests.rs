@@ -15,6 +15,7 @@ use gantry_storage::sim_disk::Random;
 use gantry_storage::units::FilePosition;
 
 use super::ends_tests::{GIVEN_UP, HALF, half_header, half_properties};
+use super::moves::open_halves;
 use crate::data::queue::store::QueueStore;
 use crate::data::testing::{TestBroker, ext, request_frame, send_frame};
 use crate::seam::ToControl;
@@ -232,8 +233,7 @@ impl Sim {
             for shard in core.shards() {
                 let below = shard.store().staged();
                 let below = FilePosition(below.0 / 2);
-                // Waits for the device at most, which has it after this.
-                let work = std::pin::pin!(core.open_halves(&shard, below));
+                let work = std::pin::pin!(open_halves(&shard, below));
                 drop(future::block_on(future::poll_once(work)));
             }
         }

@@ -2,12 +2,11 @@
 //!
 //! **Owns** the answer to `Question::OpenHalves`.
 //! **Lives on** the core of the half's shard, in tasks of their own.
-//! **Invariants** a half keeps the name its producer knows. What the answer names no longer (a
-//! copy, or an end) is on the device before it is given, whatever the flush mode: segments go
-//! after it.
+//! **Invariants** a half keeps the name its producer knows. What became of a half that the answer
+//! names no longer (a copy, or an end, maybe in another shard) may not be on the device yet: that
+//! is for the asker to await.
 //! A half is moved by one copy at a time.
-//! **Limits** [`MOVES_MAX`] halves a question, [`LOST_MAX`] lost ones; [`DURABLE_MS_MAX`] until the
-//! device has them.
+//! **Limits** [`MOVES_MAX`] halves a question, [`LOST_MAX`] lost ones.
 //! **Not here** when segments go (`control::cleaning`), the table (`halves`), halves whose records
 //! are lost (`lost`).
 
@@ -19,7 +18,6 @@ use gantry_storage::address;
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueOffset};
 
 use super::ends::copied;
-use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
@@ -32,47 +30,24 @@ use crate::transaction::Half;
 pub const MOVES_MAX: usize = 1024;
 /// Halves whose records turn out lost before one answer; the next question goes on.
 const LOST_MAX: usize = 1024;
-/// How long the device may take for what was stored, four times the default flush interval; the
-/// control plane waits a little longer.
-pub const DURABLE_MS_MAX: u64 = 2_000;
-/// How often the device is looked at.
-const LOOK_MS: u64 = 10;
 
 fn cannot(why: impl Into<String>) -> Refusal {
     Refusal::new(response::SYSTEM_ERROR, why.into())
 }
 
-impl<S: QueueStore, H: Host> DataCore<S, H> {
-    /// Where the first open half of a shard lies, once all that follows from the table is on the
-    /// device; then the open halves below `move_below` begin to move.
-    pub(in crate::data) async fn open_halves(
-        &self,
-        shard: &Rc<Shard<S, H>>,
-        move_below: FilePosition,
-    ) -> Result<Option<FilePosition>, Refusal> {
-        let queues = shard
-            .transaction_queues()
-            .ok_or_else(|| cannot("the table of open halves is not read yet"))?;
-        let floor = floor(shard, &queues).await?;
-        if floor.is_some_and(|floor| floor < move_below) {
-            move_some(shard, &queues, move_below).await?;
-            return Ok(floor);
-        }
-        self.durable(shard).await?;
-        Ok(floor)
+/// Where the first open half of a shard lies. Open halves below `move_below` begin to move then.
+pub(in crate::data) async fn open_halves<S: QueueStore, H: Host>(
+    shard: &Rc<Shard<S, H>>,
+    move_below: FilePosition,
+) -> Result<Option<FilePosition>, Refusal> {
+    let queues = shard
+        .transaction_queues()
+        .ok_or_else(|| cannot("the table of open halves is not read yet"))?;
+    let floor = floor(shard, &queues).await?;
+    if floor.is_some_and(|floor| floor < move_below) {
+        move_some(shard, &queues, move_below).await?;
     }
-
-    /// Waits until the device has all that is stored by now.
-    async fn durable(&self, shard: &Shard<S, H>) -> Result<(), Refusal> {
-        let stored = shard.store().staged();
-        for _ in 0..DURABLE_MS_MAX / LOOK_MS {
-            if shard.store().committed() >= stored {
-                return Ok(());
-            }
-            self.host.sleep_ms(LOOK_MS).await;
-        }
-        Err(cannot("the device does not have the last records yet"))
-    }
+    Ok(floor)
 }
 
 async fn floor<S: QueueStore, H: Host>(

@@ -3,10 +3,11 @@
 //! **Owns** the re-append of parked records that lie where the log is to be cut.
 //! **Lives on** the control plane's thread; called by whoever cleans the log.
 //! **Invariants** the new record is acknowledged before the old one is done with. That the old one
-//! isn't to be delivered is stored when the new one has reached the device (a power cut between
-//! would lose both), and before the last call returns: until then a crash delivers twice.
+//! isn't to be delivered is stored once every shard has said that the device has the new one (a
+//! power cut between would lose both), and before the last call returns: until then a crash
+//! delivers twice.
 //! **Limits** [`MOVE_ENTRIES_MAX`] records of [`MOVE_BYTES_MAX`] a call: call again while it says
-//! so. What waits for the device is what was moved in the last second or so.
+//! so. What waits for the device is what was moved within [`UNSETTLED_MAX`].
 //! **Not here** cutting the log.
 
 use std::collections::HashSet;
@@ -20,7 +21,6 @@ use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
 
 use super::deliver::{GONE, drop_entry};
-use super::keeper::settle_ms;
 use super::marks::{self, Recalled};
 use super::{Delay, Entry};
 use crate::control::plane::Plane;
@@ -32,6 +32,8 @@ use crate::seam::owed::OwedTime;
 const MOVE_ENTRIES_MAX: usize = 512;
 /// Bytes of records after which a call takes no further one.
 const MOVE_BYTES_MAX: u64 = 8 << 20;
+/// So long records are moved before it is awaited that the device has them.
+const UNSETTLED_MAX: Duration = Duration::from_secs(1);
 /// Until an entry whose move failed may be delivered again.
 const AGAIN_MS: u64 = 100;
 
@@ -63,9 +65,12 @@ impl Delay {
         shard: ShardId,
         below: FilePosition,
     ) -> Result<bool, Refusal> {
-        self.store_settled(plane)?;
+        if self.oldest_unsettled() >= UNSETTLED_MAX {
+            self.settle(plane).await?;
+        }
         let batch = self.take_before(shard, below);
         if batch.is_empty() {
+            self.settle(plane).await?;
             // What is away is delivered in a moment; its floor says so until then.
             let is_clear = self.board().floor(shard).is_none_or(|floor| floor >= below);
             return Ok(is_clear && self.moved.borrow().is_empty());
@@ -194,12 +199,24 @@ impl Delay {
         rows.any(|row| !known.contains(&row.new) && !board.is_recalled(row.new))
     }
 
-    /// Stores what has been moved long enough ago that the device has the new records.
-    fn store_settled(&self, plane: &Rc<Plane>) -> Result<(), Refusal> {
-        let wait = Duration::from_millis(settle_ms(plane));
+    /// How long the device may not have had what was moved.
+    fn oldest_unsettled(&self) -> Duration {
+        let moved = self.moved.borrow();
+        moved
+            .first()
+            .map_or(Duration::ZERO, |moved| moved.at.elapsed())
+    }
+
+    /// Stores what was moved until now, once the device has the new records.
+    async fn settle(&self, plane: &Rc<Plane>) -> Result<(), Refusal> {
+        if self.moved.borrow().is_empty() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        plane.errands.durable().await?;
         loop {
             let rows: Vec<(u64, Recalled)> = match self.moved.borrow().first() {
-                Some(moved) if moved.at.elapsed() >= wait => {
+                Some(moved) if moved.at <= asked => {
                     // Those whose time has passed meanwhile are remembered by the marks.
                     let board = self.board();
                     let open = moved.rows.iter().filter(|row| board.is_recalled(row.old));

@@ -14,7 +14,6 @@ use std::time::Duration;
 use gantry_protocol::code::response;
 use gantry_storage::units::{FilePosition, ShardId};
 
-use super::keeper::settle_ms;
 use crate::control::cleaning::owed::{Finding, Moving, OwedRecords};
 use crate::control::plane::Plane;
 use crate::refusal::Refusal;
@@ -53,7 +52,7 @@ impl OwedRecords for DelayedMessages {
             let shards_count = plane.errands.shards_count();
             let floor = plane.delay.floor(shard, shards_count).map_err(cannot)?;
             // What has left the board a moment ago may not be on the device under ASYNC_FLUSH.
-            actix::clock::sleep(Duration::from_millis(settle_ms(&plane))).await;
+            plane.errands.durable().await?;
             Ok(floor)
         })
     }

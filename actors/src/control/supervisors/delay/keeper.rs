@@ -2,26 +2,27 @@
 //!
 //! **Owns** the marks that wait to become true of the device.
 //! **Lives on** the control plane's thread; commits run on a blocking thread beside it.
-//! **Invariants** marks are stored only after the log has had time to reach the device with all
-//! they speak of: `flushIntervalCommitLog` and [`SETTLE_MS`]. A commit that fails is tried again
-//! with younger marks. Nothing changed: nothing stored, no timer.
-//! **Limits** one commit at a time, one every second or so while messages are delayed.
+//! **Invariants** marks are stored only once every shard has said that the device has all they
+//! speak of, or has shut its log; where one can't say so, what is stored stays, and a start
+//! delivers again what came since. Marks that could not be stored are followed by younger ones.
+//! Nothing changed: nothing stored, no timer.
+//! **Limits** one commit at a time, one every [`EVERY_MS`] while messages are delayed.
 //! **Not here** what marks are (`marks`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
 
 use gantry_runtime::clock::wall_now_ms;
+use tokio::sync::Mutex;
 
 use super::marks::{self, Marks};
 use crate::control::plane::Plane;
 
-/// Time for a device write and its sync, beside the interval between syncs.
-const SETTLE_MS: u64 = 500;
+/// Between two commits: a crash repeats the deliveries of so long, and a commit is a device write.
+const EVERY_MS: u64 = 1_000;
 
-struct Staged {
-    at: Instant,
+struct Taken {
     marks: Marks,
     forget: Vec<u64>,
 }
@@ -29,75 +30,86 @@ struct Staged {
 /// See the room's head.
 #[derive(Default)]
 pub struct Keeper {
-    staged: RefCell<Option<Staged>>,
-    is_committing: Cell<bool>,
-}
-
-/// Until what is stored now has reached the device, by all that is promised of it.
-pub fn settle_ms(plane: &Plane) -> u64 {
-    plane.settings.flush_interval_ms.saturating_add(SETTLE_MS)
+    /// When marks were taken last.
+    taken: Cell<Option<Instant>>,
+    is_at_work: Cell<bool>,
+    /// The last ones could not be stored, which was said.
+    is_behind: Cell<bool>,
+    /// Held while marks are stored. True once the last ones were: none come behind them.
+    closed: Mutex<bool>,
 }
 
 impl Keeper {
-    /// Takes marks, or stores those that are old enough.
+    /// Takes marks if it is time to, and has them stored.
     pub fn turn(&self, plane: &Rc<Plane>) {
-        if self.is_committing.get() {
+        if self.is_at_work.get() || self.left_ms() > 0 || !has_news(plane) {
             return;
         }
-        let is_ripe = |staged: &Staged| elapsed_ms(staged.at) >= settle_ms(plane);
-        if self.staged.borrow().as_ref().is_some_and(is_ripe)
-            && let Some(staged) = self.staged.take()
-        {
-            self.is_committing.set(true);
-            let plane = Rc::clone(plane);
-            actix::spawn(async move {
-                commit(&plane, staged).await;
-                plane.delay.keeper.is_committing.set(false);
-            });
-            return;
-        }
-        let mut board = plane.delay.board_mut();
-        if board.is_dirty && board.is_complete && self.staged.borrow().is_none() {
-            board.is_dirty = false;
-            *self.staged.borrow_mut() = Some(take(&mut board));
-        }
+        let taken = take(&mut plane.delay.board_mut());
+        self.taken.set(Some(Instant::now()));
+        self.is_at_work.set(true);
+        let plane = Rc::clone(plane);
+        actix::spawn(async move {
+            plane.delay.keeper.store_when_durable(&plane, taken).await;
+            plane.delay.keeper.is_at_work.set(false);
+        });
     }
 
     /// How long until `turn` has something to do.
     pub fn wait_ms(&self, plane: &Plane) -> Option<u64> {
-        if let Some(staged) = &*self.staged.borrow() {
-            // A commit under way ends before the next marks are ripe, or they wait for it.
-            return Some(
-                settle_ms(plane)
-                    .saturating_sub(elapsed_ms(staged.at))
-                    .max(1),
-            );
+        if self.is_at_work.get() {
+            // Its end wakes nobody, and may leave news.
+            return Some(EVERY_MS);
         }
-        plane.delay.board().is_dirty.then(|| settle_ms(plane))
+        has_news(plane).then(|| self.left_ms().max(1))
     }
 
-    /// Stores marks as of now; the logs are shut, so they are true.
-    pub async fn close(&self, plane: &Rc<Plane>) {
-        if plane.delay.board().is_complete {
-            let staged = take(&mut plane.delay.board_mut());
-            commit(plane, staged).await;
+    fn left_ms(&self) -> u64 {
+        let since = self.taken.get().map(elapsed_ms);
+        since.map_or(0, |since_ms| EVERY_MS.saturating_sub(since_ms))
+    }
+
+    async fn store_when_durable(&self, plane: &Rc<Plane>, taken: Taken) {
+        if let Err(refusal) = plane.errands.durable().await {
+            plane.delay.board_mut().is_dirty = true;
+            if !self.is_behind.replace(true) {
+                tracing::warn!(%refusal, "how far delayed messages are is not stored for now");
+            }
+            return;
+        }
+        self.is_behind.set(false);
+        let closed = self.closed.lock().await;
+        if !*closed {
+            commit(plane, taken).await;
+        }
+    }
+
+    /// Stores marks as of now, if all logs were shut: then they are true.
+    pub async fn close(&self, plane: &Rc<Plane>, are_shut: bool) {
+        let mut closed = self.closed.lock().await;
+        *closed = true;
+        if are_shut && plane.delay.board().is_complete {
+            let taken = take(&mut plane.delay.board_mut());
+            commit(plane, taken).await;
         }
     }
 }
 
-fn take(board: &mut super::Board) -> Staged {
+fn has_news(plane: &Plane) -> bool {
+    let board = plane.delay.board();
+    board.is_dirty && board.is_complete
+}
+
+fn take(board: &mut super::Board) -> Taken {
     let (marks, forget) = board.marks(wall_now_ms());
     board.done_ms = marks.done_ms;
-    Staged {
-        at: Instant::now(),
-        marks,
-        forget,
-    }
+    board.is_dirty = false;
+    Taken { marks, forget }
 }
 
-async fn commit(plane: &Rc<Plane>, staged: Staged) {
+async fn commit(plane: &Rc<Plane>, taken: Taken) {
     let tables = plane.ledger.tables().clone();
-    let Staged { marks, forget, .. } = staged;
+    let Taken { marks, forget } = taken;
     let stored = tokio::task::spawn_blocking(move || {
         marks::store(&tables, &marks, &forget).map(|()| forget)
     });

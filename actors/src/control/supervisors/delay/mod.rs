@@ -209,7 +209,7 @@ fn queues(plane: &Plane) -> Vec<QueueKey> {
     keys
 }
 
-/// Stores the last marks of an orderly stop, when the cores have shut their logs.
-pub async fn close(plane: &Rc<Plane>) {
-    plane.delay.keeper.close(plane).await;
+/// Ends the marks, and stores the last ones if all logs were shut.
+pub async fn close(plane: &Rc<Plane>, are_shut: bool) {
+    plane.delay.keeper.close(plane, are_shut).await;
 }

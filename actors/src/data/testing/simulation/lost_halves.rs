@@ -14,6 +14,7 @@ use super::host::SimHost;
 use super::world::{Core, Store, lone_core};
 use crate::data::requests::parked::Caller;
 use crate::data::transactions::ends_tests::{half_header, half_properties};
+use crate::data::transactions::moves::open_halves;
 use crate::refusal::Refusal;
 use crate::seam::{CatalogChange, ToData};
 
@@ -81,7 +82,7 @@ impl Life {
     /// What retention is told.
     async fn floor(&self) -> Result<Option<FilePosition>, Refusal> {
         let shard = self.core.shards().next().unwrap();
-        let floor = self.core.open_halves(&shard, FilePosition(0)).await;
+        let floor = open_halves(&shard, FilePosition(0)).await;
         self.work().await;
         floor
     }
