@@ -267,6 +267,13 @@ pub enum TransactionStep {
     },
 }
 
+impl TransactionStep {
+    /// Whether it ends a half of another shard than this one.
+    pub fn ends_elsewhere(&self, here: ShardId) -> bool {
+        matches!(self, Self::Ending { home, .. } if *home != here)
+    }
+}
+
 /// How a transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

@@ -5,7 +5,7 @@
 //! **Lives on** the data core of the shard.
 //! **Invariants** a row leaves once its record could be acknowledged, in the order of the log, many
 //! in one message. A supervisor's record is never "late": it is answered when it is committed, or
-//! when it never will be.
+//! when it never will be. So is the end of another shard's half, whose client hears that it is.
 //! **Limits** `OWED_WAITING_MAX` rows (see `Shard::admit_owed`), `OWED_ROWS_MAX` a message.
 //! **Not here** errands (`data::orders::errands`), what is done about a row (`control`).
 
@@ -23,6 +23,7 @@ use crate::data::host::Host;
 use crate::data::queue::append::Ack;
 use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
+use crate::data::transactions::checks::nobody;
 use crate::refusal::{BusyCause, Refusal};
 use crate::seam::ToControl;
 use crate::seam::errands::Placed;
@@ -133,15 +134,21 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Says that a flush took too long, or (`never`) that the shard takes nothing any more. Gives
-    /// back the answer of a supervisor that should go on waiting.
-    pub(super) fn acknowledge_late(&self, ack: Ack, never: Option<&str>) -> Option<Ack> {
+    /// back the answer of whoever should go on waiting: a supervisor, another shard's half.
+    pub(super) fn acknowledge_late(&self, mut ack: Ack, never: Option<&str>) -> Option<Ack> {
         let late = "the flush took longer than syncFlushTimeout; the message is stored";
         let remark = never.unwrap_or(late);
         let now_us = self.host.mono_us();
         match &ack.asker {
             Asker::Transaction(to, step) => {
-                self.answer_step(&ack, (*to, *step), LATE, Some(remark), now_us);
-                None
+                let step = *step;
+                self.answer_step(&ack, (*to, step), LATE, Some(remark), now_us);
+                let waits = never.is_none() && step.ends_elsewhere(self.id);
+                waits.then(|| {
+                    // The client has its answer.
+                    ack.asker = Asker::Transaction(nobody(), step);
+                    ack
+                })
             }
             Asker::Client(to) => {
                 let timing = timing_of(*to, &ack, now_us);

@@ -15,7 +15,8 @@ use gantry_storage::units::QueueOffset;
 use hashbrown::HashMap;
 
 /// After this long an end on its way to another shard is looked at again, and after twice this long
-/// it counts as lost: it waits for another core for less.
+/// it counts as lost: it waits for another core for less, and for a flush hardly ever for more; an
+/// end told later than that is heard all the same.
 pub const END_MS_MAX: u64 = 10_000;
 
 /// Where an open half stands.

@@ -23,6 +23,8 @@ mod delayed_tests;
 #[cfg(test)]
 pub(in crate::data) mod ends_tests;
 #[cfg(test)]
+mod late_tests;
+#[cfg(test)]
 mod lost_tests;
 #[cfg(test)]
 mod order_tests;
