@@ -7,6 +7,7 @@
 //! **Limits** a batch is what the mailbox gives.
 //! **Not here** the mailbox (runtime), answers of single shards (`shard::questions`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
@@ -39,7 +40,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 ToData::Ask { ticket, question } => self.answer_control(ticket, question),
                 ToData::Errand { ticket, errand } => self.run_errand(ticket, errand),
                 ToData::Loaded => {}
-                ToData::OffsetsLoaded(rows) => self.each_own(&rows, Shard::load_offset),
+                ToData::OffsetsLoaded(rows) => self.load_offsets(&rows),
             }
         }
     }
@@ -55,6 +56,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             for shard in self.shards() {
                 shard.resubscribed(topic.id, &new.entry.name, wanted);
             }
+        }
+    }
+
+    fn load_offsets(&self, rows: &[OffsetRow]) {
+        let beyond = Cell::new(0_usize);
+        self.each_own(rows, |shard, row| {
+            beyond.set(beyond.get() + usize::from(shard.load_offset(row)));
+        });
+        if beyond.get() > 0 {
+            let positions = beyond.get();
+            tracing::warn!(
+                positions,
+                "positions beyond the end of their queues go back to it"
+            );
         }
     }
 

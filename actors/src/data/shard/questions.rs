@@ -42,14 +42,20 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Offsets read from the tables at start.
-    pub fn load_offset(&self, row: &OffsetRow) {
-        self.inner
-            .borrow_mut()
-            .actor_of(row.queue)
-            .state
-            .offsets
-            .load(&row.group, row.offset);
+    /// A position read from the tables at start, when the log is recovered. One beyond the queue's
+    /// end becomes the end: the log has lost what was consumed, and what is stored there from now
+    /// on is new. True then.
+    pub fn load_offset(&self, row: &OffsetRow) -> bool {
+        let bounds = self.store.bounds(row.queue);
+        let end = bounds.max.max(bounds.min);
+        if row.offset > end {
+            self.set_offset(row.queue, &row.group, end, false);
+            return true;
+        }
+        let mut inner = self.inner.borrow_mut();
+        let offsets = &mut inner.actor_of(row.queue).state.offsets;
+        offsets.load(&row.group, row.offset);
+        false
     }
 
     /// Sets a position directly.

@@ -45,8 +45,11 @@ fn a_forgotten_group_is_handed_over_in_order() {
         group: "g".into(),
         offset: QueueOffset(offset),
     };
-    shard.load_offset(&row(0, 5));
-    shard.load_offset(&row(1, 6));
+    for queue in [0, 0, 0, 1, 1, 1] {
+        sent(&broker, queue, "a", b"x");
+    }
+    shard.load_offset(&row(0, 2));
+    shard.load_offset(&row(1, 3));
     broker.tell_all(|| ToData::ForgetGroup("g".into()));
     shard.put_offset(&row(1, 1));
     let mut rows = Vec::new();
@@ -79,6 +82,51 @@ fn reports(broker: &TestBroker, with_times: bool) -> Vec<GroupReport> {
         _ => None,
     });
     answers.flatten().collect()
+}
+
+/// The log has lost its end: what comes now has offsets that the group has consumed before.
+#[test]
+fn a_position_beyond_the_queue_goes_back_to_its_end_and_is_stored_so() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    for _ in 0..7 {
+        sent(&broker, 0, "a", b"x");
+    }
+    broker.stores[0].trim(QueueKey::new(1, 0), 3);
+    let row = |queue, group: &str, offset| OffsetRow {
+        queue: QueueKey::new(1, queue),
+        group: group.into(),
+        offset: QueueOffset(offset),
+    };
+    let rows = vec![
+        row(0, "beyond", 10),
+        row(0, "at the end", 7),
+        row(0, "below the start", 1),
+        row(1, "of nothing", 4),
+    ];
+    broker.tell_all(|| ToData::OffsetsLoaded(rows.clone()));
+    let shard = broker.cores[0].shards().next().unwrap();
+    let reports = block_on(shard.group_reports(None, None, false));
+    let mut found: Vec<_> = reports
+        .iter()
+        .map(|report| (&*report.group, report.consumer_offset.0))
+        .collect();
+    found.sort_unstable();
+    let expected = [
+        ("at the end", 7),
+        ("below the start", 1),
+        ("beyond", 7),
+        ("of nothing", 0),
+    ];
+    assert_eq!(found, expected);
+    let mut changed = Vec::new();
+    assert!(shard.take_changed_offsets(9, &mut changed));
+    let mut changed: Vec<_> = changed
+        .iter()
+        .map(|row| (&*row.group, row.offset))
+        .collect();
+    changed.sort_unstable();
+    let stored = |offset| Some(QueueOffset(offset));
+    assert_eq!(changed, [("beyond", stored(7)), ("of nothing", stored(0))]);
 }
 
 /// 43, 300, 343, 314 and 308 show no times: on a large broker they would be asked for in vain.

@@ -264,6 +264,11 @@ impl World {
             stores.push(store);
         }
         let queues = i32::from(self.mix.queues);
+        for ((queue, _), offset) in &mut *self.persisted.borrow_mut() {
+            // A start takes positions back that the log has lost.
+            let ends = stores.iter().map(|store| store.bounds(*queue).max.0);
+            *offset = (*offset).min(ends.max().unwrap_or(0));
+        }
         let rows = self.persisted.borrow();
         let rows = rows.iter().map(|((queue, group), offset)| OffsetRow {
             queue: *queue,
