@@ -7,6 +7,7 @@
 //! **Limits** a remark is a short line; foreign values in it are cut at `REMARK_VALUE_CHARS_MAX`.
 //! **Not here** the codes themselves (`gantry_protocol::code`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use gantry_protocol::code::response;
@@ -112,6 +113,34 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Most of what is refused for good that is spoken of: a line each.
+pub const FOR_GOOD_MAX: usize = 1024;
+
+/// What is tried again and again and refused for good, as far as that was said.
+#[derive(Debug)]
+pub struct ForGood<K>(BTreeSet<K>);
+
+impl<K> Default for ForGood<K> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
+impl<K: Ord> ForGood<K> {
+    /// Whether the next try will be refused just so, and that of this one was not said before.
+    pub fn is_news(&mut self, refusal: &Refusal, what: K) -> bool {
+        // Too large for `tailBytes` as it is now: no try changes that.
+        let stays = refusal.code == response::MESSAGE_ILLEGAL;
+        stays && self.0.len() < FOR_GOOD_MAX && self.0.insert(what)
+    }
+
+    /// Of how many it was said.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// Cuts a foreign value for a remark.
 pub fn quoted(value: &str) -> String {
     value.chars().take(REMARK_VALUE_CHARS_MAX).collect()
@@ -122,4 +151,21 @@ pub fn no_property_filter(kind: &str) -> Refusal {
     let kind = quoted(kind);
     let remark = format!("The broker does not support consumer to filter message by {kind}");
     Refusal::new(response::SYSTEM_ERROR, remark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_good_is_said_once_and_not_without_end() {
+        let mut said = ForGood::default();
+        let large = Refusal::new(response::MESSAGE_ILLEGAL, "too large");
+        let busy = Refusal::new(response::SYSTEM_BUSY, "full");
+        assert!(!said.is_news(&busy, 1));
+        assert!(said.is_news(&large, 1));
+        assert!(!said.is_news(&large, 1));
+        let count = (2..10_000).filter(|n| said.is_news(&large, *n)).count();
+        assert_eq!(count, FOR_GOOD_MAX - 1);
+    }
 }

@@ -103,7 +103,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 marks.refuse_pushed(&*self.host, *to, pushed, refusal);
             }
             Asker::Transaction(to, step) => {
-                self.step_failed(inner, *step);
+                self.step_failed(inner, *step, refusal);
                 self.host.refuse(*to, refusal);
             }
             Asker::Supervisor(slot) => slot.tell(Err(refusal.clone())),

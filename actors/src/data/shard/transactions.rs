@@ -21,7 +21,7 @@ use gantry_protocol::message::body_crc;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::error::{AppendError, ReadError};
 use gantry_storage::shard_store::{NewRecord, ReadLimits};
-use gantry_storage::units::{QueueKey, QueueOffset, StoreTimestamp};
+use gantry_storage::units::{QueueKey, QueueOffset, ShardId, StoreTimestamp};
 
 use super::timing::timing_of;
 use super::{Inner, Shard};
@@ -33,7 +33,7 @@ use crate::data::router::{CoreWord, core_of_shard};
 use crate::data::transactions::checks::nobody;
 use crate::data::transactions::halves::{Due, EndsAt, Halves};
 use crate::data::words::{Append, End, ReplyTo, TransactionStep};
-use crate::refusal::{BusyCause, Refusal};
+use crate::refusal::{BusyCause, ForGood, Refusal};
 use crate::seam::TopicEntry;
 use crate::transaction::{OpKind, OpText};
 
@@ -86,6 +86,8 @@ pub struct Transacting {
     text: OpText,
     /// The store refused an op record then, µs, for a reason that a pass or two don't end.
     ops_refused_us: Option<u64>,
+    /// Halves whose end, or copy, no queue here will take, by shard and offset.
+    for_good: ForGood<(ShardId, QueueOffset)>,
 }
 
 impl Transacting {
@@ -522,17 +524,32 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// A step's record was not stored.
-    pub(super) fn step_failed(&self, inner: &mut Inner, step: TransactionStep) {
-        match step {
-            TransactionStep::Ending { home, half } if home == self.id => {
-                inner.transacting.halves.cancel_end(half);
+    pub(super) fn step_failed(&self, inner: &mut Inner, step: TransactionStep, refusal: &Refusal) {
+        let transacting = &mut inner.transacting;
+        let (home, half) = match step {
+            TransactionStep::Ending { home, half } => {
+                if home == self.id {
+                    transacting.halves.cancel_end(half);
+                }
+                (home, half)
             }
-            TransactionStep::Moved { .. } => {
-                let left = &mut inner.transacting.moves_under_way;
+            TransactionStep::Moved { first } => {
+                let left = &mut transacting.moves_under_way;
                 *left = left.saturating_sub(1);
+                (self.id, first)
             }
-            TransactionStep::Ending { .. } | TransactionStep::Half { .. } => {}
+            TransactionStep::Half { .. } => return,
+        };
+        // Its producer says the end one-way, and a check or a move has no client at all.
+        if transacting.for_good.is_news(refusal, (home, half)) {
+            tracing::error!(shard = %home, %half, %refusal, "a half message is refused for good");
         }
+    }
+
+    /// Of how many halves that was said.
+    #[cfg(test)]
+    pub fn refused_for_good(&self) -> usize {
+        self.inner.borrow().transacting.for_good.count()
     }
 }
 

@@ -63,6 +63,8 @@ pub struct MemoryStore {
     pub record_reads: Cell<usize>,
     /// Appends that were tried.
     pub appends: Cell<usize>,
+    /// The longest body it takes.
+    pub body_bytes_max: Cell<usize>,
     /// The next append panics in its caller, after the store is done.
     pub poison: RefCell<Option<Rc<str>>>,
     /// Records whose bytes are wrong on the device: passed over, as the real store does.
@@ -96,6 +98,7 @@ impl MemoryStore {
             reads: Cell::new(0),
             record_reads: Cell::new(0),
             appends: Cell::new(0),
+            body_bytes_max: Cell::new(usize::MAX),
             poison: RefCell::default(),
             damaged: RefCell::default(),
             lost: RefCell::default(),
@@ -211,6 +214,12 @@ impl QueueStore for MemoryStore {
         if let Some(reason) = &*self.poison.borrow() {
             return Err(AppendError::Poisoned {
                 reason: Rc::clone(reason),
+            });
+        }
+        if record.body.len() > self.body_bytes_max.get() {
+            return Err(AppendError::TooLarge {
+                bytes: record.body.len() as u64,
+                bytes_max: self.body_bytes_max.get() as u64,
             });
         }
         assert_ne!(record.body, b"panic outside the store");

@@ -23,6 +23,7 @@ use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset};
 
 use super::{Board, Entry};
 use crate::control::plane::Plane;
+use crate::refusal::Refusal;
 use crate::seam::errands::{FetchFault, SupplyRecord};
 
 /// Until the next try when a queue's inbox was full.
@@ -88,7 +89,10 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
             Err(refusal) if refusal.code == response::SYSTEM_BUSY => {
                 board.try_again(entry, now_ms + BUSY_MS);
             }
-            Err(refusal) => failed.push((entry, refusal.to_string())),
+            Err(refusal) => {
+                say_for_good(plane, &entry, &refusal);
+                failed.push((entry, refusal.to_string()));
+            }
         }
     }
     put_back(&plane.delay.faults, &mut board, failed, now_ms);
@@ -108,6 +112,15 @@ fn put_back(faults: &Faults, board: &mut Board, failed: Vec<(Entry, String)>, no
         }
     } else if !board.has_again() && faults.are_over() {
         tracing::info!("delayed messages are delivered again");
+    }
+}
+
+/// Says, once, that a record is refused for good.
+pub(super) fn say_for_good(plane: &Plane, entry: &Entry, refusal: &Refusal) {
+    let (physical, due_ms) = (entry.physical, entry.due_ms);
+    let mut said = plane.delay.for_good.borrow_mut();
+    if said.is_news(refusal, physical) {
+        tracing::error!(physical, due_ms, %refusal, "a delayed message is refused for good");
     }
 }
 

@@ -20,7 +20,7 @@ use gantry_protocol::message::RecordView;
 use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::units::{FilePosition, PhysicalOffset, ShardId};
 
-use super::deliver::{GONE, drop_entry};
+use super::deliver::{GONE, drop_entry, say_for_good};
 use super::marks::{self, Recalled};
 use super::{Delay, Entry};
 use crate::control::plane::Plane;
@@ -108,6 +108,7 @@ impl Delay {
             match outcome {
                 Ok(stored) => moved.push((entry, stored.physical.0)),
                 Err(refusal) => {
+                    say_for_good(plane, &entry, &refusal);
                     failed = Some(refusal);
                     self.board_mut().try_again(entry, wall_now_ms() + AGAIN_MS);
                 }

@@ -41,6 +41,7 @@ use self::keeper::Keeper;
 use crate::control::plane::Plane;
 use crate::control::supervision::task;
 use crate::control::supervision::tree::PartState;
+use crate::refusal::ForGood;
 use crate::settings::DELAY_LEVELS_COUNT_MAX;
 
 /// Its name in the tree.
@@ -62,6 +63,8 @@ pub struct Delay {
     tried: Cell<Option<Instant>>,
     moved: RefCell<Vec<forward::Moved>>,
     recalls: requests::Recalls,
+    /// Records that no queue will take, by their places.
+    for_good: RefCell<ForGood<u64>>,
 }
 
 impl Delay {
