@@ -26,7 +26,7 @@ use crate::seam::{OffsetChange, OffsetRow, TopicEntry};
 use super::groups::table::{Forbidden, GroupTable, forbidden_row, group_row};
 use super::topics::table::TopicTable;
 
-/// Topics read at once at the start: all of them would leave a hole of their size in the heap.
+/// Rows read at once: all of them would leave a hole of their size in the heap.
 const ROWS: usize = 256;
 
 /// Keys in `Namespace::DataVersions`; never change one.
@@ -273,8 +273,8 @@ impl Ledger {
         Ok(value.entries().iter().filter_map(entry).collect())
     }
 
-    /// Stores changed and deleted groups with the table's version, and forgets the positions of
-    /// those in `forgotten`.
+    /// Stores changed and deleted groups with the table's version, and forgets the positions with
+    /// these keys.
     ///
     /// # Errors
     /// The store fails; then nothing is stored.
@@ -282,14 +282,14 @@ impl Ledger {
         &self,
         put: &[Arc<SubscriptionGroupConfig>],
         gone: &[Arc<str>],
-        forgotten: &[Arc<str>],
+        positions: Vec<Vec<u8>>,
         table: &GroupTable,
     ) -> Result<(), Refusal> {
         let mut batch = Batch::new();
         for group in gone {
             batch.delete(Namespace::Groups, group.as_bytes());
         }
-        for key in self.offsets_of(forgotten)? {
+        for key in positions {
             batch.delete(Namespace::Offsets, key);
         }
         for config in put {
@@ -353,18 +353,53 @@ impl Ledger {
         self.tables.commit(&batch, Durable::Now).map_err(failed)
     }
 
-    /// The keys of all positions of these groups.
-    fn offsets_of(&self, groups: &[Arc<str>]) -> Result<Vec<Vec<u8>>, Refusal> {
-        if groups.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// The keys of all positions of these groups. All positions there are must be read for that, as
+    /// they lie by their queues: not for the control plane's thread.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn positions_of(&self, groups: &[Arc<str>]) -> Result<Vec<Vec<u8>>, Refusal> {
         let groups: HashSet<&[u8]> = groups.iter().map(|group| group.as_bytes()).collect();
-        let pairs = self.tables.all(Namespace::Offsets).map_err(failed)?;
-        let keys = pairs.into_iter().map(|(key, _)| key);
-        let is_theirs = |key: &Vec<u8>| {
-            let group = key.get(QUEUE_BYTES..);
-            group.is_some_and(|group| groups.contains(group))
+        let (mut found, mut from) = (Vec::new(), Vec::new());
+        loop {
+            let rows = self.tables.range(Namespace::Offsets, &from, None, ROWS);
+            let rows = rows.map_err(failed)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            let keys = rows.into_iter().map(|(key, _)| key);
+            found.extend(keys.filter(|key| {
+                let group = key.get(QUEUE_BYTES..);
+                group.is_some_and(|group| groups.contains(group))
+            }));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_of_groups_are_found_whatever_lies_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let row = |queue: u16, group: &str| OffsetChange {
+            queue: QueueKey::new(1 + u32::from(queue % 3), queue),
+            group: Arc::from(group),
+            offset: Some(QueueOffset(7)),
         };
-        Ok(keys.filter(is_theirs).collect())
+        let queues = 0..u16::try_from(ROWS).unwrap() + 9;
+        let rows: Vec<OffsetChange> = queues
+            .clone()
+            .flat_map(|queue| ["f", "g", "ga", "h"].map(|group| row(queue, group)))
+            .collect();
+        ledger.store_offsets(&rows).unwrap();
+        let wanted = [Arc::from("g"), Arc::from("h"), Arc::from("nobody")];
+        let mut expected: Vec<Vec<u8>> = queues
+            .flat_map(|queue| ["g", "h"].map(|group| offset_key(row(queue, group).queue, group)))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(ledger.positions_of(&wanted).unwrap(), expected);
     }
 }

@@ -11,6 +11,7 @@
 mod beat;
 pub mod calls;
 mod clients;
+mod forgetting;
 pub mod members;
 mod queries;
 mod requesters;
@@ -36,6 +37,7 @@ use crate::seam::{
 use super::plane::Plane;
 use super::reply::{Reply, ReplyTo, encoded};
 use super::supervision::shell::Part;
+use forgetting::{Deletion, Forgetting};
 use members::{Departure, Leaving};
 use table::GroupTable;
 
@@ -59,6 +61,8 @@ pub enum Msg {
     PeerClosed(PeerRef),
     /// Write out what has changed.
     Commit,
+    /// The keys of the positions of groups that are to be deleted with them.
+    PositionsFound(Vec<Deletion>, Result<Vec<Vec<u8>>, Refusal>),
     /// Look for silent clients.
     Scan,
 }
@@ -72,6 +76,9 @@ pub struct Groups {
     gone: Vec<Arc<str>>,
     /// Their positions go with the next commit.
     forgotten: Vec<Arc<str>>,
+    /// The keys of these.
+    positions: Vec<Vec<u8>>,
+    forgetting: Forgetting,
     /// Changed by requests: the cores hear once it is stored.
     changed: Vec<String>,
     /// Answers that wait for the next commit.
@@ -91,6 +98,8 @@ impl Part for Groups {
             put: Vec::new(),
             gone: Vec::new(),
             forgotten: Vec::new(),
+            positions: Vec::new(),
+            forgetting: Forgetting::default(),
             changed: Vec::new(),
             waiters: Vec::new(),
             is_commit_due: false,
@@ -123,6 +132,9 @@ impl Part for Groups {
                 left(leaving, plane);
             }
             Msg::Commit => self.commit(plane),
+            Msg::PositionsFound(deletions, found) => {
+                self.positions_found(deletions, found, plane);
+            }
             Msg::Scan => scan(plane),
         }
     }
@@ -135,7 +147,10 @@ impl Part for Groups {
     }
 
     fn abandon(&mut self, plane: &Rc<Plane>, why: &Refusal) {
-        for (to, _) in std::mem::take(&mut self.waiters) {
+        let waiters = std::mem::take(&mut self.waiters).into_iter();
+        let deletions = std::mem::take(&mut self.forgetting.waiting).into_iter();
+        let waiting = waiters.map(|(to, _)| to);
+        for to in waiting.chain(deletions.map(|(_, to)| to)) {
             plane.refuse(&to, why);
         }
     }
@@ -315,13 +330,14 @@ impl Groups {
         let put = std::mem::take(&mut self.put);
         let gone = std::mem::take(&mut self.gone);
         let forgotten = std::mem::take(&mut self.forgotten);
+        let positions = std::mem::take(&mut self.positions);
         let waiters = std::mem::take(&mut self.waiters);
         let stored = match self.astray.take() {
             Some(refusal) => Err(refusal),
             None if nothing => Ok(()),
             None => {
                 let table = plane.groups.borrow();
-                plane.ledger.store_groups(&put, &gone, &forgotten, &table)
+                plane.ledger.store_groups(&put, &gone, positions, &table)
             }
         };
         if let Err(refusal) = stored {

@@ -136,16 +136,22 @@ impl Groups {
     ) -> Result<Option<Reply>, Refusal> {
         let group = reply::text(command, "groupName")?;
         let name: Arc<str> = Arc::from(group);
+        if reply::switch_or(command, "cleanOffset", false) {
+            self.delete_later((name, to), plane)?;
+        } else {
+            self.remove(&name, plane);
+            self.wait(to, plane);
+        }
+        Ok(None)
+    }
+
+    /// Takes a group out; that is stored with the next commit.
+    pub(super) fn remove(&mut self, group: &Arc<str>, plane: &Rc<Plane>) {
         let gone = plane.groups.borrow_mut().remove(group, plane.now_ms());
         if gone.is_some() {
-            self.put.retain(|config| config.group != group);
-            self.gone.push(Arc::clone(&name));
+            self.put.retain(|config| config.group != **group);
+            self.gone.push(Arc::clone(group));
         }
-        if reply::switch_or(command, "cleanOffset", false) {
-            self.forgotten.push(name);
-        }
-        self.wait(to, plane);
-        Ok(None)
     }
 
     /// Code 353: may a group read a topic? With `readable` the answer is changed first.
