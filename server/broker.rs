@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
-use gantry_actors::data::seat::{CoreSeat, read_identity};
+use gantry_actors::data::seat::read_identity;
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::budget::shared::SharedBudget;
@@ -210,19 +210,12 @@ pub fn start_with(
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
-    let mut to_data = Vec::new();
-    let (mut seats, mut reins) = (Vec::new(), Vec::new());
+    let (mut to_data, mut seats, mut reins) = (Vec::new(), Vec::new(), Vec::new());
     let core_count = placements.len();
     let memory = settings.memory_plan(u16::try_from(core_count).unwrap_or(u16::MAX));
-    for mesh_seat in mesh::seats(core_count, memory.road_bytes) {
-        let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
+    for mesh in mesh::seats(core_count, memory.road_bytes) {
+        let (core, to_core) = cores::core_seat(mesh, &to_control, replies);
         to_data.push(to_core);
-        let core = CoreSeat {
-            mesh: mesh_seat,
-            to_control: to_control.clone(),
-            from_control,
-            replies: Arc::clone(replies),
-        };
         let (seat, rein) = cores::seat(core, &settings, identity);
         seats.push(seat);
         reins.push(rein);

@@ -27,8 +27,9 @@ fn name_server(folder: &std::path::Path, replies: &Arc<SharedBudget>) -> Running
         values.give(key, &value, Origin::Set);
     }
     let settings = config::plan(&mut values).unwrap().settings;
-    let held = hold(settings.listen).unwrap();
-    let running = start(settings, &held, Arc::clone(replies), &Shutdown::new()).unwrap();
+    let process = Shutdown::new();
+    let held = hold(settings.listen, &process).unwrap();
+    let running = start(settings, &held, Arc::clone(replies), &process).unwrap();
     let mut client = client(&running);
     for n in 0..VALUES_COUNT {
         let (key, value) = (n.to_string(), "v".repeat(1024));

@@ -218,7 +218,9 @@ fn a_million_pending_messages_come_on_time_and_survive_a_kill() {
     let mut gantry = Gantry::up(&["mappedFileSizeCommitLog=256M"]);
     // Of a run without a kill, at 10,000/s: who is late then is not late for having been dead.
     let came = bench(&gantry, "200000", &["--lead", "10"]);
-    assert!(number(&came, "/latency_us/late/count") >= 2e5);
+    assert!(number(&came, "/read_back/received") >= 2e5);
+    // The window opens a moment after the first due time.
+    assert!(number(&came, "/latency_us/late/count") >= 1.9e5);
     let p99_us = number(&came, "/latency_us/late/p99");
     assert!(p99_us <= LATE_P99_US, "{p99_us} µs");
     let parked = bench(&gantry, MILLION, &["--phase", "fill", "--lead", "25"]);

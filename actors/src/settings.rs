@@ -15,9 +15,6 @@ use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch, StartCheck};
 use crate::memory_plan::MemoryPlan;
 use gantry_storage::retention::{Rules, segments_per_run};
 
-/// Most delay levels; the schedule topic has one queue per level.
-pub const DELAY_LEVELS_COUNT_MAX: usize = 64;
-
 /// `flushDiskType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushDiskType {

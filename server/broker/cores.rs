@@ -10,10 +10,14 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use gantry_actors::data::router::CoreWord;
 use gantry_actors::data::seat::{CoreSeat, RunningCore};
 use gantry_actors::memory_plan::MemoryPlan;
+use gantry_actors::seam::{ToControl, ToData};
 use gantry_actors::settings::BrokerSettings;
-use gantry_runtime::mailbox::{MailReceiver, MailSender, mailbox};
+use gantry_runtime::budget::shared::SharedBudget;
+use gantry_runtime::mailbox::{MAILBOX_MESSAGES_MAX, MailReceiver, MailSender, mailbox};
+use gantry_runtime::mesh::MeshSeat;
 use gantry_runtime::net::Claim;
 use gantry_runtime::shard::{CoreContext, CorePlan, DataCores};
 use gantry_runtime::shutdown::Shutdown;
@@ -46,6 +50,23 @@ pub struct Reins {
     recovered: mpsc::Receiver<Result<Reports, String>>,
     open: MailSender<Claim>,
     opened: mpsc::Receiver<Result<(), String>>,
+}
+
+/// What a core of the data plane is joined to the others and the control plane by, and the control
+/// plane's way to it.
+pub fn core_seat(
+    mesh: MeshSeat<CoreWord>,
+    to_control: &MailSender<ToControl>,
+    replies: &Arc<SharedBudget>,
+) -> (CoreSeat, MailSender<ToData>) {
+    let (to_core, from_control) = mailbox(MAILBOX_MESSAGES_MAX);
+    let core = CoreSeat {
+        mesh,
+        to_control: to_control.clone(),
+        from_control,
+        replies: Arc::clone(replies),
+    };
+    (core, to_core)
 }
 
 /// A core's seat, and what it is held by.

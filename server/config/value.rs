@@ -8,7 +8,8 @@
 
 use std::net::IpAddr;
 
-use gantry_actors::settings::DELAY_LEVELS_COUNT_MAX;
+/// Most delay levels; the schedule topic has one queue per level.
+pub const DELAY_LEVELS_COUNT_MAX: usize = 64;
 
 /// What a key's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

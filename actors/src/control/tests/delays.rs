@@ -1,6 +1,7 @@
 //! What the supervisor of delayed messages finds at a start, and after a panic of the desk.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use gantry_protocol::code::request as code;
 use gantry_storage::address;
@@ -41,14 +42,8 @@ fn is_scan(message: &ToData) -> bool {
 fn what_is_parked_for_a_level_that_is_gone_is_known_and_moved_before_its_segment_goes() {
     let folder = tempfile::tempdir().unwrap();
     let at = address::physical(ShardId(3), FilePosition(40));
-    let mut settings = settings();
-    assert_eq!(settings.delay_levels_ms.len(), 18);
-    settings.retention.rules.delete_hours = Vec::new();
-    settings.retention.interval_ms = 3_600_000;
-    let mut rig = Rig::start(folder.path(), settings);
     let log = cores(HashMap::from([(at.0, parked(b"later"))]));
-    rig.errand = Box::new(move |errand| match errand {
-        // There were 20 levels when it was parked.
+    let log = Rc::new(move |errand: &Errand| match errand {
         Errand::Scan(scan) if scan.queue.queue.0 == 19 => {
             let mut scanned = rows_of(scan, 0, 1, LATER_MS);
             for row in &mut scanned.rows {
@@ -59,10 +54,32 @@ fn what_is_parked_for_a_level_that_is_gone_is_known_and_moved_before_its_segment
         Errand::Scan(_) => ErrandDone::Scanned(Ok(Scanned::default())),
         other => log(other),
     });
-    rig.answer = Box::new(|question| old_segment(ShardId(3), question));
-    for _ in 0..QUEUES {
+    let mut settings = settings();
+    settings.retention.rules.delete_hours = Vec::new();
+    settings.retention.interval_ms = 3_600_000;
+    let start = |levels| {
+        let mut settings = settings.clone();
+        settings.delay_levels_ms = vec![1000; levels];
+        let mut rig = Rig::start(folder.path(), settings);
+        let log = Rc::clone(&log);
+        rig.errand = Box::new(move |errand| log(errand));
+        rig
+    };
+    start(18).stop();
+    let mut rig = start(20);
+    for _ in 0..QUEUES + 2 {
         rig.until(is_scan);
     }
+    rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    rig.stop();
+
+    let mut rig = start(18);
+    rig.answer = Box::new(|question| old_segment(ShardId(3), question));
+    rig.until(|message| {
+        let is_last = |scan: &Scan| scan.queue.queue.0 == 19 && scan.from.0 < u64::MAX;
+        matches!(message, ToData::Errand { errand: Errand::Scan(scan), .. } if is_last(scan))
+    });
+    rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
     assert_eq!(rig.ask(peer(1), asked).code, 0);
     let again = supplied(&mut rig);

@@ -15,10 +15,9 @@ use crate::control::desk::INJECT_PANIC;
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
 use crate::seam::owed::{OwedRow, OwedTime};
 use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
-use crate::settings::DELAY_LEVELS_COUNT_MAX;
 
-/// Queues of parked messages: of levels and of timers.
-pub const QUEUES: usize = DELAY_LEVELS_COUNT_MAX + 1;
+/// Queues of parked messages: of the rig's levels, and of timers.
+pub const QUEUES: usize = 18 + 1;
 
 /// What a core says whose shard has one old segment that nobody wants.
 pub fn old_segment(shard: ShardId, question: &Question) -> Answer {

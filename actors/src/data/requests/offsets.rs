@@ -48,8 +48,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         )
     }
 
-    /// Makes no group, whatever the settings say: a commit that comes late would bring back one that
-    /// was just deleted (`ConsumerManageProcessor.updateConsumerOffset`, 5.5.0).
+    /// Makes no group, whatever the settings say: a late commit would bring back one that was just
+    /// deleted (`ConsumerManageProcessor.updateConsumerOffset`, 5.5.0).
     pub(in crate::data) fn commit_offset(&self, view: &HeaderView<'_>, to: ReplyTo) -> Handled {
         let header = UpdateConsumerOffset::parse(view).map_err(Refusal::malformed)?;
         let offset = header.commit_offset;

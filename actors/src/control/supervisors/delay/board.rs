@@ -246,8 +246,8 @@ impl Board {
         self.recalled.insert(physical, recalled);
     }
 
-    /// The tables know that an entry isn't to be delivered: it is done with, also when the board was
-    /// begun anew meanwhile and has found it again.
+    /// The tables know that an entry isn't to be delivered: it is done with, also when the board
+    /// was begun anew meanwhile and has found it again.
     pub fn set_recalled(&mut self, entry: Entry, recalled: Recalled) {
         self.note_recalled(entry.physical, recalled);
         self.take(entry);

@@ -38,11 +38,11 @@ pub use board::Board;
 pub use due::Entry;
 
 use self::keeper::Keeper;
+use self::marks::Marks;
 use crate::control::plane::Plane;
 use crate::control::supervision::task;
 use crate::control::supervision::tree::PartState;
 use crate::refusal::ForGood;
-use crate::settings::DELAY_LEVELS_COUNT_MAX;
 
 /// Its name in the tree.
 pub const NAME: &str = "delay";
@@ -193,12 +193,13 @@ async fn wait(plane: &Rc<Plane>) {
     }
 }
 
-/// Every queue that may hold parked records: also those of levels that there are no longer.
-fn queues(plane: &Plane) -> Vec<QueueKey> {
+/// Every queue that may hold parked records. Those of levels that there are no longer have marks.
+fn queues(plane: &Plane, marks: &Marks) -> Vec<QueueKey> {
     use gantry_protocol::system_topic::{SCHEDULE_TOPIC, TIMER_TOPIC};
     let topics = plane.topics.borrow();
+    let levels = plane.settings.delay_levels_ms.len();
     let mut keys = Vec::new();
-    for (name, at_least) in [(SCHEDULE_TOPIC, DELAY_LEVELS_COUNT_MAX), (TIMER_TOPIC, 1)] {
+    for (name, at_least) in [(SCHEDULE_TOPIC, levels), (TIMER_TOPIC, 1)] {
         let Some(entry) = topics.get(name) else {
             continue;
         };
@@ -209,6 +210,9 @@ fn queues(plane: &Plane) -> Vec<QueueKey> {
             queue: QueueId(queue),
         }));
     }
+    let marked = marks.queues.iter().map(|mark| mark.key);
+    let gone: Vec<QueueKey> = marked.filter(|key| !keys.contains(key)).collect();
+    keys.extend(gone);
     keys
 }
 

@@ -77,7 +77,7 @@ pub async fn rebuild(plane: &Rc<Plane>) {
     let begun = Instant::now();
     let mut stored = load(plane).await;
     take_marks_back(plane, &mut stored.marks).await;
-    let keys = queues(plane);
+    let keys = queues(plane, &stored.marks);
     plane.delay.board_mut().begin(&stored, keys);
     for _ in 0..TRIES_MAX {
         read_left(plane).await;
