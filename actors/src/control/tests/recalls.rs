@@ -27,6 +27,7 @@ fn holding(record: Result<Bytes, FetchFault>) -> impl Fn(&Errand) -> ErrandDone 
         Errand::Fetch(places) => {
             ErrandDone::Fetched(places.iter().map(|_| record.clone()).collect())
         }
+        Errand::Durable => ErrandDone::Durable(Ok(())),
         other => panic!("{other:?}"),
     }
 }

@@ -63,7 +63,7 @@ fn commits_of_one_connection_keep_their_order_when_one_half_is_cold() {
     assert_eq!(bodies, [&b"first"[..], b"second", b"third"]);
 }
 
-/// No consumer reads beyond a topic's queues. The new queue lies on the half's shard, or on another.
+/// No consumer reads beyond a topic's queues. The new queue lies on the half's shard, or another.
 #[test]
 fn a_half_of_a_queue_that_its_topic_lost_goes_to_one_that_it_has() {
     for (queue, goes_to) in [(6, 0), (4, 1)] {

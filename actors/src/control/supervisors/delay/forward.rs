@@ -185,7 +185,8 @@ impl Delay {
     }
 
     /// Whether a message due then may be at no place that is known: on its way to its queue, being
-    /// moved, or moved when its new row hasn't come. `pending` are all that are known to be due then.
+    /// moved, or moved when its new row hasn't come. `pending` are all that are known to be due
+    /// then.
     pub(super) fn is_on_its_way(&self, due_ms: u64, pending: &[Entry]) -> bool {
         let (board, moved) = (self.board(), self.moved.borrow());
         if board.is_on_its_way(due_ms) {
