@@ -335,7 +335,10 @@ impl<D: Disk> Replay<'_, D> {
             });
         }
         self.known.check_reached(scan.position, self.segments)?;
-        device.sync(self.report.scanned_from, scan.position).await?;
+        // A look is followed by a replay, whose sync may not be a second try of one that failed.
+        if self.indexes.is_some() {
+            device.sync(self.report.scanned_from, scan.position).await?;
+        }
         Ok(tail_epoch)
     }
 
