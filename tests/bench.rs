@@ -31,6 +31,18 @@ fn bench(broker: &str, words: &[&str]) -> (bool, Value, String) {
     (ok, report, err)
 }
 
+/// The report of a run whose broker died after some seconds.
+fn broken_off(mut sink: Gantry, words: &'static [&str]) -> Value {
+    let broker = format!("{}:{PORT}", sink.ip());
+    let running = std::thread::spawn(move || bench(&broker, words));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    sink.kill9();
+    let (ok, report, err) = running.join().unwrap();
+    assert!(!ok && err.contains("broke off"), "{err}");
+    assert!(count(&report, "/acknowledged") > 100);
+    report
+}
+
 fn on_sink(switches: &[&str], words: &[&str]) -> (bool, Value, String) {
     let sink = sink(switches);
     bench(&format!("{}:{PORT}", sink.ip()), words)
@@ -174,30 +186,18 @@ fn a_backlog_of_another_run_is_checked_too() {
 /// What was measured until a broker died is told all the same.
 #[test]
 fn a_run_that_breaks_off_gives_its_report() {
-    let mut sink = sink(&["--keep"]);
-    let broker = format!("{}:{PORT}", sink.ip());
-    let words = ["produce", "--seconds", "60", "--warm-up", "0"];
-    let running = std::thread::spawn(move || bench(&broker, &words));
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    sink.kill9();
-    let (ok, report, err) = running.join().unwrap();
-    assert!(!ok && err.contains("broke off"), "{err}");
-    assert!(count(&report, "/acknowledged") > 100);
+    broken_off(
+        sink(&["--keep"]),
+        &["produce", "--seconds", "60", "--warm-up", "0"],
+    );
 }
 
 /// Of messages that could not all be parked, those that come back say nothing.
 #[test]
 fn parking_that_breaks_off_ends_the_run() {
-    let mut sink = sink(&[]);
-    let broker = format!("{}:{PORT}", sink.ip());
-    let words = ["delay", "--pending", "1000000000", "--lead", "600"];
-    let running = std::thread::spawn(move || bench(&broker, &words));
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    sink.kill9();
-    let (ok, report, err) = running.join().unwrap();
-    assert!(!ok && err.contains("broke off"), "{err}");
-    // The report is that of the parking.
-    assert!(count(&report, "/acknowledged") > 100);
+    let words = &["delay", "--pending", "1000000000", "--lead", "600"];
+    // That of the parking.
+    let report = broken_off(sink(&[]), words);
     assert!(report["read_back"].is_null(), "{report}");
 }
 

@@ -179,16 +179,11 @@ impl Ledger {
     /// # Errors
     /// The store fails or a row can't be read.
     pub fn load_topics(&self) -> Result<StoredTopics, Refusal> {
-        let (mut entries, mut from) = (Vec::new(), Vec::new());
-        loop {
-            let rows = self.tables.range(Namespace::Topics, &from, None, ROWS);
-            let rows = rows.map_err(failed)?;
-            let Some((last, _)) = rows.last() else { break };
-            from = [last.as_slice(), &[0]].concat();
-            for (name, bytes) in rows {
-                entries.push(topic_from(&bytes).ok_or_else(|| unreadable("topic", &name))?);
-            }
-        }
+        let mut entries = Vec::new();
+        self.each_row(Namespace::Topics, |name, bytes| {
+            entries.push(topic_from(&bytes).ok_or_else(|| unreadable("topic", &name))?);
+            Ok(())
+        })?;
         let next_id = self
             .tables
             .get(Namespace::DataVersions, NEXT_TOPIC_ID)
@@ -360,19 +355,35 @@ impl Ledger {
     /// The store fails.
     pub fn positions_of(&self, groups: &[Arc<str>]) -> Result<Vec<Vec<u8>>, Refusal> {
         let groups: HashSet<&[u8]> = groups.iter().map(|group| group.as_bytes()).collect();
-        let (mut found, mut from) = (Vec::new(), Vec::new());
-        loop {
-            let rows = self.tables.range(Namespace::Offsets, &from, None, ROWS);
-            let rows = rows.map_err(failed)?;
-            let Some((last, _)) = rows.last() else { break };
-            from = [last.as_slice(), &[0]].concat();
-            let keys = rows.into_iter().map(|(key, _)| key);
-            found.extend(keys.filter(|key| {
-                let group = key.get(QUEUE_BYTES..);
-                group.is_some_and(|group| groups.contains(group))
-            }));
-        }
+        let mut found = Vec::new();
+        self.each_row(Namespace::Offsets, |key, _| {
+            let group = key.get(QUEUE_BYTES..);
+            if group.is_some_and(|group| groups.contains(group)) {
+                found.push(key);
+            }
+            Ok(())
+        })?;
         Ok(found)
+    }
+
+    /// Gives `take` each row of a namespace, key and value, in the order of keys.
+    fn each_row(
+        &self,
+        namespace: Namespace,
+        mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut from = Vec::new();
+        loop {
+            let rows = self.tables.range(namespace, &from, None, ROWS);
+            let rows = rows.map_err(failed)?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(());
+            };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, value) in rows {
+                take(key, value)?;
+            }
+        }
     }
 }
 

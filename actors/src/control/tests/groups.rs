@@ -12,7 +12,7 @@ use gantry_runtime::net::PeerRef;
 use gantry_storage::units::{QueueKey, QueueOffset};
 
 use super::rig::{Rig, frame_of, peer, request, settings};
-use crate::seam::{CatalogChange, ControlRequest, OffsetChange, Ticket, ToControl, ToData};
+use crate::seam::{CatalogChange, OffsetChange, Ticket, ToControl, ToData};
 
 fn json(value: &Value) -> bytes::Bytes {
     to_bytes(value, IntegerKeys::Quoted)
@@ -433,12 +433,7 @@ fn the_last_word_on_a_group_made_again_is_that_it_exists() {
         assert_eq!(rig.ask(peer(1), put()).code, 0);
         // While the first deletion is stored the others arrive, and are one batch.
         for command in [delete("g"), make_again].iter().cycle().take(20) {
-            rig.tell(ToControl::Request(ControlRequest {
-                peer: peer(1),
-                peer_addr: "127.0.0.1:1".parse().unwrap(),
-                command: command.clone(),
-                held: None,
-            }));
+            rig.request(peer(1), command.clone());
         }
         let stored_after_them = delete("another");
         assert_eq!(rig.ask(peer(1), stored_after_them).code, 0);

@@ -9,10 +9,10 @@ use gantry_storage::address;
 use gantry_storage::units::{FilePosition, PhysicalOffset, QueueKey, QueueOffset, ShardId};
 
 use super::rig::{Rig, peer, request, settings};
-use super::supervisors::{old_segment, parked, parked_with, row, supplied, with_topic};
+use super::supervisors::{old_segment, parked, parked_with, row, supplied, supply, with_topic};
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned};
 use crate::seam::owed::{OWED_ROWS_MAX, OwedRow};
-use crate::seam::{ControlRequest, Ticket, ToControl, ToData};
+use crate::seam::{ToControl, ToData};
 
 /// A parked record of a message with this key.
 fn timed(key: &str) -> Bytes {
@@ -56,6 +56,13 @@ fn ready(mut rig: Rig) -> Rig {
     rig
 }
 
+/// As [`ready`], every place holding the record of another message.
+fn ready_with_others(folder: &std::path::Path) -> Rig {
+    let mut rig = Rig::start(folder, settings());
+    rig.errand = Box::new(holding(Ok(timed("other"))));
+    ready(rig)
+}
+
 /// The places that the plane had read, errand by errand.
 fn fetched(rig: &Rig) -> Vec<Vec<PhysicalOffset>> {
     let places = rig.seen.iter().filter_map(|message| match message {
@@ -91,9 +98,7 @@ fn a_message_is_found_whose_row_waits_while_another_one_is_delivered() {
 #[test]
 fn among_more_messages_of_one_time_than_are_compared_one_may_be_missed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start(folder.path(), settings());
-    rig.errand = Box::new(holding(Ok(timed("other"))));
-    let mut rig = ready(rig);
+    let mut rig = ready_with_others(folder.path());
     let due_ms = wall_now_ms() + 100_000;
     let count = u64::try_from(OWED_ROWS_MAX).unwrap();
     let first = timer_row(&mut rig, 0, due_ms);
@@ -139,23 +144,6 @@ fn a_record_that_cannot_be_read_now_may_be_the_message() {
     rig.stop();
 }
 
-/// The supply that isn't answered, to be answered by the test.
-fn unanswered(rig: &mut Rig) -> Ticket {
-    let message = rig.until(|message| {
-        matches!(
-            message,
-            ToData::Errand {
-                errand: Errand::Supply(_),
-                ..
-            }
-        )
-    });
-    match message {
-        ToData::Errand { ticket, .. } => ticket,
-        _ => unreachable!(),
-    }
-}
-
 #[test]
 fn a_message_that_is_being_moved_is_recalled_when_its_new_place_is_known() {
     let folder = tempfile::tempdir().unwrap();
@@ -176,7 +164,7 @@ fn a_message_that_is_being_moved_is_recalled_when_its_new_place_is_known() {
     assert_eq!(recall(&mut rig, due_ms + 1, "U1"), response::SUCCESS);
     let asked = request(code::DELETE_EXPIRED_COMMITLOG, &[], "");
     assert_eq!(rig.ask(peer(1), asked).code, 0);
-    let ticket = unanswered(&mut rig);
+    let ticket = supply(&mut rig).0;
     assert_eq!(
         recall(&mut rig, due_ms, "U1"),
         response::SERVICE_NOT_AVAILABLE
@@ -204,9 +192,7 @@ fn a_message_that_is_being_moved_is_recalled_when_its_new_place_is_known() {
 #[test]
 fn recalls_read_few_bytes_at_once_however_many_they_are() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::start(folder.path(), settings());
-    rig.errand = Box::new(holding(Ok(timed("other"))));
-    let mut rig = ready(rig);
+    let mut rig = ready_with_others(folder.path());
     let due_ms = wall_now_ms() + 100_000;
     let first = timer_row(&mut rig, 0, due_ms);
     let rows = (0..64).map(|n| OwedRow {
@@ -227,12 +213,7 @@ fn recalls_read_few_bytes_at_once_however_many_they_are() {
     for opaque in 1..=20 {
         let mut command = recalling(due_ms, "U1");
         command.opaque = opaque;
-        rig.tell(ToControl::Request(ControlRequest {
-            peer: peer(2),
-            peer_addr: "127.0.0.1:5555".parse().unwrap(),
-            command,
-            held: None,
-        }));
+        rig.request(peer(2), command);
     }
     for _ in 0..3 {
         rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));

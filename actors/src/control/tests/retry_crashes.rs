@@ -20,7 +20,6 @@ use super::rig::{Rig, frame_of, peer, request, settings};
 use crate::control::desk::INJECT_PANIC;
 use crate::refusal::Refusal;
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
-use crate::seam::{ControlRequest, ToControl};
 
 const SEEDS: u64 = 12;
 const LIVES: u64 = 3;
@@ -112,12 +111,7 @@ impl Cores {
 
 fn tell(rig: &Rig, mut command: gantry_protocol::Command, opaque: i32) {
     command.opaque = opaque;
-    rig.tell(ToControl::Request(ControlRequest {
-        peer: peer(1),
-        peer_addr: "127.0.0.1:1".parse().unwrap(),
-        command,
-        held: None,
-    }));
+    rig.request(peer(1), command);
 }
 
 fn send_back(rig: &Rig, number: u64) {

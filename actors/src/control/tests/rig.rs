@@ -213,18 +213,22 @@ impl Rig {
         }
     }
 
+    /// Asks as `peer`, without waiting for a reply.
+    pub fn request(&self, peer: PeerRef, command: Command) {
+        self.tell(ToControl::Request(ControlRequest {
+            peer,
+            peer_addr: "127.0.0.1:5555".parse().unwrap(),
+            command,
+            held: None,
+        }));
+    }
+
     /// Asks as `peer` and returns the reply.
     pub fn ask(&mut self, peer: PeerRef, mut command: Command) -> Command {
         self.next += 1;
         command.opaque = self.next;
         let opaque = command.opaque;
-        let peer_addr = "127.0.0.1:5555".parse().unwrap();
-        self.tell(ToControl::Request(ControlRequest {
-            peer,
-            peer_addr,
-            command,
-            held: None,
-        }));
+        self.request(peer, command);
         let reply = self.until(|message| {
             frame_of(message).is_some_and(|command| command.is_reply() && command.opaque == opaque)
         });

@@ -14,7 +14,7 @@ use super::rig::{Rig, frame_of, peer, request, settings};
 use crate::control::desk::INJECT_PANIC;
 use crate::seam::errands::{Errand, ErrandDone, FetchFault, Placed, Scanned, SupplyRecord};
 use crate::seam::owed::{OwedRow, OwedTime};
-use crate::seam::{Answer, ControlRequest, Question, ToControl, ToData};
+use crate::seam::{Answer, Question, Ticket, ToControl, ToData};
 
 /// Queues of parked messages: of the rig's levels, and of timers.
 pub const QUEUES: usize = 18 + 1;
@@ -112,7 +112,8 @@ pub fn cores(records: HashMap<u64, Bytes>) -> impl Fn(&Errand) -> ErrandDone {
     }
 }
 
-pub fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
+/// What the plane wants to be stored next, and the errand's ticket.
+pub fn supply(rig: &mut Rig) -> (Ticket, Vec<SupplyRecord>) {
     let message = rig.until(|message| {
         matches!(
             message,
@@ -124,20 +125,19 @@ pub fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
     });
     match message {
         ToData::Errand {
+            ticket,
             errand: Errand::Supply(records),
-            ..
-        } => records,
+        } => (ticket, records),
         _ => unreachable!(),
     }
 }
 
+pub fn supplied(rig: &mut Rig) -> Vec<SupplyRecord> {
+    supply(rig).1
+}
+
 pub fn inject(rig: &Rig, part: &str) {
-    rig.tell(ToControl::Request(ControlRequest {
-        peer: peer(1),
-        peer_addr: "127.0.0.1:1".parse().unwrap(),
-        command: request(INJECT_PANIC, &[("part", part)], ""),
-        held: None,
-    }));
+    rig.request(peer(1), request(INJECT_PANIC, &[("part", part)], ""));
 }
 
 /// A broker with topic T, restarted so that what its log holds is read with T known.
@@ -462,12 +462,7 @@ fn panic_once(rig: &mut Rig, part: &str, n: u64, is_last: bool) {
     inject(rig, part);
     if part == "retry" {
         let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
-        rig.tell(ToControl::Request(ControlRequest {
-            peer: peer(2),
-            peer_addr: "127.0.0.1:1".parse().unwrap(),
-            command: request(code::CONSUMER_SEND_MSG_BACK, &fields, ""),
-            held: None,
-        }));
+        rig.request(peer(2), request(code::CONSUMER_SEND_MSG_BACK, &fields, ""));
     }
     if part == "delay" {
         // A row wakes it.

@@ -8,9 +8,7 @@ use gantry_protocol::fastjson::{self, IntegerKeys, Value, to_bytes};
 use gantry_storage::units::QueueOffset;
 
 use super::rig::{Rig, peer, request, settings};
-use crate::seam::{
-    Answer, CatalogChange, ControlRequest, Question, QueueReport, ToControl, ToData,
-};
+use crate::seam::{Answer, CatalogChange, Question, QueueReport, ToData};
 
 fn update(topic: &str, more: &[(&str, &str)]) -> Command {
     let usual = [
@@ -307,12 +305,7 @@ fn a_topic_on_its_way_out_is_no_unknown_one() {
             request(code::DELETE_TOPIC_IN_BROKER, &name, ""),
             request(code::CLEAN_UNUSED_TOPIC, &[], ""),
         ] {
-            rig.tell(ToControl::Request(ControlRequest {
-                peer: peer(1),
-                peer_addr: "127.0.0.1:1".parse().unwrap(),
-                command,
-                held: None,
-            }));
+            rig.request(peer(1), command);
         }
         let asked = rig.until(|word| {
             let is_drop =

@@ -23,6 +23,18 @@ fn code_of(header: &SendHeader<'_>, body: &[u8]) -> i32 {
     refused(header, body).0
 }
 
+/// The body of a batch of one message.
+fn batch_of_one(properties: &str) -> bytes::BytesMut {
+    let mut body = bytes::BytesMut::new();
+    let element = BatchElement {
+        flag: 0,
+        body: b"x",
+        properties,
+    };
+    encode_batch_element(&element, &mut body).unwrap();
+    body
+}
+
 #[test]
 fn each_refusal_has_its_code() {
     let plain = send_header("T");
@@ -166,13 +178,7 @@ fn messages_of_a_topic_with_several_tags_say_so() {
     entry.config.filter_type = FilterType::MultiTag;
     let entry = Arc::new(entry);
     broker.tell_all(|| ToData::Catalog(CatalogChange::TopicPut(Arc::clone(&entry))));
-    let mut batch = bytes::BytesMut::new();
-    let element = BatchElement {
-        flag: 0,
-        body: b"x",
-        properties: "",
-    };
-    encode_batch_element(&element, &mut batch).unwrap();
+    let batch = batch_of_one("");
     for (name, wanted) in [("M", 2), ("T", 0)] {
         for is_batch in [false, true] {
             let header = SendHeader {
@@ -369,13 +375,7 @@ fn a_timed_message_with_a_key_gets_a_recall_handle() {
 #[test]
 fn a_batch_of_halves_or_of_late_messages_gets_13_and_is_not_stored() {
     let broker = with_parking();
-    let mut body = bytes::BytesMut::new();
-    let element = BatchElement {
-        flag: 0,
-        body: b"x",
-        properties: "",
-    };
-    encode_batch_element(&element, &mut body).unwrap();
+    let body = batch_of_one("");
     let refused = [
         (4, ""),
         (8, ""),
@@ -413,13 +413,7 @@ fn a_batch_of_halves_or_of_late_messages_gets_13_and_is_not_stored() {
 #[test]
 fn what_clients_would_split_by_themselves_gets_13_and_is_not_stored() {
     let broker = TestBroker::new(1, 1, |_| {});
-    let mut body = bytes::BytesMut::new();
-    let element = BatchElement {
-        flag: 0,
-        body: b"x",
-        properties: "TAGS\u{1}a\u{2}",
-    };
-    encode_batch_element(&element, &mut body).unwrap();
+    let body = batch_of_one("TAGS\u{1}a\u{2}");
     let counted = "INNER_NUM\u{1}2\u{2}";
     for (sys_flag, properties) in [(192, ""), (0x40, ""), (0x80, ""), (0, counted)] {
         for batch in [false, true] {
