@@ -249,6 +249,19 @@ fn sends_that_break_a_rule_are_refused_with_the_right_code() {
 }
 
 #[test]
+fn the_largest_message_that_is_allowed_is_stored() {
+    let (_gantry, mut client, topic) = with_topic("largest", 1);
+    let body = vec![b'm'; 4 << 20];
+    let keys = "k".repeat(30_000);
+    client
+        .send(&topic, 0, &body, &[("KEYS", &keys)])
+        .expect(reply::SUCCESS);
+    let records = client.drain(&topic, 0, 0);
+    assert_eq!(records.len(), 1);
+    assert!(records[0].body == body);
+}
+
+#[test]
 fn trap_43_queue_minus_one_lets_the_broker_choose() {
     let (_gantry, mut client, topic) = with_topic("anyqueue", 4);
     let mut used = std::collections::BTreeSet::new();

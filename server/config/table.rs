@@ -125,7 +125,7 @@ pub const BROKER: &[Key] = &[
         "brokerRole",
         "ASYNC_MASTER",
         OneOf(&["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"]),
-        Start("role"),
+        Start("only checked: this broker can be a master and nothing else"),
     ),
     key(
         "flushDiskType",
@@ -494,7 +494,7 @@ pub const GANTRY: &[Key] = &[
         "tailBytes",
         "16M",
         Bytes(1 << 20, 1 << 30),
-        Start("tail_bytes: ring of one shard; a quarter is used until more is needed"),
+        Start("tail_bytes: ring of one shard; an eighth is used until more is needed"),
     ),
     key(
         "shardCount",

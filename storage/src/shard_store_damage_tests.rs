@@ -114,7 +114,7 @@ fn a_reader_gets_past_a_long_damage_step_by_step() {
     const DAMAGED: u64 = 100;
     let disk = SimDisk::new(5);
     let key = QueueKey::new(1, 0);
-    let tail = SharedTail::new(1 << 20);
+    let tail = SharedTail::new(2 << 20);
     let places: Vec<u64> = disk.block_on(async {
         let store = open(&disk, &tail, FlushMode::Sync).await;
         let body = [1; 2000];
@@ -125,7 +125,7 @@ fn a_reader_gets_past_a_long_damage_step_by_step() {
         places
     });
     disk.kill();
-    let store = disk.block_on(open(&disk, &SharedTail::new(1 << 20), FlushMode::Sync));
+    let store = disk.block_on(open(&disk, &SharedTail::new(2 << 20), FlushMode::Sync));
     for place in places.iter().take(usize::try_from(DAMAGED).unwrap()) {
         disk.flip_bit(LOG, place + 500, 3).unwrap();
     }

@@ -12,14 +12,20 @@ pub(crate) mod ring_size;
 use bytes::BytesMut;
 
 use crate::format::{TAIL_HEADER_BYTES, TailHeader};
+use crate::log::staging::Staging;
+use crate::shard_store::RECORD_BYTES_MAX;
 use crate::units::{FilePosition, index};
 
 /// The smallest ring a shard runs with.
 pub const RING_BYTES_MIN: u64 = 64 << 10;
-/// The ring a shard gets unless told otherwise.
+/// The ring a shard gets unless told otherwise: half of it has room for the largest record.
 pub const RING_BYTES_DEFAULT: u64 = 16 << 20;
-/// Bytes to map for a ring of the default size.
-pub const TAIL_BYTES_DEFAULT: u64 = TAIL_HEADER_BYTES + RING_BYTES_DEFAULT;
+const _: () = assert!(Staging::entry_bytes_max(RING_BYTES_DEFAULT, u64::MAX) >= RECORD_BYTES_MAX);
+
+/// Bytes to map for a ring of `ring_bytes`.
+pub const fn memory_bytes(ring_bytes: u64) -> u64 {
+    TAIL_HEADER_BYTES + ring_bytes
+}
 
 /// Memory that outlives the process (a mapping), or just a vector in tests.
 pub trait TailMemory {

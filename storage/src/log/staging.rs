@@ -118,10 +118,14 @@ impl Staging {
     }
 
     /// Entry bytes a ring and a segment of these sizes can take.
-    pub fn entry_bytes_max(ring_bytes: u64, segment_bytes: u64) -> u64 {
-        (ring_bytes / 2)
-            .min(segment_bytes)
-            .saturating_sub(RUN_HEADER_BYTES + BLOCK_BYTES)
+    pub const fn entry_bytes_max(ring_bytes: u64, segment_bytes: u64) -> u64 {
+        let half = ring_bytes / 2;
+        let room = if half < segment_bytes {
+            half
+        } else {
+            segment_bytes
+        };
+        room.saturating_sub(RUN_HEADER_BYTES + BLOCK_BYTES)
     }
 
     /// Makes the tail this process's own; returns the bytes of the smallest and of the largest

@@ -17,7 +17,7 @@ use crate::tail::RING_BYTES_MIN;
 use crate::units::FilePosition;
 
 /// The small ring is this part of the memory.
-pub const SMALL_SHARE: u64 = 4;
+pub const SMALL_SHARE: u64 = 8;
 /// The whole memory is used for at least so many times its bytes.
 const PATIENCE_RINGS: u64 = 16;
 /// The patience doubles with every need up to so many times the first one.
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     const WHOLE: u64 = 16 << 20;
-    const SMALL: u64 = 4 << 20;
+    const SMALL: u64 = 2 << 20;
 
     #[test]
     fn it_is_small_until_somebody_needs_more_and_again_after_a_while() {

@@ -14,6 +14,7 @@ use gantry_runtime::shard::{CoreContext, on_a_core};
 use gantry_storage::error::ReadError;
 use gantry_storage::identity::StoreIdentity;
 use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore, StoreOptions};
+use gantry_storage::tail::memory_bytes;
 use gantry_storage::units::ShardId;
 
 use super::{Core, CoreStartError, Store};
@@ -42,13 +43,14 @@ impl Tails {
         store_id: u64,
         shard: ShardId,
     ) -> Result<SharedTail, TailError> {
+        let bytes = memory_bytes(settings.tail_bytes);
         if let Some((_, file)) = self.0.iter().find(|(held, _)| *held == shard) {
-            return file.map(settings.tail_bytes);
+            return file.map(bytes);
         }
         let place = TailPlace::choose(settings.tail_dir.as_deref(), &settings.data_dir);
         let path = place.locate(&settings.data_dir, store_id, shard.0);
         let file = TailFile::take(&path)?;
-        let tail = file.map(settings.tail_bytes)?;
+        let tail = file.map(bytes)?;
         TailPlace::record(&settings.data_dir, shard.0, &path)?;
         self.0.push((shard, file));
         Ok(tail)
