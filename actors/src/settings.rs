@@ -24,17 +24,6 @@ pub enum FlushDiskType {
     Sync,
 }
 
-/// `brokerRole`; replication itself comes later, the role is refused unless it is a master's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BrokerRole {
-    /// `ASYNC_MASTER`.
-    AsyncMaster,
-    /// `SYNC_MASTER`.
-    SyncMaster,
-    /// `SLAVE`.
-    Slave,
-}
-
 /// When old messages go.
 #[derive(Debug, Clone)]
 pub struct RetentionSettings {
@@ -93,8 +82,6 @@ pub struct BrokerSettings {
     pub broker_name: String,
     /// `brokerId`, 0 = master.
     pub broker_id: u64,
-    /// `brokerRole`.
-    pub role: BrokerRole,
     /// `brokerIP1`:`listenPort` – put into every record and message id.
     pub advertised: SocketAddr,
     /// `brokerIP2`:`haListenPort`, registered only.
@@ -127,7 +114,7 @@ pub struct BrokerSettings {
     pub broker_topic_enable: bool,
     /// `maxMessageSize`.
     pub message_bytes_max: LiveNumber,
-    /// `enablePropertyFilter` (SQL92; not yet built).
+    /// `enablePropertyFilter` (SQL92).
     pub enable_property_filter: LiveSwitch,
     /// `longPollingEnable`.
     pub long_polling_enable: LiveSwitch,

@@ -6,7 +6,7 @@
 //! **Invariants** one row per code; a code without a handler still has a name, so that its refusal
 //! (code 3, trap 15) can name it.
 //! **Limits** codes are signed 32-bit; the binary header carries 16 bits of them.
-//! **Not here** which codes Gantry answers (`actors::dispatch`).
+//! **Not here** which codes Gantry answers (`actors::data::requests::dispatch`).
 
 /// Who executes a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -21,7 +21,7 @@ const PROPERTY_BYTE: u8 = 2;
 const ITEM_BYTES_MIN: usize = 3;
 
 /// Names RocketMQ reserves (`MessageConst`, 5.5.0).
-#[allow(missing_docs)] // The constant is the meaning; docs/PROTOCOL.md explains each.
+#[allow(missing_docs)] // The constant is the meaning.
 pub mod name {
     pub const KEYS: &str = "KEYS";
     pub const TAGS: &str = "TAGS";

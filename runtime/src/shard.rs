@@ -124,11 +124,6 @@ impl CoreContext {
         spawn_into(self.queues.serve, task);
     }
 
-    /// Starts a task with the log writer's share.
-    pub fn spawn_flush(&self, task: impl Future<Output = ()> + 'static) {
-        spawn_into(self.queues.flush, task);
-    }
-
     /// Starts a task with the housekeeping share.
     pub fn spawn_clean(&self, task: impl Future<Output = ()> + 'static) {
         spawn_into(self.queues.clean, task);

@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
 use gantry_actors::live::{KeyVerdict, StartCheck};
 use gantry_actors::settings::{
-    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
-    RetentionSettings,
+    BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings, RetentionSettings,
 };
 use gantry_runtime::topology::{self, Cpus, Placement};
 use gantry_storage::retention::{Rules, segments_per_run};
@@ -202,10 +201,6 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
             name => name.to_owned(),
         },
         broker_id: values.unsigned("brokerId"),
-        role: match values.text("brokerRole") {
-            "SYNC_MASTER" => BrokerRole::SyncMaster,
-            _ => BrokerRole::AsyncMaster,
-        },
         advertised: places.advertised,
         ha_advertised: places.ha_advertised,
         listen: places.listen,

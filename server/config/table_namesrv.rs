@@ -67,7 +67,7 @@ pub const NAMESRV: &[Key] = &[
         "waitSecondsForService",
         "45",
         Int(0, 3_600),
-        Start("wait_seconds_for_service"),
+        Start("wait_for_service_ms"),
     ),
     key(
         "deleteTopicWithBrokerRegistration",

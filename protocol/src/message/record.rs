@@ -29,16 +29,8 @@ pub const RECORD_HEAD_BYTES_MAX: usize = 112;
 
 const _: () = assert!(RECORD_HEAD_BYTES_MAX == RECORD_HEAD_BYTES_MIN + 2 * 12);
 
-/// Offset of the queue id in a record.
-pub(super) const QUEUE_ID_AT: usize = 12;
 /// Offset of the queue offset.
 pub(super) const QUEUE_OFFSET_AT: usize = 20;
-/// Offset of the physical offset.
-pub(super) const PHYSICAL_OFFSET_AT: usize = 28;
-/// Offset of the system flag.
-pub(super) const SYS_FLAG_AT: usize = 36;
-/// Offset of the born host.
-pub(super) const BORN_HOST_AT: usize = 48;
 
 /// CRC32 of a body as the record carries it: of the stored bytes, top bit cleared (trap 44).
 pub fn body_crc(body: &[u8]) -> u32 {

@@ -9,10 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::record::{
-    BORN_HOST_AT, MAGIC_V1, MAGIC_V2, PHYSICAL_OFFSET_AT, QUEUE_ID_AT, QUEUE_OFFSET_AT,
-    SYS_FLAG_AT, body_crc,
-};
+use super::record::{MAGIC_V1, MAGIC_V2, QUEUE_OFFSET_AT, body_crc};
 use crate::error::RecordError;
 use crate::sys_flag;
 
@@ -173,57 +170,16 @@ fn variable_parts<'a>(
 
 /// Fields of an encoded record that can be read or replaced in place.
 impl RecordView<'_> {
-    /// Replaces the queue id.
-    ///
-    /// # Errors
-    /// The bytes end before the field, as for all of these.
-    pub fn patch_queue_id(record: &mut [u8], queue_id: i32) -> Result<(), RecordError> {
-        patch(record, QUEUE_ID_AT, &queue_id.to_be_bytes(), "queue id")
-    }
-
     /// Replaces the logical offset.
     ///
     /// # Errors
-    /// As [`RecordView::patch_queue_id`].
+    /// The bytes end before the field.
     pub fn patch_queue_offset(record: &mut [u8], queue_offset: i64) -> Result<(), RecordError> {
         patch(
             record,
             QUEUE_OFFSET_AT,
             &queue_offset.to_be_bytes(),
             "queue offset",
-        )
-    }
-
-    /// Replaces the physical offset.
-    ///
-    /// # Errors
-    /// As [`RecordView::patch_queue_id`].
-    pub fn patch_physical_offset(record: &mut [u8], physical: i64) -> Result<(), RecordError> {
-        patch(
-            record,
-            PHYSICAL_OFFSET_AT,
-            &physical.to_be_bytes(),
-            "physical offset",
-        )
-    }
-
-    /// Replaces the store timestamp, whose place depends on the born host's family.
-    ///
-    /// # Errors
-    /// As [`RecordView::patch_queue_id`].
-    pub fn patch_store_timestamp(record: &mut [u8], store_ms: i64) -> Result<(), RecordError> {
-        let flag_bytes = record.get(SYS_FLAG_AT..SYS_FLAG_AT + 4);
-        let flags = Cursor(flag_bytes.unwrap_or_default()).i32("system flag")?;
-        let host = if flags & sys_flag::BORN_HOST_V6 == 0 {
-            8
-        } else {
-            20
-        };
-        patch(
-            record,
-            BORN_HOST_AT + host,
-            &store_ms.to_be_bytes(),
-            "store timestamp",
         )
     }
 }

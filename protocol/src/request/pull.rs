@@ -18,8 +18,6 @@ pub const FLAG_SUSPEND: i32 = 0x2;
 pub const FLAG_SUBSCRIPTION: i32 = 0x4;
 /// `sysFlag` 0x8: class filter.
 pub const FLAG_CLASS_FILTER: i32 = 0x8;
-/// `sysFlag` 0x10: lite pull.
-pub const FLAG_LITE_PULL: i32 = 0x10;
 
 /// The header of a pull. Text borrows the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -125,12 +125,6 @@ impl GlommioDisk {
         &self.inner.root
     }
 
-    /// The same disk with its background tasks in another task queue.
-    #[must_use]
-    pub fn with_queue(&self, queue: TaskQueueHandle) -> Self {
-        self.with(queue, self.inner.watch.clone())
-    }
-
     /// The same disk with its background tasks watched.
     #[must_use]
     pub fn watched(&self, watch: StallWatch) -> Self {

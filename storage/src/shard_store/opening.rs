@@ -31,8 +31,8 @@ use crate::retention::floors;
 use crate::tail::{Tail, TailMemory};
 use crate::units::{BLOCK_BYTES, FilePosition};
 
-/// The smallest segment a store may have: twice the largest record.
-pub const SEGMENT_BYTES_MIN: u64 = 2 * RECORD_BYTES_MAX.next_power_of_two() / 2;
+/// The smallest segment a store may have: one largest record with its run, a power of two.
+pub const SEGMENT_BYTES_MIN: u64 = RECORD_BYTES_MAX.next_power_of_two();
 
 /// Time between two lines about a recovery that takes longer.
 const PROGRESS_US: u64 = 1_000_000;

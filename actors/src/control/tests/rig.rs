@@ -21,8 +21,7 @@ use crate::seam::{
     TopicEntry,
 };
 use crate::settings::{
-    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
-    RetentionSettings,
+    BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings, RetentionSettings,
 };
 
 use crate::control::ControlPlane;
@@ -41,7 +40,6 @@ pub fn settings() -> BrokerSettings {
         cluster_name: "DefaultCluster".into(),
         broker_name: "b0".into(),
         broker_id: 0,
-        role: BrokerRole::AsyncMaster,
         advertised: any(),
         ha_advertised: "127.0.0.1:10912".parse().unwrap(),
         listen: any(),

@@ -1,4 +1,4 @@
-//! The topic requests of admin tools and slaves.
+//! The topic requests of admin tools.
 //!
 //! **Owns** codes 17, 18, 21, 202, 215, 305, 306, 316 and 351.
 //! **Lives on** the control plane's thread, as part of the topics actor.

@@ -391,7 +391,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                         transacting.ended.push(half);
                     }
                 }
-                // Told when the answer may leave, see `ended_elsewhere`.
+                // Told when the answer may leave, see `supply::acknowledge`.
                 TransactionStep::Ending { .. } => {}
             }
         }

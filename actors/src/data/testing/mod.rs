@@ -35,8 +35,7 @@ use crate::live::{KeyVerdict, StartCheck};
 use crate::seam::owed::OwedRow;
 use crate::seam::{CatalogChange, GroupEntry, ToControl, ToData, TopicEntry};
 use crate::settings::{
-    BrokerRole, BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings,
-    RetentionSettings,
+    BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings, RetentionSettings,
 };
 
 /// A core of the tests.
@@ -335,7 +334,6 @@ pub fn settings() -> BrokerSettings {
         cluster_name: "DefaultCluster".to_owned(),
         broker_name: "b".to_owned(),
         broker_id: 0,
-        role: BrokerRole::AsyncMaster,
         advertised: addr(),
         ha_advertised: addr(),
         listen: addr(),
