@@ -237,18 +237,24 @@ impl Sender {
         if self.drive.one_way {
             return;
         }
-        let deliveries = self.messages * self.drive.groups;
-        let delay_ns = u64::try_from(self.drive.delay.as_nanos()).unwrap_or(u64::MAX);
         for (frames, intended_ns) in pace.overdue_groups(end_ns) {
-            let sent_at = (intended_ns, 0);
-            recorder.record_waits(Latency::Send, end_ns, sent_at, frames);
-            if self.drive.commit_to.is_some() {
-                recorder.record_waits(Latency::Half, end_ns, sent_at, frames);
-            }
-            if deliveries > 0 {
-                let due_at = (intended_ns, delay_ns);
-                recorder.record_waits(Latency::Deliver, end_ns, due_at, frames * deliveries);
-            }
+            self.waited(end_ns, intended_ns, frames);
+        }
+    }
+
+    /// `frames` that were due at `intended_ns` had no answer until `end_ns`.
+    fn waited(&self, end_ns: u64, intended_ns: u64, frames: u64) {
+        let recorder = &self.shared.recorder;
+        let sent_at = (intended_ns, 0);
+        recorder.record_waits(Latency::Send, end_ns, sent_at, frames);
+        if self.drive.commit_to.is_some() {
+            recorder.record_waits(Latency::Half, end_ns, sent_at, frames);
+        }
+        let deliveries = self.messages * self.drive.groups;
+        if deliveries > 0 {
+            let delay_ns = u64::try_from(self.drive.delay.as_nanos()).unwrap_or(u64::MAX);
+            let due_at = (intended_ns, delay_ns);
+            recorder.record_waits(Latency::Deliver, end_ns, due_at, frames * deliveries);
         }
     }
 
@@ -456,12 +462,15 @@ impl Sender {
         }
     }
 
-    /// Writes the connection's part into the ledger; replies that never came count as errors.
+    /// Writes the connection's part into the ledger; replies that never came count as errors, and
+    /// with their wait until now.
     fn settle(&self) {
+        let now_ns = self.shared.recorder.now_ns();
         let free: std::collections::HashSet<u32> = self.free.borrow().iter().copied().collect();
         for (number, slot) in (0_u32..).zip(self.slots.borrow().iter()) {
             if !free.contains(&number) {
                 self.refused(NO_REPLY, &slot.written);
+                self.waited(now_ns, slot.intended_ns, 1);
             }
         }
         let mut ledger = self.shared.ledger.borrow_mut();

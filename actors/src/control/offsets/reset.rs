@@ -53,7 +53,7 @@ impl Reset {
             queue => Some(QueueId(u16::try_from(queue).map_err(|_| {
                 Refusal::new(
                     response::SYSTEM_ERROR,
-                    format!("queueId {queue} is out of range"),
+                    format!("queueId {queue} is not allowed; it takes 0 to {}", u16::MAX),
                 )
             })?)),
         };

@@ -86,11 +86,9 @@ impl Desk {
             .filter_map(|line| line.split_once('='))
             .map(|(key, value)| (key.trim(), value.trim()))
             .collect();
-        if pairs.iter().any(|(key, _)| FIXED_KEYS.contains(key)) {
-            return Err(Refusal::new(
-                response::NO_PERMISSION,
-                "Can not update config in black list.",
-            ));
+        if let Some((key, _)) = pairs.iter().find(|(key, _)| FIXED_KEYS.contains(key)) {
+            let remark = format!("Can not update config in black list: {key}");
+            return Err(Refusal::new(response::NO_PERMISSION, remark));
         }
         let mut remarks = Vec::new();
         let mut changes = Vec::new();
