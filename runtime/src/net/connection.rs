@@ -111,7 +111,13 @@ fn poll_step<H: FrameHandler>(
     session.note_read(net.clock.mono_ms());
     let mut frames = net.frames.take();
     let fresh = scratch.get(..read).unwrap_or_default();
-    let cut = cut(net, session, (partial, fresh), &mut frames);
+    let cut = if session.is_finished() {
+        // Nobody wants it, and an end of the reading here would cost the peer its last answers.
+        *partial = None;
+        Ok(())
+    } else {
+        cut(net, session, (partial, fresh), &mut frames)
+    };
     net.metrics.count(|counts| {
         counts.reads += 1;
         counts.bytes_in += read as u64;

@@ -122,6 +122,33 @@ fn last_answers_survive_what_comes_after_them() {
     assert!(server.cores.take().unwrap().join().is_empty());
 }
 
+/// Whoever is in the middle of a frame while the broker stops reads all it is owed, too.
+#[test]
+fn last_answers_survive_half_a_frame() {
+    let server = Server::start(NetOptions::default());
+    let mut client = small(&server, 16 * 1024);
+    let large = frame(&vec![1; 256 * 1024]);
+    client.write_all(&large).unwrap();
+    let begun = frame(&vec![2; 8 * 1024 * 1024]);
+    let (head, rest) = begun.split_at(1024);
+    client.write_all(head).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sending = client.try_clone().unwrap();
+    // Never its end: a stop does not take that long.
+    let piece = rest.get(..1024).unwrap().to_vec();
+    let sender = keep_sending(sending, piece, Duration::from_millis(1), &is_over);
+    server.shutdown.ask("the broker stops");
+    std::thread::sleep(Duration::from_millis(100));
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert!(got == large, "{} bytes of {}", got.len(), large.len());
+    is_over.store(true, Ordering::Relaxed);
+    sender.join().unwrap();
+    drop(client);
+    assert_eq!(server.reason(), CloseReason::Handler);
+}
+
 /// Whoever never ends its side is given up after some time.
 #[test]
 fn a_stop_does_not_wait_for_ever_for_the_other_side() {
