@@ -8,6 +8,7 @@
 //! **Limits** [`PUSHES_MAX`] and [`PUSH_BYTES_MAX`] a core, each for [`PUSH_MS_MAX`].
 //! **Not here** what a push says, and what comes of its end (`replies`).
 
+use bytes::Bytes;
 use gantry_runtime::net::PeerRef;
 use gantry_storage::units::QueueKey;
 use hashbrown::HashMap;
@@ -77,11 +78,17 @@ impl Pushes {
     }
 
     /// Opens one and numbers it; none when too much is open.
-    pub fn open(&mut self, core: CoreNumber, push: Push, now_ms: u64) -> Option<i32> {
+    pub fn open(&mut self, core: CoreNumber, mut push: Push, now_ms: u64) -> Option<i32> {
         let bytes = push.bytes();
         let fits = self.bytes + bytes <= PUSH_BYTES_MAX || self.open.is_empty();
         if self.open.len() >= PUSHES_MAX || !fits || i32::from(core) >= CORES_MAX {
             return None;
+        }
+        // They are parts of larger blocks, the body of all that was read with it, which would stay
+        // as long.
+        if let Some((_, append)) = &mut push.store {
+            append.body = Bytes::copy_from_slice(&append.body);
+            append.properties = Bytes::copy_from_slice(&append.properties);
         }
         let place = CORE_OPAQUE_BIT | (i32::from(core) << COUNT_BITS);
         // Far fewer are open than there are numbers.
@@ -136,7 +143,8 @@ mod tests {
     use gantry_protocol::frame::HeaderEncoding;
 
     use super::*;
-    use crate::data::testing::peer;
+    use crate::data::testing::{client_addr, peer, topic};
+    use crate::data::words::Marks;
 
     fn push(slot: u32) -> Push {
         Push {
@@ -164,6 +172,34 @@ mod tests {
         assert!(pushes.take(opaque, peer(0, 8)).is_none());
         assert!(pushes.take(opaque, peer(0, 7)).is_some());
         assert!(pushes.take(opaque, peer(0, 7)).is_none());
+    }
+
+    /// A short reply holds its own bytes, not the read it came with.
+    #[test]
+    fn what_came_with_it_is_not_kept() {
+        let read = Bytes::from(vec![0; 256 << 10]);
+        let append = Append {
+            topic: topic("R", 1, 1),
+            flag: 0,
+            sys_flag: 0,
+            born_ms: 0,
+            born_host: client_addr(),
+            reconsume_times: 0,
+            body: read.slice(50..100),
+            body_crc: 0,
+            properties: read.slice(..50),
+            marks: Marks::default(),
+            rare: None,
+        };
+        let one = Push {
+            store: Some((QueueKey::new(1, 0), append)),
+            ..push(7)
+        };
+        let mut pushes = Pushes::default();
+        let opaque = pushes.open(0, one, 0).unwrap();
+        assert!(read.is_unique());
+        let (_, append) = pushes.take(opaque, peer(0, 7)).unwrap().store.unwrap();
+        assert_eq!(append.body, read.slice(50..100));
     }
 
     #[test]
