@@ -184,6 +184,36 @@ fn a_lost_sector_takes_only_its_own_record() {
     });
 }
 
+/// A bad sector can take the device seconds each time: who waits for a read of its chunk is told how
+/// that ended, and does not ask again.
+#[test]
+fn those_who_wait_for_a_chunk_share_its_failure() {
+    const READERS: u64 = 5;
+    let disk = SimDisk::new(12);
+    let (store, places) = five_cold(&disk, QueueKey::new(1, 0));
+    disk.spoil(LOG, (places[2].0, places[2].0 + 1), DiskErrorKind::Io);
+    disk.set_latency_us(1_000, 1_000);
+    let failed = Rc::new(Cell::new(0));
+    let before = disk.count(SimOp::Read);
+    disk.block_on(async {
+        for _ in 0..READERS {
+            let (store, failed, at) = (Rc::clone(&store), Rc::clone(&failed), places[0].0);
+            disk.spawn(async move {
+                let stable = store.log.marks.stable().0;
+                let (segments, mut out) = (&store.log.segments, BytesMut::new());
+                let part = (FilePosition(at), 100);
+                let read = store.cache.read(segments, stable, part, &mut out).await;
+                failed.set(failed.get() + u64::from(read.is_err()));
+            });
+        }
+        disk.sleep_ms(100).await;
+    });
+    assert_eq!(
+        (failed.get(), disk.count(SimOp::Read) - before),
+        (READERS, 1)
+    );
+}
+
 /// A device that fails to read a record may do it again: its reader is told so and comes again. It
 /// is given up when it goes on for long, and not before.
 #[test]

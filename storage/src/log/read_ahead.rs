@@ -167,10 +167,11 @@ impl<D: Disk> ReadCache<D> {
         position: FilePosition,
     ) -> Result<(Rc<ReadOf<D>>, usize), DiskError> {
         let start = chunk_start(segments, position);
-        if let Some(error) = self.failed_lately(start) {
-            return Err(error);
-        }
         loop {
+            // Also of those who have waited: each would keep the device for as long again.
+            if let Some(error) = self.failed_lately(start) {
+                return Err(error);
+            }
             if let Some(loading) = self.begin(start) {
                 let data = self.load(segments, stable, &loading).await?;
                 self.begun.set(Some(start));
@@ -178,7 +179,7 @@ impl<D: Disk> ReadCache<D> {
             }
             let done = || (!self.loading.borrow().contains(&start)).then_some(());
             self.loaded.wait(done).await;
-            // It failed, or was a shorter one, or is gone again: then it is this reader's to read.
+            // It was a shorter one, or is gone again: then it is this reader's to read.
             if let Some(found) = self.find(position) {
                 return Ok(found);
             }
