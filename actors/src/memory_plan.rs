@@ -67,7 +67,7 @@ pub struct MemoryPlan {
     pub road_bytes: usize,
     /// Bodies of requests of a core that the control plane has not looked at yet.
     pub control_bytes: usize,
-    /// What the searches by key of a core may find before they are answered.
+    /// What the searches by key and views by offset id of a core may find before their answer.
     pub search_bytes: usize,
     /// Reads of the device that a shard has under way.
     pub cold_reads: usize,

@@ -66,7 +66,7 @@ pub struct DataCore<S, H> {
     pub(super) marks: SendReplyMarks,
     /// Bodies of requests that the control plane has not looked at yet.
     pub(super) to_control: Arc<SharedBudget>,
-    /// What searches by key may find before they are answered.
+    /// What searches by key, and views by offset id, may find before they are answered.
     pub(super) searches: Arc<SharedBudget>,
     /// Something waits for time to pass.
     pub(super) timed: Signal,

@@ -46,8 +46,9 @@ pub enum GatherAsk {
     },
     /// Find records by key.
     QueryKey(Arc<KeyQuery>),
-    /// Read one record, if its shard is the answering core's.
-    Record(PhysicalOffset),
+    /// Read one record, if its shard is the answering core's. The memory for it is the asker's,
+    /// held until the read is over: the asker may have given up by then.
+    Record(PhysicalOffset, Arc<Held>),
 }
 
 /// A search by key.
@@ -89,9 +90,19 @@ pub enum GatherGoal {
         held: Held,
     },
     /// 33.
-    RecordReply(PhysicalOffset),
+    RecordReply {
+        /// The record's place.
+        physical: PhysicalOffset,
+        /// Counts the record until the connection's buffer does.
+        held: Arc<Held>,
+    },
     /// 323.
-    Resume(PhysicalOffset),
+    Resume {
+        /// The record's place.
+        physical: PhysicalOffset,
+        /// Counts the record until the new half is on its way.
+        held: Arc<Held>,
+    },
 }
 
 #[derive(Debug)]
@@ -195,12 +206,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     here.give_share(core, ticket, GatherAnswer::Records(records));
                 });
             }
-            GatherAsk::Record(physical) => {
+            GatherAsk::Record(physical, held) => {
                 let here = Rc::clone(self);
                 self.host.spawn(async move {
                     let record = here.record_at(physical).await;
                     let records = record.into_iter().map(|record| (0, record)).collect();
                     here.give_share(core, ticket, GatherAnswer::Records(records));
+                    drop(held);
                 });
             }
         }
@@ -275,8 +287,14 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.finish_query(to, &query, records);
                 drop(held);
             }
-            GatherGoal::RecordReply(physical) => self.finish_record(to, physical, &records),
-            GatherGoal::Resume(physical) => self.finish_resume(to, physical, &records),
+            GatherGoal::RecordReply { physical, held } => {
+                self.finish_record(to, physical, &records);
+                drop((records, held));
+            }
+            GatherGoal::Resume { physical, held } => {
+                self.finish_resume(to, physical, &records);
+                drop((records, held));
+            }
         }
     }
 }

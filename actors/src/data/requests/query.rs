@@ -4,7 +4,7 @@
 //! **Lives on** the session's core (headers, reply) and on every core (its shards).
 //! **Invariants** a record found by hash is shown only if it really carries the key, newest first.
 //! **Limits** [`QUERY_RECORDS_MAX`] records and [`QUERY_BYTES_MAX`] bytes a reply, and a core's
-//! share of it; none without memory for its reply. A core searches for as long as its share is
+//! share of it, one record by offset id; neither without memory for its reply. A core searches for as long as its share is
 //! waited for.
 //! **Not here** the key index (storage), the gathering (`gather`).
 
@@ -17,6 +17,8 @@ use gantry_protocol::command::{ExtValue, HeaderView};
 use gantry_protocol::message::RecordView;
 use gantry_protocol::properties::{SendProperties, split_keys};
 use gantry_protocol::request::offset::{QueryMessage, ViewMessage};
+use gantry_runtime::budget::shared::Held;
+use gantry_storage::shard_store::RECORD_BYTES_MAX;
 use gantry_storage::units::PhysicalOffset;
 
 use crate::data::core::DataCore;
@@ -59,13 +61,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         else {
             return Err(nothing_found());
         };
-        if !self.host.has_reply_room(to.peer) || !self.searches.has_room() {
-            let remark = format!(
-                "core {}, replies or searches hold all the memory for them",
-                self.number
-            );
-            return Err(self.host.busy(BusyCause::Replies, &remark));
-        }
+        let held = self.hold_found(to, QUERY_BYTES_MAX)?;
         let query = Arc::new(KeyQuery {
             topic,
             key: header.key.to_owned(),
@@ -74,7 +70,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             records_max: wanted.clamp(1, QUERY_RECORDS_MAX),
         });
         let ask = GatherAsk::QueryKey(Arc::clone(&query));
-        let held = self.searches.hold(QUERY_BYTES_MAX);
         self.gather(to, &ask, GatherGoal::QueryReply { query, held })
     }
 
@@ -85,11 +80,27 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     ) -> Result<(), Refusal> {
         let header = ViewMessage::parse(view).map_err(Refusal::malformed)?;
         let physical = PhysicalOffset(header.physical_offset.cast_unsigned());
-        self.gather(
-            to,
-            &GatherAsk::Record(physical),
-            GatherGoal::RecordReply(physical),
-        )
+        let held = self.hold_record(to)?;
+        let ask = GatherAsk::Record(physical, Arc::clone(&held));
+        self.gather(to, &ask, GatherGoal::RecordReply { physical, held })
+    }
+
+    /// Memory for one record that is asked for, however long it is.
+    pub(in crate::data) fn hold_record(&self, to: ReplyTo) -> Result<Arc<Held>, Refusal> {
+        let bytes = usize::try_from(RECORD_BYTES_MAX).unwrap_or(usize::MAX);
+        self.hold_found(to, bytes).map(Arc::new)
+    }
+
+    /// Memory for what is found, if there is some, and some for the reply.
+    fn hold_found(&self, to: ReplyTo, bytes: usize) -> Result<Held, Refusal> {
+        if !self.host.has_reply_room(to.peer) || !self.searches.has_room() {
+            let remark = format!(
+                "core {}, replies or searches hold all the memory for them",
+                self.number
+            );
+            return Err(self.host.busy(BusyCause::Replies, &remark));
+        }
+        Ok(self.searches.hold(bytes))
     }
 
     /// This core's share of a search by key: no more than goes into the reply.
@@ -284,6 +295,19 @@ mod tests {
         broker.request(&request_frame(12, 1, &fields, b""));
     }
 
+    /// Asks for a message that is there.
+    fn view(broker: &TestBroker) {
+        let stores = broker.stores.iter();
+        let stored: Vec<_> = stores.flat_map(|store| store.records_of(1)).collect();
+        let offset = RecordView::parse(&stored[0]).unwrap().physical_offset;
+        broker.request(&request_frame(33, 1, &[("offset", offset.into())], b""));
+    }
+
+    fn reads(broker: &TestBroker) -> usize {
+        let stores = broker.stores.iter();
+        stores.map(|store| store.record_reads.get()).sum()
+    }
+
     #[test]
     fn a_share_ends_where_the_reply_is_full() {
         let broker = TestBroker::new(1, 1, |_| {});
@@ -333,6 +357,45 @@ mod tests {
         broker.world.has_reply_room.set(false);
         ask(&broker);
         assert_eq!(broker.reply().code, 2);
+        view(&broker);
+        assert_eq!(broker.reply().code, 2);
         assert_eq!(broker.stores[0].record_reads.get(), 0);
+    }
+
+    /// What many views at once read is no more than the share of searches, and one record.
+    #[test]
+    fn views_beyond_their_memory_are_refused_and_read_nothing() {
+        let broker = TestBroker::new(2, 2, |_| {});
+        store(&broker, 0, "a", 1);
+        let searches = &broker.cores[0].searches;
+        let record = usize::try_from(RECORD_BYTES_MAX).unwrap();
+        let fit = searches.limit().div_ceil(record);
+        for _ in 0..2 {
+            for _ in 0..fit + 3 {
+                view(&broker);
+            }
+            assert_eq!(searches.used(), fit * record);
+            let before = reads(&broker);
+            let codes = broker.replies().into_iter().map(|reply| reply.code);
+            let (well, refused): (Vec<_>, Vec<_>) = codes.partition(|code| *code == 0);
+            assert_eq!((well.len(), refused), (fit, vec![2; 3]));
+            assert_eq!(reads(&broker) - before, fit);
+            assert_eq!(searches.used(), 0, "given back");
+        }
+    }
+
+    /// The asker gives up, but what it asked for is still being read.
+    #[test]
+    fn a_late_read_still_counts() {
+        let broker = TestBroker::new(2, 2, |_| {});
+        store(&broker, 0, "a", 1);
+        let searches = &broker.cores[0].searches;
+        view(&broker);
+        drop(broker.world.take_words(1));
+        broker.world.pass_ms(GATHER_MS);
+        broker.cores[0].tick();
+        assert_ne!(searches.used(), 0, "its task has not run");
+        broker.settle();
+        assert_eq!(searches.used(), 0);
     }
 }

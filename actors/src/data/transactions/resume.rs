@@ -6,10 +6,11 @@
 //! **Invariants** only a record of `TRANS_CHECK_MAX_TIME_TOPIC` is resumed: RocketMQ makes a half
 //! of any record. It is a new half under a new name, without checks, and due at once (it keeps its
 //! birth); the record that was given up stays where it is, so a second request resumes it again.
-//! **Limits** those of a send of a half.
+//! **Limits** those of a send of a half, and of a view for the record it names.
 //! **Not here** checks of the new half (`checks`), the record's reading (`gather`).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_protocol::command::HeaderView;
@@ -40,11 +41,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let (_, physical) = parse_offset_id(header.msg_id)
             .ok_or_else(|| wrong(format!("{} is no offset id", quoted(header.msg_id))))?;
         let physical = PhysicalOffset(physical.cast_unsigned());
-        self.gather(
-            to,
-            &GatherAsk::Record(physical),
-            GatherGoal::Resume(physical),
-        )
+        let held = self.hold_record(to)?;
+        let ask = GatherAsk::Record(physical, Arc::clone(&held));
+        self.gather(to, &ask, GatherGoal::Resume { physical, held })
     }
 
     /// The record was read, or not found.
