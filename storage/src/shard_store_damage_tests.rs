@@ -184,8 +184,8 @@ fn a_lost_sector_takes_only_its_own_record() {
     });
 }
 
-/// A bad sector can take the device seconds each time: who waits for a read of its chunk is told how
-/// that ended, and does not ask again.
+/// A bad sector can take the device seconds each time: who waits for a read of its chunk is told
+/// how that ended, and does not ask again.
 #[test]
 fn those_who_wait_for_a_chunk_share_its_failure() {
     const READERS: u64 = 5;

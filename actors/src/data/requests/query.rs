@@ -4,8 +4,8 @@
 //! **Lives on** the session's core (headers, reply) and on every core (its shards).
 //! **Invariants** a record found by hash is shown only if it really carries the key, newest first.
 //! **Limits** [`QUERY_RECORDS_MAX`] records and [`QUERY_BYTES_MAX`] bytes a reply, and a core's
-//! share of it, one record by offset id; neither without memory for its reply. A core searches for as long as its share is
-//! waited for.
+//! share of it; one record by offset id; neither without memory for its reply. A core searches for
+//! as long as its share is waited for.
 //! **Not here** the key index (storage), the gathering (`gather`).
 
 use std::rc::Rc;
