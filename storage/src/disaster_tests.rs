@@ -400,6 +400,50 @@ fn disaster_newer_format() {
     check_after_kill(&disk, &tail, FlushMode::Async, &[b"a".to_vec()]);
 }
 
+/// With a new secret the whole log would count as rubbish, and be written over.
+#[test]
+fn disaster_shard_file_lost() {
+    let (disk, tail) = (SimDisk::new(10), SharedTail::new(1 << 20));
+    disk.block_on(async {
+        let store = open(&disk, &tail, FlushMode::Sync).await.unwrap();
+        for body in [b"a", b"b"] {
+            put(&store, body).await.unwrap();
+        }
+        store.shutdown().await.unwrap();
+    });
+    disk.kill();
+    let (file, kept) = ("shard-0/shard.meta", "kept");
+    disk.block_on(disk.rename(file, kept)).unwrap();
+    let content = || {
+        let read = async |name: &str| {
+            let file = disk.open(name, OpenMode::Existing).await.unwrap();
+            let len = usize::try_from(file.len()).unwrap();
+            file.read_at(0, len).await.unwrap()
+        };
+        let names = disk.file_names();
+        disk.block_on(async {
+            let mut content = Vec::new();
+            for name in names {
+                content.push((read(&name).await, name));
+            }
+            content
+        })
+    };
+    let before = content();
+    let refused = disk.block_on(open(&disk, &tail, FlushMode::Sync)).err();
+    let why = refused.map(|error| error.to_string()).unwrap_or_default();
+    assert!(why.starts_with(file), "{why}");
+    assert!(why.contains("move the shard's folder away"), "{why}");
+    assert!(content() == before, "nothing is touched");
+    disk.block_on(disk.rename(kept, file)).unwrap();
+    check_after_kill(
+        &disk,
+        &tail,
+        FlushMode::Sync,
+        &[b"a".to_vec(), b"b".to_vec()],
+    );
+}
+
 #[test]
 fn disaster_killed_on_a_full_disk_with_the_segment_full_to_its_last_block() {
     for mode in BOTH {

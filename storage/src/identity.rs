@@ -9,14 +9,16 @@
 use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
 use crate::error::RecoverError;
 use crate::format::{
-    FORMAT_VERSION, IDENTITY_BYTES, Identity, IdentityError, IdentityKind, STORE_FILE,
+    CHECKPOINT_FILE, FORMAT_VERSION, IDENTITY_BYTES, Identity, IdentityError, IdentityKind,
+    STORE_FILE, segment_start, spare_number,
 };
 
 /// Reads the identity at `folder/name`, or creates it from `wanted`; says whether it did.
 /// `folder` must be a direct child of the root, or the root itself (`""`).
 ///
 /// # Errors
-/// `NewerFormat`, `Damaged`, or the device's.
+/// `NewerFormat`, `Damaged`, or the device's; `Damaged` as well where a shard's is missing and its
+/// log is not.
 pub async fn load_or_create<D: Disk>(
     disk: &D,
     kind: IdentityKind,
@@ -33,11 +35,38 @@ pub async fn load_or_create<D: Disk>(
             .await
             .map(|identity| (identity, false)),
         Err(error) if error.is_not_found() => {
+            if matches!(kind, IdentityKind::Shard) {
+                check_is_new(disk, (folder, &path)).await?;
+            }
             create(disk, kind, (folder, &path), wanted).await?;
             Ok((wanted, true))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// With another secret no run of a log fits its checksum: it would be taken for an empty one, and
+/// written over. A first start makes none of these files before the identity is durable.
+async fn check_is_new<D: Disk>(disk: &D, (folder, path): (&str, &str)) -> Result<(), RecoverError> {
+    let entries = match disk.list(folder).await {
+        Err(error) if error.is_not_found() => return Ok(()),
+        listed => listed?,
+    };
+    let is_kept = |name: &str| {
+        segment_start(name).is_some() || spare_number(name).is_some() || name == CHECKPOINT_FILE
+    };
+    let Some(kept) = entries.iter().find(|entry| is_kept(&entry.name)) else {
+        return Ok(());
+    };
+    Err(RecoverError::Damaged {
+        file: path.to_owned(),
+        detail: format!(
+            "it is missing, and with it the secret that the checksums of what lies beside it \
+             need ({folder}/{}). Restore it from a copy, or move the shard's folder away: the \
+             shard then starts empty",
+            kept.name
+        ),
+    })
 }
 
 /// Reads the identity at `path`; makes none.
