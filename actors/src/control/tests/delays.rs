@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use gantry_protocol::code::request as code;
+use gantry_runtime::clock::wall_now_ms;
 use gantry_storage::address;
 use gantry_storage::units::{FilePosition, QueueBounds, QueueKey, QueueOffset, ShardId};
 
@@ -165,5 +167,62 @@ fn rows_that_a_panic_of_the_desk_takes_with_it_are_read_from_the_log() {
     inject(&rig, "desk");
     rig.tell(ToControl::Owed(vec![row(level_2, 1, 2)]));
     assert_eq!(&supplied(&mut rig)[0].body[..], b"two");
+    rig.stop();
+}
+
+/// A broker without topic T, at whose level 2 a message for T falls due at `due_ms`.
+fn without_topic(folder: &std::path::Path, due_ms: u64) -> Rig {
+    let mut rig = Rig::start(folder, settings());
+    let log = cores(HashMap::from([(1000, parked(b"one"))]));
+    rig.errand = Box::new(move |errand| match errand {
+        Errand::Scan(scan) if scan.queue.queue.0 == 1 => {
+            ErrandDone::Scanned(Ok(rows_of(scan, 0, 1, due_ms)))
+        }
+        other => log(other),
+    });
+    rig.until(is_fetch);
+    rig
+}
+
+fn is_fetch(message: &ToData) -> bool {
+    matches!(
+        message,
+        ToData::Errand {
+            errand: Errand::Fetch(_),
+            ..
+        }
+    )
+}
+
+#[test]
+fn what_falls_due_without_its_topic_is_delivered_when_that_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = without_topic(folder.path(), wall_now_ms());
+    rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let [one] = &supplied(&mut rig)[..] else {
+        panic!("one record is due")
+    };
+    assert_eq!(one.body, Bytes::from_static(b"one"));
+    assert_eq!(one.key.topic, rig.topics()["T"].id);
+    rig.stop();
+}
+
+#[test]
+fn what_has_no_topic_is_given_up_a_minute_after_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let almost = wall_now_ms() - 60_000 + 1500;
+    let mut rig = without_topic(folder.path(), almost);
+    // Looked for once more, at the end of its wait.
+    rig.until(is_fetch);
+    rig.ask(peer(1), request(code::GET_BROKER_RUNTIME_INFO, &[], ""));
+    assert!(wall_now_ms() >= almost + 60_000);
+    assert_eq!(rig.ensure_topic("T", "TBW102", 4), 0);
+    let schedule = rig.topics()["SCHEDULE_TOPIC_XXXX"].id;
+    let level_2 = QueueKey::new(schedule.0, 1);
+    let log = cores(HashMap::from([(1001, parked(b"two"))]));
+    rig.errand = Box::new(move |errand| log(errand));
+    rig.tell(ToControl::Owed(vec![row(level_2, 1, 2)]));
+    assert_eq!(&supplied(&mut rig)[0].body[..], b"two", "the first is gone");
     rig.stop();
 }

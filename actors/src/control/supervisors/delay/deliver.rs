@@ -4,8 +4,8 @@
 //! **Lives on** the control plane's thread; two errands a batch, no hop a message.
 //! **Invariants** an entry is finished only when its record's copy is acknowledged as the flush
 //! mode promises, or its record is gone or damaged for good; whatever else happens it is tried
-//! again. The copy carries the parked record's
-//! properties and isn't delayed again (trap 50).
+//! again. What has no topic is given up only [`MISSING_TOPIC_MS_MAX`] after its time. The copy
+//! carries the parked record's properties and isn't delayed again (trap 50).
 //! **Limits** the caller's batches; a refused record waits [`BUSY_MS`], or [`FAULT_MS`] to
 //! [`FAULT_MS_MAX`].
 //! **Not here** what is due (`board`).
@@ -35,8 +35,19 @@ const FAULT_MS_MAX: u64 = 16_000;
 /// Why an entry is dropped whose record the log does not hold.
 pub(super) const GONE: &str = "its record is no longer stored";
 
-/// A record that can't be delivered, ever.
-struct Undeliverable(String);
+/// How long after its time a message waits for a topic that is missing: two heartbeats of a client,
+/// which make the retry topic of its group again, or a topic's route asked for twice.
+const MISSING_TOPIC_MS_MAX: u64 = 2 * 30_000;
+/// Between two looks for it: each reads the record again.
+const MISSING_TOPIC_MS: u64 = 5000;
+
+/// A record that can't be delivered.
+enum Undeliverable {
+    /// Ever.
+    ForGood(String),
+    /// Unless its topic is made again.
+    NoTopic(String),
+}
 
 /// Whether deliveries fail, and how long the last ones that did wait.
 #[derive(Debug, Default)]
@@ -70,7 +81,8 @@ pub async fn deliver(plane: &Rc<Plane>, batch: Vec<Entry>) {
                     supplies.push(supply);
                     sent.push((entry, parked_at));
                 }
-                Err(Undeliverable(why)) => drop_entry(plane, entry, &why),
+                Err(Undeliverable::ForGood(why)) => drop_entry(plane, entry, &why),
+                Err(Undeliverable::NoTopic(why)) => wait_for_topic(plane, entry, &why),
             },
             Err(FetchFault::Gone) => drop_entry(plane, entry, GONE),
             Err(FetchFault::Lost(why)) => drop_entry(plane, entry, &why),
@@ -124,6 +136,17 @@ pub(super) fn say_for_good(plane: &Plane, entry: &Entry, refusal: &Refusal) {
     }
 }
 
+/// An entry whose topic is missing is tried again for a while, then given up.
+fn wait_for_topic(plane: &Rc<Plane>, entry: Entry, why: &str) {
+    let now_ms = wall_now_ms();
+    let until_ms = entry.due_ms.saturating_add(MISSING_TOPIC_MS_MAX);
+    if now_ms >= until_ms {
+        return drop_entry(plane, entry, why);
+    }
+    let at_ms = until_ms.min(now_ms + MISSING_TOPIC_MS);
+    plane.delay.board_mut().try_again(entry, at_ms);
+}
+
 /// Gives up an entry whose record can't be delivered, ever: kept, it would keep its segment and all
 /// behind it.
 pub(super) fn drop_entry(plane: &Rc<Plane>, entry: Entry, why: &str) {
@@ -143,20 +166,22 @@ fn supply_of(
     plane: &Rc<Plane>,
     record: &Bytes,
 ) -> Result<(SupplyRecord, QueueOffset), Undeliverable> {
-    let view = RecordView::parse(record).map_err(|error| Undeliverable(error.to_string()))?;
+    let view =
+        RecordView::parse(record).map_err(|error| Undeliverable::ForGood(error.to_string()))?;
     let property = |wanted| {
         properties::get(view.properties, wanted)
-            .ok_or_else(|| Undeliverable(format!("it has no property {wanted}")))
+            .ok_or_else(|| Undeliverable::ForGood(format!("it has no property {wanted}")))
     };
     let (topic, queue) = (property(name::REAL_TOPIC)?, property(name::REAL_QUEUE_ID)?);
     if system_topic::is_not_sendable(topic) {
         // No send was parked for it: whoever wrote that would end halves, or make records owed.
         let why = format!("topic {topic} takes no messages of clients");
-        return Err(Undeliverable(why));
+        return Err(Undeliverable::ForGood(why));
     }
     let topics = plane.topics.borrow();
     let Some(entry) = topics.get(topic) else {
-        return Err(Undeliverable(format!("its topic {topic} was deleted")));
+        let why = format!("its topic {topic} was deleted");
+        return Err(Undeliverable::NoTopic(why));
     };
     let queues = entry
         .config
