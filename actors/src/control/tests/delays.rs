@@ -226,3 +226,38 @@ fn what_has_no_topic_is_given_up_a_minute_after_its_time() {
     assert_eq!(&supplied(&mut rig)[0].body[..], b"two", "the first is gone");
     rig.stop();
 }
+
+#[test]
+fn messages_sent_back_are_read_and_stored_few_at_a_time_when_they_are_large() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = parked(&vec![0; 3 << 20]);
+    let mut rig = with_topic(
+        folder.path(),
+        HashMap::from([(1000, parked(b"one")), (77, large)]),
+    );
+    assert_eq!(supplied(&mut rig).len(), 1);
+    let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+    let back = || request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+    assert_eq!(rig.ask(peer(1), back()).code, 0);
+    rig.seen.clear();
+    // The first is read alone, for nobody answers yet; the others wait.
+    for _ in 0..20 {
+        rig.request(peer(2), back());
+    }
+    assert_eq!(rig.ask(peer(1), back()).code, 0);
+    let errands = rig.seen.iter().filter_map(|message| match message {
+        ToData::Errand { errand, .. } => Some(errand),
+        _ => None,
+    });
+    let (mut read, mut stored) = (0, 0);
+    for errand in errands {
+        match errand {
+            Errand::Fetch(places) => read += places.len(),
+            Errand::Supply(records) => stored += records.len(),
+            _ => {}
+        }
+        assert!(read - stored <= 8, "{read} read, {stored} stored");
+    }
+    assert_eq!((read, stored), (21, 21), "none is left out or done twice");
+    rig.stop();
+}

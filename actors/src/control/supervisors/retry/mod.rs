@@ -5,8 +5,8 @@
 //! **Invariants** a consumer is told success only when the next try, or the dead letter, is stored
 //! as the flush mode promises; everything else is an answer upon which it sends the message itself.
 //! A panic refuses what was at work.
-//! **Limits** [`WAITING_MAX`] requests wait, [`BATCH_MAX`] are done at once: one read and one write
-//! for all of them.
+//! **Limits** [`WAITING_MAX`] requests wait, [`BATCH_MAX`] are done at once: one write for all of
+//! them, and reads of [`READ_RECORDS_MAX`] until they have [`BATCH_BYTES`].
 //! **Not here** what a message becomes (`policy`), its delay (`delay`), sends to retry topics
 //! (`data::requests::send`).
 
@@ -37,8 +37,13 @@ use crate::seam::errands::{FetchFault, SupplyRecord};
 pub const NAME: &str = "retry";
 /// Requests that wait; their clients give up after 5 s.
 const WAITING_MAX: usize = 16 * 1024;
-/// Requests done at once: a record is up to 4 MiB.
+/// Requests done at once.
 const BATCH_MAX: usize = 128;
+/// Bytes of records after which a batch takes no more.
+const BATCH_BYTES: usize = 8 << 20;
+/// Records read at once. How large they are is known afterwards: with the stock limit of 4 MiB a
+/// batch holds 40 MiB at the worst.
+const READ_RECORDS_MAX: usize = 8;
 
 /// Requests on their way.
 #[derive(Default)]
@@ -111,19 +116,10 @@ type Answers = Vec<(ReplyTo, Result<Reply, Refusal>)>;
 
 /// Does a batch of requests.
 async fn send_back(plane: &Rc<Plane>, batch: Vec<ControlRequest>) -> Answers {
-    let (mut answers, mut accepted) = (Answers::new(), Vec::new());
-    for request in batch {
-        let to = ReplyTo::of(&request);
-        match SendBack::check(&request.command, plane) {
-            Ok(Some(back)) => accepted.push((to, back)),
-            Ok(None) => answers.push((to, Ok(Reply::ok()))),
-            Err(refusal) => answers.push((to, Err(refusal))),
-        }
-    }
-    let places = accepted.iter().map(|(_, back)| back.physical);
-    let records = plane.errands.fetch(places.collect()).await;
+    let mut answers = Answers::new();
+    let read = read(plane, batch, &mut answers).await;
     let (mut decided, mut topics) = (Vec::new(), BTreeSet::new());
-    for ((to, back), record) in accepted.into_iter().zip(records) {
+    for (to, back, record) in read {
         match decide(&back, record) {
             Ok((record, goal)) => {
                 topics.insert(wanted_topic(&back, goal));
@@ -149,6 +145,45 @@ async fn send_back(plane: &Rc<Plane>, batch: Vec<ControlRequest>) -> Answers {
         .map(|outcome| outcome.map(|_| Reply::ok()));
     answers.extend(asked.into_iter().zip(stored));
     answers
+}
+
+type Read = Vec<(ReplyTo, SendBack, Result<Bytes, FetchFault>)>;
+
+/// Reads the records of a batch, as many as its bytes allow; the other requests wait on, in front.
+async fn read(plane: &Rc<Plane>, batch: Vec<ControlRequest>, answers: &mut Answers) -> Read {
+    let (mut read, mut bytes) = (Read::new(), 0);
+    let mut left = VecDeque::from(batch);
+    while !left.is_empty() && bytes < BATCH_BYTES {
+        let mut accepted = Vec::new();
+        while accepted.len() < READ_RECORDS_MAX
+            && let Some(request) = left.pop_front()
+        {
+            let to = ReplyTo::of(&request);
+            match SendBack::check(&request.command, plane) {
+                Ok(Some(back)) => accepted.push((to, back)),
+                Ok(None) => answers.push((to, Ok(Reply::ok()))),
+                Err(refusal) => answers.push((to, Err(refusal))),
+            }
+        }
+        let places = accepted.iter().map(|(_, back)| back.physical);
+        let records = plane.errands.fetch(places.collect()).await;
+        for ((to, back), record) in accepted.into_iter().zip(records) {
+            match &record {
+                Ok(record) => bytes += record.len(),
+                // A core may be silent: the next read would wait for it as long again.
+                Err(FetchFault::Failed(_)) => bytes = BATCH_BYTES,
+                Err(_) => {}
+            }
+            read.push((to, back, record));
+        }
+    }
+    let mut at_work = plane.retry.at_work.borrow_mut();
+    let kept = at_work.len().saturating_sub(left.len());
+    at_work.truncate(kept);
+    let mut waiting = plane.retry.waiting.borrow_mut();
+    left.append(&mut waiting);
+    *waiting = left;
+    read
 }
 
 fn decide(back: &SendBack, record: Result<Bytes, FetchFault>) -> Result<(Bytes, Goal), Refusal> {
