@@ -99,8 +99,9 @@ pub enum ToControl {
         ticket: Ticket,
         /// The wanted topic.
         topic: String,
-        /// The template topic of the request, usually `TBW102`.
-        default_topic: String,
+        /// The template topic of the request, usually `TBW102`; none for the core's own wish, the
+        /// topic of dead letters. No client can say that.
+        default_topic: Option<String>,
         /// The client's wish, capped by the template's write queues.
         default_topic_queue_nums: i32,
         /// The request's unit-mode flag.

@@ -84,7 +84,7 @@ fn many_sends_to_one_new_topic_make_it_once() {
             core: 0,
             ticket: Ticket(n),
             topic: "T".into(),
-            default_topic: "TBW102".into(),
+            default_topic: Some("TBW102".into()),
             default_topic_queue_nums: 4,
             unit_mode: false,
         });

@@ -395,7 +395,7 @@ fn a_message_sent_back_waits_for_no_name_server() {
         core: 0,
         ticket,
         topic: "T".into(),
-        default_topic: "TBW102".into(),
+        default_topic: Some("TBW102".into()),
         default_topic_queue_nums: 4,
         unit_mode: false,
     });

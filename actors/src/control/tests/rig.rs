@@ -235,13 +235,18 @@ impl Rig {
 
     /// The wish of a parked send; its outcome's code, 0 for success.
     pub fn ensure_topic(&mut self, topic: &str, template: &str, queues: i32) -> i32 {
+        self.ensure_topic_from(topic, Some(template), queues)
+    }
+
+    /// As [`Rig::ensure_topic`]; without a template it is a core's own wish.
+    pub fn ensure_topic_from(&mut self, topic: &str, from: Option<&str>, queues: i32) -> i32 {
         self.next += 1;
         let ticket = Ticket(u64::try_from(self.next).unwrap());
         self.tell(ToControl::EnsureTopic {
             core: 0,
             ticket,
             topic: topic.into(),
-            default_topic: template.into(),
+            default_topic: from.map(str::to_owned),
             default_topic_queue_nums: queues,
             unit_mode: false,
         });

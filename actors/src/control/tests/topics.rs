@@ -325,3 +325,16 @@ fn a_topic_on_its_way_out_is_no_unknown_one() {
     assert!(is_known);
     rig.stop();
 }
+
+#[test]
+fn a_topic_of_dead_letters_is_made_for_a_core_and_for_no_send_of_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.auto_create_topic_enable = false.into();
+    let mut rig = Rig::start(folder.path(), settings);
+    // What a send says that names no default topic.
+    assert_eq!(rig.ensure_topic("%DLQ%g", "", 4), 17);
+    assert_eq!(rig.ensure_topic("%DLQ%g", "TBW102", 4), 17);
+    assert_eq!(rig.ensure_topic_from("%DLQ%g", None, 1), 0);
+    rig.stop();
+}

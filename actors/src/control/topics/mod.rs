@@ -81,8 +81,8 @@ pub struct Ensure {
     pub ticket: Ticket,
     /// The wanted topic.
     pub topic: String,
-    /// The template.
-    pub default_topic: String,
+    /// The template; none for a core's own wish.
+    pub default_topic: Option<String>,
     /// The client's wish.
     pub default_topic_queue_nums: i32,
     /// The unit flag of the request.
@@ -219,10 +219,11 @@ impl Topics {
         }
         let made = {
             let table = plane.topics.borrow();
+            let template = wish.default_topic.as_deref().unwrap_or_default();
             rules::from_template(
                 &wish.topic,
-                &wish.default_topic,
-                table.get(&wish.default_topic).map(|entry| &entry.config),
+                template,
+                table.get(template).map(|entry| &entry.config),
                 plane.settings.auto_create_topic_enable.get(),
                 wish.default_topic_queue_nums,
                 wish.unit_mode,
@@ -325,7 +326,7 @@ fn retry_fall_back(wish: &Ensure, refusal: Refusal) -> Result<TopicConfig, Refus
     let is_retry = system_topic::group_of_retry_topic(&wish.topic).is_some();
     // A core asks without a template for a message that has become a dead letter.
     let is_dead_letters =
-        wish.default_topic.is_empty() && system_topic::group_of_dlq_topic(&wish.topic).is_some();
+        wish.default_topic.is_none() && system_topic::group_of_dlq_topic(&wish.topic).is_some();
     if !(is_retry || is_dead_letters) || rules::check_topic_name(&wish.topic).is_err() {
         return Err(refusal);
     }

@@ -175,7 +175,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             core: self.number,
             ticket,
             topic: topic.clone(),
-            default_topic: header.default_topic.to_owned(),
+            default_topic: Some(header.default_topic.to_owned()),
             default_topic_queue_nums: header.default_topic_queue_nums,
             unit_mode: header.unit_mode,
         };
@@ -194,7 +194,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             core: self.number,
             ticket,
             topic: topic.to_owned(),
-            default_topic: String::new(),
+            default_topic: None,
             default_topic_queue_nums: 1,
             unit_mode: false,
         };
