@@ -3,9 +3,10 @@
 //! **Owns** the count of the process's connections; how often a failing accept is told.
 //! **Lives on** each data core; the count is the process's, a name server beside a broker included.
 //! **Invariants** connections of all cores together leave [`HANDLES_RESERVED`] handles, or half of
-//! a small limit, to everything else. No core has a share of its own: the kernel deals connections
+//! a small limit, to everything else. No core has a share of these: the kernel deals connections
 //! out evenly, but a core that got more than others needs no refusals for it.
-//! **Limits** the limit on open files as it is when the core starts to listen.
+//! **Limits** the limit on open files as it is when the core starts to listen; whatever that is,
+//! [`super::CONNECTIONS_MAX`] a core.
 //! **Not here** raising that limit (`probe`), accepting (`listener`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -70,6 +70,7 @@ fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: SocketAddr) {
     let mut failures = Failures::default();
+    let mut refusals = Failures::default();
     let mut accepts: u32 = 0;
     loop {
         let closing = poll_fn(|cx| net.poll_closing(cx).map(|()| None));
@@ -77,7 +78,7 @@ async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: So
         match or(closing, accepted).await {
             None => return,
             Some(Ok(stream)) => {
-                welcome(&net, stream, bound);
+                welcome(&net, stream, bound, &mut refusals);
                 accepts = accepts.wrapping_add(1);
                 // While connections wait, an accept never does.
                 if accepts.is_multiple_of(ACCEPTS_A_BREATH) {
@@ -94,9 +95,18 @@ async fn accept<H: FrameHandler>(net: Rc<Net<H>>, socket: TcpListener, bound: So
     }
 }
 
-fn welcome<H: FrameHandler>(net: &Rc<Net<H>>, stream: TcpStream, bound: SocketAddr) {
+fn welcome<H: FrameHandler>(
+    net: &Rc<Net<H>>,
+    stream: TcpStream,
+    bound: SocketAddr,
+    refusals: &mut Failures,
+) {
     let Some(place) = net.admission.admit(net.peers.len()) else {
         net.metrics.count(|counts| counts.refused += 1);
+        if let Some(times) = refusals.note(net.clock.mono_us_now() / 1_000) {
+            let open = net.peers.len();
+            tracing::warn!(%bound, open, times, "connections are refused: too many are open");
+        }
         return;
     };
     // Without an address the peer is gone already.
