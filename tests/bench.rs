@@ -235,7 +235,10 @@ fn a_broker_that_is_silent_ends_a_run() {
         assert!(count(&report, "/acknowledged") > 100);
         // What was on its way has waited as long as the broker was silent.
         let slowest = report.pointer("/latency_us/send/max");
-        assert!(slowest.and_then(|v| v.as_f64()) > Some(8e6), "{slowest:?}");
+        assert!(
+            slowest.and_then(serde_json::Value::as_f64) > Some(8e6),
+            "{slowest:?}"
+        );
     }
     assert!(since.elapsed().as_secs() < 60, "{:?}", since.elapsed());
 }

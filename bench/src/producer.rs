@@ -238,16 +238,17 @@ impl Sender {
             return;
         }
         for (frames, intended_ns) in pace.overdue_groups(end_ns) {
-            self.waited(end_ns, intended_ns, frames);
+            self.waited(end_ns, intended_ns, frames, false);
         }
     }
 
-    /// `frames` that were due at `intended_ns` had no answer until `end_ns`.
-    fn waited(&self, end_ns: u64, intended_ns: u64, frames: u64) {
+    /// `frames` that were due at `intended_ns` had no answer until `end_ns`, but perhaps one to
+    /// their half.
+    fn waited(&self, end_ns: u64, intended_ns: u64, frames: u64, half_done: bool) {
         let recorder = &self.shared.recorder;
         let sent_at = (intended_ns, 0);
         recorder.record_waits(Latency::Send, end_ns, sent_at, frames);
-        if self.drive.commit_to.is_some() {
+        if self.drive.commit_to.is_some() && !half_done {
             recorder.record_waits(Latency::Half, end_ns, sent_at, frames);
         }
         let deliveries = self.messages * self.drive.groups;
@@ -470,7 +471,7 @@ impl Sender {
         for (number, slot) in (0_u32..).zip(self.slots.borrow().iter()) {
             if !free.contains(&number) {
                 self.refused(NO_REPLY, &slot.written);
-                self.waited(now_ns, slot.intended_ns, 1);
+                self.waited(now_ns, slot.intended_ns, 1, slot.half_done);
             }
         }
         let mut ledger = self.shared.ledger.borrow_mut();

@@ -297,9 +297,9 @@ mod tests {
 
     /// Asks for a message that is there.
     fn view(broker: &TestBroker) {
-        let stores = broker.stores.iter();
-        let stored: Vec<_> = stores.flat_map(|store| store.records_of(1)).collect();
-        let offset = RecordView::parse(&stored[0]).unwrap().physical_offset;
+        let each = broker.stores.iter();
+        let records: Vec<_> = each.flat_map(|store| store.records_of(1)).collect();
+        let offset = RecordView::parse(&records[0]).unwrap().physical_offset;
         broker.request(&request_frame(33, 1, &[("offset", offset.into())], b""));
     }
 
