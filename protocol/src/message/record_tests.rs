@@ -107,7 +107,7 @@ fn long_topics_take_the_second_layout() {
 }
 
 #[test]
-fn fields_are_replaced_in_place() {
+fn the_queue_offset_is_replaced_in_place() {
     let born_host = "[2001:db8::9]:9".parse().unwrap();
     for born_host in [sample().born_host, born_host] {
         let parts = RecordParts {

@@ -168,33 +168,20 @@ fn variable_parts<'a>(
     Ok((body, topic, properties))
 }
 
-/// Fields of an encoded record that can be read or replaced in place.
+/// The field of an encoded record that can be replaced in place.
 impl RecordView<'_> {
     /// Replaces the logical offset.
     ///
     /// # Errors
     /// The bytes end before the field.
     pub fn patch_queue_offset(record: &mut [u8], queue_offset: i64) -> Result<(), RecordError> {
-        patch(
-            record,
-            QUEUE_OFFSET_AT,
-            &queue_offset.to_be_bytes(),
-            "queue offset",
-        )
+        let value = queue_offset.to_be_bytes();
+        let slot = record
+            .get_mut(QUEUE_OFFSET_AT..QUEUE_OFFSET_AT + value.len())
+            .ok_or(RecordError::Truncated("queue offset"))?;
+        slot.copy_from_slice(&value);
+        Ok(())
     }
-}
-
-fn patch(
-    record: &mut [u8],
-    at: usize,
-    value: &[u8],
-    what: &'static str,
-) -> Result<(), RecordError> {
-    let slot = record
-        .get_mut(at..at + value.len())
-        .ok_or(RecordError::Truncated(what))?;
-    slot.copy_from_slice(value);
-    Ok(())
 }
 
 /// The records of a pull's body, one after the other; ends at the first error.

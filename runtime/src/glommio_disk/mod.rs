@@ -128,15 +128,11 @@ impl GlommioDisk {
     /// The same disk with its background tasks watched.
     #[must_use]
     pub fn watched(&self, watch: StallWatch) -> Self {
-        self.with(self.inner.queue, Some(watch))
-    }
-
-    fn with(&self, queue: TaskQueueHandle, watch: Option<StallWatch>) -> Self {
         let inner = Inner {
             root: self.inner.root.clone(),
-            queue,
+            queue: self.inner.queue,
             origin: self.inner.origin,
-            watch,
+            watch: Some(watch),
         };
         Self {
             inner: Rc::new(inner),

@@ -98,55 +98,44 @@ fn a_slow_reader_is_not_idle() {
     }
 }
 
-/// Whoever still sends while the broker stops reads all it is owed, then the end.
+/// A stop while a client is owed a large reply, has sent `begun` and goes on with `pieces`: it
+/// reads all it is owed, then the end.
+fn check_last_answers(server: &Server, begun: &[u8], pieces: Vec<u8>) {
+    let mut client = small(server, 16 * 1024);
+    let large = frame(&vec![1; 256 * 1024]);
+    client.write_all(&large).unwrap();
+    client.write_all(begun).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sending = client.try_clone().unwrap();
+    let sender = keep_sending(sending, pieces, Duration::from_millis(1), &is_over);
+    server.shutdown.ask("the broker stops");
+    std::thread::sleep(Duration::from_millis(100));
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert!(got == large, "{} bytes of {}", got.len(), large.len());
+    is_over.store(true, Ordering::Relaxed);
+    sender.join().unwrap();
+    drop(client);
+    assert_eq!(server.reason(), CloseReason::Handler);
+}
+
+/// Whoever still sends while the broker stops.
 #[test]
 fn last_answers_survive_what_comes_after_them() {
     let mut server = Server::start(NetOptions::default());
-    let mut client = small(&server, 16 * 1024);
-    let large = frame(&vec![1; 256 * 1024]);
-    client.write_all(&large).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    let is_over = Arc::new(AtomicBool::new(false));
-    let sending = client.try_clone().unwrap();
-    let pause = Duration::from_millis(1);
-    let sender = keep_sending(sending, frame(QUIET), pause, &is_over);
-    server.shutdown.ask("the broker stops");
-    std::thread::sleep(Duration::from_millis(100));
-    let mut got = Vec::new();
-    client.read_to_end(&mut got).unwrap();
-    assert!(got == large, "{} bytes of {}", got.len(), large.len());
-    is_over.store(true, Ordering::Relaxed);
-    sender.join().unwrap();
-    drop(client);
-    assert_eq!(server.reason(), CloseReason::Handler);
+    check_last_answers(&server, &[], frame(QUIET));
     assert!(server.cores.take().unwrap().join().is_empty());
 }
 
-/// Whoever is in the middle of a frame while the broker stops reads all it is owed, too.
+/// Whoever is in the middle of a frame while the broker stops.
 #[test]
 fn last_answers_survive_half_a_frame() {
     let server = Server::start(NetOptions::default());
-    let mut client = small(&server, 16 * 1024);
-    let large = frame(&vec![1; 256 * 1024]);
-    client.write_all(&large).unwrap();
     let begun = frame(&vec![2; 8 * 1024 * 1024]);
     let (head, rest) = begun.split_at(1024);
-    client.write_all(head).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    let is_over = Arc::new(AtomicBool::new(false));
-    let sending = client.try_clone().unwrap();
     // Never its end: a stop does not take that long.
-    let piece = rest.get(..1024).unwrap().to_vec();
-    let sender = keep_sending(sending, piece, Duration::from_millis(1), &is_over);
-    server.shutdown.ask("the broker stops");
-    std::thread::sleep(Duration::from_millis(100));
-    let mut got = Vec::new();
-    client.read_to_end(&mut got).unwrap();
-    assert!(got == large, "{} bytes of {}", got.len(), large.len());
-    is_over.store(true, Ordering::Relaxed);
-    sender.join().unwrap();
-    drop(client);
-    assert_eq!(server.reason(), CloseReason::Handler);
+    check_last_answers(&server, head, rest.get(..1024).unwrap().to_vec());
 }
 
 /// Whoever never ends its side is given up after some time.

@@ -303,11 +303,6 @@ mod tests {
         broker.request(&request_frame(33, 1, &[("offset", offset.into())], b""));
     }
 
-    fn reads(broker: &TestBroker) -> usize {
-        let stores = broker.stores.iter();
-        stores.map(|store| store.record_reads.get()).sum()
-    }
-
     #[test]
     fn a_share_ends_where_the_reply_is_full() {
         let broker = TestBroker::new(1, 1, |_| {});
@@ -375,11 +370,11 @@ mod tests {
                 view(&broker);
             }
             assert_eq!(searches.used(), fit * record);
-            let before = reads(&broker);
+            let before = broker.record_reads();
             let codes = broker.replies().into_iter().map(|reply| reply.code);
             let (well, refused): (Vec<_>, Vec<_>) = codes.partition(|code| *code == 0);
             assert_eq!((well.len(), refused), (fit, vec![2; 3]));
-            assert_eq!(reads(&broker) - before, fit);
+            assert_eq!(broker.record_reads() - before, fit);
             assert_eq!(searches.used(), 0, "given back");
         }
     }

@@ -168,6 +168,12 @@ impl TestBroker {
         self.cores[usize::from(core)].handle(caller, frame).unwrap();
     }
 
+    /// Records that the stores have read.
+    pub fn record_reads(&self) -> usize {
+        let stores = self.stores.iter();
+        stores.map(|store| store.record_reads.get()).sum()
+    }
+
     /// Lets everything run until nothing more happens.
     pub fn settle(&self) {
         for _ in 0..1000 {

@@ -92,18 +92,14 @@ fn one_that_is_too_old_to_be_asked_about_is_refused() {
 #[test]
 fn without_memory_for_the_record_nothing_is_read() {
     let (broker, id) = given_up(|_| {});
-    let reads = || -> usize {
-        let stores = broker.stores.iter();
-        stores.map(|store| store.record_reads.get()).sum()
-    };
-    let before = reads();
+    let before = broker.record_reads();
     broker.world.has_reply_room.set(false);
     assert_eq!(resume(&broker, &id).code, 2);
     broker.world.has_reply_room.set(true);
     let searches = &broker.cores[0].searches;
     let held = searches.hold(searches.limit());
     assert_eq!(resume(&broker, &id).code, 2);
-    assert_eq!(reads(), before);
+    assert_eq!(broker.record_reads(), before);
     drop(held);
     assert_eq!(resume(&broker, &id).code, 0);
     assert_eq!(searches.used(), 0, "given back");
