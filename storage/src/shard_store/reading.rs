@@ -291,6 +291,7 @@ impl<D: Disk> ShardStore<D> {
                             continue;
                         };
                         if self.is_gone(entry.position) {
+                            self.begins_behind(key, progress.outcome.next_offset).await;
                             progress.outcome.bounds = self.bounds(key);
                             return Ok(progress.outcome);
                         }

@@ -5,7 +5,8 @@
 //! **Invariants** a queue's first offset moves on, durably, before a segment that holds its records
 //! goes; the segment the checkpoint or the writer stands in never goes; a reader that is overtaken
 //! learns the new bounds.
-//! **Limits** one drop at a time; `QUEUES_PER_TURN` queues between two yields.
+//! **Limits** one drop at a time; `QUEUES_PER_TURN` queues between two yields; `PUT_OFFS_MAX` drops
+//! in a row are put off for an index page that can't be read.
 //! **Not here** which segments go (`retention`), who asks for it (the cleaning supervisor).
 
 use std::cell::{Cell, RefCell};
@@ -29,12 +30,19 @@ use crate::units::{
 /// Queues looked at between two yields: some 20 µs each when their pages are in memory.
 const QUEUES_PER_TURN: usize = 16;
 
+/// Drops in a row that are put off because an index page can't be read: a minute, as they come
+/// every ten seconds by default. A cable or a path to the device may come back in it; a page that
+/// does not must not fill the device.
+const PUT_OFFS_MAX: u32 = 6;
+
 /// What retention remembers of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
     /// Store times of the first records of segments, as far as they were asked for.
     first_times: RefCell<BTreeMap<FilePosition, StoreTimestamp>>,
     is_dropping: Cell<bool>,
+    /// Drops put off since one was not.
+    put_offs: Cell<u32>,
 }
 
 /// What a drop did.
@@ -236,7 +244,7 @@ impl<D: Disk> ShardStore<D> {
         }
         let position = segments.start_of(position.min(self.untouchable()));
         if self.first() < position {
-            self.raise_mins(position).await;
+            self.raise_mins(position).await?;
             let floors = self.floors();
             let (disk, folder, id) = (&self.log.disk, &self.folder, self.store_id);
             let write = async || floors::write(disk, folder, id, &floors).await;
@@ -251,8 +259,14 @@ impl<D: Disk> ShardStore<D> {
         Ok(done)
     }
 
-    /// Moves the first offset of every queue to its first record at or after `position`.
-    async fn raise_mins(&self, position: FilePosition) {
+    /// Moves the first offset of every queue to its first record at or after `position`. Where that
+    /// can't be found for damage, or not for a while, its first reader finds it.
+    ///
+    /// # Errors
+    /// The device failed, and the drop is put off.
+    async fn raise_mins(&self, position: FilePosition) -> Result<(), DiskError> {
+        let put_offs = &self.retained.put_offs;
+        let (mut left, mut failed) = (0u64, None);
         for (n, key) in self.queues().into_iter().enumerate() {
             self.breathe(n).await;
             let bounds = self.bounds(key);
@@ -261,13 +275,24 @@ impl<D: Disk> ShardStore<D> {
             }
             match self.search_by_position(key, position).await {
                 Ok(offset) => self.index.index_mut().set_min(key, offset),
-                // Its readers are told what is left when they come to it.
-                Err(error) => tracing::warn!(
-                    topic = key.topic.0, queue = key.queue.0, %error,
-                    "a queue's first offset can't be found"
-                ),
+                Err(ReadError::Disk(error)) if put_offs.get() < PUT_OFFS_MAX => {
+                    put_offs.set(put_offs.get() + 1);
+                    return Err(error);
+                }
+                Err(error) => {
+                    left += 1;
+                    failed.get_or_insert((key, error));
+                }
             }
         }
+        put_offs.set(0);
+        if let Some((key, error)) = failed {
+            tracing::warn!(
+                queues = left, topic = key.topic.0, queue = key.queue.0, %error,
+                "first offsets of queues can't be found, one of them this queue's"
+            );
+        }
+        Ok(())
     }
 
     /// Whether memory alone knows that nothing of the queue lies before `position`.
@@ -293,6 +318,17 @@ impl<D: Disk> ShardStore<D> {
     /// it.
     pub(super) fn is_gone(&self, position: FilePosition) -> bool {
         position < self.first()
+    }
+
+    /// The record at `offset` of `key` is gone: the queue begins behind it. A drop that could not
+    /// find where leaves that to the first reader.
+    pub(super) async fn begins_behind(&self, key: QueueKey, offset: QueueOffset) {
+        if self.min_of(key) > offset {
+            return;
+        }
+        let found = self.search_by_position(key, self.first()).await;
+        let min = found.unwrap_or(QueueOffset(offset.0 + 1));
+        self.index.index_mut().set_min(key, min);
     }
 
     /// The first offset of `key` that can still be read.
