@@ -29,11 +29,11 @@ pub enum AppendError {
         /// The first fault.
         reason: Rc<str>,
     },
-    /// The next segment can't be made for now: the device is full, or too many files are open;
-    /// reads go on.
+    /// The next segment can't be made for now: the device is full, or too many files are open; or
+    /// too much of the queue index waits for the device. Reads go on.
     #[error("{reason}")]
     StoreFull {
-        /// What could not be created and why.
+        /// What could not be created or written, and why.
         reason: Rc<str>,
     },
     /// The record is larger than any segment may hold.

@@ -40,6 +40,9 @@ pub const RESIDENT_BYTES_DEFAULT: usize = 16 << 20;
 pub const HOT_BYTES_DEFAULT: usize = 16 << 20;
 /// Complete pages waiting for the device are written once they reach this many bytes.
 pub const UNWRITTEN_BYTES_FLUSH: usize = 256 << 10;
+/// Complete pages that may wait for the device, by default; beyond it a store takes no records:
+/// 3.3 million entries, many times what the log behind a checkpoint fills.
+pub const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
 /// Most pages one lookup asks for: `RocketMQ` examines at most 800 entries per pull by default,
 /// that is 5 full pages; short pages are fetched in further rounds.
 pub const PAGES_WANTED_MAX: usize = 8;

@@ -71,6 +71,8 @@ pub struct ShardStore<D: Disk> {
     rested_ms: Cell<Option<u64>>,
     retained: retaining::Retained,
     damage: damage::Damage,
+    /// Why index pages could not be written the last time, if so.
+    index_fault: RefCell<Option<String>>,
     /// Bytes of the last checkpoint's parts.
     checkpoint_bytes: Cell<u64>,
 }

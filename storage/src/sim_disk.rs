@@ -275,6 +275,13 @@ impl SimDisk {
         faults.spoil(name, (start, end), kind);
     }
 
+    /// From now on, until the faults are cleared, no write of a file that touches `start..end`
+    /// succeeds.
+    pub fn spoil_writes(&self, name: &str, (start, end): (u64, u64), kind: DiskErrorKind) {
+        let mut faults = self.world.faults.borrow_mut();
+        faults.spoil_writes(name, (start, end), kind);
+    }
+
     /// Flips it back, unless the block was written since; whether the flip is gone, as it also is
     /// when the file is.
     pub fn flip_back(&self, flip: &Flip) -> bool {

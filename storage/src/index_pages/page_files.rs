@@ -6,7 +6,7 @@
 //! told to anyone; a file without a page in use is removed only once a checkpoint that does not
 //! name it is durable; places go round, and a file's are used again only once it is gone.
 //! **Limits** `file_bytes` per file; one write at a time; a batch fits one file; places below
-//! `PLACES_END_BYTE`.
+//! `PLACES_END_BYTE`; `PLACE_TRIES_MAX` writes in a row that fail at one place.
 //! **Not here** which queue owns which page (`queue_index`).
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +24,9 @@ use crate::units::BLOCK_BYTES;
 pub const PAGE_FILE_BYTES_DEFAULT: u64 = 64 << 20;
 /// Smallest allowed length: a full write batch and a block.
 pub const PAGE_FILE_BYTES_MIN: u64 = 512 << 10;
+/// Writes that fail at a place before the next ones go behind it: a bad sector, or a file that
+/// can't be made, would keep every page in memory.
+pub const PLACE_TRIES_MAX: u32 = 3;
 /// Suffix of page files; the name is the first byte's place, 20 digits.
 const SUFFIX: &str = ".idx";
 
@@ -89,6 +92,8 @@ pub struct PageFiles<D: Disk> {
     end: Cell<u64>,
     /// The file being filled, none where `end` does not say.
     current: Cell<Option<u64>>,
+    /// Writes that failed at `end` since one succeeded.
+    failures: Cell<u32>,
     retired: RefCell<Vec<u64>>,
     /// Files without a page in use that are not removed yet, or could not be.
     leaving: RefCell<BTreeSet<u64>>,
@@ -119,6 +124,7 @@ impl<D: Disk> PageFiles<D> {
             files: RefCell::default(),
             end: Cell::new(0),
             current: Cell::new(None),
+            failures: Cell::new(0),
             retired: RefCell::default(),
             leaving: RefCell::default(),
             missing: None,
@@ -259,10 +265,28 @@ impl<D: Disk> PageFiles<D> {
         starts.find(is_free).ok_or(PageFileError::Full)
     }
 
+    /// A write at `end` failed, and may for ever, up to `bad_end`: after some of these the next one
+    /// goes behind. Not for want of room or of a handle, which says nothing of the place.
+    fn failed(&self, bad_end: u64, error: &PageFileError) {
+        if let PageFileError::Disk(error) = error
+            && (error.is_no_space() || error.is_no_handle())
+        {
+            return;
+        }
+        let failures = self.failures.get() + 1;
+        self.failures.set(failures % PLACE_TRIES_MAX);
+        if failures == PLACE_TRIES_MAX {
+            let file = self.name_of(self.start_of(self.end.get()));
+            tracing::warn!(%file, %error, "a place for index pages is passed over");
+            self.end.set(bad_end);
+        }
+    }
+
     /// Writes and syncs a batch; tells where each page lies. One call at a time.
     ///
     /// # Errors
-    /// As the device says; nothing of the batch may be used then, and it can be tried again.
+    /// As the device says; nothing of the batch may be used then, and it can be tried again, after
+    /// `PLACE_TRIES_MAX` failures at another place.
     pub async fn write(
         &self,
         batch: &[(PageId, Rc<Page>)],
@@ -275,11 +299,15 @@ impl<D: Disk> PageFiles<D> {
         let padded = (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
         let begin = self.place_for(padded)?;
         let start = self.start_of(begin);
-        let file = self.file(start, true).await?;
+        let file = self.file(start, true).await;
+        let file = file.inspect_err(|error| self.failed(start + self.file_bytes, error))?;
         bytes.resize(usize::try_from(padded).unwrap_or(bytes.len()), 0);
         let mut buf = self.disk.alloc(bytes.len());
         buf.as_mut().copy_from_slice(&bytes);
-        file.write_at_and_sync(buf, begin - start).await?;
+        let written = file.write_at_and_sync(buf, begin - start).await;
+        let written = written.map_err(PageFileError::from);
+        written.inspect_err(|error| self.failed(begin + padded, error))?;
+        self.failures.set(0);
         self.end.set(begin + padded);
         if let Some(entry) = self.files.borrow_mut().get_mut(&start) {
             entry.live += starts.len() as u64;

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{
     IndexEntry, IndexLimits, Lookup, PageWanted, QueueIndex, Search, SnapshotError,
-    UNWRITTEN_BYTES_FLUSH,
+    UNWRITTEN_BYTES_FLUSH, UNWRITTEN_BYTES_MAX,
 };
 use crate::disk::Disk;
 use crate::index_pages::Page;
@@ -35,6 +35,8 @@ pub struct PagedOptions {
     pub file_bytes: u64,
     /// Complete pages are written once they have so many bytes.
     pub flush_bytes: usize,
+    /// Beyond so many bytes of complete pages that wait for the device nothing should be added.
+    pub unwritten_bytes_max: usize,
 }
 
 impl Default for PagedOptions {
@@ -43,6 +45,7 @@ impl Default for PagedOptions {
             limits: IndexLimits::default(),
             file_bytes: PAGE_FILE_BYTES_DEFAULT,
             flush_bytes: UNWRITTEN_BYTES_FLUSH,
+            unwritten_bytes_max: UNWRITTEN_BYTES_MAX,
         }
     }
 }
@@ -83,6 +86,7 @@ pub struct PagedIndex<D: Disk> {
     index: RefCell<QueueIndex>,
     files: PageFiles<D>,
     flush_bytes: usize,
+    unwritten_bytes_max: usize,
     flushing: Cell<bool>,
 }
 
@@ -120,6 +124,7 @@ impl<D: Disk> PagedIndex<D> {
             index: RefCell::new(index),
             files,
             flush_bytes: options.flush_bytes.clamp(1, UNWRITTEN_BYTES_FLUSH),
+            unwritten_bytes_max: options.unwritten_bytes_max,
             flushing: Cell::new(false),
         })
     }
@@ -277,6 +282,12 @@ impl<D: Disk> PagedIndex<D> {
     /// Whether enough complete pages wait that `flush` should run.
     pub fn needs_flush(&self) -> bool {
         self.index.borrow().unwritten_bytes() >= self.flush_bytes && !self.flushing.get()
+    }
+
+    /// Whether so many complete pages wait that nothing should be added until some are written.
+    #[inline]
+    pub fn is_overdue(&self) -> bool {
+        self.index.borrow().unwritten_bytes() > self.unwritten_bytes_max
     }
 
     /// Writes complete pages to the device in batches until none waits. Nothing is lost when it

@@ -4,8 +4,11 @@
 //! **Lives on** the shard's core; no await in here.
 //! **Invariants** an offset is given only with its place in the tail; the indexes get records in
 //! log order, once they may be acknowledged.
-//! **Limits** `RECORD_BYTES_MAX`, `KEYS_COUNT_MAX` (more keys are not indexed).
+//! **Limits** `RECORD_BYTES_MAX`, `KEYS_COUNT_MAX` (more keys are not indexed); nothing is taken
+//! while more than `index_waiting_bytes` of the queue index wait for the device.
 //! **Not here** packing (`staging`), the record's layout (protocol).
+
+use std::rc::Rc;
 
 use gantry_protocol::message::{EncodedRecord, RecordParts};
 
@@ -26,6 +29,9 @@ impl<D: Disk> ShardStore<D> {
     /// `TailFull` is flow control; the others are permanent or need the operator.
     pub fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
         self.log.check_open()?;
+        if self.index.is_overdue() {
+            return Err(self.index_refusal());
+        }
         let store_timestamp = record
             .store_timestamp
             .unwrap_or_else(|| StoreTimestamp(self.log.disk.now_ms()));
@@ -71,6 +77,16 @@ impl<D: Disk> ShardStore<D> {
             end,
             store_timestamp,
         })
+    }
+
+    /// The log goes on without its index, but memory does not.
+    #[cold]
+    fn index_refusal(&self) -> AppendError {
+        let fault = self.index_fault.borrow();
+        let why = fault.as_deref().unwrap_or("the device is behind");
+        AppendError::StoreFull {
+            reason: Rc::from(format!("index pages can't be written: {why}")),
+        }
     }
 
     /// Completes the open run in the tail and wakes the writer; returns `staged()`.

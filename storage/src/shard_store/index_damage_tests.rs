@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use super::super::tests::{SharedTail, bodies, limits, options, record};
 use super::*;
 use crate::disk::OpenMode;
+use crate::error::{AppendError, RecoverError};
 use crate::log::offline::repair;
 use crate::retention::floors;
 use crate::shard_store::{FlushMode, RecoveryReport, StoreOptions};
@@ -14,6 +15,7 @@ use std::rc::Rc;
 
 const COUNT: u64 = 5000;
 const PAGES: &str = "shard-0/index/00000000000000000000.idx";
+const CHECKPOINT: &str = "shard-0/checkpoint";
 const LOG: &str = "shard-0/00000000000000000000.log";
 
 type Store = Rc<ShardStore<SimDisk>>;
@@ -23,12 +25,20 @@ fn key() -> QueueKey {
 }
 
 async fn open(disk: &SimDisk, tail: &SharedTail) -> (Store, RecoveryReport) {
+    open_with(disk, tail, 64 << 20).await.unwrap()
+}
+
+async fn open_with(
+    disk: &SimDisk,
+    tail: &SharedTail,
+    index_waiting_bytes: usize,
+) -> Result<(Store, RecoveryReport), RecoverError> {
     let options = StoreOptions {
         index_flush_bytes: 4096,
+        index_waiting_bytes,
         ..options(FlushMode::Async)
     };
-    let opened = ShardStore::open(disk.clone(), tail.lend(), options).await;
-    opened.unwrap()
+    ShardStore::open(disk.clone(), tail.lend(), options).await
 }
 
 fn kill(disk: &SimDisk, store: Store) {
@@ -317,4 +327,68 @@ fn offsets_of_records_given_up_are_not_given_out_again() {
         let appended = store.append(&record(short(), b"new", &[])).unwrap();
         assert_eq!(appended.queue_offset, QueueOffset(5));
     });
+}
+
+/// What the log has and the index lacks is kept in memory, up to a bound.
+#[test]
+fn records_are_refused_while_too_much_of_the_index_waits_for_the_device() {
+    const WAITING: usize = 32 << 10;
+    let (disk, tail) = (SimDisk::new(7), SharedTail::new(4 << 20));
+    disk.block_on(async {
+        let (store, _) = open_with(&disk, &tail, WAITING).await.unwrap();
+        disk.spoil_writes(PAGES, (0, u64::MAX), DiskErrorKind::Io);
+        let mut count = 0;
+        let reason = loop {
+            match store.append(&record(key(), count.to_string().as_bytes(), &[])) {
+                Ok(_) => count += 1,
+                Err(AppendError::StoreFull { reason }) => break reason,
+                Err(error) => panic!("{error}"),
+            }
+            if count % 100 == 0 {
+                store.until_committed(store.seal()).await.unwrap();
+                disk.sleep_ms(20).await;
+            }
+            assert!(count < 2 * COUNT, "no bound");
+        };
+        assert!(
+            reason.contains("index pages can't be written: index"),
+            "{reason}"
+        );
+        let waiting = store.index.index().unwritten_bytes();
+        assert!(
+            waiting > WAITING && waiting < WAITING + (8 << 10),
+            "{waiting}"
+        );
+        assert!(store.poisoned().is_none());
+        assert_eq!(read(&store, 0, u32::MAX).await.unwrap().len() as u64, count);
+        disk.clear_faults();
+        disk.sleep_ms(10_000).await;
+        store.append(&record(key(), b"on", &[])).unwrap();
+    });
+}
+
+#[test]
+fn a_start_makes_the_index_beside_a_place_that_can_not_be_written() {
+    let (disk, tail) = (SimDisk::new(8), SharedTail::new(4 << 20));
+    let store = disk.block_on(async {
+        let (store, _) = open(&disk, &tail).await;
+        put(&store, COUNT).await;
+        store
+    });
+    kill(&disk, store);
+    disk.block_on(disk.remove(CHECKPOINT)).unwrap();
+    for (bad_end, is_written) in [(512, true), (u64::MAX, false)] {
+        disk.spoil_writes(PAGES, (0, bad_end), DiskErrorKind::Io);
+        let store = disk.block_on(async {
+            let (store, _) = open(&disk, &tail).await;
+            check_all(&store).await;
+            assert_eq!(store.index.index().unwritten_bytes() < 4096, is_written);
+            store
+        });
+        kill(&disk, store);
+        disk.block_on(disk.remove(CHECKPOINT)).unwrap();
+    }
+    // Memory has its bound.
+    let refused = disk.block_on(open_with(&disk, &tail, 4096));
+    assert!(matches!(refused, Err(RecoverError::Disk(_))));
 }

@@ -3,8 +3,8 @@
 //! **Owns** opening them as a checkpoint has them, or empty; what an entry of the log adds to them.
 //! **Lives on** the shard's core, at start only.
 //! **Invariants** a queue's offsets keep their records, whatever is lost before them.
-//! **Limits** [`LOST_BEFORE_MAX`] lost offsets at a queue's beginning; [`WAITING_BYTES_MAX`] of
-//! pages that a full device does not take.
+//! **Limits** [`LOST_BEFORE_MAX`] lost offsets at a queue's beginning; `index_waiting_bytes` of
+//! pages that the device does not take.
 //! **Not here** which checkpoint, which part of the log (`opening`).
 
 use std::cell::Cell;
@@ -14,7 +14,7 @@ use super::{RecoveryReport, StoreOptions};
 use crate::disk::{Disk, DiskError};
 use crate::error::RecoverError;
 use crate::format::{Entry, INDEX_FOLDER, KEYS_FOLDER, entries};
-use crate::index_pages::page_files::PageFileError;
+use crate::index_pages::page_files::{PLACE_TRIES_MAX, PageFileError};
 use crate::key_index::{KeyIndex, KeyIndexError};
 use crate::log::checkpoint::Parts;
 use crate::queue_index::paged::{PagedIndex, PagedOptions};
@@ -27,11 +27,10 @@ use crate::units::{FilePosition, QueueKey, QueueOffset, index};
 const LOST_BEFORE_MAX: u64 = 1 << 20;
 /// Lost offsets entered between two looks whether the index should be written.
 const LOST_ENTRIES_STEP: u64 = 4096;
-/// Index pages that may wait in memory while the device has no room: many times what the log behind
-/// a checkpoint fills. The log from its beginning may fill more.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-/// What failed for want of room isn't tried again before so many runs.
+/// What the device did not take isn't tried again before so many runs.
 const RUNS_BETWEEN_TRIES: u32 = 256;
+/// Writes in a row before that, where the device failed: the last one goes to another place.
+const TRIES_MAX: u32 = PLACE_TRIES_MAX + 1;
 
 /// The indexes while they are being filled.
 pub(super) struct Indexes<D: Disk> {
@@ -62,6 +61,7 @@ impl<D: Disk> Indexes<D> {
         let paged = PagedOptions {
             limits,
             flush_bytes: options.index_flush_bytes,
+            unwritten_bytes_max: options.index_waiting_bytes,
             ..PagedOptions::default()
         };
         let index_folder = format!("{folder}/{INDEX_FOLDER}");
@@ -211,37 +211,54 @@ impl<D: Disk> Indexes<D> {
 
     /// Writes the queue index's pages when enough of them wait in memory.
     async fn write_queues(&self) -> Result<(), RecoverError> {
-        let is_resting = self.rest.get() > 0 && !self.is_too_much();
+        let is_resting = self.rest.get() > 0 && !self.queues.is_overdue();
         if is_resting || !self.queues.needs_flush() {
             return Ok(());
         }
-        match self.queues.flush().await {
+        match self.flush_queues().await {
             Ok(()) => Ok(()),
             Err(PageFileError::Disk(error)) => self.put_off(error),
             Err(error) => Err(damaged(INDEX_FOLDER, &error)),
         }
     }
 
+    /// Writes pages again until those that fail go to another place.
+    async fn flush_queues(&self) -> Result<(), PageFileError> {
+        for _ in 1..TRIES_MAX {
+            match self.queues.flush().await {
+                Err(PageFileError::Disk(error)) if !is_passing(&error) => {}
+                flushed => return flushed,
+            }
+        }
+        self.queues.flush().await
+    }
+
+    /// Writes keys again, each time to another file.
+    async fn flush_keys(&self) -> Result<(), KeyIndexError> {
+        for _ in 1..TRIES_MAX {
+            match self.keys.write_frozen().await {
+                Err(KeyIndexError::Disk(error)) if !is_passing(&error) => {}
+                flushed => return flushed,
+            }
+        }
+        self.keys.write_frozen().await
+    }
+
     async fn write_keys(&self) -> Result<(), RecoverError> {
         if self.rest.get() > 0 || !self.keys.needs_write() {
             return Ok(());
         }
-        match self.keys.write_frozen().await {
+        match self.flush_keys().await {
             Ok(()) => Ok(()),
             Err(KeyIndexError::Disk(error)) => self.put_off(error),
             Err(error) => Err(damaged(KEYS_FOLDER, &error)),
         }
     }
 
-    fn is_too_much(&self) -> bool {
-        self.queues.index().unwritten_bytes() > WAITING_BYTES_MAX
-    }
-
-    /// As while the store is running: what a full device does not take, or for want of a handle,
-    /// waits in memory. The checkpoint that ends a start has space of its own.
+    /// As while the store is running: what the device does not take, or for want of a handle, waits
+    /// in memory. The checkpoint that ends a start has space of its own.
     fn put_off(&self, error: DiskError) -> Result<(), RecoverError> {
-        let is_passing = error.is_no_space() || error.is_no_handle();
-        if !is_passing || self.is_too_much() {
+        if self.queues.is_overdue() {
             return Err(error.into());
         }
         tracing::warn!(%error, "index pages can't be written: they wait in memory");
@@ -276,6 +293,11 @@ impl<D: Disk> Indexes<D> {
             );
         }
     }
+}
+
+/// Whether the device is full, or too many files are open: no place is better than another.
+fn is_passing(error: &DiskError) -> bool {
+    error.is_no_space() || error.is_no_handle()
 }
 
 fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {

@@ -235,3 +235,22 @@ fn a_merge_that_fails_keeps_no_keys_in_memory() {
         assert_eq!(not_found(&store, 10 * BEFORE).await.0, []);
     });
 }
+
+/// What fills the index is in the log: a partition that can't be written waits in memory, and goes
+/// to another file.
+#[test]
+fn a_start_goes_on_without_a_partition_that_can_not_be_written() {
+    let (disk, tail) = (SimDisk::new(9), SharedTail::new(4 << 20));
+    let store = disk.block_on(written(&disk, &tail));
+    disk.kill();
+    drop(store);
+    disk.block_on(async {
+        disk.remove("shard-0/checkpoint").await.unwrap();
+        let first = "shard-0/keys/00000000000000000001.keys";
+        disk.spoil_writes(first, (0, u64::MAX), DiskErrorKind::Io);
+        let (store, report) = open(&disk, &tail).await;
+        assert_eq!(report.records, BEFORE);
+        assert_eq!(not_found(&store, BEFORE).await.0, []);
+        assert_eq!(store.keys_skipped(), 0);
+    });
+}

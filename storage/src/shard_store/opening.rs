@@ -438,6 +438,7 @@ fn assemble<D: Disk>(
         rested_ms: Cell::new(None),
         retained: super::retaining::Retained::default(),
         damage: super::damage::Damage::default(),
+        index_fault: RefCell::default(),
         checkpoint_bytes: Cell::new(0),
     })
 }

@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 
 use crate::key_index::ACTIVE_ENTRIES_MAX;
-use crate::queue_index::UNWRITTEN_BYTES_FLUSH;
+use crate::queue_index::{UNWRITTEN_BYTES_FLUSH, UNWRITTEN_BYTES_MAX};
 use crate::units::{
     FilePosition, PhysicalOffset, QueueBounds, QueueKey, QueueOffset, ShardId, StoreTimestamp,
 };
@@ -48,6 +48,8 @@ pub struct StoreOptions {
     pub index_cache_bytes: u64,
     /// Complete index pages are written once they have so many bytes.
     pub index_flush_bytes: usize,
+    /// While more bytes of complete index pages wait for the device, new records are refused.
+    pub index_waiting_bytes: usize,
     /// A queue without a new record for so long goes to sleep.
     pub sleep_ms: u64,
     /// Key index entries collected in memory before they are written.
@@ -69,6 +71,7 @@ impl Default for StoreOptions {
             read_cache_bytes: 16 << 20,
             index_cache_bytes: 32 << 20,
             index_flush_bytes: UNWRITTEN_BYTES_FLUSH,
+            index_waiting_bytes: UNWRITTEN_BYTES_MAX,
             sleep_ms: 600_000,
             key_entries_max: ACTIVE_ENTRIES_MAX,
             zeros_ahead_bytes: 0,

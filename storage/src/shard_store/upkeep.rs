@@ -178,7 +178,13 @@ impl<D: Disk> ShardStore<D> {
             let before = disk.now_ms().saturating_sub(sleep_ms);
             slept = self.index.put_to_sleep(StoreTimestamp(before)).await;
         }
-        if let Err(error) = self.index.flush().await {
+        let flushed = self.index.flush().await;
+        let fault = flushed.as_ref().err().map(ToString::to_string);
+        self.index_fault.replace(fault);
+        if let Err(error) = flushed {
+            if self.index.is_overdue() {
+                tracing::error!("new records are refused: index pages can't be written");
+            }
             self.could_not_write(&error, &self.upkeep).await;
         }
         if rest_due { slept } else { 0 }

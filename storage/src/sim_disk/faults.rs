@@ -86,12 +86,27 @@ pub struct Untold {
     pub end: u64,
 }
 
-/// A stretch of a file that can't be read until it is healed.
+/// A stretch of a file that can't be read until it is healed, or written.
 struct Bad {
     name: String,
     start: u64,
     end: u64,
     kind: DiskErrorKind,
+}
+
+impl Bad {
+    fn new(name: &str, (start, end): (u64, u64), kind: DiskErrorKind) -> Self {
+        Self {
+            name: name.to_owned(),
+            start,
+            end,
+            kind,
+        }
+    }
+
+    fn meets(&self, name: &str, (start, end): (u64, u64)) -> bool {
+        self.name == name && self.start < end && start < self.end
+    }
 }
 
 struct Ordered {
@@ -106,6 +121,7 @@ pub(super) struct Faults {
     pub(super) rates: FaultRates,
     ordered: Vec<Ordered>,
     bad: Vec<Bad>,
+    bad_writes: Vec<Bad>,
     counts: BTreeMap<&'static str, u64>,
     untold: Vec<Untold>,
     /// Writes and syncs of segments that were told to have failed.
@@ -117,20 +133,23 @@ impl Faults {
         self.ordered.push(Ordered { op, after, kind });
     }
 
-    pub(super) fn spoil(&mut self, name: &str, (start, end): (u64, u64), kind: DiskErrorKind) {
-        let name = name.to_owned();
-        self.bad.push(Bad {
-            name,
-            start,
-            end,
-            kind,
-        });
+    pub(super) fn spoil(&mut self, name: &str, range: (u64, u64), kind: DiskErrorKind) {
+        self.bad.push(Bad::new(name, range, kind));
+    }
+
+    pub(super) fn spoil_writes(&mut self, name: &str, range: (u64, u64), kind: DiskErrorKind) {
+        self.bad_writes.push(Bad::new(name, range, kind));
     }
 
     /// Why `start..end` of a file can't be read.
-    pub(super) fn bad_at(&self, name: &str, (start, end): (u64, u64)) -> Option<DiskErrorKind> {
-        let mut bad = self.bad.iter();
-        let hit = bad.find(|bad| bad.name == name && bad.start < end && start < bad.end)?;
+    pub(super) fn bad_at(&self, name: &str, range: (u64, u64)) -> Option<DiskErrorKind> {
+        let hit = self.bad.iter().find(|bad| bad.meets(name, range))?;
+        Some(hit.kind)
+    }
+
+    /// Why `start..end` of a file can't be written.
+    pub(super) fn bad_write_at(&self, name: &str, range: (u64, u64)) -> Option<DiskErrorKind> {
+        let hit = self.bad_writes.iter().find(|bad| bad.meets(name, range))?;
         Some(hit.kind)
     }
 
@@ -143,6 +162,7 @@ impl Faults {
     pub(super) fn clear(&mut self) {
         self.ordered.clear();
         self.bad.clear();
+        self.bad_writes.clear();
         self.rates = FaultRates::default();
     }
 

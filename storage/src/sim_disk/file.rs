@@ -104,9 +104,11 @@ impl SimFile {
         let guard = InFlight { world, write };
         let words = [self.inode, position, len, u64::from(hash)];
         let fate = self.disk.fate(SimOp::Write, &self.name, &words).await;
+        let range = (position, position + len);
+        let bad = world.faults.borrow().bad_write_at(&self.name, range);
+        let fate = bad.map_or(fate, Fate::Fails);
         if fate == Fate::Well {
             drop(guard);
-            let range = (position, position + len);
             world.faults.borrow_mut().heal(&self.name, range);
             return Ok(());
         }

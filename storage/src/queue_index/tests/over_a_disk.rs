@@ -8,7 +8,7 @@
 
 use super::*;
 use crate::disk::{Disk, DiskErrorKind};
-use crate::index_pages::page_files::{PAGE_FILE_BYTES_MIN, PageFileError};
+use crate::index_pages::page_files::{PAGE_FILE_BYTES_MIN, PLACE_TRIES_MAX, PageFileError};
 use crate::queue_index::paged::{PagedIndex, PagedOptions, PagedSnapshot};
 use crate::sim_disk::{SimDisk, SimOp};
 
@@ -107,6 +107,67 @@ fn pages_go_out_come_back_and_their_files_go_when_unused() {
     });
 }
 
+/// Appends without writing a page.
+fn append(index: &PagedIndex<SimDisk>, numbers: std::ops::Range<u64>) {
+    for i in numbers {
+        let mut index = index.index_mut();
+        index.append(KEY, QueueOffset(i), entry(i)).unwrap();
+    }
+}
+
+#[test]
+fn a_place_that_can_not_be_written_is_passed_over() {
+    let disk = SimDisk::new(7);
+    disk.block_on(async {
+        let index = fresh(&disk).await;
+        append(&index, 0..5000);
+        disk.spoil_writes(&format!("i/{:020}.idx", 0), (0, 512), DiskErrorKind::Io);
+        for _ in 0..PLACE_TRIES_MAX {
+            assert!(index.flush().await.is_err());
+            check(&index, 0, 5000).await;
+        }
+        index.flush().await.unwrap();
+        append(&index, 5000..20_000);
+        index.flush().await.unwrap();
+        assert_eq!(index.index().unwritten_bytes(), 0);
+        check(&index, 0, 20_000).await;
+        let PagedSnapshot { bytes, .. } = index.snapshot().await;
+        let opened = PagedIndex::open(disk.clone(), "i", options(), Some(&bytes));
+        check(&opened.await.unwrap(), 0, 20_000).await;
+    });
+}
+
+#[test]
+fn a_page_file_that_can_not_be_made_is_passed_over() {
+    let disk = SimDisk::new(8);
+    disk.block_on(async {
+        let index = fresh(&disk).await;
+        append(&index, 0..5000);
+        for _ in 0..PLACE_TRIES_MAX {
+            disk.fail_after(SimOp::Create, 0, DiskErrorKind::Io);
+            assert!(index.flush().await.is_err());
+        }
+        disk.spoil_writes(
+            &format!("i/{:020}.idx", 0),
+            (0, u64::MAX),
+            DiskErrorKind::Io,
+        );
+        index.flush().await.unwrap();
+        check(&index, 0, 5000).await;
+        // Want of room says nothing of a place.
+        append(&index, 5000..9000);
+        for _ in 0..2 * PLACE_TRIES_MAX {
+            disk.fail_after(SimOp::Write, 0, DiskErrorKind::NoSpace);
+            assert!(index.flush().await.is_err());
+        }
+        index.flush().await.unwrap();
+        let second = disk.written_blocks(&format!("i/{PAGE_FILE_BYTES_MIN:020}.idx"));
+        let in_order = (0..).step_by(4096).take(second.len());
+        assert!(second.into_iter().eq(in_order), "no place is left out");
+        check(&index, 0, 9000).await;
+    });
+}
+
 #[test]
 fn a_failed_write_keeps_the_pages_and_a_flipped_bit_is_named() {
     let disk = SimDisk::new(6);
@@ -118,7 +179,7 @@ fn a_failed_write_keeps_the_pages_and_a_flipped_bit_is_named() {
                 .append(KEY, QueueOffset(i), entry(i))
                 .unwrap();
         }
-        for op in [SimOp::Create, SimOp::Write, SimOp::Sync] {
+        for op in [SimOp::Write, SimOp::Sync] {
             disk.fail_after(op, 0, DiskErrorKind::Io);
             assert!(index.flush().await.is_err(), "{op:?}");
             disk.clear_faults();
