@@ -31,6 +31,8 @@ const BEHIND_BYTES: u64 = PROOF_BYTES + RUN_HEADER_BYTES + PAYLOAD_BYTES_MAX;
 /// Looks at blocks there that can't be read, and the time between two.
 const BEHIND_LOOKS: u32 = 3;
 const BEHIND_PAUSE_MS: u64 = 1000;
+/// Bytes looked at together for the first letter of a run.
+const SKIP_BYTES: usize = 512;
 /// Bytes searched between two reads for a run behind damage.
 const SEARCH_BYTES: u64 = 1 << 20;
 
@@ -253,17 +255,20 @@ impl<'a, D: Disk> Walk<'a, D> {
         readable: FilePosition,
     ) -> Option<RunHeader> {
         let bytes = self.device.bytes(from, readable.since(from));
+        let wanted = bytes.get(..index(until.since(from))).unwrap_or(bytes);
         let mut hits = Vec::new();
-        for (n, window) in (0u64..).zip(bytes.windows(index(RUN_HEADER_BYTES))) {
-            let position = from.plus(n);
-            if position >= until {
-                break;
+        for (begin, block) in (0..).step_by(SKIP_BYTES).zip(wanted.chunks(SKIP_BYTES)) {
+            // Behind the log's end most are zeros.
+            if !block.contains(&b'G') {
+                continue;
             }
-            if window.first() == Some(&b'G')
-                && let Some(header) = RunHeader::peek(window, position)
-                && self.may_go_on(&header)
-            {
-                hits.push(header);
+            for (n, _) in (begin..).zip(block).filter(|(_, byte)| **byte == b'G') {
+                let window = bytes.get(n..n + index(RUN_HEADER_BYTES));
+                let header = window.and_then(|window| {
+                    let position = from.plus(n as u64);
+                    RunHeader::peek(window, position)
+                });
+                hits.extend(header.filter(|header| self.may_go_on(header)));
             }
         }
         for header in hits {

@@ -4,7 +4,8 @@
 //! **Lives on** a tool's core.
 //! **Invariants** nothing outside of the damaged bytes is changed, but for blocks behind the log's
 //! end that can't be read, which become zeros; afterwards every run follows its predecessor by
-//! recovery's own rules. The same repair a second time finds nothing to do.
+//! recovery's own rules. The same repair a second time finds nothing to do; one that failed or died
+//! is finished by the next, and until then a start refuses or has all that is left.
 //! **Limits** one segment's bytes in memory at a time.
 //! **Not here** finding damage (`super`).
 
@@ -14,6 +15,7 @@ use super::{Damage, Survey, open, survey};
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::error::RecoverError;
 use crate::format::{CheckpointHeader, RUN_HEADER_BYTES, RunHeader, shard_folder};
+use crate::log::aside;
 use crate::log::checkpoint;
 use crate::log::recovery::PAYLOAD_BYTES_MAX;
 use crate::log::segments::Segments;
@@ -86,8 +88,7 @@ pub async fn repair<D: Disk>(
     let (segments, store_id) = open(disk, shard).await?;
     let folder = shard_folder(shard);
     let checkpoint = checkpoint::read(disk, &folder, store_id).await?;
-    let header = checkpoint.map(|found| found.header);
-    let replay_from = header.map(|header| header.position);
+    let replay_from = checkpoint.as_ref().map(|found| found.header.position);
     let is_inside = |damage: &Damage| {
         replay_from.is_some_and(|from| damage.position <= from && from < damage.end)
     };
@@ -102,16 +103,32 @@ pub async fn repair<D: Disk>(
     if is_dry || done.is_nothing() {
         return Ok(done);
     }
+    let forget = async |header: Option<CheckpointHeader>| {
+        let forget = async || checkpoint::forget_parts(disk, &folder, store_id, header).await;
+        aside::with_reserve(disk, &folder, forget).await
+    };
+    if done.drops_checkpoint {
+        // Fillers leave nothing for a second repair to find, so a start must read the whole log
+        // before there is one. What the checkpoint proves stays, should not all of them come.
+        let bare = checkpoint.as_ref().map(|found| CheckpointHeader {
+            position: found.synced_until(),
+            ..found.header
+        });
+        forget(bare).await?;
+    }
     for piece in fillers.iter().flatten() {
         write(disk, &segments, store_id, piece).await?;
     }
-    if done.drops_checkpoint {
+    if done.before.unreached.is_some() {
         // Epochs stay taken: runs behind the log's end may have them.
-        let header = header.map(|header| CheckpointHeader {
-            epoch: header.epoch,
+        let epoch_only = checkpoint.as_ref().map(|found| CheckpointHeader {
+            epoch: found.header.epoch,
             ..CheckpointHeader::default()
         });
-        checkpoint::forget_parts(disk, &folder, store_id, header).await?;
+        forget(epoch_only).await?;
+    }
+    if done.drops_checkpoint {
+        aside::keep_reserve(disk, &folder).await;
     }
     for at in &done.before.unreadable {
         clear(disk, &segments, *at).await?;

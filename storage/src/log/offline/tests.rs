@@ -407,3 +407,124 @@ fn an_unreadable_sector_behind_the_end_can_be_cleared() {
         assert_eq!(read_all(&disk), (all, Vec::new()));
     }
 }
+
+/// A store whose checkpoint lies between two damaged runs: a filler takes its position's place.
+fn damaged_around_its_checkpoint() -> SimDisk {
+    let disk = SimDisk::new(24);
+    disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+        let (store, _) = opened.await.unwrap();
+        for n in 0..12u8 {
+            append_patiently(&disk, &store, &record(key(), &vec![n; 20_000], &[])).await;
+            store.until_committed(store.staged()).await.unwrap();
+            if n == 6 {
+                store.checkpoint().await.unwrap();
+            }
+        }
+    });
+    disk.kill();
+    let places = places(&disk);
+    for n in [6, 7] {
+        disk.flip_bit(FIRST, places[n] + 500, 1).unwrap();
+    }
+    disk
+}
+
+/// What a start gives, if it does not refuse.
+fn start(disk: &SimDisk) -> Option<Vec<u8>> {
+    let firsts = disk.block_on(async {
+        let tail = SharedTail::new(4 << 20);
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Sync));
+        let (store, _) = opened.await.ok()?;
+        let mut out = BytesMut::new();
+        let read = store.read(key(), QueueOffset(0), limits(999), &|_| true, &mut out);
+        read.await.unwrap();
+        Some(bodies(&out).iter().map(|body| body[0]).collect())
+    });
+    disk.kill();
+    firsts
+}
+
+fn all_but_two() -> Vec<u8> {
+    (0..12).filter(|n| ![6, 7].contains(n)).collect()
+}
+
+/// How many polls a repair has done when it begins to write, and when it looks at the log again.
+fn writing(make: impl Fn() -> SimDisk) -> std::ops::Range<u64> {
+    let polls = |is_dry| {
+        let disk = make();
+        let begun = disk.polls();
+        disk.block_on(repair(&disk, ShardId(0), is_dry)).unwrap();
+        disk.polls() - begun
+    };
+    let (looking, all) = (polls(true), polls(false));
+    looking..all - looking + 4
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Kill,
+    Power,
+    /// And a start before the next repair.
+    KillAndStart,
+}
+
+const DEATHS: [Death; 3] = [Death::Kill, Death::Power, Death::KillAndStart];
+
+/// What lies before the checkpoint is not read by a start that has its parts: fillers alone would
+/// leave a log that can't be gone on with, and nothing to mend.
+#[test]
+fn a_repair_that_died_is_finished_by_the_next() {
+    let writing = writing(damaged_around_its_checkpoint);
+    assert!(writing.end - writing.start >= 10, "{writing:?}");
+    for (polls, death) in writing.zip(DEATHS.into_iter().cycle()) {
+        let disk = damaged_around_its_checkpoint();
+        disk.die_after(polls);
+        disk.run(repair(&disk, ShardId(0), false));
+        match death {
+            Death::Power => disk.cut_power(),
+            _ => disk.kill(),
+        }
+        if matches!(death, Death::KillAndStart)
+            && let Some(firsts) = start(&disk)
+        {
+            assert_eq!(firsts, all_but_two(), "{polls}");
+        }
+        mend(&disk);
+        assert!(mend(&disk).is_nothing(), "{polls} {death:?}");
+        assert_eq!(start(&disk), Some(all_but_two()), "{polls} {death:?}");
+    }
+}
+
+/// The checkpoint must go on knowing how far the log was synced until the last run is given up.
+#[test]
+fn a_repair_of_the_logs_end_that_died_is_finished_by_the_next() {
+    let damaged = || {
+        let disk = made(25, 8, 20_000, FlushMode::Sync);
+        disk.flip_bit(FIRST, places(&disk)[7] + 500, 1).unwrap();
+        disk
+    };
+    for (polls, death) in writing(damaged).zip(DEATHS.into_iter().cycle()) {
+        let disk = damaged();
+        disk.die_after(polls);
+        disk.run(repair(&disk, ShardId(0), false));
+        match death {
+            Death::Power => disk.cut_power(),
+            _ => disk.kill(),
+        }
+        mend(&disk);
+        assert!(mend(&disk).is_nothing(), "{polls} {death:?}");
+        assert_eq!(start(&disk), Some((0..7).collect()), "{polls} {death:?}");
+    }
+}
+
+#[test]
+fn without_a_free_block_a_log_can_be_mended() {
+    let disk = damaged_around_its_checkpoint();
+    let free = disk.block_on(disk.free_bytes()).unwrap();
+    disk.set_capacity(u64::MAX - free);
+    assert_eq!(disk.block_on(disk.free_bytes()), Ok(0));
+    assert!(mend(&disk).drops_checkpoint);
+    assert_eq!(start(&disk), Some(all_but_two()));
+}
