@@ -47,6 +47,9 @@ pub const MERGE_COUNT: usize = 16;
 const RETIRED_MAX: usize = 12 * MERGE_COUNT;
 /// A merged partition is not merged again; it holds about a million entries.
 const LEVEL_MERGED: u32 = 1;
+/// Between two lines about keys that were left out: as long as the device takes nothing, there are
+/// more with every message.
+const TELL_US: u64 = 60_000_000;
 /// Entries sorted and written between two yields: some 0.05 ms.
 const WRITE_SLICE: usize = 2048;
 
@@ -190,6 +193,8 @@ struct State {
     /// Files of partitions that were not finished: nobody knows them.
     discarded: Vec<u64>,
     skipped: u64,
+    /// Of these, those of which the log was told, and when it was last.
+    told: (u64, Option<u64>),
 }
 
 /// The key index of a shard.
@@ -307,6 +312,25 @@ impl<D: Disk> KeyIndex<D> {
     /// Keys not indexed because the device took nothing for too long.
     pub fn skipped_count(&self) -> u64 {
         self.state.borrow().skipped
+    }
+
+    /// Says how many keys were left out since it was last said, at most once a `TELL_US`; gives
+    /// that number, 0 if nothing was said.
+    pub fn tell_skipped(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let (told, told_us) = state.told;
+        let keys = state.skipped - told;
+        let now_us = self.disk.now_mono_us();
+        let is_early = told_us.is_some_and(|at| now_us.saturating_sub(at) < TELL_US);
+        if keys == 0 || is_early {
+            return 0;
+        }
+        state.told = (state.skipped, Some(now_us));
+        tracing::warn!(
+            keys, folder = %self.folder,
+            "keys of messages are left out of the key index: they won't be found by them"
+        );
+        keys
     }
 
     /// Number of partitions on the device.

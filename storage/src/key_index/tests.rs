@@ -185,8 +185,18 @@ fn a_failing_device_loses_nothing_and_memory_stays_bounded() {
             &index,
             &(300..2000).map(|at| (at, at, at)).collect::<Vec<_>>(),
         );
-        assert!(index.skipped_count() > 0);
+        let skipped = index.skipped_count();
+        assert!(skipped > 0);
         assert_eq!(index.state.borrow().frozen.len(), FROZEN_MAX);
+        // It is said, now and then.
+        assert_eq!(index.tell_skipped(), skipped);
+        add(&index, &[(2000, 2000, 2000)]);
+        for told in [0, 1, 0] {
+            assert_eq!(index.tell_skipped(), told);
+            disk.sleep_ms(TELL_US / 1000 - 1000).await;
+            assert_eq!(index.tell_skipped(), 0);
+            disk.sleep_ms(1000).await;
+        }
     });
 }
 

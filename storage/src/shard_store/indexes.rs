@@ -282,17 +282,6 @@ impl<D: Disk> Indexes<D> {
         self.write_queues().await?;
         self.write_keys().await
     }
-
-    /// Says how many keys were left out because the device took none for too long.
-    pub(super) fn tell_skipped(&self) {
-        let keys = self.keys.skipped_count();
-        if keys > 0 {
-            tracing::warn!(
-                keys,
-                "the device is full: so many keys of messages won't be found"
-            );
-        }
-    }
 }
 
 /// Whether the device is full, or too many files are open: no place is better than another.

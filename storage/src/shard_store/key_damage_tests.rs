@@ -254,3 +254,24 @@ fn a_start_goes_on_without_a_partition_that_can_not_be_written() {
         assert_eq!(store.keys_skipped(), 0);
     });
 }
+
+/// While the device takes no keys, memory has its bound, and that some are left out is said.
+#[test]
+fn keys_that_are_left_out_are_told_while_the_store_runs() {
+    let (disk, tail) = (SimDisk::new(10), SharedTail::new(4 << 20));
+    disk.block_on(async {
+        let (store, _) = open(&disk, &tail).await;
+        for number in 1..10 {
+            let file = format!("shard-0/keys/{number:020}.keys");
+            disk.spoil_writes(&file, (0, u64::MAX), DiskErrorKind::Io);
+        }
+        put(&store, 0..BEFORE).await;
+        assert!(store.keys_skipped() > 0);
+        disk.sleep_ms(6000).await;
+        assert_eq!(store.keys.tell_skipped(), 0, "it was said");
+        // It ends by itself.
+        disk.clear_faults();
+        disk.sleep_ms(6000).await;
+        assert!(!store.keys.needs_write());
+    });
+}

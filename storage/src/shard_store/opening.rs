@@ -230,7 +230,7 @@ impl<D: Disk> Opening<'_, D> {
         };
         let tail_epoch = replay.run(tail, &mut scan).await?;
         indexes.keep_ends().await?;
-        indexes.tell_skipped();
+        indexes.keys.tell_skipped();
         // A topic's own time may have taken records that only now are known again.
         indexes.apply_floors(&floors, false);
         let first = self.segments.first().unwrap_or_default();

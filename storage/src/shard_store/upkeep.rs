@@ -197,7 +197,9 @@ impl<D: Disk> ShardStore<D> {
             if self.ends() {
                 return;
             }
-            if let Err(error) = self.keys.write_frozen().await {
+            let written = self.keys.write_frozen().await;
+            self.keys.tell_skipped();
+            if let Err(error) = written {
                 self.could_not_write(&error, &self.keys_full).await;
             }
             self.note_key_damage();
