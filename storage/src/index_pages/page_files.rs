@@ -336,7 +336,13 @@ impl<D: Disk> PageFiles<D> {
             .next_multiple_of(BLOCK_BYTES)
             .min(self.file_bytes);
         let length = usize::try_from(end - from).unwrap_or(PAGE_BYTES_MAX);
-        let read = file.read_at(from, length).await?;
+        let (read, failed) = match file.read_at(from, length).await {
+            // Behind a page that ends within its block may lie a place that was passed over.
+            Err(error) if length > PAGE_BYTES_MAX => {
+                (file.read_at(from, PAGE_BYTES_MAX).await?, Some(error))
+            }
+            read => (read?, None),
+        };
         let skip = usize::try_from(inside - from).unwrap_or(0);
         let bytes = read.as_ref().get(skip..).unwrap_or_default();
         let decoded = Page::decode(wanted.id.key, bytes).and_then(|page| {
@@ -350,10 +356,13 @@ impl<D: Disk> PageFiles<D> {
                 first_offset: page.first_offset().0,
             })
         });
-        decoded.map_err(|error| PageFileError::Damaged {
-            file: self.name_of(start),
-            position: inside,
-            error,
+        decoded.map_err(|error| match failed {
+            Some(failed) => failed.into(),
+            None => PageFileError::Damaged {
+                file: self.name_of(start),
+                position: inside,
+                error,
+            },
         })
     }
 

@@ -138,6 +138,44 @@ fn a_place_that_can_not_be_written_is_passed_over() {
 }
 
 #[test]
+fn a_page_right_before_a_place_that_is_passed_over_can_be_read() {
+    let disk = SimDisk::new(9);
+    disk.block_on(async {
+        let index = fresh(&disk).await;
+        let queues = [1, 2].map(|queue| QueueKey::new(KEY.topic.0, queue));
+        for begin in [0, 50] {
+            for (key, i) in queues
+                .iter()
+                .flat_map(|key| (begin..begin + 50).map(|i| (*key, i)))
+            {
+                let mut index = index.index_mut();
+                index.append(key, QueueOffset(i), entry(i)).unwrap();
+            }
+            // Short pages, two of them in a block, and none of them kept in memory.
+            index.put_to_sleep(StoreTimestamp(u64::MAX)).await;
+            for _ in 0..=PLACE_TRIES_MAX {
+                let _ = index.flush().await;
+            }
+            assert_eq!(index.index().unwritten_bytes(), 0);
+            let (name, bad) = (format!("i/{:020}.idx", 0), (4096, 8192));
+            disk.spoil_writes(&name, bad, DiskErrorKind::Io);
+            disk.spoil(&name, bad, DiskErrorKind::Io);
+        }
+        for key in queues {
+            let mut out = Vec::new();
+            let mut found = 0;
+            while found < 100 {
+                found += index
+                    .lookup(key, QueueOffset(found as u64), 100, &mut out)
+                    .await
+                    .unwrap();
+            }
+            assert!(out.into_iter().eq((0..100).map(entry)));
+        }
+    });
+}
+
+#[test]
 fn a_page_file_that_can_not_be_made_is_passed_over() {
     let disk = SimDisk::new(8);
     disk.block_on(async {
