@@ -3,8 +3,8 @@
 //! **Owns** the JSON file of each case and the Markdown table made from all of them.
 //! **Lives on** the calling thread.
 //! **Invariants** a result names machine, date, commit and how noisy its runs were; a run that
-//! failed or lost something is marked, not left out. The table is made from the files, so cases
-//! may be run one by one.
+//! failed or lost something is marked, not left out, and no bar is held by a Gantry that did so or
+//! without a figure. The table is made from the files, so cases may be run one by one.
 //! **Limits** none.
 //! **Not here** running (`compare`).
 
@@ -30,6 +30,7 @@ const TABLE: &str = "README.md";
 pub struct Outcome {
     name: &'static str,
     about: Value,
+    notes: Vec<String>,
     reports: Vec<(Side, Value)>,
 }
 
@@ -51,6 +52,10 @@ struct Line {
     bar: Bar,
     peer: Option<Span>,
     gantry: Option<Span>,
+    /// Whether every round of both sides has the figure: a median of fewer is of another load.
+    is_whole: bool,
+    /// What a round of Gantry complained of.
+    failure: Option<String>,
 }
 
 /// A number in a report by its JSON pointer.
@@ -110,13 +115,21 @@ impl Outcome {
                 "date": said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
                 "commit": built_from(&settings.commit),
             }),
+            notes: Vec::new(),
             reports: Vec::new(),
         }
     }
 
-    /// Runs that failed or lost something.
+    /// Runs that failed or lost something, and figures that are missing.
     pub fn failed_count(&self) -> usize {
-        complaints(self.reports.iter().map(|(_, report)| report)).len()
+        let runs = complaints(self.reports.iter().map(|(_, report)| report)).len();
+        let lines = lines(&self.to_json());
+        runs + lines.iter().filter(|line| line.lacks_figure()).count()
+    }
+
+    /// What must be known about the rounds of one side.
+    pub fn note(&mut self, side: Side, text: &str) {
+        self.notes.push(format!("{}: {text}", side.name()));
     }
 
     /// A run's report.
@@ -131,6 +144,7 @@ impl Outcome {
         };
         let mut all = self.about.clone();
         if let Some(object) = all.as_object_mut() {
+            object.insert("notes".to_owned(), json!(self.notes));
             for side in Side::BOTH {
                 object.insert(side.name().to_owned(), Value::Array(of(side)));
             }
@@ -169,7 +183,28 @@ impl Outcome {
 
 impl Line {
     fn ratio(&self) -> Option<f64> {
-        Some(self.gantry?.median / self.peer?.median)
+        let ratio = self.gantry?.median / self.peer?.median;
+        // Of nothing spent, no multiple can be told.
+        ratio.is_finite().then_some(ratio)
+    }
+
+    fn lacks_figure(&self) -> bool {
+        !self.is_whole || self.ratio().is_none()
+    }
+
+    /// Whether the bar holds, and why that can't be said.
+    fn verdict(&self) -> String {
+        if let Some(failure) = &self.failure {
+            return format!("FAILED: {failure}");
+        }
+        let ratio = self.ratio().filter(|_| self.is_whole);
+        let verdict = match ratio.map(|ratio| self.bar.holds(ratio)) {
+            None => "no figure",
+            Some(Some(true)) => "held",
+            Some(Some(false)) => "MISSED",
+            Some(None) => "",
+        };
+        verdict.to_owned()
     }
 
     /// Both sides, the ratio, the bar and whether it holds.
@@ -187,18 +222,12 @@ impl Line {
                 format!("{ratio:.2} ×")
             }
         });
-        let verdict = self.ratio().and_then(|ratio| self.bar.holds(ratio));
-        let verdict = match verdict {
-            Some(true) => "held",
-            Some(false) => "MISSED",
-            None => "",
-        };
         vec![
             text(self.peer),
             text(self.gantry),
             ratio,
             self.bar.text(),
-            verdict.to_owned(),
+            self.verdict(),
         ]
     }
 }
@@ -224,18 +253,25 @@ fn case_of(all: &Value) -> Option<&'static Case> {
 }
 
 fn lines(all: &Value) -> Vec<Line> {
-    let of = |side, figure| {
+    let of = |side, figure| -> Vec<f64> {
         let values = reports(all, side).iter();
-        span(values.filter_map(|r| value(figure, r)).collect())
+        values.filter_map(|r| value(figure, r)).collect()
     };
+    let rounds: usize = Side::BOTH.map(|side| reports(all, side).len()).iter().sum();
+    let failure = complaints(reports(all, Side::Gantry)).into_iter().next();
     let figures = case_of(all).map_or(&[][..], |case| case.figures);
     figures
         .iter()
-        .map(|(figure, bar)| Line {
-            figure: *figure,
-            bar: *bar,
-            peer: of(Side::Peer, *figure),
-            gantry: of(Side::Gantry, *figure),
+        .map(|(figure, bar)| {
+            let [peer, gantry] = Side::BOTH.map(|side| of(side, *figure));
+            Line {
+                figure: *figure,
+                bar: *bar,
+                is_whole: peer.len() + gantry.len() == rounds,
+                peer: span(peer),
+                gantry: span(gantry),
+                failure: failure.clone(),
+            }
         })
         .collect()
 }
@@ -283,6 +319,9 @@ fn remarks(all: &Value) -> Vec<String> {
             remarks.push(format!("{}: a run FAILED: {complaint}", side.name()));
         }
     }
+    let notes = all.get("notes").and_then(Value::as_array);
+    let notes = notes.into_iter().flatten().filter_map(Value::as_str);
+    remarks.extend(notes.map(str::to_owned));
     for (side, settings) in [(Side::Peer, "peer_set"), (Side::Gantry, "set")] {
         let given = all.get(settings).and_then(Value::as_array);
         for setting in given.into_iter().flatten().filter_map(Value::as_str) {
@@ -292,12 +331,18 @@ fn remarks(all: &Value) -> Vec<String> {
     remarks
 }
 
-/// What failed, in the runs themselves or in what they were prepared by.
-fn complaints<'v>(reports: impl IntoIterator<Item = &'v Value>) -> Vec<&'v str> {
+/// What failed, in the runs themselves or in what they were prepared by; each in one line that fits
+/// a cell of a table.
+fn complaints<'v>(reports: impl IntoIterator<Item = &'v Value>) -> Vec<String> {
     let of = |r: &'v Value| r.get("complaint")?.as_str();
     let runs = reports.into_iter();
     let both = runs.flat_map(|run| [Some(run), run.get("fill")]);
-    both.flatten().filter_map(of).collect()
+    let all = both.flatten().filter_map(of);
+    all.map(|said| {
+        let lines = said.lines().map(|line| line.trim_start_matches("gantry: "));
+        lines.collect::<Vec<_>>().join(", ").replace('|', "/")
+    })
+    .collect()
 }
 
 /// Makes the table anew from all files in the folder.
@@ -399,43 +444,5 @@ fn machine() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_of_odd_and_even() {
-        let odd = span(vec![3.0, 1.0, 2.0]).unwrap();
-        assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
-        assert!((span(vec![4.0, 1.0]).unwrap().median - 2.5).abs() < 1e-9);
-        assert_eq!(span(vec![]), None);
-    }
-
-    #[test]
-    fn a_table_names_bars_machine_and_what_failed() {
-        let run = |cpu: f64, rate: f64| {
-            json!({"main_latency": "send", "per_second": rate,
-                "broker": {"cpu_seconds_per_million": cpu},
-                "latency_us": {"send": {"p99": 7.0}},
-                "machine": {"noise_share": 0.25}})
-        };
-        let mut lossy = run(2.0, 250_000.0);
-        lossy["complaint"] = json!("2 lost");
-        lossy["fill"] = json!({"complaint": "3 not filled", "machine": {"noise_share": 0.25}});
-        let all = json!({"case": "produce", "what": "this", "machine": "two cores",
-            "date": "2026-01-01", "commit": "abc", "quick": true, "set": ["a=b"],
-            "peer": [run(25.0, 60_000.0)], "gantry": [run(2.0, 250_000.0), lossy]});
-        let text = markdown(&[all]);
-        for part in [
-            "1/12.5 | ≤ 1/12 | held",
-            "4.17 ×",
-            "two cores",
-            "abc",
-            "2 lost",
-            "3 not filled",
-            "with a=b",
-            "25 %",
-        ] {
-            assert!(text.contains(part), "no {part} in {text}");
-        }
-    }
-}
+#[path = "results_tests.rs"]
+mod tests;
