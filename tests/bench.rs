@@ -486,6 +486,18 @@ fn what_can_be_compared_is_listed() {
     assert!(!ok && err.contains("--list"), "{err}");
     let (ok, _, err) = run(&["bench", "compare", "--quick", "--rounds", "2"], b"");
     assert!(!ok && err.contains("--rounds = 2: 3 and up"), "{err}");
+    let (ok, _, err) = run(&["bench", "compare", "--port", "65506"], b"");
+    assert!(!ok && err.contains("--port = 65506: 1 to 65505"), "{err}");
     let (_, out, _) = run(&["bench", "compare", "--quick", "--list"], b"");
     assert!(out.contains("backlog of 300000 ×"), "{out}");
+}
+
+/// What else listens on this machine is not measured in the place of a server of the comparison.
+#[test]
+fn nothing_is_compared_where_somebody_listens() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Its last port.
+    let first = (listener.local_addr().unwrap().port() - 30).to_string();
+    let (ok, _, err) = run(&["bench", "compare", "--quick", "--port", &first], b"");
+    assert!(!ok && err.contains("is not free"), "{err}");
 }

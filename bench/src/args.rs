@@ -379,7 +379,8 @@ pub struct CompareArgs {
     /// Further settings of Gantry.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// First of the six ports used: name server and broker of the peer, then of Gantry.
+    /// First of the six ports used, which must be free: name server and broker of the peer, then of
+    /// Gantry; the last is 30 above it.
     #[arg(long, default_value_t = 20_876)]
     pub port: u16,
     /// Folder for the JSON files and the Markdown table (bench/results; with --quick, so that they

@@ -54,3 +54,17 @@ fn a_peer_that_is_restarted_is_warm_no_more() {
     bench.restart_cold(Side::Peer).unwrap_err();
     assert_eq!(bench.settled, None);
 }
+
+/// A case that fails later leaves a table of what there is.
+#[test]
+fn a_case_is_in_the_table_once_it_is_done() {
+    let (work, results) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bench = bench(work.path());
+    for (done, case) in (1..).zip(CASES) {
+        let outcome = Outcome::new(case, case.name, true, &bench.settings);
+        let table = keep(&outcome, results.path()).unwrap();
+        let text = std::fs::read_to_string(table).unwrap();
+        let cases = text.lines().filter(|line| line.starts_with("- **"));
+        assert_eq!(cases.count(), done, "{text}");
+    }
+}

@@ -7,9 +7,11 @@
 //! starts with a fresh store that has seen no transaction and is warmed up until its CPU per
 //! message settles.
 //! **Limits** `SETTLE_ROUNDS_MAX` warm-up runs.
-//! **Not here** the bars (`cases`), the processes (`servers`), medians and files (`results`).
+//! **Not here** the bars (`cases`), the processes (`servers`), whether they answer (`ready`),
+//! medians and files (`results`).
 
 pub mod cases;
+pub mod ready;
 pub mod results;
 pub mod servers;
 
@@ -123,33 +125,17 @@ pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
             allowed: "3 and up",
         });
     }
+    ready::check_first(args.port)?;
+    ready::await_free(args.port, &ready::ALL, Duration::ZERO)?;
     let results = results_folder(args);
-    let scale = Scale::of(args);
-    let work = match &args.work {
-        Some(folder) => std::fs::create_dir_all(folder).and_then(|()| {
-            let builder = &mut tempfile::Builder::new();
-            builder.prefix("gantry-compare-").tempdir_in(folder)
-        }),
-        None => tempfile::Builder::new().prefix("gantry-compare-").tempdir(),
-    };
-    let work = work.map_err(|source| BenchError::Output {
+    let work = work_folder(args.work.as_deref()).map_err(|source| BenchError::Output {
         path: "the work folder".to_owned(),
         source,
     })?;
     servers::end_with_us(work.path().to_owned())?;
-    let small = servers::memory_bytes() < HEAP_MEMORY_MIN;
-    let heap = if small { HEAP_SMALL } else { HEAP };
-    let settings = Settings {
-        work: work.path().to_owned(),
-        port: args.port,
-        peer_heap: args.peer_heap.clone().unwrap_or_else(|| heap.to_owned()),
-        peer_set: args.peer_set.clone(),
-        set: args.set.clone(),
-        commit: commit.to_owned(),
-    };
     let mut bench = Bench {
-        scale,
-        settings,
+        scale: Scale::of(args),
+        settings: settings(args, work.path(), commit),
         peer: None,
         gantry: None,
         settled: None,
@@ -160,17 +146,47 @@ pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
         eprintln!("== {}: {}", case.name, case.what_of(messages));
         let outcome = bench.case(case)?;
         println!("{}", outcome.table());
-        outcome.write(&results)?;
+        let table = keep(&outcome, &results)?;
+        eprintln!("table: {}", table.display());
         failed_count += outcome.failed_count();
     }
     bench.stop()?;
-    let table = results::rebuild(&results)?;
-    eprintln!("table: {}", table.display());
     if failed_count > 0 {
-        let what = format!("{failed_count} runs failed, the table says which");
+        let what = format!("{failed_count} runs or figures failed, the table says which");
         return Err(BenchError::Wrong { what });
     }
     Ok(())
+}
+
+fn work_folder(within: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("gantry-compare-");
+    match within {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)?;
+            builder.tempdir_in(folder)
+        }
+        None => builder.tempdir(),
+    }
+}
+
+fn settings(args: &CompareArgs, work: &Path, commit: &str) -> Settings {
+    let small = servers::memory_bytes() < HEAP_MEMORY_MIN;
+    let heap = if small { HEAP_SMALL } else { HEAP };
+    Settings {
+        work: work.to_owned(),
+        port: args.port,
+        peer_heap: args.peer_heap.clone().unwrap_or_else(|| heap.to_owned()),
+        peer_set: args.peer_set.clone(),
+        set: args.set.clone(),
+        commit: commit.to_owned(),
+    }
+}
+
+/// Writes a case's file, and the table anew: a case that fails after it leaves no stale one.
+fn keep(outcome: &Outcome, results: &Path) -> Result<PathBuf, BenchError> {
+    outcome.write(results)?;
+    results::rebuild(results)
 }
 
 /// Where the results go: those of a quick comparison not in the place of full ones.

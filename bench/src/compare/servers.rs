@@ -9,7 +9,7 @@
 //! **Not here** what is run on them (`compare`).
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,9 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use super::ready::{self, await_free, check_answerer, first_send, is_listening};
 use crate::error::BenchError;
 use crate::observe::process::{cpu_seconds, field, stat_fields};
-use crate::route::Caller;
-use gantry_protocol::code::request as codes;
-use gantry_protocol::command::Command as Request;
 
 /// One way to run the peer: the script that the tests use, too.
 const PEER_SCRIPT: &str = include_str!("../../../tests/peer/run.sh");
@@ -204,17 +202,28 @@ impl Server {
     /// Where the broker listens.
     pub fn addr(&self) -> SocketAddr {
         let offset = match self.side {
-            Side::Peer => 10,
-            Side::Gantry => 30,
+            Side::Peer => ready::PEER_BROKER,
+            Side::Gantry => ready::GANTRY_BROKER,
         };
         SocketAddr::from(([127, 0, 0, 1], self.settings.port + offset))
     }
 
     fn namesrv_port(&self) -> u16 {
-        match self.side {
-            Side::Peer => self.settings.port,
-            Side::Gantry => self.settings.port + 20,
-        }
+        let offset = match self.side {
+            Side::Peer => ready::PEER_NAMESRV,
+            Side::Gantry => ready::GANTRY_NAMESRV,
+        };
+        self.settings.port + offset
+    }
+
+    /// Waits until the ports are free that it takes when it starts; a peer's name server stays when
+    /// its broker is killed.
+    fn await_ports(&self) -> Result<(), BenchError> {
+        let ports = match self.side {
+            Side::Gantry => &[ready::GANTRY_NAMESRV, ready::GANTRY_BROKER][..],
+            Side::Peer => &ready::PEER_BROKER_ALL,
+        };
+        await_free(self.settings.port, ports, ready::FREE_LIMIT)
     }
 
     /// The broker's process.
@@ -242,6 +251,7 @@ impl Server {
         } else {
             "flushDiskType=ASYNC_FLUSH"
         };
+        self.await_ports()?;
         self.started = true;
         let mut command = match self.side {
             Side::Gantry => self.gantry(flush),
@@ -264,12 +274,7 @@ impl Server {
                 noted.child.wait().map_err(|e| program("run.sh", &e))?;
             }
         }
-        let seconds = first?;
-        let cpu = self.pid().and_then(cpu_seconds).unwrap_or(f64::NAN);
-        Ok(StartTook {
-            seconds,
-            cpu_seconds: cpu,
-        })
+        first
     }
 
     fn gantry(&self, flush: &str) -> Command {
@@ -331,10 +336,20 @@ impl Server {
         child: &mut Child,
         since: Instant,
         log: &Path,
-    ) -> Result<f64, BenchError> {
+    ) -> Result<StartTook, BenchError> {
         while since.elapsed() < READY_LIMIT {
             if first_send(self.addr()) {
-                return Ok(since.elapsed().as_secs_f64());
+                let pid = match self.side {
+                    Side::Gantry => Some(child.id()),
+                    Side::Peer => self.pid(),
+                };
+                // Both at once: what is spent from here on is not the start's.
+                let took = StartTook {
+                    seconds: since.elapsed().as_secs_f64(),
+                    cpu_seconds: pid.and_then(cpu_seconds).unwrap_or(f64::NAN),
+                };
+                check_answerer(self.side.name(), self.addr(), pid)?;
+                return Ok(took);
             }
             let ended = child.try_wait().ok().flatten();
             if ended.is_some_and(|status| !status.success() || self.side == Side::Gantry) {
@@ -520,37 +535,6 @@ fn is_running(pid: u32) -> bool {
         .ok()
         .and_then(|stat| Some(stat_fields(&stat)?.1.first().copied()? != "Z"))
         .unwrap_or(false)
-}
-
-fn is_listening(addr: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&addr, STOP_LIMIT).is_ok()
-}
-
-/// Whether a send to a topic that may not exist yet is acknowledged.
-fn first_send(addr: SocketAddr) -> bool {
-    let Ok(mut caller) = Caller::connect(addr) else {
-        return false;
-    };
-    let fields = [
-        ("a", "gantry_bench"),
-        ("b", "GantryBenchStart"),
-        ("c", "TBW102"),
-        ("d", "4"),
-        ("e", "0"),
-        ("f", "0"),
-        ("g", "1700000000000"),
-        ("h", "0"),
-        ("i", ""),
-        ("j", "0"),
-        ("k", "false"),
-        ("m", "false"),
-    ];
-    let mut request = Request::request(codes::SEND_MESSAGE_V2, 0);
-    let owned = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    request.ext = Some(owned.to_vec());
-    let request = request.with_body(&b"first"[..]);
-    let replies = caller.calls("sending the first message", &[request]);
-    replies.is_ok_and(|replies| replies.first().is_some_and(|reply| reply.code == 0))
 }
 
 /// Memory of this machine, bytes.

@@ -49,3 +49,45 @@ fn a_killed_peer_is_gone_when_its_port_is_free() {
     child.wait().unwrap();
     holder.join().unwrap();
 }
+
+fn started_by(peer: &Server, script: &str) -> Result<StartTook, BenchError> {
+    let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+    let took = peer.await_first_send(&mut child, Instant::now(), Path::new("start.log"));
+    let has_ended = child.try_wait().unwrap().is_some();
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert!(!has_ended, "the script was waited for");
+    took
+}
+
+/// The peer's script polls until its broker says that it is up: seconds and CPU are read before.
+#[test]
+fn what_a_start_took_is_read_at_the_first_answer_of_the_process_started() {
+    let work = tempfile::tempdir().unwrap();
+    let port = ready::tests::answering().port();
+    let settings = settings(work.path(), port - ready::PEER_BROKER);
+    let peer = Server::new(Side::Peer, &settings, false).unwrap();
+    let own = std::process::id();
+    fs::write(peer.dir.join("broker.pid"), own.to_string()).unwrap();
+    let took = started_by(&peer, "exec sleep 60").unwrap();
+    assert!(took.cpu_seconds <= cpu_seconds(own).unwrap(), "{took:?}");
+    assert!(took.seconds < 30.0, "{took:?}");
+    // Whatever else answers there is not the peer.
+    fs::write(peer.dir.join("broker.pid"), "1").unwrap();
+    let error = started_by(&peer, "exec sleep 60").unwrap_err().to_string();
+    assert!(error.ends_with("process 1 was started"), "{error}");
+}
+
+#[test]
+fn a_server_is_not_started_at_a_port_that_somebody_has() {
+    let work = tempfile::tempdir().unwrap();
+    let port = ready::tests::answering().port();
+    let settings = settings(work.path(), port - ready::GANTRY_BROKER);
+    let mut gantry = Server::new(Side::Gantry, &settings, false).unwrap();
+    let error = gantry.start().unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("port {port} is not free")),
+        "{error}"
+    );
+    assert!(!gantry.started && gantry.child.is_none());
+}
