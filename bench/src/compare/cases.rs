@@ -8,6 +8,8 @@
 //! **Limits** none.
 //! **Not here** running them (`compare`), reading the figures (`results`).
 
+use super::servers::Side;
+
 /// What is read from a run's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figure {
@@ -129,7 +131,7 @@ impl Case {
 }
 
 const PRODUCE: &[&str] = &["produce"];
-const MIXED: &[&str] = &["mixed", "--allow-reorder"];
+const MIXED: &[&str] = &["mixed"];
 const MANY: &[&str] = &["queues", "--topics", "125"];
 const BATCH: &[&str] = &["produce", "--batch", "32"];
 const BINARY: &[&str] = &["produce", "--encoding", "binary"];
@@ -137,14 +139,24 @@ const SMALL: &[&str] = &["produce", "--size", "128"];
 /// At a fixed rate nothing is refused: what a stall delays piles up and is counted.
 const RATE_10: &[&str] = &["produce", "--rate", "10000", "--in-flight", "4096"];
 const RATE_20: &[&str] = &["produce", "--rate", "20000", "--in-flight", "4096"];
-const E2E: &[&str] = &[
-    "e2e",
-    "--rate",
-    "5000",
-    "--in-flight",
-    "4096",
-    "--allow-reorder",
-];
+const E2E: &[&str] = &["e2e", "--rate", "5000", "--in-flight", "4096"];
+
+/// A backlog.
+pub const BACKLOG: &[&str] = &["consume"];
+/// Scenarios that read back what they sent.
+const READ_BACK: [&str; 3] = ["e2e", "mixed", "consume"];
+
+/// A scenario's words for one side. Apache doesn't keep the order of pipelined sends, which is
+/// counted and not held against it; Gantry promises it.
+pub fn words_for<'w>(side: Side, words: &[&'w str]) -> Vec<&'w str> {
+    let is_read = words.first().is_some_and(|name| READ_BACK.contains(name));
+    let more: &[&str] = if side == Side::Peer && is_read {
+        &["--allow-reorder"]
+    } else {
+        &[]
+    };
+    [words, more].concat()
+}
 
 /// All cases.
 pub const CASES: &[Case] = &[
@@ -293,6 +305,24 @@ mod tests {
         assert!(what("cold", 300_000).contains("backlog of 300000 ×"));
         assert!(what("memory", 10_000_000).ends_with("after 10 M messages"));
         assert!(CASES.iter().all(|case| !case.what_of(5).contains('{')));
+    }
+
+    /// What Gantry's messages are out of order by must fail its run.
+    #[test]
+    fn only_the_peer_may_reorder() {
+        let loads = CASES.iter().filter_map(|case| match case.kind {
+            Kind::Load(words, warm) => Some([words, warm]),
+            _ => None,
+        });
+        let mut waived = Vec::new();
+        for words in loads.flatten().chain([BACKLOG]) {
+            assert_eq!(words_for(Side::Gantry, words), words);
+            assert!(!words.contains(&"--allow-reorder"));
+            if words_for(Side::Peer, words).contains(&"--allow-reorder") {
+                waived.push(words.first().copied().unwrap());
+            }
+        }
+        assert_eq!(waived, ["e2e", "mixed", "consume"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! **Owns** the order of a comparison: servers, warm-up, rounds in turn, results.
 //! **Lives on** the calling thread; every measured run is a process of its own, so that what the
 //! generator itself spends is known.
-//! **Invariants** both sides get the same words in the same round, one after the other; the peer
+//! **Invariants** both sides get the same load in the same round, one after the other; the peer
 //! starts with a fresh store that has seen no transaction and is warmed up until its CPU per
 //! message settles.
 //! **Limits** `SETTLE_ROUNDS_MAX` warm-up runs.
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::args::{CompareArgs, ROUNDS_MIN};
 use crate::error::BenchError;
 use crate::observe::process::{cpu_seconds, unbacked_bytes};
-use cases::{CASES, Case, Kind};
+use cases::{BACKLOG, CASES, Case, Kind, words_for};
 use results::Outcome;
 use servers::{Server, Settings, Side, StartTook};
 
@@ -308,7 +308,8 @@ impl Bench {
         let _ = std::fs::remove_file(&out);
         let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"));
         let mut command = Command::new(binary);
-        command.arg("bench").args(words).args(more);
+        command.arg("bench");
+        command.args(words_for(side, words)).args(more);
         command.args(["--broker", &addr, "--topic", topic]);
         if let Some(pid) = &pid {
             command.args(["--broker-pid", pid]);
@@ -378,7 +379,6 @@ impl Bench {
     }
 
     fn backlog(&mut self, case: &Case, outcome: &mut Outcome) -> Result<(), BenchError> {
-        const WARM: &[&str] = &["consume", "--allow-reorder"];
         self.serve(false)?;
         let messages = |count: u64| ["--messages".to_owned(), count.to_string()];
         let phase = |words: [String; 2], phase: &str| {
@@ -394,24 +394,24 @@ impl Bench {
                     if round == 0 && side == Side::Peer {
                         for n in 0..REHEARSALS {
                             let topic = format!("GantryBenchWarm{n}");
-                            self.bench(side, WARM, &rehearsal, &topic)?;
+                            self.bench(side, BACKLOG, &rehearsal, &topic)?;
                         }
                     }
-                    let report = self.bench(side, WARM, &messages(count), &topic)?;
+                    let report = self.bench(side, BACKLOG, &messages(count), &topic)?;
                     outcome.add(side, report);
                     continue;
                 }
-                let fill = self.bench(side, WARM, &phase(messages(count), "fill"), &topic)?;
+                let fill = self.bench(side, BACKLOG, &phase(messages(count), "fill"), &topic)?;
                 self.restart_cold(side)?;
                 if side == Side::Peer {
                     // A new JVM has to learn again.
                     for n in 0..REHEARSALS {
                         let topic = format!("GantryBenchWarm{round}{n}");
-                        self.bench(side, WARM, &rehearsal, &topic)?;
+                        self.bench(side, BACKLOG, &rehearsal, &topic)?;
                     }
                 }
                 let read = phase(messages(count), "read");
-                let mut report = self.bench(side, WARM, &read, &topic)?;
+                let mut report = self.bench(side, BACKLOG, &read, &topic)?;
                 if let Some(object) = report.as_object_mut() {
                     object.insert("fill".to_owned(), fill);
                 }
