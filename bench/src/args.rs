@@ -364,7 +364,8 @@ pub struct CompareArgs {
     /// Name the scenarios and their bars, run nothing.
     #[arg(long)]
     pub list: bool,
-    /// Shorter windows, smaller backlogs: about twenty minutes in all; for a look, not for bars.
+    /// Shorter windows, smaller backlogs, a warm peer kept with its store: about twenty minutes in
+    /// all; for a look, not for bars.
     #[arg(long)]
     pub quick: bool,
     /// Rounds, 3 and up: a median of fewer is one of them.

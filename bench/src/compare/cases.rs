@@ -325,6 +325,26 @@ mod tests {
         assert_eq!(waived, ["e2e", "mixed", "consume"]);
     }
 
+    /// bench/README.md names the cases that are not warmed up with their own load.
+    #[test]
+    fn what_warms_the_peer_up_is_what_the_docs_say() {
+        let docs = include_str!("../../README.md");
+        let line = docs
+            .lines()
+            .find(|line| line.contains("warmed up with another load here"));
+        let line = line.unwrap();
+        for case in CASES {
+            let is_same = matches!(case.kind, Kind::Load(words, warm) if words == warm);
+            let is_named = line.contains(&format!("`{}`", case.name));
+            // `produce` is named as what warms others up.
+            assert!(
+                is_named != is_same || case.name == "produce",
+                "{}",
+                case.name
+            );
+        }
+    }
+
     #[test]
     fn bars_judge_ratios() {
         assert_eq!(Bar::OneIn(12.0).holds(0.08), Some(true));

@@ -24,6 +24,7 @@ fn bench(work: &Path) -> Bench {
         peer: None,
         gantry: None,
         settled: None,
+        unsettled: None,
     }
 }
 

@@ -4,16 +4,17 @@
 //! **Lives on** the calling thread; every measured run is a process of its own, so that what the
 //! generator itself spends is known.
 //! **Invariants** both sides get the same load in the same round, one after the other; the peer
-//! starts with a fresh store that has seen no transaction and is warmed up until its CPU per
-//! message settles.
+//! starts with a fresh store that has seen no transaction (a quick comparison keeps it from case
+//! to case) and is warmed up until its CPU per message settles.
 //! **Limits** `SETTLE_ROUNDS_MAX` warm-up runs.
 //! **Not here** the bars (`cases`), the processes (`servers`), whether they answer (`ready`),
-//! medians and files (`results`).
+//! whether one is warm (`settle`), medians and files (`results`).
 
 pub mod cases;
 pub mod ready;
 pub mod results;
 pub mod servers;
+pub mod settle;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,14 +28,11 @@ use crate::observe::process::{cpu_seconds, unbacked_bytes};
 use cases::{BACKLOG, CASES, Case, Kind, words_for};
 use results::Outcome;
 use servers::{Server, Settings, Side, StartTook};
+use settle::Settling;
 
 /// Warm-up runs at the most: the JIT of a busy two-core machine needs a minute.
 const SETTLE_ROUNDS_MAX: usize = 24;
 const SETTLE_ROUNDS_QUICK: usize = 12;
-/// A run whose CPU per message is not lower than the lowest before by more than this is settled;
-/// two in a row end the warm-up.
-const SETTLED: f64 = 0.05;
-const SETTLED_RUNS: usize = 2;
 /// Rehearsals of a backlog.
 const REHEARSALS: usize = 3;
 /// The other server is quiet when it spends less than this of a core.
@@ -139,6 +137,7 @@ pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
         peer: None,
         gantry: None,
         settled: None,
+        unsettled: None,
     };
     let mut failed_count = 0;
     for case in chosen {
@@ -222,6 +221,8 @@ struct Bench {
     gantry: Option<Server>,
     /// The words the peer has been warmed up with.
     settled: Option<&'static [&'static str]>,
+    /// What is to be known of that warm-up.
+    unsettled: Option<String>,
 }
 
 impl Bench {
@@ -230,8 +231,8 @@ impl Bench {
         let mut outcome = Outcome::new(case, &what, self.scale.quick, &self.settings);
         match case.kind {
             Kind::Load(words, warm) => {
-                self.serve(case.sync_flush)?;
-                self.settle(warm)?;
+                self.serve(case.sync_flush, &mut outcome)?;
+                self.settle(warm, &mut outcome)?;
                 for _ in 0..self.scale.rounds {
                     for side in Side::BOTH {
                         let more = self.window();
@@ -262,11 +263,14 @@ impl Bench {
             .collect()
     }
 
-    /// Both servers up with fresh stores; a quick comparison keeps a peer that fits and is warm.
-    fn serve(&mut self, sync_flush: bool) -> Result<(), BenchError> {
+    /// Both servers up with fresh stores; a quick comparison keeps a peer that fits, with its
+    /// store: to warm another up would take longer than the rounds.
+    fn serve(&mut self, sync_flush: bool, outcome: &mut Outcome) -> Result<(), BenchError> {
         self.gantry = None;
         let keep = self.scale.quick && self.peer.as_ref().is_some_and(|p| p.fits(sync_flush));
-        if !keep {
+        if keep {
+            outcome.note(Side::Peer, "kept from the case before, with its store");
+        } else {
             self.peer = None;
             self.settled = None;
             self.peer = Some(self.started(Side::Peer, sync_flush)?.0);
@@ -351,35 +355,38 @@ impl Bench {
         }
     }
 
-    /// Runs the warm-up until the peer's CPU per message no longer falls.
-    fn settle(&mut self, words: &'static [&'static str]) -> Result<(), BenchError> {
-        if self.settled == Some(words) {
-            return Ok(());
-        }
-        let seconds = self.scale.settle_seconds.to_string();
-        let more = ["--seconds", &seconds, "--warm-up", "0"].map(str::to_owned);
-        let (mut lowest, mut settled) = (f64::INFINITY, 0);
-        for _ in 0..self.scale.settle_rounds {
-            let report = self.bench(Side::Peer, words, &more, "GantryBenchWarm")?;
-            let cpu = results::number(&report, "/broker/cpu_seconds_per_million");
-            let cpu = cpu.unwrap_or(f64::INFINITY);
-            settled = if cpu < lowest * (1.0 - SETTLED) {
-                0
-            } else {
-                settled + 1
-            };
-            lowest = lowest.min(cpu);
-            eprintln!("  warm-up of the peer: {cpu:.1} CPU-s per million");
-            if settled >= SETTLED_RUNS {
-                break;
+    /// Runs the warm-up until the peer's CPU per message no longer falls, or for a while; then the
+    /// outcome says so.
+    fn settle(
+        &mut self,
+        words: &'static [&'static str],
+        outcome: &mut Outcome,
+    ) -> Result<(), BenchError> {
+        if self.settled != Some(words) {
+            let seconds = self.scale.settle_seconds.to_string();
+            let more = ["--seconds", &seconds, "--warm-up", "0"].map(str::to_owned);
+            let mut settling = Settling::default();
+            for _ in 0..self.scale.settle_rounds {
+                let report = self.bench(Side::Peer, words, &more, "GantryBenchWarm")?;
+                let cpu = results::number(&report, "/broker/cpu_seconds_per_million");
+                let text = cpu.map_or("unknown".to_owned(), |cpu| format!("{cpu:.1}"));
+                eprintln!("  warm-up of the peer: {text} CPU-s per million");
+                settling.add(cpu);
+                if settling.is_settled() {
+                    break;
+                }
             }
+            self.unsettled = settling.complaint();
+            self.settled = Some(words);
         }
-        self.settled = Some(words);
+        if let Some(complaint) = &self.unsettled {
+            outcome.note(Side::Peer, complaint);
+        }
         Ok(())
     }
 
     fn backlog(&mut self, case: &Case, outcome: &mut Outcome) -> Result<(), BenchError> {
-        self.serve(false)?;
+        self.serve(false, outcome)?;
         let messages = |count: u64| ["--messages".to_owned(), count.to_string()];
         let phase = |words: [String; 2], phase: &str| {
             let more = ["--phase".to_owned(), phase.to_owned()];
@@ -475,7 +482,7 @@ impl Bench {
         let words = ["--messages".to_owned(), count.to_string()];
         for _ in 0..self.scale.rounds {
             self.stop()?;
-            self.serve(false)?;
+            self.serve(false, outcome)?;
             std::thread::sleep(REST);
             for side in Side::BOTH {
                 let idle = self.unbacked(side)?;
