@@ -25,6 +25,11 @@ pub struct Clock {
     origin: Instant,
     wall_ms: Cell<u64>,
     mono_us: Cell<u64>,
+    /// What each reading takes in a test, µs.
+    #[cfg(test)]
+    pub step_us: Cell<u64>,
+    #[cfg(test)]
+    stepped_us: Cell<u64>,
 }
 
 impl Clock {
@@ -34,6 +39,10 @@ impl Clock {
             origin: *ORIGIN,
             wall_ms: Cell::new(0),
             mono_us: Cell::new(0),
+            #[cfg(test)]
+            step_us: Cell::new(0),
+            #[cfg(test)]
+            stepped_us: Cell::new(0),
         };
         clock.refresh();
         Rc::new(clock)
@@ -62,6 +71,12 @@ impl Clock {
 
     /// Microseconds since the process's first clock was made, read now.
     pub fn mono_us_now(&self) -> u64 {
+        #[cfg(test)]
+        if self.step_us.get() > 0 {
+            self.stepped_us
+                .set(self.stepped_us.get() + self.step_us.get());
+            return as_u64(self.origin.elapsed().as_micros()) + self.stepped_us.get();
+        }
         as_u64(self.origin.elapsed().as_micros())
     }
 }

@@ -46,6 +46,12 @@ pub const OFFSETS_BEHIND_MS_MAX: u64 = 1_000;
 const PASS: &str = "shard (pass)";
 /// As [`PASS`].
 const DEADLINES: &str = "shard (deadlines)";
+/// As [`PASS`].
+const OFFSETS: &str = "offsets (positions)";
+/// As [`PASS`].
+const COUNTS: &str = "offsets (counts)";
+/// As [`PASS`].
+const SWEEP: &str = "offsets (idle queues, open halves)";
 
 /// By shard number; none where another core holds it.
 type Shards<S, H> = Vec<Option<Rc<Shard<S, H>>>>;
@@ -259,8 +265,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             }
             self.hand_over_offsets().await;
             self.hand_over_counts().await;
-            self.shards().for_each(|shard| shard.sweep());
-            self.check_halves();
+            self.watched(SWEEP, || {
+                self.shards().for_each(|shard| shard.sweep());
+                self.check_halves();
+            });
         }
     }
 
@@ -273,7 +281,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         for shard in self.shards() {
             loop {
                 let mut rows = Vec::new();
-                let clean = shard.take_changed_offsets(OFFSET_ROWS_MAX, &mut rows);
+                let take = || shard.take_changed_offsets(OFFSET_ROWS_MAX, &mut rows);
+                let clean = self.watched(OFFSETS, take);
                 if !rows.is_empty() {
                     self.send_patiently(ToControl::OffsetsChanged(rows)).await;
                 }
@@ -291,7 +300,9 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             core: self.number,
             ..Counted::default()
         };
-        self.shards().for_each(|shard| shard.harvest(&mut counted));
+        self.watched(COUNTS, || {
+            self.shards().for_each(|shard| shard.harvest(&mut counted));
+        });
         if counted.totals != self.told.replace(counted.totals) {
             self.send_patiently(ToControl::Counted(Box::new(counted)))
                 .await;
@@ -326,7 +337,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             self.host.sleep_ms(1).await;
         }
         // Ends of halves that they told are reported in the log.
-        self.pass();
+        self.watched(PASS, || self.pass());
         self.drain(deadline_ms).await;
         self.hand_over_offsets().await;
     }
@@ -334,7 +345,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     async fn drain(self: &Rc<Self>, deadline_ms: u64) {
         while self.shards().any(|shard| !shard.is_drained()) && self.host.mono_ms() < deadline_ms {
             self.host.sleep_ms(1).await;
-            self.tick();
+            self.watched(DEADLINES, || self.tick());
         }
     }
 

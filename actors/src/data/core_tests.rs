@@ -141,3 +141,27 @@ fn newer_offsets_are_handed_over_behind_older_ones() {
     }
     assert_eq!(last_told(&broker), Some(QueueOffset(2)));
 }
+
+/// Each reading of the clock takes 2 ms here, so what is watched is a stall.
+#[test]
+fn handing_offsets_over_and_draining_are_watched() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    let core = &broker.cores[0];
+    broker.world.naps.set(true);
+    core.host.profile().begin(broker.world.now_us.get());
+    broker.world.look_us.set(2_000);
+    let mut offsets: Task<'_> = Box::pin(Rc::clone(core).run_offsets());
+    for _ in 0..3 {
+        assert!(!is_done(&mut offsets));
+    }
+    let mut stop = stop_of(core);
+    while !is_done(&mut stop) {}
+    let now_us = broker.world.now_us.get();
+    let rooms = core.host.profile().snapshot(now_us).unwrap().stalls.rooms;
+    for name in [OFFSETS, COUNTS, SWEEP, PASS] {
+        assert!(
+            rooms.iter().any(|room| room.room == name),
+            "{name}: {rooms:?}"
+        );
+    }
+}

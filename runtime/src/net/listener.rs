@@ -25,9 +25,12 @@ use super::session::{Accepted, Session};
 use super::taken_port::someone_listens;
 use super::{Claim, FrameHandler, Net, connection};
 use crate::error::ListenError;
+use crate::metrics::StallWatch;
 use crate::raw_ring;
 use crate::shard::{breathe, spawn_into};
 
+/// This room's name in the profile.
+const ROOM: &str = "net/listener";
 /// Pause after a failed accept (no descriptors left): the loop must not spin.
 const ACCEPT_PAUSE_MS: u64 = 20;
 /// Connections that may wait to be accepted: what the stock `net.core.somaxconn` of 5.4 and later
@@ -50,7 +53,9 @@ pub(super) fn listen<H: FrameHandler>(
     };
     let socket = bind(addr).map_err(|error| refused(&error))?;
     let bound = socket.local_addr().map_err(|error| refused(&error))?;
-    spawn_into(net.queues.serve, accept(Rc::clone(net), socket, bound));
+    let watch = StallWatch::new(ROOM, &net.clock, &net.metrics);
+    let accepted = watch.over(accept(Rc::clone(net), socket, bound));
+    spawn_into(net.queues.serve, accepted);
     Ok(bound)
 }
 

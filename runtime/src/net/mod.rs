@@ -52,6 +52,8 @@ use writer::WriteLane;
 pub const IDLE_MS: u64 = 120_000;
 /// How often the idle limit is looked at.
 const SWEEP_MS: u64 = 1_000;
+/// What a stall of the sweep is called in the profile.
+const SWEEP: &str = "net/sweep";
 /// How often the memory of replies is looked at.
 const RELIEVE_MS: u64 = 100;
 /// While that memory is short, a connection whose socket takes nothing for so long is closed: a
@@ -204,7 +206,8 @@ impl<H: FrameHandler> Net<H> {
         });
         let lane = Rc::downgrade(&net.lane);
         core.spawn_serve(writer::run(lane, coalescing, looks_per_ring, listening));
-        core.spawn_clean(sweep(Rc::downgrade(&net)));
+        let swept = sweep(Rc::downgrade(&net));
+        core.spawn_clean(core.watch(SWEEP).over(swept));
         net
     }
 
@@ -325,5 +328,7 @@ fn relieve<H: FrameHandler>(net: &Net<H>, now_ms: u64) {
     }
 }
 
+#[cfg(test)]
+mod stall_tests;
 #[cfg(test)]
 mod tests;

@@ -21,11 +21,13 @@ use super::coalescing::{Coalescing, Listening, Pause};
 use super::session::{CloseReason, Session};
 use super::watched::Watched;
 use crate::clock::Clock;
-use crate::metrics::CoreMetrics;
+use crate::metrics::{CoreMetrics, StallWatch};
 use crate::shard::{breathe, spawn_into};
 
 /// This room's name in the profile.
 const ROOM: &str = "net/writer";
+/// The same of a session whose socket is full.
+const DRAIN: &str = "net/writer (slow readers)";
 
 /// While requests gather, a single core asks its rings at each second look only: idle sockets,
 /// timers and the device wait for two gatherings at most. More seldom is hardly cheaper, and the
@@ -104,7 +106,9 @@ impl WriteLane {
     fn write(self: &Rc<Self>, session: &Rc<Session>) {
         let mut cx = Context::from_waker(Waker::noop());
         if self.flush(session, &mut cx) {
-            spawn_into(self.queue, drain(Rc::clone(self), Rc::clone(session)));
+            let watch = StallWatch::new(DRAIN, &self.clock, &self.metrics);
+            let drained = drain(Rc::clone(self), Rc::clone(session));
+            spawn_into(self.queue, watch.over(drained));
         }
     }
 

@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use gantry_protocol::command::Command;
 use gantry_protocol::frame::take_frame;
-use gantry_runtime::metrics::{Counts, Profile, Timing};
+use gantry_runtime::metrics::{Counts, Profile, Run, Timing};
 use gantry_runtime::net::PeerRef;
 
 use crate::data::host::Host;
@@ -34,6 +34,8 @@ pub struct FakeWorld {
     /// How often a task let the others run.
     pub breaths: Cell<u32>,
     pub now_us: Cell<u64>,
+    /// How long it takes to read the clock.
+    pub look_us: Cell<u64>,
     /// By how much the wall clock was set forward.
     pub wall_step_ms: Cell<u64>,
     pub control_is_full: Cell<bool>,
@@ -59,6 +61,7 @@ impl FakeWorld {
             tasks: RefCell::default(),
             breaths: Cell::new(0),
             now_us: Cell::new(1_000_000),
+            look_us: Cell::new(0),
             wall_step_ms: Cell::new(0),
             control_is_full: Cell::new(false),
             roads_are_full: Cell::new(false),
@@ -136,7 +139,10 @@ impl Host for FakeHost {
                 .borrow_mut()
                 .remove(&peer)
                 .unwrap_or_default();
-            write(&mut out);
+            if let Some(timing) = write(&mut out) {
+                let run = Run { timing, count: 1 };
+                self.profile.replied(&[run], self.world.now_us.get());
+            }
             self.world.outs.borrow_mut().insert(peer, out);
             return;
         }
@@ -162,7 +168,9 @@ impl Host for FakeHost {
     }
 
     fn mono_us_now(&self) -> u64 {
-        self.mono_us()
+        let now_us = self.mono_us() + self.world.look_us.get();
+        self.world.now_us.set(now_us);
+        now_us
     }
 
     fn profile(&self) -> &Profile {
