@@ -15,11 +15,18 @@ use gantry_protocol::code::response;
 /// Longest foreign value quoted in a remark.
 pub const REMARK_VALUE_CHARS_MAX: usize = 256;
 
+/// Stage and cause, as the profile calls them, of messages refused because the disk is full.
+pub const DISK_FULL: (&str, &str) = ("disk", "disk full");
+
 /// Why a data core says `SYSTEM_BUSY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BusyCause {
-    /// Too much waits in a shard's inboxes.
+    /// Too many messages wait in a shard's inboxes.
     Inbox,
+    /// The messages that wait there hold all the memory they may.
+    InboxBytes,
+    /// Too many pulls and questions wait there.
+    InboxAsks,
     /// A message has waited too long before a full tail.
     Tail,
     /// The road to another core is full.
@@ -50,7 +57,7 @@ impl BusyCause {
     /// The stage as remarks and the profile call it.
     pub const fn stage(self) -> &'static str {
         match self {
-            Self::Inbox => "inbox",
+            Self::Inbox | Self::InboxBytes | Self::InboxAsks => "inbox",
             Self::Tail => "tail",
             Self::Mesh => "mesh",
             Self::Control => "control",
@@ -61,6 +68,27 @@ impl BusyCause {
             Self::Gather => "gather",
             Self::Push => "push",
             Self::Replies => "replies",
+        }
+    }
+
+    /// What of that stage, as the profile calls it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::Inbox => "too many messages",
+            Self::InboxBytes => "memory for messages",
+            Self::InboxAsks => "too many pulls and questions",
+            Self::Tail => "waited too long for the disk",
+            Self::Mesh => "the road to another core is full",
+            Self::Control => "the control plane is behind",
+            Self::Parked => "too many wait for a topic or group",
+            Self::ParkedLate => "waited too long for a topic or group",
+            Self::DeviceRead => "too many reads",
+            Self::DeviceReadLate => "waited too long for the device",
+            Self::Suspended => "too many pulls",
+            Self::Transactions => "too many open halves",
+            Self::Gather => "too many questions",
+            Self::Push => "too many wait for an answer",
+            Self::Replies => "memory for replies",
         }
     }
 

@@ -22,7 +22,7 @@ use gantry_protocol::body::{
 };
 use gantry_protocol::command::Command;
 use gantry_runtime::budget::shared::Held;
-use gantry_runtime::metrics::{Counts, Snapshot};
+use gantry_runtime::metrics::{Counts, Refused, Snapshot};
 use gantry_runtime::net::PeerRef;
 use gantry_storage::retention::{Plan, ShardAges};
 use gantry_storage::units::{
@@ -343,8 +343,8 @@ pub struct CoreProfile {
     pub now_us: u64,
     /// What its network and its roads have counted since the start; kept with the profile off, too.
     pub counts: Counts,
-    /// Requests refused with `SYSTEM_BUSY` since the start, by stage.
-    pub refused: Vec<(&'static str, u64)>,
+    /// Requests refused because something was full or too late, since the start.
+    pub refused: Vec<Refused>,
     /// None when `latencyProfileEnable` is off.
     pub snapshot: Option<Snapshot>,
 }

@@ -18,11 +18,13 @@ const BESIDE: [&str; 4] = ["read", "wait", "write", "total"];
 /// Everything.
 pub fn print(report: &Value) -> String {
     let mut out = String::new();
-    let refused = report.get("refused").and_then(Value::as_object);
-    for (stage, count) in refused.into_iter().flatten() {
+    for refused in list(report, "refused") {
         let _ = writeln!(
             out,
-            "refused with SYSTEM_BUSY since start: {count} at stage {stage}"
+            "refused since start: {} at stage {}: {}",
+            number(refused, "count"),
+            text(refused, "stage"),
+            text(refused, "cause"),
         );
     }
     counts(&mut out, report.get("counts").unwrap_or(&Value::Null));
@@ -160,6 +162,9 @@ fn slowest(out: &mut String, all: &[Value]) {
         if alike > 1 {
             let _ = write!(line, ", with {} more of its batch", alike - 1);
         }
+        if let Some(stage) = slow.get("refusedAt").and_then(Value::as_str) {
+            let _ = write!(line, ", refused at {stage}");
+        }
         line.push(':');
         let passed = slow.get("stagesUs").and_then(Value::as_object);
         for (stage, us) in passed.into_iter().flatten() {
@@ -239,17 +244,18 @@ mod tests {
             stage("total", 100),
         ]);
         let report = json!({
-            "enabled": true, "syncFlush": false, "refused": {"inbox": 12},
+            "enabled": true, "syncFlush": false,
+            "refused": [{"stage": "inbox", "cause": "memory", "count": 12}],
             "counts": {"connections": 3, "accepted": 5, "framesIn": 700, "reads": 7, "bytesIn": 770,
                        "bytesOut": 90, "writes": 9, "lateBeats": 2},
             "cores": [{"core": 0}],
             "merged": {"window": {"ms": 12000, "send": send, "pull": []}},
             "slowest": [{"kind": "send", "topic": "T", "queueId": 3, "bytes": 1024, "alike": 3,
-                         "totalUs": 5000, "stagesUs": {"decode": 30}}],
+                         "totalUs": 5000, "stagesUs": {"decode": 30}, "refusedAt": "mailbox"}],
             "stalls": {"longerThanUs": 1000, "rooms": [], "recent": []},
         });
         let shown = print(&report);
-        assert!(shown.contains("12 at stage inbox"), "{shown}");
+        assert!(shown.contains("12 at stage inbox: memory"), "{shown}");
         assert!(
             shown.contains("700 frames in 7 reads of 110 bytes each, 9 writes of 10 bytes"),
             "{shown}"
@@ -267,7 +273,7 @@ mod tests {
             "{shown}"
         );
         assert!(
-            shown.contains("T queue 3, 1024 bytes, with 2 more"),
+            shown.contains("T queue 3, 1024 bytes, with 2 more of its batch, refused at mailbox:"),
             "{shown}"
         );
         let line = |name: &str| shown.lines().find(|line| line.contains(name)).unwrap();

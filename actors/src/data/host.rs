@@ -64,7 +64,7 @@ pub trait Host: 'static {
 
     /// A refusal because too much is asked at once; it is counted.
     fn busy(&self, cause: BusyCause, why: &str) -> Refusal {
-        self.profile().refused(cause.stage());
+        self.profile().refused(cause.stage(), cause.cause());
         Refusal::busy(cause, why)
     }
 
@@ -124,10 +124,22 @@ pub trait Host: 'static {
         ext: Option<&[(&str, ExtValue<'_>)]>,
         body: &[&[u8]],
     ) {
+        self.reply_timed((to, None), code, remark, ext, body);
+    }
+
+    /// As [`Host::reply`], perhaps to a request that is timed until its answer has left.
+    fn reply_timed(
+        &self,
+        (to, timing): (ReplyTo, Option<Timing>),
+        code: i32,
+        remark: Option<&str>,
+        ext: Option<&[(&str, ExtValue<'_>)]>,
+        body: &[&[u8]],
+    ) {
         if to.one_way {
             return;
         }
-        self.write(to.peer, |out| {
+        self.write_timed(to.peer, |out| {
             let written = writer::write_reply(out, to.encoding, to.opaque, code, remark, ext, body);
             if let Err(error) = written {
                 tracing::warn!(code, %error, "a reply was too large and is replaced");
@@ -136,6 +148,7 @@ pub trait Host: 'static {
                 let short = writer::write_reply(out, to.encoding, to.opaque, 1, remark, None, &[]);
                 debug_assert!(short.is_ok(), "a short reply always fits");
             }
+            timing
         });
     }
 
@@ -160,6 +173,12 @@ pub trait Host: 'static {
 
     /// Tells a client why not.
     fn refuse(&self, to: ReplyTo, refusal: &Refusal) {
-        self.reply(to, refusal.code, Some(&refusal.remark), None, &[]);
+        self.refuse_timed(to, refusal, None);
+    }
+
+    /// As [`Host::refuse`], after a wait.
+    fn refuse_timed(&self, to: ReplyTo, refusal: &Refusal, timing: Option<Timing>) {
+        let remark = Some(refusal.remark.as_str());
+        self.reply_timed((to, timing), refusal.code, remark, None, &[]);
     }
 }

@@ -173,6 +173,12 @@ fn writes_are_refused_with_the_reason_until_they_are_not() {
     let refused = send();
     assert_eq!(refused.code, response::SERVICE_NOT_AVAILABLE);
     assert_eq!(refused.remark.as_deref(), Some("the disk is full"));
+    let told = ask(&broker, &Question::Profile);
+    let [Answer::Profile(profile)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let counted = profile.refused[0];
+    assert_eq!((counted.cause, counted.count), ("disk full", 1));
     ask(&broker, &Question::RefuseWrites(None));
     assert_eq!(send().code, 0);
 }

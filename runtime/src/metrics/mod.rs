@@ -17,7 +17,7 @@ mod windows;
 use std::cell::Cell;
 use std::rc::Rc;
 
-pub use profile::{Front, Profile, Run, Snapshot, Timing};
+pub use profile::{Front, Profile, Refused, Run, Snapshot, Timing};
 pub use slowest::{SLOWEST_MAX, Slow};
 pub use stage::{Kind, STAGES, Stage};
 pub use stall_watch::StallWatch;

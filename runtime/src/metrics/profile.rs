@@ -33,6 +33,8 @@ pub struct Front {
 pub struct Timing {
     /// Which road it took.
     pub kind: Kind,
+    /// The stage that it was refused in, if it was; it passed none behind that but `Stage::Reply`.
+    pub refused: Option<Stage>,
     /// Its queue.
     pub queue: QueueKey,
     /// Bytes stored or delivered.
@@ -52,6 +54,17 @@ pub struct Timing {
     pub wait_us: u64,
 }
 
+/// Requests that were refused for one cause, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Where, as remarks call it.
+    pub stage: &'static str,
+    /// Why.
+    pub cause: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
 /// Answers that wait in a connection's out buffer and passed every stage together.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
@@ -67,7 +80,8 @@ impl Run {
         let mine = &self.timing;
         mine.answered_us == other.answered_us
             && mine.read_us == other.read_us
-            && mine.kind == other.kind
+            // One comparison: this is on the way of each answer.
+            && (mine.kind == other.kind) & (mine.refused == other.refused)
             && mine.wait_us == other.wait_us
     }
 }
@@ -84,8 +98,8 @@ struct Recorder {
 #[derive(Debug)]
 pub struct Profile {
     is_on: Cell<bool>,
-    /// By stage, in the order of the first one.
-    refused: RefCell<Vec<(&'static str, u64)>>,
+    /// In the order of the first of each cause.
+    refused: RefCell<Vec<Refused>>,
     recorder: RefCell<Option<Box<Recorder>>>,
 }
 
@@ -115,17 +129,22 @@ impl Profile {
         self.is_on.get()
     }
 
-    /// A request was refused because `stage` was full. Counted even while nothing is recorded.
-    pub fn refused(&self, stage: &'static str) {
+    /// A request was refused at `stage`. Counted even while nothing is recorded.
+    pub fn refused(&self, stage: &'static str, cause: &'static str) {
         let mut refused = self.refused.borrow_mut();
-        match refused.iter_mut().find(|(known, _)| *known == stage) {
-            Some((_, count)) => *count += 1,
-            None => refused.push((stage, 1)),
+        let is_it = |known: &&mut Refused| (known.stage, known.cause) == (stage, cause);
+        match refused.iter_mut().find(is_it) {
+            Some(known) => known.count += 1,
+            None => refused.push(Refused {
+                stage,
+                cause,
+                count: 1,
+            }),
         }
     }
 
-    /// Refused requests by stage, since the start.
-    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+    /// Refused requests by cause, since the start.
+    pub fn refusals(&self) -> Vec<Refused> {
         self.refused.borrow().clone()
     }
 
@@ -197,6 +216,17 @@ impl Profile {
             if timing.device_us > 0 {
                 record(Stage::DiskRead, u64::from(timing.device_us));
             }
+        });
+    }
+
+    /// A send is refused while it waits to be stored.
+    pub fn not_stored(&self, front: Front) {
+        self.with(|to| {
+            let mut record = |stage, us| to.windows.record(Kind::Send, stage, u64::from(us), 1);
+            if front.mesh_us > 0 {
+                record(Stage::Mesh, front.mesh_us);
+            }
+            record(Stage::Mailbox, front.mailbox_us);
         });
     }
 

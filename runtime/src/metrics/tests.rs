@@ -5,6 +5,7 @@ use super::*;
 fn timing(kind: Kind, read_us: u64, answered_us: u64) -> Timing {
     Timing {
         kind,
+        refused: None,
         queue: QueueKey {
             topic: TopicId(7),
             queue: QueueId(1),
@@ -53,10 +54,21 @@ fn switched_off_it_keeps_nothing() {
     let profile = Profile::off();
     profile.record(Kind::Send, Stage::Append, 5, 1);
     profile.ran("a room", 0, 5_000);
-    for stage in ["mesh", "tail", "mesh"] {
-        profile.refused(stage);
+    for (stage, cause) in [("inbox", "memory"), ("tail", "late"), ("inbox", "memory")] {
+        profile.refused(stage, cause);
     }
-    assert_eq!(profile.refusals(), [("mesh", 2), ("tail", 1)]);
+    profile.refused("inbox", "full");
+    let counted = profile.refusals();
+    let counted: Vec<_> = counted
+        .iter()
+        .map(|r| (r.stage, r.cause, r.count))
+        .collect();
+    let wanted = [
+        ("inbox", "memory", 2),
+        ("tail", "late", 1),
+        ("inbox", "full", 1),
+    ];
+    assert_eq!(counted, wanted);
     profile.replied(&[run(0, 1, 1)], 2);
     assert!(profile.snapshot(10).is_none());
 }
@@ -189,6 +201,37 @@ fn stalls_are_counted_by_room() {
         .map(|stall| stall.ended_us)
         .collect();
     assert_eq!(ends, [1_001, 4_000, 9_000]);
+}
+
+#[test]
+fn the_profiles_of_two_cores_add_up() {
+    let (one, two) = (on(0), on(2_000_000));
+    one.record(Kind::Send, Stage::Append, 10, 3);
+    two.record(Kind::Send, Stage::Append, 50, 1);
+    two.record(Kind::Pull, Stage::Lookup, 7, 2);
+    one.replied(&[run(1_000, 1_010, 1)], 1_020);
+    two.replied(&[run(1_000, 1_010, 1)], 1_090);
+    // Of the first core's in the sums only.
+    one.record(Kind::Send, Stage::Write, 5, 1);
+    let now_us = 3 * SLICE_US;
+    drop(one.snapshot(now_us));
+    one.record(Kind::Send, Stage::Append, 30, 1);
+    two.record(Kind::Send, Stage::Write, 9, 1);
+    let mut both = one.snapshot(now_us).unwrap();
+    both.merge(&two.snapshot(now_us).unwrap());
+    let all = &both.since_start;
+    let append = all.figures(Kind::Send, Stage::Append).unwrap();
+    assert_eq!((append.count, append.p50_us, append.max_us), (5, 10, 50));
+    assert_eq!(count_of(all, Kind::Pull, Stage::Lookup), 2);
+    assert_eq!(count_of(all, Kind::Send, Stage::Write), 2);
+    let window = &both.window;
+    let append = window.figures(Kind::Send, Stage::Append).unwrap();
+    assert_eq!((append.count, append.p50_us, append.max_us), (2, 30, 50));
+    assert_eq!(count_of(window, Kind::Send, Stage::Write), 1);
+    assert_eq!(both.since_start_us, now_us);
+    assert_eq!(both.window_us, 3 * SLICE_US - 2_000_000);
+    let totals: Vec<u64> = both.slowest.iter().map(|slow| slow.total_us).collect();
+    assert_eq!(totals, [90], "the first core's is forgotten");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
     told.insert("enabled".to_owned(), all.is_some().into());
     told.insert("syncFlush".to_owned(), sync_flush.into());
     told.insert("cores".to_owned(), per_core.collect());
-    told.insert("refused".to_owned(), Value::Object(refused(cores)));
+    told.insert("refused".to_owned(), refused(cores));
     let mut sum = Counts::default();
     for core in cores {
         sum.add(&core.counts);
@@ -74,14 +74,14 @@ fn report(plane: &Plane, cores: &[CoreProfile]) -> Value {
     Value::Object(told)
 }
 
-/// Requests refused with `SYSTEM_BUSY`, by stage.
-fn refused(cores: &[CoreProfile]) -> Map<String, Value> {
-    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for (stage, count) in cores.iter().flat_map(|core| &core.refused) {
-        *sums.entry(stage).or_default() += count;
+/// Requests refused because something was full or too late, by stage and cause.
+fn refused(cores: &[CoreProfile]) -> Value {
+    let mut sums: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for told in cores.iter().flat_map(|core| &core.refused) {
+        *sums.entry((told.stage, told.cause)).or_default() += told.count;
     }
     let sums = sums.into_iter();
-    sums.map(|(stage, count)| (stage.to_owned(), count.into()))
+    sums.map(|((stage, cause), count)| json!({"stage": stage, "cause": cause, "count": count}))
         .collect()
 }
 
@@ -150,13 +150,18 @@ fn slow_of(plane: &Plane, slow: &Slow, sync_flush: bool) -> Value {
         Kind::Pull => (Stage::Lookup, Stage::DiskRead),
     };
     let is_pull = timing.kind == Kind::Pull;
+    let is_done = timing.refused.is_none();
     let passed = [
         (Stage::Decode, u64::from(timing.front.decode_us), true),
         (Stage::Mesh, u64::from(timing.front.mesh_us), false),
         (Stage::Mailbox, u64::from(timing.front.mailbox_us), true),
         (Stage::Wait, timing.wait_us, false),
-        (work, u64::from(timing.work_us), true),
-        (device, u64::from(timing.device_us), !is_pull && sync_flush),
+        (work, u64::from(timing.work_us), is_done),
+        (
+            device,
+            u64::from(timing.device_us),
+            is_done && !is_pull && sync_flush,
+        ),
         (Stage::Reply, slow.reply_us, true),
     ];
     // Those that a request of its kind may do without are named when they took time.
@@ -164,7 +169,7 @@ fn slow_of(plane: &Plane, slow: &Slow, sync_flush: bool) -> Value {
     let stages: Map<String, Value> = passed
         .map(|(stage, us, _)| (stage.name().to_owned(), (*us).into()))
         .collect();
-    json!({
+    let mut told = json!({
         "kind": timing.kind.name(),
         "topic": topic,
         "queueId": timing.queue.queue.0,
@@ -172,7 +177,11 @@ fn slow_of(plane: &Plane, slow: &Slow, sync_flush: bool) -> Value {
         "alike": slow.alike,
         "totalUs": slow.total_us,
         "stagesUs": stages,
-    })
+    });
+    if let (Some(stage), Some(told)) = (timing.refused, told.as_object_mut()) {
+        told.insert("refusedAt".to_owned(), stage.name().into());
+    }
+    told
 }
 
 fn stalls(stalls: &Stalls, now_us: u64) -> Value {
@@ -196,4 +205,36 @@ fn stalls(stalls: &Stalls, now_us: u64) -> Value {
         "rooms": rooms.collect::<Vec<Value>>(),
         "recent": recent.collect::<Vec<Value>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_runtime::metrics::Refused;
+
+    use super::*;
+
+    #[test]
+    fn refusals_of_all_cores_are_summed_by_cause() {
+        let one = |cause, count| Refused {
+            stage: "inbox",
+            cause,
+            count,
+        };
+        let core = |core, refused| CoreProfile {
+            core,
+            now_us: 0,
+            counts: Counts::default(),
+            refused,
+            snapshot: None,
+        };
+        let cores = [
+            core(0, vec![one("full", 2), one("memory", 1)]),
+            core(1, vec![one("full", 3)]),
+        ];
+        let wanted = json!([
+            {"stage": "inbox", "cause": "full", "count": 5},
+            {"stage": "inbox", "cause": "memory", "count": 1},
+        ]);
+        assert_eq!(refused(&cores), wanted);
+    }
 }

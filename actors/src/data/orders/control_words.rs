@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use gantry_runtime::metrics::Refused;
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
 use crate::data::core::DataCore;
@@ -17,7 +18,7 @@ use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
 use crate::data::transactions::moves::open_halves;
-use crate::refusal::Refusal;
+use crate::refusal::{DISK_FULL, Refusal};
 use crate::seam::{
     Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket,
     ToControl, ToData,
@@ -179,9 +180,23 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             core: self.number,
             now_us,
             counts: self.host.counts(),
-            refused: self.host.profile().refusals(),
+            refused: self.refusals(),
             snapshot: self.host.profile().snapshot(now_us),
         }
+    }
+
+    fn refusals(&self) -> Vec<Refused> {
+        let mut refused = self.host.profile().refusals();
+        let count = self.desk.refused_full();
+        if count > 0 {
+            let (stage, cause) = DISK_FULL;
+            refused.push(Refused {
+                stage,
+                cause,
+                count,
+            });
+        }
+        refused
     }
 
     async fn bounds_of(&self, keys: &[QueueKey]) -> Vec<crate::seam::QueueReport> {

@@ -23,6 +23,17 @@ const LANE_KEEP: usize = 256;
 /// Drained lanes kept: more queues than are ready in a usual pass.
 const LANES_MAX: usize = 512;
 
+/// A request that is no message.
+#[derive(Debug)]
+pub struct Ask {
+    /// Who asks.
+    pub reply: ReplyTo,
+    /// What.
+    pub request: QueueRequest,
+    /// When it came to the inbox, µs.
+    pub posted_us: u64,
+}
+
 /// One queue's actor.
 #[derive(Debug)]
 #[allow(
@@ -35,7 +46,7 @@ pub struct QueueActor {
     /// Messages to store.
     pub appends: VecDeque<Pending>,
     /// Everything else.
-    pub asks: VecDeque<(ReplyTo, QueueRequest)>,
+    pub asks: VecDeque<Ask>,
     /// Offsets and locks.
     pub state: QueueState,
     /// What it has stored and delivered since the last harvest.
@@ -82,7 +93,7 @@ impl QueueActor {
 #[derive(Debug, Default)]
 pub struct Lanes {
     appends: Vec<VecDeque<Pending>>,
-    asks: Vec<VecDeque<(ReplyTo, QueueRequest)>>,
+    asks: Vec<VecDeque<Ask>>,
 }
 
 impl Lanes {
@@ -92,7 +103,7 @@ impl Lanes {
     }
 
     /// As [`Lanes::for_appends`].
-    pub fn for_asks(&mut self, lane: &mut VecDeque<(ReplyTo, QueueRequest)>) {
+    pub fn for_asks(&mut self, lane: &mut VecDeque<Ask>) {
         lend(&mut self.asks, lane);
     }
 

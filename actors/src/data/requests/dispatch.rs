@@ -16,7 +16,7 @@ use gantry_protocol::error::HeaderError;
 use gantry_protocol::frame::Frame;
 use gantry_protocol::request::send::SendHeader;
 use gantry_protocol::system_topic;
-use gantry_runtime::metrics::Kind;
+use gantry_runtime::metrics::{Kind, Timing};
 
 use super::parked::{Caller, PARKED_MS, Park, ParkedRequest, Subject, Waited};
 use super::send::{Checked, Now};
@@ -113,12 +113,16 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 
     /// Error replies of a send carry these two as well (remoting §6).
     pub(super) fn refuse_send(&self, to: ReplyTo, refusal: &Refusal) {
+        self.refuse_send_timed((to, None), refusal);
+    }
+
+    fn refuse_send_timed(&self, to: (ReplyTo, Option<Timing>), refusal: &Refusal) {
         let ext = [
             ("MSG_REGION", ExtValue::Str(&self.settings.region_id)),
             ("TRACE_ON", ExtValue::from(self.settings.trace_on)),
         ];
         self.host
-            .reply(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
+            .reply_timed(to, refusal.code, Some(&refusal.remark), Some(&ext), &[]);
     }
 
     fn try_send(
@@ -244,15 +248,20 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             read_us: self.host.mono_us(),
             waited,
         };
-        self.reading.put_off();
         let parked = self
             .parked
             .borrow_mut()
             .park(subject, request, self.host.mono_ms());
         self.timed.set();
         match parked {
-            Park::Waits => Ok(()),
-            Park::Ask(ticket) if self.host.send_control(ask(ticket)) => Ok(()),
+            Park::Waits => {
+                self.reading.put_off();
+                Ok(())
+            }
+            Park::Ask(ticket) if self.host.send_control(ask(ticket)) => {
+                self.reading.put_off();
+                Ok(())
+            }
             Park::Ask(ticket) => {
                 self.parked.borrow_mut().take(ticket);
                 Err(self.control_is_behind())
@@ -285,7 +294,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     drop(self.handle_with(caller, &frame, waited.once_more(), read_us));
                     self.resumed(read_us);
                 }
-                Err(refusal) => self.refuse_parked(caller, &frame, refusal),
+                Err(refusal) => self.refuse_parked(caller, &frame, read_us, refusal),
             }
         }
     }
@@ -302,12 +311,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                     self.number
                 );
                 let refusal = self.host.busy(BusyCause::ParkedLate, &why);
-                self.refuse_parked(request.caller, &request.frame, &refusal);
+                self.refuse_parked(request.caller, &request.frame, request.read_us, &refusal);
             }
         }
     }
 
-    fn refuse_parked(&self, caller: Caller, frame: &Frame, refusal: &Refusal) {
+    fn refuse_parked(&self, caller: Caller, frame: &Frame, read_us: u64, refusal: &Refusal) {
         let Ok(view) = HeaderView::parse(frame.encoding, &frame.header) else {
             return;
         };
@@ -316,9 +325,10 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             opaque: view.opaque,
             encoding: frame.encoding,
             one_way: view.is_oneway(),
-            read_us: 0,
+            read_us,
         };
-        self.refuse_send(to, refusal);
+        let timing = self.time_refused(view.code, read_us);
+        self.refuse_send_timed((to, timing), refusal);
     }
 
     fn hand_to_control(
@@ -366,7 +376,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
 }
 
 /// Whether requests of this code are timed.
-fn kind_of(code: i32) -> Option<Kind> {
+pub(super) fn kind_of(code: i32) -> Option<Kind> {
     match code {
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
             Some(Kind::Send)

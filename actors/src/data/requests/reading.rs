@@ -9,16 +9,24 @@
 
 use std::cell::Cell;
 
-use gantry_runtime::metrics::{Kind, Stage};
+use gantry_runtime::metrics::{Front, Kind, Stage, Timing};
+use gantry_storage::units::{QueueId, QueueKey, TopicId};
 
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
+use crate::data::requests::dispatch::kind_of;
 use crate::data::router::CoreWord;
 use crate::seam::CoreNumber;
 
 /// This room's name in the profile: what a stall of it is called.
 const FRAMES: &str = "requests (frames of one read)";
+
+/// In place of the queue of a request whose topic isn't there: no topic has this number.
+const NO_QUEUE: QueueKey = QueueKey {
+    topic: TopicId(0),
+    queue: QueueId(0),
+};
 
 /// See the module. Each count by itself: they change with each frame.
 #[derive(Debug, Default)]
@@ -126,10 +134,35 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 }
 
+impl<S: QueueStore, H: Host> DataCore<S, H> {
+    /// A request is refused that was read at `read_us` and waited for its topic or group.
+    pub(super) fn time_refused(&self, code: i32, read_us: u64) -> Option<Timing> {
+        let profile = self.host.profile();
+        let kind = kind_of(code).filter(|_| profile.is_on())?;
+        let now_us = self.host.mono_us();
+        let took_us = now_us.saturating_sub(read_us);
+        profile.record(kind, Stage::Decode, took_us, 1);
+        Some(Timing {
+            kind,
+            refused: Some(Stage::Decode),
+            queue: NO_QUEUE,
+            bytes: 0,
+            read_us,
+            answered_us: now_us,
+            front: Front {
+                decode_us: u32::try_from(took_us).unwrap_or(u32::MAX),
+                ..Front::default()
+            },
+            work_us: 0,
+            device_us: 0,
+            wait_us: 0,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use gantry_runtime::metrics::{Figures, Front};
-    use gantry_storage::units::{QueueId, QueueKey, TopicId};
+    use gantry_runtime::metrics::Figures;
 
     use super::*;
     use crate::data::testing::{TestBroker, TestCore, send_frame, send_header};

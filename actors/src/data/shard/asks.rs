@@ -17,7 +17,7 @@ use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
 
 use super::{Inner, Shard};
 use crate::data::host::Host;
-use crate::data::queue::actor::QueueActor;
+use crate::data::queue::actor::{Ask, QueueActor};
 use crate::data::queue::offsets::{Commit, GROUPS_MAX};
 use crate::data::queue::store::QueueStore;
 use crate::data::words::{QueueRequest, ReplyTo};
@@ -28,16 +28,15 @@ use crate::refusal::{BusyCause, Refusal};
 pub const ASK_READS_MAX: usize = 64;
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
-    pub(super) fn ask(
-        self: &Rc<Self>,
-        inner: &mut Inner,
-        actor: &mut QueueActor,
-        reply: ReplyTo,
-        request: QueueRequest,
-    ) {
+    pub(super) fn ask(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, ask: Ask) {
+        let Ask {
+            reply,
+            request,
+            posted_us,
+        } = ask;
         let key = actor.key;
         match request {
-            QueueRequest::Pull(pull) => self.pull(inner, actor, reply, pull),
+            QueueRequest::Pull(pull) => self.pull(inner, actor, (reply, posted_us), pull),
             QueueRequest::QueryOffset {
                 group,
                 zero_if_young,

@@ -45,7 +45,7 @@ use self::supply::OwedRows;
 use self::timing::PassTimes;
 use self::transactions::Transacting;
 use super::host::Host;
-use super::queue::actor::{Lanes, QueueActor};
+use super::queue::actor::{Ask, Lanes, QueueActor};
 use super::queue::append::{Ack, Pending};
 use super::queue::asker::Asker;
 use super::queue::cold_lane::ColdLane;
@@ -283,7 +283,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         self.admit_ask(&inner, key, topic)?;
         inner.asks_count += 1;
-        inner.push_ask(key, (reply, request));
+        let ask = Ask {
+            reply,
+            request,
+            posted_us: self.host.mono_us(),
+        };
+        inner.push_ask(key, ask);
         self.signal.set();
         Ok(())
     }
@@ -320,7 +325,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             "shard {}, topic {} queue {}, {} requests of {} bytes wait ({why}, for {waited_ms} ms)",
             self.id, topic, key.queue, inner.inbox_count, inner.inbox_bytes,
         );
-        self.host.busy(BusyCause::Inbox, &remark)
+        let cause = if inner.inbox_count < self.rules.settings.send_queue_capacity.count() {
+            BusyCause::InboxBytes
+        } else {
+            BusyCause::Inbox
+        };
+        self.host.busy(cause, &remark)
     }
 
     fn admit_any(inner: &Inner) -> Result<(), Refusal> {
@@ -345,7 +355,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             "shard {}, topic {topic} queue {}, {} pulls and questions wait",
             self.id, key.queue, inner.asks_count,
         );
-        Err(self.host.busy(BusyCause::Inbox, &remark))
+        Err(self.host.busy(BusyCause::InboxAsks, &remark))
     }
 
     /// Drops what a closed connection waits for.
@@ -470,7 +480,7 @@ impl Inner {
         }
     }
 
-    fn push_ask(&mut self, key: QueueKey, ask: (ReplyTo, QueueRequest)) {
+    fn push_ask(&mut self, key: QueueKey, ask: Ask) {
         let slot = self.slot_of(key);
         if let Some(Some(actor)) = self.actors.get_mut(slot as usize) {
             self.lanes.for_asks(&mut actor.asks);

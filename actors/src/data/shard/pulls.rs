@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use gantry_protocol::code::response;
 use gantry_protocol::command::{ExtValue, writer};
 use gantry_runtime::budget::shared::Held;
+use gantry_runtime::metrics::Stage;
 use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
@@ -78,19 +79,19 @@ enum Reading {
 }
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
-    /// A pull's first pass.
+    /// A pull's first pass; it has been in its inbox since `posted_us`.
     pub(super) fn pull(
         &self,
         inner: &mut Inner,
         actor: &mut QueueActor,
-        reply: ReplyTo,
+        (reply, posted_us): (ReplyTo, u64),
         pull: Box<Pull>,
     ) {
         if reply.one_way {
             return Self::commit_only(inner, actor, &pull);
         }
         let key = actor.key;
-        let times = self.begin_pull(reply);
+        let times = self.begin_pull(reply, posted_us);
         let opening = actor.state.open_pull(&pull.group, pull.wanted, pull.commit);
         if opening.commit == Some(Commit::FirstDirty) {
             inner.note_dirty(actor);
@@ -141,7 +142,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         from: QueueOffset,
     ) {
         if !self.host.has_reply_room(waiter.reply.peer) {
-            return self.refuse_without_room(&waiter);
+            return self.refuse_without_room(&waiter, Stage::Lookup);
         }
         match self.read_hot(&waiter, from, true) {
             Reading::Answered(got, next) => {
@@ -182,7 +183,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 inner.waiters.len(),
             );
             let busy = self.host.busy(BusyCause::Suspended, &remark);
-            self.host.refuse(waiter.reply, &busy);
+            let timing = self.time_refused_pull(&waiter, Stage::Wait);
+            self.host.refuse_timed(waiter.reply, &busy, timing);
         }
     }
 
@@ -223,14 +225,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Busy: its client asks again in a while, and those who don't read are closed meanwhile.
-    fn refuse_without_room(&self, waiter: &Waiter) {
+    fn refuse_without_room(&self, waiter: &Waiter, stage: Stage) {
         let remark = format!(
             "shard {}, replies that this client, or all of them, were sent and have not read hold \
              all the memory for them",
             self.id
         );
         let busy = self.host.busy(BusyCause::Replies, &remark);
-        self.host.refuse(waiter.reply, &busy);
+        let timing = self.time_refused_pull(waiter, stage);
+        self.host.refuse_timed(waiter.reply, &busy, timing);
     }
 
     fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
@@ -241,12 +244,19 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             since_us: self.host.mono_us(),
         };
         let peer = cold.waiter.reply.peer;
-        let Some(refused) = inner.cold.push(peer, cold, COLD_PULLS_MAX) else {
+        let Some(mut refused) = inner.cold.push(peer, cold, COLD_PULLS_MAX) else {
             return;
         };
         let remark = format!("shard {}, {COLD_PULLS_MAX} pulls wait for it", self.id);
         let busy = self.host.busy(BusyCause::DeviceRead, &remark);
-        self.host.refuse(refused.waiter.reply, &busy);
+        self.refuse_at_device(&mut refused.waiter, &busy);
+    }
+
+    /// Refuses a pull that has waited for the device.
+    fn refuse_at_device(&self, waiter: &mut Waiter, refusal: &Refusal) {
+        waiter.times.device_gave(self.stamp_us());
+        let timing = self.time_refused_pull(waiter, Stage::DiskRead);
+        self.host.refuse_timed(waiter.reply, refusal, timing);
     }
 
     /// Starts the cold lane unless it runs or has nothing it may do.
@@ -280,11 +290,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             let may_run = inner.cold_under_way < self.rules.cold_reads_max;
             let has_unread = |peer| self.host.has_unread(peer);
             let next = may_run.then(|| inner.cold.take(has_unread)).flatten();
-            let Some(cold) = next else {
+            let Some(mut cold) = next else {
                 inner.cold_lane_runs = false;
                 return false;
             };
-            if self.refuse_cold(&inner, &cold, now_us) {
+            if self.refuse_cold(&inner, &mut cold, now_us) {
                 continue;
             }
             self.start_cold(&mut inner, cold);
@@ -298,7 +308,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Refuses a cold pull whose turn has come too late: its client has given up, or will have by
     /// the time the device has answered, or doesn't read. False when it may start.
-    fn refuse_cold(&self, inner: &Inner, cold: &ColdPull, now_us: u64) -> bool {
+    fn refuse_cold(&self, inner: &Inner, cold: &mut ColdPull, now_us: u64) -> bool {
         let waited_ms = now_us.saturating_sub(cold.since_us) / 1000;
         if waited_ms > COLD_WAIT_MS_MAX {
             let key = cold.waiter.key;
@@ -310,13 +320,14 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 inner.cold.len(),
             );
             let busy = self.host.busy(BusyCause::DeviceReadLate, &remark);
-            self.host.refuse(cold.waiter.reply, &busy);
+            self.refuse_at_device(&mut cold.waiter, &busy);
             return true;
         }
         // Room there was when it came may be taken by now.
         let has_room = self.host.has_reply_room(cold.waiter.reply.peer);
         if !has_room {
-            self.refuse_without_room(&cold.waiter);
+            cold.waiter.times.device_gave(now_us);
+            self.refuse_without_room(&cold.waiter, Stage::DiskRead);
         }
         !has_room
     }
@@ -368,8 +379,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             }
             Err(error) => {
                 tracing::warn!(shard = %self.id, %error, "a pull failed");
-                self.host
-                    .refuse(to, &Refusal::new(response::SYSTEM_ERROR, error.to_string()));
+                let refusal = Refusal::new(response::SYSTEM_ERROR, error.to_string());
+                let timing = self.time_refused_pull(&waiter, Stage::DiskRead);
+                self.host.refuse_timed(to, &refusal, timing);
             }
         }
     }
@@ -402,7 +414,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             waiter.times.wake(self.stamp_us());
             if !self.host.has_reply_room(waiter.reply.peer) {
                 if let Some(waiter) = inner.waiters.take(id) {
-                    self.refuse_without_room(&waiter);
+                    self.refuse_without_room(&waiter, Stage::Lookup);
                 }
                 continue;
             }

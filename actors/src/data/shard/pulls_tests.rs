@@ -17,6 +17,7 @@ use super::super::testing::{
 };
 use super::tests::{send, sent};
 use super::ticks::GIVE_UPS_MAX;
+use crate::data::host::Host;
 use crate::data::queue::waiters::QUEUE_WAITERS_MAX;
 use crate::data::requests::pulls::SUSPEND_MS_MAX;
 use crate::seam::{CatalogChange, GroupEntry, LiveGroup, ToData};
@@ -37,6 +38,9 @@ fn pulls_that_wait_take_no_room_from_messages() {
     let code = |opaque| replies.iter().find(|r| r.opaque == opaque).unwrap().code;
     assert_eq!((code(pulls), code(pulls - 1)), (0, 2));
     assert_ne!(code(0), 2);
+    let counted = broker.cores[0].host.profile().refusals();
+    assert_eq!(counted[0].stage, "inbox");
+    assert_eq!(counted[0].cause, "too many pulls and questions");
 }
 
 #[test]

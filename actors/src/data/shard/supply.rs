@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use gantry_protocol::code::response;
+use gantry_runtime::metrics::Timing;
 use gantry_storage::address;
 use gantry_storage::shard_store::Appended;
 use gantry_storage::units::{FilePosition, QueueKey};
@@ -94,17 +95,23 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Err(self.host.busy(BusyCause::Control, &remark))
     }
 
-    /// Says that a message wasn't stored.
-    pub(super) fn refuse_asker(&self, inner: &mut Inner, asker: &Asker, refusal: &Refusal) {
+    /// Says that a message wasn't stored; `timing` if its sender is timed.
+    pub(super) fn refuse_asker(
+        &self,
+        inner: &mut Inner,
+        asker: &Asker,
+        refusal: &Refusal,
+        timing: Option<Timing>,
+    ) {
         match asker {
-            Asker::Client(to) => self.host.refuse(*to, refusal),
+            Asker::Client(to) => self.host.refuse_timed(*to, refusal, timing),
             Asker::Replier(to, pushed) => {
                 let marks = &self.rules.marks;
                 marks.refuse_pushed(&*self.host, *to, pushed, refusal);
             }
             Asker::Transaction(to, step) => {
                 self.step_failed(inner, *step, refusal);
-                self.host.refuse(*to, refusal);
+                self.host.refuse_timed(*to, refusal, timing);
             }
             Asker::Supervisor(slot) => slot.tell(Err(refusal.clone())),
         }

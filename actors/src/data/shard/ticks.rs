@@ -98,7 +98,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                     inner.inbox_count,
                 );
                 let busy = self.host.busy(BusyCause::Tail, &remark);
-                self.refuse_asker(inner, &pending.asker, &busy);
+                let timing = self.time_refused(actor.key, &pending);
+                self.refuse_asker(inner, &pending.asker, &busy, timing);
             }
             if let Some(place) = inner.actors.get_mut(*slot as usize) {
                 *place = Some(actor);

@@ -9,13 +9,13 @@
 
 use std::rc::Rc;
 
-use gantry_runtime::metrics::{Front, Kind, Timing};
-use gantry_storage::units::FilePosition;
+use gantry_runtime::metrics::{Front, Kind, Stage, Timing};
+use gantry_storage::units::{FilePosition, QueueKey};
 
 use super::pulls::Waiter;
 use super::{Inner, Shard};
 use crate::data::host::Host;
-use crate::data::queue::append::Ack;
+use crate::data::queue::append::{Ack, Pending};
 use crate::data::queue::store::QueueStore;
 use crate::data::words::ReplyTo;
 
@@ -76,6 +76,27 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
+    /// The stages of a send that is refused while it waits to be stored.
+    pub(super) fn time_refused(&self, key: QueueKey, pending: &Pending) -> Option<Timing> {
+        let profile = self.host.profile();
+        let to = pending.asker.sender().filter(|_| profile.is_on())?;
+        let now_us = self.host.mono_us_now();
+        let front = profile.front(to.peer.core, to.read_us, pending.arrived_us, now_us);
+        profile.not_stored(front);
+        Some(Timing {
+            kind: Kind::Send,
+            refused: Some(Stage::Mailbox),
+            queue: key,
+            bytes: u32::try_from(pending.append.bytes()).unwrap_or(u32::MAX),
+            read_us: to.read_us,
+            answered_us: now_us,
+            front,
+            work_us: 0,
+            device_us: 0,
+            wait_us: 0,
+        })
+    }
+
     /// What the pass has stored is sealed up to `end`.
     pub(super) fn time_stored(&self, inner: &mut Inner, end: FilePosition) {
         let times = &mut inner.pass_times;
@@ -93,6 +114,7 @@ pub(super) fn timing_of(to: ReplyTo, ack: &Ack, now_us: u64) -> Timing {
     let times = &ack.times;
     Timing {
         kind: Kind::Send,
+        refused: None,
         queue: ack.key,
         bytes: short(ack.stored_bytes()),
         read_us: to.read_us,
@@ -122,14 +144,14 @@ impl PullTimes {
     /// Nothing to read: it waits from now on.
     pub fn park(&mut self, now_us: u64) {
         self.lookup_us = self.lookup_until(now_us);
+        self.at_us = now_us;
         self.parked_us = now_us;
     }
 
-    /// It is looked at again.
+    /// It is looked at again; what such a look takes that finds nothing is part of its wait.
     pub fn wake(&mut self, now_us: u64) {
         if self.parked_us > 0 {
             self.wait_us = now_us.saturating_sub(self.parked_us);
-            self.lookup_us = 0;
             self.at_us = now_us;
         }
     }
@@ -159,12 +181,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         if is_on { self.host.mono_us_now() } else { 0 }
     }
 
-    /// A pull's turn begins.
-    pub(super) fn begin_pull(&self, reply: ReplyTo) -> PullTimes {
+    /// The turn of a pull begins that came to its inbox at `posted_us`.
+    pub(super) fn begin_pull(&self, reply: ReplyTo, posted_us: u64) -> PullTimes {
         let now_us = self.stamp_us();
         let profile = self.host.profile();
         PullTimes {
-            front: profile.front(reply.peer.core, reply.read_us, now_us, now_us),
+            front: profile.front(reply.peer.core, reply.read_us, posted_us, now_us),
             at_us: now_us,
             ..PullTimes::default()
         }
@@ -172,6 +194,15 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// A pull's answer with so many bytes is decided: what it took so far.
     pub(super) fn time_pull(&self, waiter: &Waiter, bytes: u64) -> Option<Timing> {
+        self.time_end(waiter, bytes, None)
+    }
+
+    /// A pull is refused in this stage: what it took so far.
+    pub(super) fn time_refused_pull(&self, waiter: &Waiter, stage: Stage) -> Option<Timing> {
+        self.time_end(waiter, 0, Some(stage))
+    }
+
+    fn time_end(&self, waiter: &Waiter, bytes: u64, refused: Option<Stage>) -> Option<Timing> {
         let profile = self.host.profile();
         if !profile.is_on() {
             return None;
@@ -179,6 +210,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let (times, now_us) = (&waiter.times, self.host.mono_us_now());
         let timing = Timing {
             kind: Kind::Pull,
+            refused,
             queue: waiter.key,
             bytes: short(bytes),
             read_us: waiter.reply.read_us,
@@ -197,3 +229,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 pub(super) fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "timing_tests.rs"]
+mod tests;

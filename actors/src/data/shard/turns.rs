@@ -24,7 +24,7 @@ use crate::data::queue::actor::QueueActor;
 use crate::data::queue::append::Stamp;
 use crate::data::queue::asker::Asker;
 use crate::data::queue::store::QueueStore;
-use crate::refusal::Refusal;
+use crate::refusal::{DISK_FULL, Refusal};
 
 /// Panics of actors that are repaired within [`PANIC_WINDOW_US`].
 pub const PANICS_MAX: usize = 5;
@@ -94,12 +94,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             if of_turn >= TURN_PULLED_BYTES_MAX || of_pass >= PASS_PULLED_BYTES_MAX {
                 break;
             }
-            let Some((reply, request)) = actor.asks.pop_front() else {
+            let Some(ask) = actor.asks.pop_front() else {
                 break;
             };
             inner.asks_count = inner.asks_count.saturating_sub(1);
-            actor.at_work = Some(Asker::Client(reply));
-            self.ask(inner, actor, reply, request);
+            actor.at_work = Some(Asker::Client(ask.reply));
+            self.ask(inner, actor, ask);
         }
         actor.at_work = None;
     }
@@ -143,7 +143,12 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 Err(error) => {
                     // The first elements of a batch are there to be sealed and seen all the same.
                     actor.has_stored |= pending.is_partly_stored();
-                    self.refuse_asker(inner, &pending.asker, &refusal_of(&error));
+                    if matches!(error, AppendError::StoreFull { .. }) {
+                        let (stage, cause) = DISK_FULL;
+                        self.host.profile().refused(stage, cause);
+                    }
+                    let timing = self.time_refused(actor.key, pending);
+                    self.refuse_asker(inner, &pending.asker, &refusal_of(&error), timing);
                 }
             }
             forget(inner, charged);
@@ -236,7 +241,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             response::SYSTEM_ERROR,
             "the queue's actor failed and was restarted; the request may or may not have been done",
         );
-        let tell = |inner: &mut Inner, asker: &Asker| self.refuse_asker(inner, asker, &refusal);
+        let tell =
+            |inner: &mut Inner, asker: &Asker| self.refuse_asker(inner, asker, &refusal, None);
         if let Some(asker) = &old.at_work {
             tell(inner, asker);
         }
@@ -246,8 +252,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             inner.inbox_bytes = inner.inbox_bytes.saturating_sub(pending.append.bytes());
             tell(inner, &pending.asker);
         }
-        for (reply, _) in &old.asks {
-            tell(inner, &Asker::Client(*reply));
+        for ask in &old.asks {
+            tell(inner, &Asker::Client(ask.reply));
         }
     }
 }

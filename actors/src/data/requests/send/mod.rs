@@ -13,7 +13,7 @@ pub mod delay;
 pub mod marks;
 pub mod reply;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -60,6 +60,8 @@ pub struct SendDesk {
     random: RefCell<u64>,
     /// Why messages are refused, if they are.
     refusing: RefCell<Option<Arc<str>>>,
+    /// Messages refused because of it.
+    refused_full: Cell<u64>,
     shards_count: u8,
     orderly: RefCell<OrderlyGroups>,
 }
@@ -136,6 +138,7 @@ impl SendDesk {
             scratch: RefCell::default(),
             random: RefCell::new(seed | 1),
             refusing: RefCell::default(),
+            refused_full: Cell::default(),
             shards_count,
             orderly: RefCell::default(),
         }
@@ -254,7 +257,10 @@ impl SendDesk {
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
         self.check_opening_time(now_ms, response::SERVICE_NOT_AVAILABLE)?;
         match &*self.refusing.borrow() {
-            Some(reason) => Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, &**reason)),
+            Some(reason) => {
+                self.refused_full.set(self.refused_full.get() + 1);
+                Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, &**reason))
+            }
             None => Ok(()),
         }
     }
@@ -272,6 +278,11 @@ impl SendDesk {
     /// Refuses messages for this reason from now on, or takes them again.
     pub fn refuse_writes(&self, reason: Option<Arc<str>>) {
         self.refusing.replace(reason);
+    }
+
+    /// Messages refused for such a reason since the start.
+    pub fn refused_full(&self) -> u64 {
+        self.refused_full.get()
     }
 
     fn choose_queue(&self, topic: &TopicEntry, wanted: i32) -> Result<QueueKey, Refusal> {
