@@ -173,15 +173,19 @@ fn full(rules: &Rules, usage: Usage) -> String {
     )
 }
 
+/// Why no message is taken, if none is.
+pub fn refusing(plane: &Plane) -> Option<String> {
+    let state = &plane.cleaning;
+    let usage = state.usage.get().filter(|_| state.is_refusing.get())?;
+    Some(full(&plane.settings.retention.rules, usage))
+}
+
 async fn tell_cores(plane: &Rc<Plane>) {
     let state = &plane.cleaning;
     if state.is_told.get() {
         return;
     }
-    let reason = match (state.is_refusing.get(), state.usage.get()) {
-        (true, Some(usage)) => Some(Arc::from(full(&plane.settings.retention.rules, usage))),
-        _ => None,
-    };
+    let reason = refusing(plane).map(Arc::from);
     // A core that doesn't answer is told again.
     let told = plane.asker.ask(Question::RefuseWrites(reason)).await;
     state.is_told.set(told.is_ok());

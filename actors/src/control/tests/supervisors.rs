@@ -285,6 +285,28 @@ fn a_message_sent_back_is_refused_by_a_panic_and_parked_by_the_next_try() {
 }
 
 #[test]
+fn nothing_is_sent_back_while_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.retention.rules.warning_percent = 0;
+    let mut rig = Rig::start(folder.path(), settings);
+    let fields = [("group", "g"), ("offset", "77"), ("delayLevel", "0")];
+    let mut remark = String::new();
+    // The disk is looked at first.
+    for _ in 0..100 {
+        let back = request(code::CONSUMER_SEND_MSG_BACK, &fields, "");
+        let refused = rig.ask(peer(1), back);
+        assert_eq!(refused.code, 1);
+        remark = refused.remark.unwrap_or_default();
+        if remark.starts_with("SERVICE_NOT_AVAILABLE: the broker's disk is full") {
+            break;
+        }
+    }
+    assert!(remark.contains("disk is full"), "{remark}");
+    rig.stop();
+}
+
+#[test]
 fn nothing_is_recalled_before_sends_are_accepted() {
     let recalled = |opens_ms: u64| {
         let folder = tempfile::tempdir().unwrap();

@@ -24,6 +24,7 @@ use gantry_storage::units::PhysicalOffset;
 use tokio::sync::{Notify, oneshot};
 
 use self::policy::{Goal, SendBack};
+use crate::control::cleaning::refusing;
 use crate::control::plane::Plane;
 use crate::control::reply::{Reply, ReplyTo};
 use crate::control::supervision::task;
@@ -57,6 +58,13 @@ pub struct Retry {
 impl Retry {
     /// Takes a request.
     pub fn take(&self, request: ControlRequest, plane: &Plane) {
+        // `AbstractSendMessageProcessor.consumerSendMsgBack` (5.5.0): what the store says to a full
+        // disk, with code 1. The client then has the message consumed again by itself.
+        if let Some(full) = refusing(plane) {
+            let remark = format!("SERVICE_NOT_AVAILABLE: {full}");
+            let refusal = Refusal::new(response::SYSTEM_ERROR, remark);
+            return plane.refuse(&ReplyTo::of(&request), &refusal);
+        }
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= WAITING_MAX {
             let busy = format!("[OVERLOAD]{WAITING_MAX} messages sent back wait already");
