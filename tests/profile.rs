@@ -7,9 +7,12 @@
 
 mod common;
 
-use common::client::Pull;
-use common::process::run;
-use common::{Gantry, fresh, until};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use common::client::{Pull, send_ext};
+use common::process::{binary, run};
+use common::{Gantry, code, fresh, reply, until};
 use serde_json::Value;
 
 fn profile(gantry: &Gantry, more: &[&str]) -> String {
@@ -149,4 +152,63 @@ fn switched_off_nothing_is_recorded() {
     assert_eq!(report["enabled"], false);
     assert!(report.get("merged").is_none(), "{report}");
     assert!(profile(&gantry, &[]).contains("latencyProfileEnable"));
+}
+
+/// Ends it, whatever becomes of the test.
+struct Watching(std::process::Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn watching_shows_it_again_until_nobody_reads() {
+    let gantry = Gantry::up(&[]);
+    let mut client = gantry.client();
+    let topic = fresh("profile-watch");
+    client.create_topic(&topic, 1);
+    let broker = gantry.broker().to_string();
+    let mut watching = Command::new(binary());
+    watching.args(["profile", "--watch", "--json", &broker]);
+    let mut watching = Watching(watching.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(watching.0.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(stage(&next(), "window", "send", "total").0, 0);
+    for _ in 0..3 {
+        client.send(&topic, 0, b"seen", &[]).expect(0);
+    }
+    assert_eq!(stage(&next(), "window", "send", "total").0, 3);
+    drop(lines);
+    let status = until(10, "the one that watches has ended", || {
+        watching.0.try_wait().unwrap()
+    });
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_send_refused_after_a_wait_is_shown_with_the_stage_it_was_refused_in() {
+    let gantry = Gantry::up(&[]);
+    let mut client = gantry.client();
+    let mut fields = send_ext(&fresh("profile-refused"), 0, &[], false);
+    // The topic it would be made after: the control plane is asked, and says no.
+    for (name, value) in &mut fields {
+        if name == "c" {
+            *value = fresh("profile-none");
+        }
+    }
+    let refused = client.call(code::SEND_V2, &fields, b"unwanted");
+    assert_eq!(refused.code, reply::TOPIC_NOT_EXIST);
+    let report = json(&gantry);
+    for name in ["decode", "reply", "total"] {
+        assert_eq!(stage(&report, "window", "send", name).0, 1, "{name}");
+    }
+    let slow = &report["slowest"][0];
+    assert_eq!(slow["refusedAt"], "decode", "{slow}");
+    let parts = slow["stagesUs"].as_object().unwrap();
+    let sum: u64 = parts.values().map(|us| us.as_u64().unwrap()).sum();
+    assert_eq!(sum, slow["totalUs"].as_u64().unwrap(), "{slow}");
+    assert!(profile(&gantry, &[]).contains("refused at decode"));
 }

@@ -76,11 +76,14 @@ pub struct Run {
 
 impl Run {
     /// Whether this one can be counted with the run.
+    #[allow(
+        clippy::needless_bitwise_bool,
+        reason = "each answer comes by here: no branch for what is hardly ever so"
+    )]
     pub fn takes(&self, other: &Timing) -> bool {
         let mine = &self.timing;
         mine.answered_us == other.answered_us
             && mine.read_us == other.read_us
-            // One comparison: this is on the way of each answer.
             && (mine.kind == other.kind) & (mine.refused == other.refused)
             && mine.wait_us == other.wait_us
     }

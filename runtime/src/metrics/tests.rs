@@ -169,6 +169,15 @@ fn the_slowest_of_the_window_are_kept() {
 }
 
 #[test]
+fn a_refused_request_is_no_part_of_its_batch() {
+    let run = run(1_000, 1_010, 1);
+    assert!(run.takes(&run.timing));
+    let mut refused = run.timing;
+    refused.refused = Some(Stage::Mailbox);
+    assert!(!run.takes(&refused));
+}
+
+#[test]
 fn a_pulls_wait_is_not_part_of_its_total() {
     let profile = on(0);
     let mut timing = timing(Kind::Pull, 1_000, 9_000_500);
