@@ -501,3 +501,44 @@ fn nothing_is_compared_where_somebody_listens() {
     let (ok, _, err) = run(&["bench", "compare", "--quick", "--port", &first], b"");
     assert!(!ok && err.contains("is not free"), "{err}");
 }
+
+/// The log beside the device, with the smallest of everything: the figures are of a debug build.
+#[test]
+fn the_log_is_judged_beside_the_device() {
+    let (work, results) = (Scratch::new(), Scratch::new());
+    let [work, folder] = [&work, &results].map(|folder| folder.path().to_str().unwrap());
+    let words = [
+        "bench",
+        "judge",
+        "--quick",
+        "--rounds",
+        "1",
+        "--port",
+        "23400",
+        "--scenario",
+        "device,sync-one",
+        "--work",
+        work,
+        "--results",
+        folder,
+    ];
+    let (ok, out, err) = run(&words, b"");
+    assert!(ok, "{out}{err}");
+    let text = std::fs::read_to_string(results.path().join("log.json")).unwrap();
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let median = |row: usize| found["rows"][row]["median"].as_f64().unwrap();
+    assert!(median(0) > 0.0 && median(1) > 0.0, "{text}");
+    let p50 = found["rows"][1]["rounds"][0]["parts"]["p50 µs"]
+        .as_f64()
+        .unwrap();
+    assert!((p50 / median(0) - median(1)).abs() < 1e-6, "{text}");
+    let table = std::fs::read_to_string(results.path().join("LOG.md")).unwrap();
+    assert!(table.contains("| sync-one |"), "{table}");
+    assert_eq!(
+        std::fs::read_dir(work).unwrap().count(),
+        0,
+        "its folder is still there"
+    );
+    let (ok, _, err) = run(&["bench", "judge", "--scenario", "nothing"], b"");
+    assert!(!ok && err.contains("--scenario = nothing"), "{err}");
+}

@@ -64,6 +64,8 @@ pub enum Scenario {
     Sink(SinkArgs),
     /// Run the scenarios on Gantry and on Apache RocketMQ in turn and print the ratios.
     Compare(CompareArgs),
+    /// Run Gantry's log against the device and against itself and print the ratios.
+    Judge(JudgeArgs),
 }
 
 /// Header encoding of the requests.
@@ -389,6 +391,38 @@ pub struct CompareArgs {
     #[arg(long)]
     pub results: Option<PathBuf>,
     /// Folder for the stores of both brokers (the temporary folder): some 30 GiB.
+    #[arg(long)]
+    pub work: Option<PathBuf>,
+}
+
+/// Arguments of `judge`.
+#[derive(Debug, Clone, Args)]
+pub struct JudgeArgs {
+    /// Only these figures; `--list` shows their names.
+    #[arg(long, value_delimiter = ',')]
+    pub scenario: Vec<String>,
+    /// Name the figures and their bars, run nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// Shorter windows and smaller logs: for a look, not for bars.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds, 3 and up: a median of fewer is one of them.
+    #[arg(long, default_value_t = ROUNDS_MIN)]
+    pub rounds: usize,
+    /// Messages of 1 KiB in the log before the start after `kill -9` (2,000,000; with --quick
+    /// 300,000).
+    #[arg(long)]
+    pub log_messages: Option<u64>,
+    /// The broker's port is 30 above it, its name server's 20; both must be free.
+    #[arg(long, default_value_t = 20_876)]
+    pub port: u16,
+    /// Folder for `log.json` and the table `LOG.md` (bench/results; with --quick
+    /// bench/results/quick).
+    #[arg(long)]
+    pub results: Option<PathBuf>,
+    /// Folder for the store and the files of the device's own figures: on the device to be judged
+    /// (the temporary folder).
     #[arg(long)]
     pub work: Option<PathBuf>,
 }

@@ -13,11 +13,11 @@
 pub mod cases;
 pub mod ready;
 pub mod results;
+pub mod run;
 pub mod servers;
 pub mod settle;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use crate::error::BenchError;
 use crate::observe::process::{cpu_seconds, unbacked_bytes};
 use cases::{BACKLOG, CASES, Case, Kind, words_for};
 use results::Outcome;
+use run::report_of;
 use servers::{Server, Settings, Side, StartTook};
 use settle::Settling;
 
@@ -305,38 +306,9 @@ impl Bench {
         topic: &str,
     ) -> Result<Value, BenchError> {
         self.await_quiet();
-        let server = self.server(side)?;
-        let addr = server.addr().to_string();
-        let pid = server.pid().map(|pid| pid.to_string());
         let out = self.settings.work.join("report.json");
-        let _ = std::fs::remove_file(&out);
-        let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"));
-        let mut command = Command::new(binary);
-        command.arg("bench");
-        command.args(words_for(side, words)).args(more);
-        command.args(["--broker", &addr, "--topic", topic]);
-        if let Some(pid) = &pid {
-            command.args(["--broker-pid", pid]);
-        }
-        command.arg("--out").arg(&out).stdin(Stdio::null());
-        let failed = |what: String| BenchError::Program {
-            program: format!("bench {} on {}", words.join(" "), side.name()),
-            what,
-        };
-        let ran = servers::run_noted(&mut command).map_err(|e| failed(e.to_string()))?;
-        let text = std::fs::read_to_string(&out);
-        let said = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-        let report = text.ok().and_then(|text| serde_json::from_str(&text).ok());
-        let mut report: Value = report.ok_or_else(|| failed(said.clone()))?;
-        if let Some(object) = report.as_object_mut() {
-            // The course of each run would make the files large.
-            object.remove("course");
-            if !ran.status.success() {
-                object.insert("complaint".to_owned(), json!(said));
-                eprintln!("  {}: {said}", side.name());
-            }
-        }
-        Ok(report)
+        let server = self.server(side)?;
+        report_of(server, &words_for(side, words), more, topic, &out)
     }
 
     /// Waits until both servers have done what they put off, or for a while.

@@ -232,7 +232,8 @@ impl Line {
     }
 }
 
-fn short(value: f64) -> String {
+/// A figure for a table.
+pub fn short(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {
@@ -412,7 +413,8 @@ pub fn list(what: impl Fn(&Case) -> String) -> String {
     text
 }
 
-fn said_by(program: &str, args: &[&str]) -> String {
+/// What a program says; nothing if it fails.
+pub fn said_by(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     output
         .ok()
@@ -421,14 +423,16 @@ fn said_by(program: &str, args: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-fn built_from(commit: &str) -> String {
+/// The commit, and the way of the build.
+pub fn built_from(commit: &str) -> String {
     match option_env!("GANTRY_BUILD") {
         Some(build) => format!("{commit}, {build} build"),
         None => commit.to_owned(),
     }
 }
 
-fn machine() -> String {
+/// Cores, memory and kernel of this machine.
+pub fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()

@@ -199,6 +199,11 @@ impl Server {
         Ok(server)
     }
 
+    /// Which of the two it is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Where the broker listens.
     pub fn addr(&self) -> SocketAddr {
         let offset = match self.side {

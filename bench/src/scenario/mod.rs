@@ -24,7 +24,7 @@ use crate::args::{
 use crate::error::BenchError;
 use crate::recorder::Latency;
 use crate::wire::templates::{Flavour, SendShape};
-use crate::{compare, sink};
+use crate::{compare, judge, sink};
 use flow::{Plan, ReadPlan, SendPlan};
 
 /// Seconds measured when nothing is said.
@@ -78,6 +78,7 @@ pub fn run(words: &[String], commit: &str) -> Result<(), BenchError> {
         }
         Scenario::Sink(args) => sink::run(args),
         Scenario::Compare(args) => compare::run(args, commit),
+        Scenario::Judge(args) => judge::run(args, commit),
     }
 }
 
