@@ -3,8 +3,9 @@
 //! **Owns** the answers of 14, 15, 29, 30, 31 and 32.
 //! **Lives on** the data core of the shard.
 //! **Invariants** what memory knows is answered in the turn; what needs the device is answered by a
-//! task.
-//! **Limits** [`ASK_READS_MAX`] tasks, which pulls don't take.
+//! task, in the order it came.
+//! **Limits** [`ASK_READS_MAX`] tasks, which pulls don't take; [`ASKS_WAITING_MAX`] questions that
+//! wait for one, [`COLD_WAIT_MS_MAX`] long.
 //! **Not here** checks of names and rights (`requests::offsets`), locks over many queues
 //! (`data::requests::locks`).
 
@@ -12,10 +13,11 @@ use std::rc::Rc;
 
 use gantry_protocol::code::response;
 use gantry_protocol::command::ExtValue;
+use gantry_runtime::net::PeerRef;
 use gantry_storage::error::ReadError;
 use gantry_storage::units::{Boundary, QueueKey, QueueOffset, StoreTimestamp};
 
-use super::{Inner, Shard};
+use super::{COLD_WAIT_MS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::{Ask, QueueActor};
 use crate::data::queue::offsets::{Commit, GROUPS_MAX};
@@ -26,6 +28,38 @@ use crate::refusal::{BusyCause, Refusal};
 /// Answers under way that may need the device: half as many as pulls may have reads. Each holds a
 /// page of an index and no record, so they have no part of the memory.
 pub const ASK_READS_MAX: usize = 64;
+/// Questions of one shard that wait until others are answered: some 80 bytes each. Whoever begins
+/// to read many queues asks for the position in each at once, and a group does with all its
+/// members; `RocketMQ` lets them wait, too.
+pub const ASKS_WAITING_MAX: usize = 8192;
+
+/// A question for which the device may be needed.
+#[derive(Debug)]
+enum Question {
+    /// Whether the queue's first record is so new that a group without a position begins there.
+    FirstIsRecent,
+    /// 32.
+    EarliestTime,
+    /// 29.
+    SearchTime(StoreTimestamp, Boundary),
+}
+
+/// A question and who asked it.
+#[derive(Debug)]
+pub struct Asked {
+    key: QueueKey,
+    reply: ReplyTo,
+    question: Question,
+    /// Since when, µs.
+    since_us: u64,
+}
+
+impl Asked {
+    /// Whether this connection asked it.
+    pub fn is_of(&self, peer: PeerRef) -> bool {
+        self.reply.peer == peer
+    }
+}
 
 impl<S: QueueStore, H: Host> Shard<S, H> {
     pub(super) fn ask(self: &Rc<Self>, inner: &mut Inner, actor: &mut QueueActor, ask: Ask) {
@@ -65,19 +99,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 if bounds.min == bounds.max {
                     return self.tell_number(reply, "timestamp", -1);
                 }
-                let task = |shard: Rc<Self>| async move {
-                    let time = shard.store.store_time_at(key, bounds.min).await;
-                    let told = |time: Option<StoreTimestamp>| time.map_or(-1, |ms| as_i64(ms.0));
-                    shard.tell_read(reply, "timestamp", time.map(told));
-                };
-                self.in_background(inner, reply, task);
+                self.in_background(inner, key, reply, Question::EarliestTime);
             }
             QueueRequest::SearchTime { time, boundary } => {
-                let task = |shard: Rc<Self>| async move {
-                    let found = shard.offset_at(key, time, boundary).await;
-                    shard.tell_read(reply, "offset", found.map(|offset| as_i64(offset.0)));
-                };
-                self.in_background(inner, reply, task);
+                self.in_background(inner, key, reply, Question::SearchTime(time, boundary));
             }
         }
     }
@@ -101,13 +126,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         if !zero_if_young || !has_first {
             return self.tell_not_found(reply);
         }
-        self.in_background(inner, reply, |shard: Rc<Self>| async move {
-            match shard.first_is_recent(key).await {
-                Ok(true) => shard.tell_offset(reply, QueueOffset(0)),
-                Ok(false) => shard.tell_not_found(reply),
-                Err(error) => shard.tell_fault(reply, &error),
-            }
-        });
+        self.in_background(inner, key, reply, Question::FirstIsRecent);
     }
 
     /// Whether the queue's first record lies near the end of the log.
@@ -130,25 +149,78 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         Ok(found.clamp(bounds.min, bounds.max.max(bounds.min)))
     }
 
-    fn in_background<F: Future<Output = ()> + 'static>(
+    fn in_background(
         self: &Rc<Self>,
         inner: &mut Inner,
+        key: QueueKey,
         reply: ReplyTo,
-        task: impl FnOnce(Rc<Self>) -> F,
+        question: Question,
     ) {
-        if inner.asks_under_way >= ASK_READS_MAX {
-            let remark = format!("shard {}, {ASK_READS_MAX} questions under way", self.id);
-            self.host
-                .refuse(reply, &self.host.busy(BusyCause::DeviceRead, &remark));
-            return;
+        let asked = Asked {
+            key,
+            reply,
+            question,
+            since_us: self.host.mono_us(),
+        };
+        if inner.asks_under_way < ASK_READS_MAX {
+            inner.asks_under_way += 1;
+            let shard = Rc::clone(self);
+            self.host.spawn(async move {
+                let mut next = Some(asked);
+                while let Some(asked) = next {
+                    shard.answer_asked(asked).await;
+                    next = shard.next_asked();
+                    if next.is_some() {
+                        // What is in memory is found without a wait, for however many.
+                        shard.host.breathe().await;
+                    }
+                }
+            });
+        } else if inner.asks_waiting.len() < ASKS_WAITING_MAX {
+            inner.asks_waiting.push_back(asked);
+        } else {
+            let remark = format!("shard {}, {ASKS_WAITING_MAX} questions wait", self.id);
+            let busy = self.host.busy(BusyCause::DeviceRead, &remark);
+            self.host.refuse(reply, &busy);
         }
-        inner.asks_under_way += 1;
-        let shard = Rc::clone(self);
-        let task = task(Rc::clone(self));
-        self.host.spawn(async move {
-            task.await;
-            shard.inner.borrow_mut().asks_under_way -= 1;
-        });
+    }
+
+    /// The question whose turn it is; without one its task ends.
+    fn next_asked(&self) -> Option<Asked> {
+        let mut inner = self.inner.borrow_mut();
+        let next = inner.asks_waiting.pop_front();
+        inner.asks_under_way -= usize::from(next.is_none());
+        next
+    }
+
+    async fn answer_asked(&self, asked: Asked) {
+        let Asked { key, reply, .. } = asked;
+        let waited_us = self.host.mono_us_now().saturating_sub(asked.since_us);
+        if waited_us / 1000 > COLD_WAIT_MS_MAX {
+            let (id, waited_ms) = (self.id, waited_us / 1000);
+            let remark = format!("shard {id}: waited {waited_ms} ms for the device");
+            let busy = self.host.busy(BusyCause::DeviceReadLate, &remark);
+            return self.host.refuse(reply, &busy);
+        }
+        match asked.question {
+            Question::FirstIsRecent => match self.first_is_recent(key).await {
+                Ok(true) => self.tell_offset(reply, QueueOffset(0)),
+                Ok(false) => self.tell_not_found(reply),
+                Err(error) => self.tell_fault(reply, &error),
+            },
+            Question::EarliestTime => {
+                let time = self
+                    .store
+                    .store_time_at(key, self.store.bounds(key).min)
+                    .await;
+                let told = |time: Option<StoreTimestamp>| time.map_or(-1, |ms| as_i64(ms.0));
+                self.tell_read(reply, "timestamp", time.map(told));
+            }
+            Question::SearchTime(time, boundary) => {
+                let found = self.offset_at(key, time, boundary).await;
+                self.tell_read(reply, "offset", found.map(|offset| as_i64(offset.0)));
+            }
+        }
     }
 
     fn tell_read(&self, reply: ReplyTo, name: &str, read: Result<i64, ReadError>) {

@@ -38,6 +38,7 @@ use gantry_storage::units::{FilePosition, QueueKey, ShardId};
 use hashbrown::HashMap;
 
 use self::acks::{FlushQueue, SendReplyMarks};
+use self::asks::Asked;
 use self::log_times::LogTimes;
 use self::pulls::{ColdPull, Waiter};
 use self::signal::Signal;
@@ -78,8 +79,8 @@ pub const COLD_READS_MAX: usize = 128;
 /// Pulls of one shard that may wait until the device is read for them: some 300 bytes each, and at
 /// 40 µs of work for each the last one waits a third of a second.
 pub const COLD_PULLS_MAX: usize = 8192;
-/// Longest such wait, ms (RocketMQ's `waitTimeMillsInPullQueue`): on a slow device clients would
-/// have given up long before their turn, and it would read for nobody.
+/// Longest such wait, ms, and that of a question (RocketMQ's `waitTimeMillsInPullQueue`): on a slow
+/// device clients would have given up long before their turn, and it would read for nobody.
 pub const COLD_WAIT_MS_MAX: u64 = 5_000;
 
 const _: () = assert!(INBOX_BYTES_MAX > 16 * 1024 * 1024);
@@ -169,6 +170,8 @@ struct Inner {
     fresh_us: u64,
     cold_under_way: usize,
     asks_under_way: usize,
+    /// Questions that wait for one of those to be answered.
+    asks_waiting: VecDeque<Asked>,
     panics_us: VecDeque<u64>,
     sweep_at: u32,
     totals: Totals,
@@ -363,6 +366,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut inner = self.inner.borrow_mut();
         inner.waiters.drop_peer(peer);
         inner.cold.drop_peer(peer);
+        inner.asks_waiting.retain(|asked| !asked.is_of(peer));
     }
 
     /// Suspended pulls.
@@ -517,6 +521,8 @@ fn make_ready(actor: &mut QueueActor, slot: u32, ready: &mut Vec<u32>) {
     }
 }
 
+#[cfg(test)]
+mod asks_tests;
 #[cfg(test)]
 mod pulls_tests;
 #[cfg(test)]
