@@ -198,6 +198,7 @@ pub fn start_with(
     let BrokerPlan {
         mut settings,
         placements,
+        is_memory_given,
         ..
     } = plan;
     settings.listen = ports.main.address;
@@ -207,6 +208,11 @@ pub fn start_with(
     let (mut settings, lock) = open_folder(settings)?;
     let identity = identity(&settings)?;
     Arc::make_mut(&mut settings).shard_count = identity.shards_count;
+    fit_memory(
+        Arc::make_mut(&mut settings),
+        placements.len(),
+        is_memory_given,
+    )?;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
@@ -254,6 +260,17 @@ pub fn start_with(
         core_count,
         _lock: lock,
     })
+}
+
+/// The store may have more shards than this start would make, and then it needs more.
+fn fit_memory(settings: &mut BrokerSettings, cores: usize, is_given: bool) -> Result<(), String> {
+    if !is_given {
+        let shape = settings.memory_shape(u16::try_from(cores).unwrap_or(u16::MAX));
+        let least = shape.limit_bytes_min();
+        settings.memory_limit_bytes = settings.memory_limit_bytes.max(least);
+    }
+    let limit_mib = settings.memory_limit_bytes >> 20;
+    config::memory_fits(settings, cores).map_err(|why| format!("memoryLimit={limit_mib}M: {why}"))
 }
 
 /// Whose store it is, or a new store's name.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::kept_settings::KeptSettings;
 use crate::live::{KeyCheck, LiveCell, LiveNumber, LiveSwitch, StartCheck};
-use crate::memory_plan::MemoryPlan;
+use crate::memory_plan::{MemoryPlan, Shape};
 use gantry_storage::retention::{Rules, segments_per_run};
 
 /// `flushDiskType`.
@@ -281,8 +281,16 @@ impl BrokerSettings {
 
     /// What follows from `memoryLimit` on so many cores.
     pub fn memory_plan(&self, cores: u16) -> MemoryPlan {
-        let (cores, shards) = (u64::from(cores), u64::from(self.shard_count));
-        MemoryPlan::new(self.memory_limit_bytes, cores, shards)
+        MemoryPlan::new(self.memory_limit_bytes, self.memory_shape(cores))
+    }
+
+    /// What memory is needed for on so many cores.
+    pub fn memory_shape(&self, cores: u16) -> Shape {
+        Shape {
+            cores: u64::from(cores),
+            shards: u64::from(self.shard_count),
+            tail_bytes: self.tail_bytes,
+        }
     }
 
     /// Whether the broker may be written to at all by its permission.

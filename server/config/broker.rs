@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
 use gantry_actors::live::{KeyVerdict, StartCheck};
+use gantry_actors::memory_plan::Shape;
 use gantry_actors::settings::{
     BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings, RetentionSettings,
 };
@@ -48,6 +49,8 @@ pub struct BrokerPlan {
     pub settings: BrokerSettings,
     /// The data cores.
     pub placements: Vec<Placement>,
+    /// Whether `memoryLimit` was given, and is not what the machine came to.
+    pub is_memory_given: bool,
     /// What the operator should know.
     pub notices: Vec<String>,
 }
@@ -175,9 +178,13 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
         cores: placements.len(),
         memory_bytes,
     };
+    let settings = settings(values, &places);
+    check_memory(values, &settings, placements.len());
+    values.finish()?;
     Ok(BrokerPlan {
-        settings: settings(values, &places),
+        settings,
         placements,
+        is_memory_given: values.unsigned("memoryLimit") > 0,
         notices: values.take_notices(),
     })
 }
@@ -272,24 +279,73 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         data_dir: values.path("storePathRootDir"),
         retention: retention(values),
         tail_dir: path_or_auto(values, "tailDir"),
-        tail_bytes: values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES),
+        tail_bytes: tail_bytes(values),
         segment_bytes: values
             .unsigned("mappedFileSizeCommitLog")
             .next_multiple_of(BLOCK_BYTES),
-        shard_count: match values.unsigned("shardCount") {
-            0 => u8::try_from(places.cores).unwrap_or(u8::MAX),
-            count => u8::try_from(count).unwrap_or(u8::MAX),
-        },
-        memory_limit_bytes: match values.unsigned("memoryLimit") {
-            0 => (places.memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
-            bytes => bytes,
-        },
+        shard_count: shard_count(values, places.cores),
+        memory_limit_bytes: memory_limit_bytes(values, places),
         config_lines: shown(values, places),
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
         key_check: verdict,
         start_check: StartCheck::default(),
     }
+}
+
+fn tail_bytes(values: &Values) -> u64 {
+    values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES)
+}
+
+fn shard_count(values: &Values, cores: usize) -> u8 {
+    match values.unsigned("shardCount") {
+        0 => u8::try_from(cores).unwrap_or(u8::MAX),
+        count => u8::try_from(count).unwrap_or(u8::MAX),
+    }
+}
+
+/// Where none is given, never less than what the cores need: they would use it all the same.
+fn memory_limit_bytes(values: &Values, places: &Places) -> u64 {
+    let shape = Shape {
+        cores: places.cores as u64,
+        shards: u64::from(shard_count(values, places.cores)),
+        tail_bytes: tail_bytes(values),
+    };
+    match values.unsigned("memoryLimit") {
+        0 => (places.memory_bytes / 4)
+            .min(MEMORY_LIMIT_DEFAULT_MAX)
+            .max(shape.limit_bytes_min()),
+        bytes => bytes,
+    }
+}
+
+fn check_memory(values: &mut Values, settings: &BrokerSettings, cores: usize) {
+    if let Err(reason) = memory_fits(settings, cores) {
+        let (limit, origin) = (
+            values.text("memoryLimit").to_owned(),
+            values.origin("memoryLimit"),
+        );
+        values.refuse("memoryLimit", &limit, origin, &reason);
+    }
+}
+
+/// Whether `memoryLimit` leaves room for everything on so many cores.
+///
+/// # Errors
+/// What is needed.
+pub fn memory_fits(settings: &BrokerSettings, cores: usize) -> Result<(), String> {
+    let shape = settings.memory_shape(u16::try_from(cores).unwrap_or(u16::MAX));
+    let least = shape.limit_bytes_min();
+    if settings.memory_limit_bytes >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "{cores} data cores and {} shards with tails of {}M need at least {}M; give that, or fewer \
+         cores, or a new store a smaller shardCount",
+        shape.shards,
+        shape.tail_bytes >> 20,
+        least >> 20
+    ))
 }
 
 /// The ratios within RocketMQ's own bounds (`CleanCommitLogService`, 5.5.0).

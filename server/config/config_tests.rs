@@ -75,6 +75,33 @@ fn nothing_given_is_a_broker_with_rocketmqs_defaults() {
     assert!(!settings.advertised.ip().is_unspecified(), "trap 29");
 }
 
+/// As much as `docs/OPERATIONS.md` says, more with more shards.
+#[test]
+fn a_memory_limit_that_leaves_no_room_is_refused_with_what_is_needed() {
+    let limit = |limit: &str, shards: &str| {
+        plan_of(&[
+            ("cores", "1"),
+            ("memoryLimit", limit),
+            ("shardCount", shards),
+        ])
+    };
+    assert!(limit("128M", "1").is_ok());
+    for (given, shards, needed) in [
+        ("127M", "1", "at least 128M"),
+        ("256M", "8", "at least 306M"),
+    ] {
+        let why = limit(given, shards).unwrap_err().to_string();
+        let names = why.contains(&format!("memoryLimit={given}")) && why.contains(needed);
+        assert!(names, "{why}");
+    }
+    let unset = [("cores", "1"), ("shardCount", "64"), ("tailBytes", "64M")];
+    let settings = plan_of(&unset).unwrap().settings;
+    assert!(
+        settings.memory_limit_bytes > 4 * GIB,
+        "as much as the shards need"
+    );
+}
+
 #[test]
 fn every_key_of_the_reference_section_1_works() {
     let plan = plan_of(&[

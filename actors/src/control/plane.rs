@@ -115,6 +115,7 @@ impl Plane {
         shutdown: Shutdown,
     ) -> Rc<Self> {
         let boot_ms = i64::try_from(wall_now_ms()).unwrap_or(i64::MAX);
+        let memory = settings.memory_plan(outbox.cores());
         Rc::new(Self {
             asker: Asker::new(Rc::clone(&outbox)),
             errands: Errands::new(Rc::clone(&outbox), &settings),
@@ -123,7 +124,7 @@ impl Plane {
             ledger,
             topics: RefCell::default(),
             groups: RefCell::default(),
-            members: RefCell::new(Members::new(settings.memory_limit_bytes)),
+            members: RefCell::new(Members::new(memory.subscribed_bytes)),
             delay: Delay::default(),
             retry: Retry::default(),
             permission: Cell::new(settings.broker_permission),

@@ -110,7 +110,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         on_bug: OnBug,
     ) -> Rc<Self> {
         let plan = settings.memory_plan(place.cores);
-        let inbox_bytes = plan.inbox_bytes;
         Rc::new(Self {
             number: place.number,
             cores: place.cores.max(1),
@@ -122,7 +121,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             desk: SendDesk::new(Arc::clone(&settings), place.shards_count.max(1), place.seed),
             settings,
             host,
-            parked: RefCell::new(Parked::new(inbox_bytes / 2)),
+            parked: RefCell::new(Parked::new(plan.parked_bytes)),
             gathers: RefCell::default(),
             reading: Reading::default(),
             pushes: RefCell::default(),

@@ -24,6 +24,7 @@ use gantry_runtime::net::PeerRef;
 use crate::seam::{LiveGroup, RequesterChange};
 
 use super::requesters::Requesters;
+use crate::memory_plan::SUBSCRIBED_BYTES_MAX;
 
 /// Most groups (of both kinds) that one connection joins. A Java process seldom has over a hundred.
 pub const GROUPS_PER_PEER_MAX: usize = 4096;
@@ -37,10 +38,6 @@ const PRODUCER_GROUP_BYTES_MAX: usize = 255;
 const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 /// Subscriptions of one group: all it may have, with names of 127 and expressions of 500 bytes.
 const SUBSCRIBED_BYTES_PER_GROUP_MAX: usize = 4 << 20;
-/// Subscriptions of all groups: 100,000 groups of six ordinary ones. With little memory, this part
-/// of `memoryLimit`.
-const SUBSCRIBED_BYTES_MAX: usize = 256 << 20;
-const SUBSCRIBED_PART: u64 = 16;
 
 /// One connected client of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,14 +304,13 @@ pub struct Members {
 
 impl Default for Members {
     fn default() -> Self {
-        Self::new(u64::MAX)
+        Self::new(SUBSCRIBED_BYTES_MAX)
     }
 }
 
 impl Members {
-    /// Nobody is connected yet. With so much memory for the process.
-    pub fn new(memory_limit_bytes: u64) -> Self {
-        let part = usize::try_from(memory_limit_bytes / SUBSCRIBED_PART).unwrap_or(usize::MAX);
+    /// Nobody is connected yet. With so much memory for all subscriptions.
+    pub fn new(subscribed_bytes_max: usize) -> Self {
         Self {
             consumers: HashMap::new(),
             producers: HashMap::new(),
@@ -322,7 +318,7 @@ impl Members {
             requesters: Requesters::default(),
             next_seat: 0,
             subscribed_bytes: 0,
-            subscribed_bytes_max: part.min(SUBSCRIBED_BYTES_MAX),
+            subscribed_bytes_max,
         }
     }
 
