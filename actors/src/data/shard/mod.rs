@@ -9,7 +9,8 @@
 //! **Limits** `inbox_bytes_max` and `sendThreadPoolQueueCapacity` messages wait in all inboxes
 //! together, and one other request for each [`ASK_BYTES`] of the former; one more is refused at
 //! once, and neither kind takes the other's room. [`TURN_APPENDS_MAX`] and [`TURN_ASKS_MAX`]
-//! requests a turn, [`TURN_PULLED_BYTES_MAX`] and [`PASS_PULLED_BYTES_MAX`] of answers to pulls.
+//! requests a turn, [`TURN_PULLED_BYTES_MAX`] and [`PASS_PULLED_BYTES_MAX`] of answers to pulls,
+//! [`PASS_WAKES_MAX`] suspended ones woken a pass.
 //! **Not here** what a single request does (`queue`, `pulls`, `asks`), who calls the pass
 //! (`data::core`).
 
@@ -51,7 +52,7 @@ use super::queue::append::{Ack, Pending};
 use super::queue::asker::Asker;
 use super::queue::cold_lane::ColdLane;
 use super::queue::store::QueueStore;
-use super::queue::waiters::Waiters;
+use super::queue::waiters::{WaiterId, Waiters};
 use super::retention::OwnWork;
 use super::words::{Append, QueueRequest, ReplyTo, TransactionStep};
 use crate::refusal::{BusyCause, Refusal};
@@ -72,6 +73,8 @@ pub const TURN_PULLED_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes that all queues give to pulls in a pass: 1 ms, and about as much to write them out. The
 /// others wait for the next pass, sends don't.
 pub const PASS_PULLED_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Suspended pulls looked at in a pass because something came for them: 0.8 ms.
+pub const PASS_WAKES_MAX: usize = 512;
 /// Actors for which there is always room.
 const ROSTER_MIN: usize = 1024;
 /// Reads from the device for pulls that one shard has under way, at most (`memory_plan`).
@@ -158,6 +161,8 @@ struct Inner {
     /// Queues that stored something in this pass.
     fresh: Vec<QueueKey>,
     unread: Unread,
+    /// Pulls that wait on the queue that was taken from there last and are to be woken; a queue's.
+    waking: VecDeque<WaiterId>,
     transacting: Transacting,
     owed: OwedRows,
     waiters: Waiters<QueueKey, PeerRef, Waiter>,

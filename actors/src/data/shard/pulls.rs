@@ -24,14 +24,17 @@ use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{COLD_PULLS_MAX, COLD_WAIT_MS_MAX, Inner, Shard};
+use super::{
+    COLD_PULLS_MAX, COLD_WAIT_MS_MAX, Inner, PASS_PULLED_BYTES_MAX, PASS_WAKES_MAX, Shard,
+    TURN_PULLED_BYTES_MAX,
+};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
 use crate::data::queue::pull::{self, PullStatus, Verdict};
 use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
-use crate::data::queue::waiters::QUEUE_WAITERS_MAX;
+use crate::data::queue::waiters::{QUEUE_WAITERS_MAX, WaiterId};
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
 
@@ -386,57 +389,67 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Wakes the pulls that wait for what has become readable.
-    pub(super) fn wake_pulls(&self, inner: &mut Inner) {
+    /// Wakes the pulls that wait for what has become readable, as many as a pass may, the longest
+    /// waiting of a queue first. True when there are more.
+    pub(super) fn wake_pulls(&self, inner: &mut Inner) -> bool {
         let readable = self.store.acknowledged();
-        while let Some((_, key)) = inner
-            .unread
-            .front()
-            .copied()
-            .filter(|(end, _)| *end <= readable)
-        {
-            inner.unread.pop_front();
+        let woken_from = inner.pulled_bytes;
+        let mut looks = 0;
+        loop {
+            let of_pass = inner.pulled_bytes - inner.pass_pulled_from;
+            let of_woken = inner.pulled_bytes - woken_from;
+            // Of a pass whose turns gave all its bytes they get a turn's.
+            let gave = of_woken >= TURN_PULLED_BYTES_MAX && of_pass >= PASS_PULLED_BYTES_MAX;
+            if gave || looks >= PASS_WAKES_MAX {
+                return true;
+            }
+            if let Some(id) = inner.waking.pop_front() {
+                looks += 1;
+                self.wake(inner, id);
+                continue;
+            }
+            let next = inner.unread.pop_front_if(|(end, _)| *end <= readable);
+            let Some((_, key)) = next else { return false };
             if inner.waiters.has(key) {
-                self.wake_queue(inner, key);
+                inner.waking.extend(inner.waiters.of_queue(key));
             }
         }
     }
 
-    fn wake_queue(&self, inner: &mut Inner, key: QueueKey) {
-        let bounds = self.store.bounds(key);
-        for id in inner.waiters.of_queue(key) {
-            let Some(waiter) = inner.waiters.get_mut(id) else {
-                continue;
-            };
-            if waiter.scanned >= bounds.max {
-                continue;
+    /// Reads again for a waiting pull; by now another one may wait under this number.
+    fn wake(&self, inner: &mut Inner, id: WaiterId) {
+        let Some(waiter) = inner.waiters.get_mut(id) else {
+            return;
+        };
+        let bounds = self.store.bounds(waiter.key);
+        if waiter.scanned >= bounds.max {
+            return;
+        }
+        waiter.times.wake(self.stamp_us());
+        if !self.host.has_reply_room(waiter.reply.peer) {
+            if let Some(waiter) = inner.waiters.take(id) {
+                self.refuse_without_room(&waiter, Stage::Lookup);
             }
-            waiter.times.wake(self.stamp_us());
-            if !self.host.has_reply_room(waiter.reply.peer) {
+            return;
+        }
+        match self.read_hot(waiter, waiter.scanned, false) {
+            Reading::Answered(got, next) => {
                 if let Some(waiter) = inner.waiters.take(id) {
-                    self.refuse_without_room(&waiter, Stage::Lookup);
+                    inner.note_got(None, &waiter, got, next);
                 }
-                continue;
             }
-            match self.read_hot(waiter, waiter.scanned, false) {
-                Reading::Answered(got, next) => {
-                    if let Some(waiter) = inner.waiters.take(id) {
-                        inner.note_got(None, &waiter, got, next);
-                    }
+            Reading::Unmatched(next) if next < bounds.max => {
+                // The scan met its limit; what is wanted may lie behind, and nothing may come
+                // any more that would wake this pull again.
+                if let Some(waiter) = inner.waiters.take(id) {
+                    self.tell(&waiter, unmatched(next), bounds);
                 }
-                Reading::Unmatched(next) if next < bounds.max => {
-                    // The scan met its limit; what is wanted may lie behind, and nothing may come
-                    // any more that would wake this pull again.
-                    if let Some(waiter) = inner.waiters.take(id) {
-                        self.tell(&waiter, unmatched(next), bounds);
-                    }
-                }
-                Reading::Unmatched(next) => waiter.scanned = next,
-                Reading::Cold => {
-                    let from = waiter.scanned;
-                    if let Some(waiter) = inner.waiters.take(id) {
-                        self.read_cold(inner, waiter, from);
-                    }
+            }
+            Reading::Unmatched(next) => waiter.scanned = next,
+            Reading::Cold => {
+                let from = waiter.scanned;
+                if let Some(waiter) = inner.waiters.take(id) {
+                    self.read_cold(inner, waiter, from);
                 }
             }
         }

@@ -254,6 +254,38 @@ fn large_answers_of_one_queue_keep_no_other_queue_waiting() {
     assert!(broker.world.take_replies(peer(0, 1)).len() <= 2);
 }
 
+/// One message for a group that broadcasts is much to write, and may be a great many answers.
+#[test]
+fn pulls_that_one_message_wakes_are_answered_over_several_passes() {
+    for (body_bytes, waiting, passes_min) in [(64 << 10, 320, 9), (1, 1300, 3)] {
+        let broker = TestBroker::new(1, 1, |_| {});
+        for opaque in 0..waiting {
+            broker.request(&pull_frame(opaque, &long_pull("T", 0, 0)));
+        }
+        assert!(broker.replies().is_empty());
+        let body = vec![b'm'; body_bytes];
+        broker.request(&send_frame(5000, &send_header("T"), &body));
+        let other = SendHeader {
+            queue_id: 1,
+            ..send_header("T")
+        };
+        let mut passes = Vec::new();
+        let mut more = true;
+        while more {
+            more = broker.cores[0].pass();
+            let replies = broker.world.take_replies(peer(0, 1));
+            passes.push(replies.iter().map(|r| r.opaque).collect::<Vec<_>>());
+            if passes.len() == 1 {
+                broker.request(&send_frame(5001, &other, b"x"));
+            }
+        }
+        assert!(passes[0].contains(&5000) && passes[1].contains(&5001));
+        assert!(passes.len() >= passes_min, "{}", passes.len());
+        let pulls = passes.concat().into_iter().filter(|opaque| *opaque < 5000);
+        assert!(pulls.eq(0..waiting), "in the order they came");
+    }
+}
+
 /// A broker whose device answers nothing, with one old message in queue 0; and how many reads it
 /// has under way at most.
 fn stuck_broker() -> (TestBroker, usize) {

@@ -49,8 +49,8 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         inner.ready.append(&mut again);
         inner.again = again;
         inner.spare = turns;
-        self.after_turns(inner);
-        !inner.ready.is_empty() && inner.stalled_us.is_none()
+        let wakes_left = self.after_turns(inner);
+        wakes_left || !inner.ready.is_empty() && inner.stalled_us.is_none()
     }
 
     fn turn_of(self: &Rc<Self>, inner: &mut Inner, slot: u32, was_stalled: Option<u64>) {
@@ -164,8 +164,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Seals what was stored and sends the answers that may leave.
-    fn after_turns(self: &Rc<Self>, inner: &mut Inner) {
+    /// Seals what was stored and sends the answers that may leave. True when there are more pulls
+    /// to wake.
+    fn after_turns(self: &Rc<Self>, inner: &mut Inner) -> bool {
         let reported = self.after_stored(inner);
         if !inner.fresh.is_empty() {
             inner.fresh_us = self.host.mono_us();
@@ -179,9 +180,10 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             self.time_stored(inner, sealed);
         }
         self.answer_sends(inner);
-        self.wake_pulls(inner);
+        let wakes_left = self.wake_pulls(inner);
         self.hand_over_owed(inner);
         self.start_cold_reads(inner);
+        wakes_left
     }
 
     fn answer_sends(&self, inner: &mut Inner) {
