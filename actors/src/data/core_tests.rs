@@ -80,6 +80,26 @@ fn a_core_that_never_stops_is_not_waited_for_longer_than_the_limit() {
     assert!(is_done(&mut stop));
 }
 
+/// Its client would wait until the connection closes.
+#[test]
+fn a_pull_in_the_inbox_of_a_core_that_stops_is_answered() {
+    let broker = TestBroker::new(1, 1, |_| {});
+    broker.world.naps.set(true);
+    broker.request(&pull_frame(1, &long_pull("T", 0, 0)));
+    broker.settle();
+    broker.request(&pull_frame(2, &long_pull("T", 0, 0)));
+    let mut stop = stop_of(&broker.cores[0]);
+    let mut polls = 0;
+    while !is_done(&mut stop) {
+        broker.settle();
+        polls += 1;
+        assert!(polls < 20);
+    }
+    let replies = broker.world.take_replies(peer(0, 1));
+    let codes: Vec<_> = replies.iter().map(|r| (r.opaque, r.code)).collect();
+    assert_eq!(codes, [(1, 19), (2, 19)]);
+}
+
 /// What the control plane heard last of the position of `g`.
 fn last_told(broker: &TestBroker) -> Option<QueueOffset> {
     let told = broker.world.take_control().into_iter();

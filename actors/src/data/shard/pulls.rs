@@ -169,7 +169,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         bounds: QueueBounds,
         verdict: Verdict,
     ) {
-        let Some(suspend_ms) = waiter.pull.suspend_ms else {
+        // One that was in the inbox when the broker was told to stop would wait for ever.
+        let suspend_ms = waiter.pull.suspend_ms.filter(|_| !inner.is_closed);
+        let Some(suspend_ms) = suspend_ms else {
             return self.tell(&waiter, verdict, bounds);
         };
         let deadline_ms = self.host.mono_ms() + suspend_ms;
