@@ -3,26 +3,86 @@
 //! **Owns** the handling of `ToData`, in order.
 //! **Lives on** each data core.
 //! **Invariants** a catalog change is applied before a later message is looked at, so a heartbeat's
-//! reply never overtakes its subscriptions (trap 62).
+//! reply never overtakes its subscriptions (trap 62). No suspended pull outlives its rights.
 //! **Limits** a batch is what the mailbox gives.
 //! **Not here** the mailbox (runtime), answers of single shards (`shard::questions`).
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gantry_runtime::metrics::Refused;
 use gantry_storage::units::{QueueKey, QueueOffset, TopicId};
 
+use crate::data::catalog::{Catalog, PERM_READ};
 use crate::data::core::DataCore;
 use crate::data::host::Host;
 use crate::data::queue::store::QueueStore;
 use crate::data::shard::Shard;
+use crate::data::shard::pulls::Waiter;
 use crate::data::transactions::moves::open_halves;
 use crate::refusal::{DISK_FULL, Refusal};
 use crate::seam::{
     Answer, CatalogChange, CoreProfile, OffsetRow, Question, ResetTo, StoreReport, Ticket,
     ToControl, ToData,
 };
+
+/// Rights that suspended pulls may have lost by a change. `RocketMQ` checks again when it wakes one
+/// (`PullRequestHoldService`, 5.5.0); here they learn it at once, by asking again.
+enum Lost {
+    /// Those of every pull.
+    Broker,
+    /// Those of a topic's queues from this number on.
+    Topic(TopicId, u16),
+    /// A group's.
+    Group(Arc<str>),
+}
+
+impl Lost {
+    fn by(change: &CatalogChange, now: &Catalog) -> Option<Self> {
+        match change {
+            CatalogChange::TopicPut(entry) => {
+                let (was, is) = (&now.topic(&entry.config.name)?.config, &entry.config);
+                if was.perm & PERM_READ != 0 && is.perm & PERM_READ == 0 {
+                    return Some(Self::Topic(entry.id, 0));
+                }
+                let left = u16::try_from(is.read_queue_nums).unwrap_or(0);
+                let has_fewer = is.read_queue_nums < was.read_queue_nums;
+                has_fewer.then_some(Self::Topic(entry.id, left))
+            }
+            CatalogChange::GroupPut(entry) => {
+                let was = &now.group(&entry.name)?.entry;
+                let had = (
+                    was.config.consume_enable,
+                    was.config.consume_broadcast_enable,
+                );
+                let has = (
+                    entry.config.consume_enable,
+                    entry.config.consume_broadcast_enable,
+                );
+                let is_forbidden = !entry.forbidden.is_subset(&was.forbidden);
+                let has_less = had.0 && !has.0 || had.1 && !has.1 || is_forbidden;
+                has_less.then(|| Self::Group(Arc::clone(&entry.name)))
+            }
+            CatalogChange::GroupGone(name) => Some(Self::Group(Arc::clone(name))),
+            CatalogChange::BrokerPermission(permission) => {
+                (permission & PERM_READ == 0).then_some(Self::Broker)
+            }
+            // A topic's queues go with it, and tell whoever waits there.
+            CatalogChange::TopicGone(_)
+            | CatalogChange::Topics(_)
+            | CatalogChange::Requester(_) => None,
+        }
+    }
+
+    fn by_pull(&self, waiter: &Waiter) -> bool {
+        match self {
+            Self::Broker => true,
+            Self::Topic(topic, left) => waiter.key.topic == *topic && waiter.key.queue.0 >= *left,
+            Self::Group(group) => *waiter.pull.group == **group,
+        }
+    }
+}
 
 impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// Handles a batch from the control plane.
@@ -47,7 +107,12 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     }
 
     fn on_catalog(&self, change: CatalogChange) {
+        let lost = Lost::by(&change, &self.catalog.borrow());
         let changed = self.catalog.borrow_mut().apply(change);
+        if let Some(lost) = lost {
+            self.shards()
+                .for_each(|shard| shard.ask_again(|waiter| lost.by_pull(waiter)));
+        }
         let Some((old, new)) = changed else { return };
         let catalog = self.catalog.borrow();
         for (topic, wanted) in new.resubscribed(&old) {

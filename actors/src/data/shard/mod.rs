@@ -533,6 +533,8 @@ mod pulls_tests;
 #[cfg(test)]
 mod reset_tests;
 #[cfg(test)]
+mod rights_tests;
+#[cfg(test)]
 mod sql_tests;
 #[cfg(test)]
 mod tests;

@@ -102,13 +102,17 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// where they began: what they passed over may be wanted. (`RocketMQ` filters again from there
     /// when their time is up.)
     pub fn resubscribed(&self, topic: TopicId, group: &str, wanted: &Wanted) {
-        let mut inner = self.inner.borrow_mut();
-        let stale = |waiter: &Waiter| {
+        self.ask_again(|waiter| {
             let pull = &waiter.pull;
             let is_old = waiter.key.topic == topic && pull.filter != *wanted;
             is_old && pull.is_subscribed && *pull.group == *group
-        };
-        for waiter in inner.waiters.take_if(stale) {
+        });
+    }
+
+    /// These suspended pulls ask again from where they began, and are answered as anybody is who
+    /// asks now.
+    pub fn ask_again(&self, fits: impl Fn(&Waiter) -> bool) {
+        for waiter in self.inner.borrow_mut().waiters.take_if(fits) {
             self.begin_again(waiter);
         }
     }
