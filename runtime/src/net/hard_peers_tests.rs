@@ -98,6 +98,47 @@ fn a_slow_reader_is_not_idle() {
     }
 }
 
+/// While memory for replies is short, a little now and then keeps none of it: who takes a real
+/// share of what it is owed gets all, who does not is closed.
+#[test]
+fn short_memory_for_replies_costs_those_who_read_next_to_nothing() {
+    let replies = SharedBudget::new(80 * 1024 * 1024);
+    let server = Server::start(NetOptions {
+        replies: Arc::clone(&replies),
+        ..NetOptions::default()
+    });
+    let mut trickler = small(&server, 64 * 1024);
+    // 56 MiB, of which it reads 5 MiB a second: its socket takes something four times a second.
+    trickler.write_all(&frame(FLOOD).repeat(7)).unwrap();
+    let begin = Instant::now();
+    let trickle = std::thread::spawn(move || {
+        let mut piece = vec![0; 64 * 1024];
+        while trickler.read_exact(&mut piece).is_ok() {
+            std::thread::sleep(Duration::from_millis(12));
+        }
+    });
+    while !replies.is_pressed() {
+        let waited = begin.elapsed();
+        assert!(waited < Duration::from_secs(5), "memory is not short");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut reader = server.client();
+    let mut owed = vec![0; 8 * 1024 * 1024];
+    let pings = frame(&[3; 4096]).repeat(64);
+    while server.closed.is_empty() {
+        let waited = begin.elapsed();
+        assert!(waited < Duration::from_secs(10), "nobody is closed");
+        reader.write_all(&frame(FLOOD)).unwrap();
+        reader.read_exact(&mut owed).unwrap();
+        reader.write_all(&pings).unwrap();
+        reader.read_exact(&mut vec![0; pings.len()]).unwrap();
+    }
+    assert_eq!(server.reason(), CloseReason::SlowReader);
+    trickle.join().unwrap();
+    reader.write_all(&pings).unwrap();
+    reader.read_exact(&mut vec![0; pings.len()]).unwrap();
+}
+
 /// A stop while a client is owed a large reply, has sent `begun` and goes on with `pieces`: it
 /// reads all it is owed, then the end.
 fn check_last_answers(server: &Server, begun: &[u8], pieces: Vec<u8>) {

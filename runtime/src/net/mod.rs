@@ -56,8 +56,8 @@ const SWEEP_MS: u64 = 1_000;
 const SWEEP: &str = "net/sweep";
 /// How often the memory of replies is looked at.
 const RELIEVE_MS: u64 = 100;
-/// While that memory is short, a connection whose socket takes nothing for so long is closed: a
-/// reader across the ocean has taken something by then.
+/// While that memory is short, a connection whose socket takes less than a share of what waits for
+/// so long is closed: a reader across the ocean has taken that by then.
 pub const STUCK_MS: u64 = 500;
 /// Connections of one core.
 pub const CONNECTIONS_MAX: usize = 20_000;

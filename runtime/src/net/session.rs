@@ -6,7 +6,7 @@
 //! the socket is closed when its reader task ends, however many `Rc`s still point here.
 //! **Limits** `out_bytes_soft` stops reading, `out_bytes_max` closes ([`super::NetOptions`]); the
 //! memory of all out buffers is counted in `replies`, and without room there a connection whose
-//! socket takes nothing is closed. [`FINISHED_MS`] for the peer's side of an orderly end.
+//! socket takes next to nothing is closed. [`FINISHED_MS`] for the peer's side of an orderly end.
 //! **Not here** reading (`connection`), the one write of a tick (`writer`).
 
 use std::any::Any;
@@ -43,6 +43,12 @@ const RUNS_KEEP: usize = 16;
 /// trip across the ocean, and time to read 1 MiB.
 const FINISHED_MS: u64 = 500;
 
+/// A connection that holds replies gets on when its socket has taken so much, ...
+const TAKEN_BYTES_MIN: usize = 64 * 1024;
+/// ... and this part of what it holds: in 8 s it is through at the least. A byte now and then keeps
+/// no memory.
+const TAKEN_PART: usize = 16;
+
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
@@ -76,8 +82,7 @@ pub struct Session {
     runs: RefCell<Vec<Run>>,
     /// Memory of the out buffer, as counted.
     held: RefCell<Held>,
-    /// Since when its socket has taken nothing, ms; 0 while it takes something.
-    stuck_ms: Cell<u64>,
+    stuck: Cell<Stuck>,
     /// Its frame whose end has not arrived.
     pub(super) assembling: RefCell<Assembling>,
     out_soft: usize,
@@ -123,7 +128,7 @@ impl Session {
             out: RefCell::default(),
             runs: RefCell::default(),
             held: RefCell::new(new.replies.hold(0)),
-            stuck_ms: Cell::new(0),
+            stuck: Cell::default(),
             assembling: RefCell::default(),
             out_soft: new.out_soft,
             out_max: new.out_max,
@@ -347,12 +352,12 @@ impl Session {
     }
 
     fn is_stuck(&self) -> bool {
-        self.stuck_ms.get() > 0
+        self.stuck.get().since_ms > 0
     }
 
-    /// Since when its socket has taken nothing although something waits, ms.
+    /// Since when its socket has taken too little of what waits, ms.
     pub(super) fn stuck_since_ms(&self) -> Option<u64> {
-        Some(self.stuck_ms.get()).filter(|since| *since > 0)
+        Some(self.stuck.get().since_ms).filter(|since| *since > 0)
     }
 
     /// Notes what a flush did, at `now_ms`.
@@ -360,11 +365,12 @@ impl Session {
         if flushed.bytes > 0 {
             self.last_written_ms.set(now_ms);
         }
-        if !flushed.pending {
-            self.stuck_ms.set(0);
-        } else if flushed.bytes > 0 || !self.is_stuck() {
-            self.stuck_ms.set(now_ms.max(1));
+        let mut stuck = Stuck::default();
+        if flushed.pending {
+            stuck = self.stuck.get();
+            stuck.note(flushed.bytes, self.held.borrow().bytes(), now_ms);
         }
+        self.stuck.set(stuck);
     }
 
     /// Waits until the out buffer is below its soft bound, or the end.
@@ -485,6 +491,27 @@ impl Session {
     }
 }
 
+/// How a socket that does not take all gets on.
+#[derive(Debug, Default, Clone, Copy)]
+struct Stuck {
+    /// When it last got on, ms; 0 while it takes all.
+    since_ms: u64,
+    /// What it has taken after that.
+    taken_bytes: usize,
+}
+
+impl Stuck {
+    /// It took `bytes` more, and the connection still holds `held_bytes`.
+    fn note(&mut self, bytes: usize, held_bytes: usize, now_ms: u64) {
+        self.taken_bytes += bytes;
+        let share_bytes = TAKEN_BYTES_MIN.max(held_bytes / TAKEN_PART);
+        if self.since_ms == 0 || self.taken_bytes >= share_bytes {
+            self.since_ms = now_ms.max(1);
+            self.taken_bytes = 0;
+        }
+    }
+}
+
 /// What one flush did.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Flushed {
@@ -521,5 +548,26 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut cx) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_gets_on_by_a_share_of_what_is_held() {
+        const MIB: usize = 1024 * 1024;
+        let mut stuck = Stuck::default();
+        stuck.note(8 * MIB, 32 * MIB, 1_000);
+        assert_eq!(stuck.since_ms, 1_000);
+        stuck.note(MIB, 32 * MIB, 1_400);
+        assert_eq!(stuck.since_ms, 1_000);
+        stuck.note(MIB, 32 * MIB, 1_450);
+        assert_eq!((stuck.since_ms, stuck.taken_bytes), (1_450, 0));
+        stuck.note(TAKEN_BYTES_MIN - 1, 100, 1_500);
+        assert_eq!(stuck.since_ms, 1_450);
+        stuck.note(1, 100, 1_600);
+        assert_eq!(stuck.since_ms, 1_600);
     }
 }
