@@ -120,8 +120,8 @@ impl MemoryPlan {
     }
 
     /// The plan whose parts are parts of so many bytes.
-    fn of_parts(bytes: u64, shape: Shape) -> Self {
-        let (cores, shards) = (shape.cores.max(1), shape.shards.max(1));
+    fn of_parts(bytes: u64, sized: Shape) -> Self {
+        let (cores, shards) = (sized.cores.max(1), sized.shards.max(1));
         let share = |parts: u64| bytes / 32 * parts;
         let stock = StoreOptions::default();
         let one_message = 2 * RECORD_BYTES_MAX;

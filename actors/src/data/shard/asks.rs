@@ -195,9 +195,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     async fn answer_asked(&self, asked: Asked) {
         let Asked { key, reply, .. } = asked;
-        let waited_us = self.host.mono_us_now().saturating_sub(asked.since_us);
-        if waited_us / 1000 > COLD_WAIT_MS_MAX {
-            let (id, waited_ms) = (self.id, waited_us / 1000);
+        let waited_ms = self.host.mono_us_now().saturating_sub(asked.since_us) / 1000;
+        if waited_ms > COLD_WAIT_MS_MAX {
+            let id = self.id;
             let remark = format!("shard {id}: waited {waited_ms} ms for the device");
             let busy = self.host.busy(BusyCause::DeviceReadLate, &remark);
             return self.host.refuse(reply, &busy);
