@@ -81,6 +81,16 @@ impl World {
             self.asked.borrow_mut().insert(opaque, Asked::Answer(None));
             self.send(&pull_frame(opaque, &header));
             let reply = self.answer(opaque).await;
+            if reply.code == response::PULL_OFFSET_MOVED {
+                let next: u64 = ext(&reply, "nextBeginOffset").parse().unwrap();
+                let min = self.min_of(queue, &self.oracle.borrow());
+                assert!(
+                    next > at && next <= min,
+                    "queue {queue} offset {at}: {reply:?}"
+                );
+                at = next;
+                continue;
+            }
             let is_read = [response::SUCCESS, response::PULL_RETRY_IMMEDIATELY];
             if !is_read.contains(&reply.code) {
                 let error = reply.code == response::SYSTEM_ERROR && self.index_may_fail();
@@ -125,6 +135,9 @@ impl World {
                 slot.copied().flatten()
             };
             let oracle = &mut *self.oracle.borrow_mut();
+            if offset < self.min_of(queue, oracle) {
+                continue;
+            }
             let excused = self.is_passed_over(queue, slot.as_ref(), oracle);
             assert!(
                 excused,

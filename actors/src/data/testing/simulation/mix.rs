@@ -54,6 +54,8 @@ pub struct Mix {
     pub lost_sectors: bool,
     /// The wall clock jumps.
     pub clock_jumps: bool,
+    /// Old segments are given up, where files are not damaged: a damaged one may be used again.
+    pub retention: bool,
 }
 
 impl Mix {
@@ -89,7 +91,7 @@ impl Mix {
             rates.untold_short_write = random.one_of(&[0, 200]);
             rates.misdirected_write = random.one_of(&[0, 200, 200]);
         }
-        Self {
+        let mut mix = Self {
             flush,
             shards,
             queues: u16::try_from(random.one_of(&[1, 3, 8, 40])).unwrap(),
@@ -114,7 +116,12 @@ impl Mix {
             rot: random.chance(20),
             lost_sectors: Random::new(seed ^ 0x0BAD_5EC7).chance(25),
             clock_jumps: random.chance(25),
-        }
+            retention: false,
+        };
+        let untold = mix.rates.untold_short_write + mix.rates.misdirected_write;
+        let is_damaged = mix.rot || mix.lost_sectors || untold > 0;
+        mix.retention = !is_damaged && Random::new(seed ^ 0x0D20_91B5).chance(50);
+        mix
     }
 
     /// No fault at all and small parts: for histories that crash at each await in turn.
@@ -144,6 +151,7 @@ impl Mix {
             rot: false,
             lost_sectors: false,
             clock_jumps: false,
+            retention: false,
         }
     }
 

@@ -14,6 +14,7 @@ mod life;
 mod lost_halves;
 mod mix;
 mod oracle;
+mod retention;
 mod runs;
 mod send_timing;
 mod starts;
@@ -130,6 +131,7 @@ fn run_mix(seed: u64, mix: Mix, requests: u64) -> Outcome {
     let world = World::new(seed, mix);
     world.run(requests);
     let mut totals = world.totals.take();
+    totals.given_up = world.given_up.get();
     totals.faults = world.disk.fault_counts();
     totals.simulated_ms = gantry_storage::disk::Disk::now_mono_us(&world.disk) / 1000;
     let trace = world.trace.get() ^ world.disk.trace();

@@ -70,6 +70,7 @@ fn add(sum: &mut Totals, totals: &Totals) {
     sum.lost_in_bounds += totals.lost_in_bounds;
     sum.read_errors += totals.read_errors;
     sum.refused_starts += totals.refused_starts;
+    sum.given_up += totals.given_up;
     sum.simulated_ms += totals.simulated_ms;
     join(&mut sum.deaths, &totals.deaths);
     join(&mut sum.faults, &totals.faults);
@@ -85,8 +86,9 @@ fn report(many: &Many, started: Instant) {
         started.elapsed().as_secs_f64()
     );
     println!(
-        "  {} messages sent, {} acknowledged, {} refused, {} records read, {} lost as allowed",
-        sum.messages, sum.acked, sum.refused, sum.records_read, sum.lost_in_bounds
+        "  {} messages sent, {} acknowledged, {} refused, {} records read, {} lost as allowed, {} \
+         segments given up",
+        sum.messages, sum.acked, sum.refused, sum.records_read, sum.lost_in_bounds, sum.given_up
     );
     println!(
         "  {} reads and {} starts refused because of faults; {} simulated hours",
@@ -144,11 +146,12 @@ fn old_seeds() {
         let (seed, requests) = line.split_once(' ').unwrap();
         let (seed, requests) = (seed.parse().unwrap(), requests.trim().parse().unwrap());
         run_named(seed, requests);
-        // As it was when it found something: lost sectors came later.
+        // As it was when it found something: lost sectors and retention came later.
         let mix = Mix::of(seed);
-        if mix.lost_sectors {
+        if mix.lost_sectors || mix.retention {
             let mix = Mix {
                 lost_sectors: false,
+                retention: false,
                 ..mix
             };
             run_mix(seed, mix, requests);

@@ -36,6 +36,9 @@ impl World {
         self.disk.set_rates(self.mix.rates);
         for _ in 0..=self.choices.below(2 * self.mix.steps_a_life) {
             self.step().await;
+            if self.mix.retention && self.drops.chance(6) {
+                self.give_up_some().await;
+            }
             self.disk.sleep_us(self.choices.below(300)).await;
             self.drain();
             if self.poisoned() && self.choices.chance(20) {
@@ -238,6 +241,10 @@ impl World {
 
     async fn search_by_time(&self) {
         let queue = self.any_queue();
+        // What is gone has no time any more.
+        if self.may_have_given_up(queue) {
+            return;
+        }
         let Some(times) = self.times_of(queue).await else {
             return;
         };
@@ -294,13 +301,12 @@ impl World {
         {
             let mut oracle = self.oracle.borrow_mut();
             for queue in 0..self.mix.queues {
-                for slot in oracle.queues[usize::from(queue)]
-                    .clone()
-                    .into_iter()
-                    .flatten()
-                {
-                    if slot.visible && oracle.message(slot.id).keys.contains(&key) {
-                        wanted.push(slot.id);
+                let slots = oracle.queues[usize::from(queue)].clone();
+                for (offset, slot) in (0..).zip(slots) {
+                    if let Some(slot) = slot.filter(|slot| slot.visible)
+                        && oracle.message(slot.id).keys.contains(&key)
+                    {
+                        wanted.push((queue, offset, slot.id));
                     }
                 }
             }
@@ -319,7 +325,12 @@ impl World {
                 found.push(id);
             }
         }
-        let complete = wanted.iter().all(|id| found.contains(id)) || found.len() == 64;
+        {
+            let oracle = self.oracle.borrow();
+            wanted.retain(|(queue, offset, _)| *offset >= self.min_of(*queue, &oracle));
+        }
+        let mut ids = wanted.iter().map(|(.., id)| id);
+        let complete = ids.all(|id| found.contains(id)) || found.len() == 64;
         let may_lack = self.keys_may_lack() || self.keys_were_skipped();
         assert!(
             complete || may_lack,
@@ -339,11 +350,12 @@ impl World {
 
     async fn view_one(&self) {
         let queue = self.any_queue();
-        let slot = {
+        let (nth, slot) = {
             let oracle = self.oracle.borrow();
             let slots = &oracle.queues[usize::from(queue)];
-            let nth = usize::try_from(self.choices.below(slots.len() as u64)).unwrap();
-            slots.get(nth).copied().flatten()
+            let nth = self.choices.below(slots.len() as u64);
+            let slot = slots.get(usize::try_from(nth).unwrap());
+            (nth, slot.copied().flatten())
         };
         let Some((slot, physical)) = slot.and_then(|slot| Some((slot, slot.physical?))) else {
             return;
@@ -360,7 +372,8 @@ impl World {
             assert_eq!(id, slot.id, "another message under this id");
         } else {
             let body_bytes = self.oracle.borrow_mut().message(slot.id).body_bytes;
-            let excused = self.may_be_damaged(queue, Some(physical), body_bytes);
+            let is_gone = nth < self.min_of(queue, &self.oracle.borrow());
+            let excused = is_gone || self.may_be_damaged(queue, Some(physical), body_bytes);
             assert!(!slot.visible || excused, "{slot:?}: {reply:?}");
         }
     }

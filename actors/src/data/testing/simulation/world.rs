@@ -23,6 +23,7 @@ use super::host::SimHost;
 use super::life::Asked;
 use super::mix::Mix;
 use super::oracle::{Oracle, Outcome};
+use super::retention::Ordered;
 use super::starts::Start;
 use crate::data::core::{CorePlace, DataCore};
 use crate::seam::{CatalogChange, OffsetRow, ToData};
@@ -83,6 +84,8 @@ pub struct Totals {
     pub read_errors: u64,
     /// Damage that a start refused to pass over.
     pub refused_starts: u64,
+    /// Segments that retention gave up.
+    pub given_up: u64,
     pub simulated_ms: u64,
 }
 
@@ -109,6 +112,12 @@ pub struct World {
     pub damages: RefCell<Damages>,
     /// Decides where sectors are lost: seeds without that keep their course.
     pub losses: Random,
+    /// Decides what retention gives up: the same.
+    pub drops: Random,
+    /// What retention was ordered to give up, by shard; queues' first offsets seen in this life.
+    pub ordered: RefCell<BTreeMap<u8, Ordered>>,
+    pub mins: RefCell<BTreeMap<u16, u64>>,
+    pub given_up: Rc<Cell<u64>>,
     /// The last start of each shard.
     pub starts: RefCell<BTreeMap<u8, Start>>,
     /// Wrong reads may have made a checkpoint give its indexes up.
@@ -145,6 +154,10 @@ impl World {
             log_failures_before: Cell::new(0),
             damages: RefCell::default(),
             losses: Random::new(seed ^ 0x1057_5EC7),
+            drops: Random::new(seed ^ 0x0D20_9ED5),
+            ordered: RefCell::default(),
+            mins: RefCell::default(),
+            given_up: Rc::default(),
             starts: RefCell::default(),
             gave_up: Cell::new(false),
             skipped: Cell::new(false),
@@ -375,6 +388,7 @@ impl World {
             }
         }
         self.asked.borrow_mut().clear();
+        self.mins.borrow_mut().clear();
         self.tails.iter().for_each(SimTail::live_on);
         if power {
             self.tails.iter().for_each(SimTail::cut_power);
