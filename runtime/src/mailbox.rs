@@ -126,18 +126,6 @@ impl<M> MailReceiver<M> {
         }
     }
 
-    /// As [`MailReceiver::recv_batch`], blocking this thread.
-    pub fn recv_batch_blocking(&self, batch: &mut Vec<M>) -> bool {
-        match self.inner.recv() {
-            Ok(first) => {
-                batch.push(first);
-                self.take_more(batch, BATCH_MESSAGES_MAX - 1);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
     /// Takes what is there without waiting; returns how many.
     pub fn try_batch(&self, batch: &mut Vec<M>) -> usize {
         self.take_more(batch, BATCH_MESSAGES_MAX)
@@ -171,7 +159,7 @@ mod tests {
         }
         assert!(matches!(sender.try_send(9), Err(SendError::Full(9))));
         let mut batch = Vec::new();
-        assert!(receiver.recv_batch_blocking(&mut batch));
+        assert_eq!(receiver.try_batch(&mut batch), 3);
         assert_eq!(batch, [0, 1, 2]);
         drop(receiver);
         assert!(matches!(sender.try_send(7), Err(SendError::Closed(7))));

@@ -103,14 +103,6 @@ impl Charge {
         }
         drawn
     }
-
-    /// Joins another charge of the same budget into this one.
-    pub fn absorb(&mut self, mut other: Self) {
-        if Rc::ptr_eq(&self.budget, &other.budget) {
-            self.bytes += other.bytes;
-            other.bytes = 0;
-        }
-    }
 }
 
 impl Drop for Charge {
@@ -130,7 +122,7 @@ mod tests {
         let budget = Budget::new("test", 100);
         let mut first = budget.try_charge(60).unwrap();
         assert!(budget.try_charge(41).is_none());
-        first.absorb(budget.try_charge(40).unwrap());
+        assert!(first.grow(40));
         assert_eq!((budget.used(), first.bytes()), (100, 100));
         drop(first);
         assert_eq!(budget.used(), 0);

@@ -99,11 +99,6 @@ impl Pushes {
     pub async fn next(&mut self) -> Option<Command> {
         self.commands.recv().await
     }
-
-    /// The next push if one is there.
-    pub fn try_next(&mut self) -> Option<Command> {
-        self.commands.try_recv().ok()
-    }
 }
 
 #[derive(Debug)]

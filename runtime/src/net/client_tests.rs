@@ -67,7 +67,11 @@ fn calls_pushes_and_one_ways() {
         for call in calls.collect::<Vec<_>>() {
             call.await.unwrap();
         }
-        assert!(pushes.try_next().is_none());
+        assert!(
+            futures_lite::future::poll_once(pushes.next())
+                .await
+                .is_none()
+        );
         client.one_way(Command::request(3, 0)).await.unwrap();
         assert_eq!(pushes.next().await.unwrap().code, 40);
         let question = pushes.next().await.unwrap();

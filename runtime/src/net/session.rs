@@ -9,7 +9,6 @@
 //! socket takes next to nothing is closed. [`FINISHED_MS`] for the peer's side of an orderly end.
 //! **Not here** reading (`connection`), the one write of a tick (`writer`).
 
-use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, Read};
@@ -101,7 +100,6 @@ pub struct Session {
     misses: Cell<u32>,
     /// The last look at which it was read.
     read_at_look: Cell<u64>,
-    user: RefCell<Option<Rc<dyn Any>>>,
 }
 
 /// What the accepting side knows of a new connection.
@@ -141,7 +139,6 @@ impl Session {
             finished_ms: Cell::new(0),
             misses: Cell::new(0),
             read_at_look: Cell::new(0),
-            user: RefCell::new(None),
         })
     }
 
@@ -295,19 +292,6 @@ impl Session {
         } else {
             self.flush_soon();
         }
-    }
-
-    /// Attaches the handler's own state of this connection.
-    pub fn attach(&self, user: Rc<dyn Any>) {
-        *self.user.borrow_mut() = Some(user);
-    }
-
-    /// The handler's state, if it is a `T`.
-    pub fn attached<T: 'static>(&self) -> Option<Rc<T>> {
-        self.user
-            .borrow()
-            .clone()
-            .and_then(|user| user.downcast::<T>().ok())
     }
 
     /// Why the connection ended, once it has.

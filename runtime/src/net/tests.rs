@@ -31,8 +31,6 @@ const COUNT: &[u8] = b"count";
 impl FrameHandler for Echo {
     fn on_open(self: &Rc<Self>, session: &Rc<Session>) {
         let id = session.id();
-        session.attach(Rc::new(id));
-        assert_eq!(*session.attached::<PeerRef>().unwrap(), id);
         assert_eq!(self.peers.get(id).unwrap().peer_addr(), session.peer_addr());
         // The last tenant of the slot is gone; its name finds nobody.
         if let Some(last) = self.last.replace(Some(id)) {

@@ -72,13 +72,6 @@ impl OrderLocks {
         }
     }
 
-    /// Whether any client of `group` holds a live lock.
-    pub fn is_locked(&self, group: &str, now_ms: u64) -> bool {
-        self.held
-            .get(group)
-            .is_some_and(|holder| holder.is_live(now_ms))
-    }
-
     /// Forgets a group's lock.
     pub fn drop_group(&mut self, group: &str) {
         self.held.remove(group);
@@ -122,10 +115,10 @@ mod tests {
         assert!(locks.lock(&group, &a, 0));
         assert!(locks.lock(&other, &b, 0));
         locks.unlock("g", "b");
-        assert!(locks.is_locked("g", 1));
+        assert!(!locks.lock(&group, &b, 1));
         locks.unlock("g", "a");
-        assert!(!locks.is_locked("g", 1));
-        assert!(locks.is_locked("h", 1));
+        assert!(locks.lock(&group, &b, 1));
+        assert!(!locks.lock(&other, &a, 1));
     }
 
     #[test]

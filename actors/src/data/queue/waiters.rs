@@ -160,13 +160,6 @@ impl<Q: Copy + Eq + Hash, P: Copy + Eq + Hash, W> Waiters<Q, P, W> {
         self.take(id)
     }
 
-    /// The earliest deadline.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.by_deadline
-            .first()
-            .map(|&(deadline_ms, _)| deadline_ms)
-    }
-
     /// Drops the waiters of a closed connection; returns how many there were.
     pub fn drop_peer(&mut self, peer: P) -> usize {
         // Its list goes first: nothing needs to be found in it then.
@@ -210,7 +203,6 @@ mod tests {
         let mut waiters = Plain::default();
         waiters.park(1, 1, 300, "late").unwrap();
         waiters.park(1, 2, 100, "early").unwrap();
-        assert_eq!(waiters.next_deadline_ms(), Some(100));
         assert_eq!(waiters.take_due(99), None);
         assert_eq!(waiters.take_due(300), Some("early"));
         assert_eq!(waiters.take_due(300), Some("late"));
