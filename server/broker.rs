@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
 use gantry_actors::data::seat::read_identity;
+use gantry_actors::memory_plan::MemoryPlan;
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::budget::shared::SharedBudget;
@@ -208,17 +209,13 @@ pub fn start_with(
     let (mut settings, lock) = open_folder(settings)?;
     let identity = identity(&settings)?;
     Arc::make_mut(&mut settings).shard_count = identity.shards_count;
-    fit_memory(
-        Arc::make_mut(&mut settings),
-        placements.len(),
-        is_memory_given,
-    )?;
+    let settings_now = Arc::make_mut(&mut settings);
+    let memory = fit_memory(settings_now, placements.len(), is_memory_given)?;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
     let (mut to_data, mut seats, mut reins) = (Vec::new(), Vec::new(), Vec::new());
     let core_count = placements.len();
-    let memory = settings.memory_plan(u16::try_from(core_count).unwrap_or(u16::MAX));
     for mesh in mesh::seats(core_count, memory.road_bytes) {
         let (core, to_core) = cores::core_seat(mesh, &to_control, replies);
         to_data.push(to_core);
@@ -262,15 +259,22 @@ pub fn start_with(
     })
 }
 
-/// The store may have more shards than this start would make, and then it needs more.
-fn fit_memory(settings: &mut BrokerSettings, cores: usize, is_given: bool) -> Result<(), String> {
+/// What follows from `memoryLimit`. The store may have more shards than this start would make, and
+/// then it needs more.
+fn fit_memory(
+    settings: &mut BrokerSettings,
+    cores: usize,
+    is_given: bool,
+) -> Result<MemoryPlan, String> {
+    let count = u16::try_from(cores).unwrap_or(u16::MAX);
     if !is_given {
-        let shape = settings.memory_shape(u16::try_from(cores).unwrap_or(u16::MAX));
-        let least = shape.limit_bytes_min();
+        let least = settings.memory_shape(count).limit_bytes_min();
         settings.memory_limit_bytes = settings.memory_limit_bytes.max(least);
     }
     let limit_mib = settings.memory_limit_bytes >> 20;
-    config::memory_fits(settings, cores).map_err(|why| format!("memoryLimit={limit_mib}M: {why}"))
+    config::memory_fits(settings, cores)
+        .map_err(|why| format!("memoryLimit={limit_mib}M: {why}"))?;
+    Ok(settings.memory_plan(count))
 }
 
 /// Whose store it is, or a new store's name.

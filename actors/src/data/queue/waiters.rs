@@ -18,7 +18,8 @@ use smallvec::SmallVec;
 /// Most suspended pulls of one shard.
 pub const WAITERS_MAX: usize = 100_000;
 /// Most suspended pulls of one queue: as many groups as a queue may have live, or members of one
-/// that broadcasts. Waking them all takes 6 ms of several passes; those beyond ask every three seconds.
+/// that broadcasts. Waking them all takes 6 ms of several passes; those beyond ask every three
+/// seconds.
 pub const QUEUE_WAITERS_MAX: usize = 4096;
 
 const _: () = assert!(QUEUE_WAITERS_MAX <= WAITERS_MAX);
