@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::ShardStore;
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile};
 use crate::error::ReadError;
-use crate::format::{FIRST_TIME_BYTES, RUN_HEADER_BYTES, first_record};
+use crate::format::{FIRST_TIME_BYTES, INDEX_FOLDER, RUN_HEADER_BYTES, first_record};
 use crate::log::aside;
 use crate::log::recovery::PAYLOAD_BYTES_MAX;
 use crate::log::segments::SPARES_MAX;
@@ -260,10 +260,10 @@ impl<D: Disk> ShardStore<D> {
     }
 
     /// Moves the first offset of every queue to its first record at or after `position`. Where that
-    /// can't be found for damage, or not for a while, its first reader finds it.
+    /// can't be found for a while, its first reader finds it, or a start says that records are lost.
     ///
     /// # Errors
-    /// The device failed, and the drop is put off.
+    /// An index page can't be read, or is wrong, and the drop is put off.
     async fn raise_mins(&self, position: FilePosition) -> Result<(), DiskError> {
         let put_offs = &self.retained.put_offs;
         let (mut left, mut failed) = (0u64, None);
@@ -275,9 +275,13 @@ impl<D: Disk> ShardStore<D> {
             }
             match self.search_by_position(key, position).await {
                 Ok(offset) => self.index.index_mut().set_min(key, offset),
-                Err(ReadError::Disk(error)) if put_offs.get() < PUT_OFFS_MAX => {
+                // What comes wrong once may be right the next time.
+                Err(error) if put_offs.get() < PUT_OFFS_MAX => {
                     put_offs.set(put_offs.get() + 1);
-                    return Err(error);
+                    return Err(match error {
+                        ReadError::Disk(error) => error,
+                        other => DiskError::new(DiskErrorKind::Io, "read", INDEX_FOLDER, other),
+                    });
                 }
                 Err(error) => {
                     left += 1;

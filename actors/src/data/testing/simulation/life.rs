@@ -337,7 +337,7 @@ impl World {
             let slot = slot.flatten();
             let is_wanted =
                 tag.is_none() || slot.is_some_and(|slot| Some(oracle.message(slot.id).tag) == tag);
-            let is_gone = offset < min;
+            let is_gone = offset < min || self.may_be_given_up(queue, slot.as_ref());
             let excused =
                 is_gone || !is_wanted || self.is_passed_over(queue, slot.as_ref(), &mut oracle);
             assert!(excused, "{offset} left out, seen {seen:?}: {at}");

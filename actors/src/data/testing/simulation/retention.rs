@@ -102,6 +102,22 @@ impl World {
             .map_or(FilePosition(0), |ordered| ordered.before)
     }
 
+    /// Whether a shard may have given up segments without knowing where its queues begin then: the
+    /// page that says so could not be read for several orders.
+    pub fn may_lack_mins(&self, shard: u8) -> bool {
+        let rates = &self.mix.rates;
+        let reads_fail = rates.read > 0 || rates.read_flip > 0;
+        reads_fail && self.ordered_before(shard) > FilePosition(0)
+    }
+
+    /// Whether this record of a queue may be missing because a shard didn't know that.
+    pub fn may_be_given_up(&self, queue: u16, slot: Option<&Slot>) -> bool {
+        let shard = self.shard_of(queue);
+        let before = self.ordered_before(shard);
+        let position = slot.and_then(position_of);
+        self.may_lack_mins(shard) && position.is_none_or(|position| position < before)
+    }
+
     /// Whether a queue may have lost its beginning.
     pub fn may_have_given_up(&self, queue: u16) -> bool {
         self.ordered_before(self.shard_of(queue)) > FilePosition(0)

@@ -327,7 +327,13 @@ impl World {
         }
         {
             let oracle = self.oracle.borrow();
-            wanted.retain(|(queue, offset, _)| *offset >= self.min_of(*queue, &oracle));
+            wanted.retain(|(queue, offset, _)| {
+                let slots = &oracle.queues[usize::from(*queue)];
+                let slot = slots.get(usize::try_from(*offset).unwrap());
+                let slot = slot.copied().flatten();
+                *offset >= self.min_of(*queue, &oracle)
+                    && !self.may_be_given_up(*queue, slot.as_ref())
+            });
         }
         let mut ids = wanted.iter().map(|(.., id)| id);
         let complete = ids.all(|id| found.contains(id)) || found.len() == 64;
@@ -372,7 +378,8 @@ impl World {
             assert_eq!(id, slot.id, "another message under this id");
         } else {
             let body_bytes = self.oracle.borrow_mut().message(slot.id).body_bytes;
-            let is_gone = nth < self.min_of(queue, &self.oracle.borrow());
+            let is_gone = nth < self.min_of(queue, &self.oracle.borrow())
+                || self.may_be_given_up(queue, Some(&slot));
             let excused = is_gone || self.may_be_damaged(queue, Some(physical), body_bytes);
             assert!(!slot.visible || excused, "{slot:?}: {reply:?}");
         }
