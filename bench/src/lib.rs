@@ -10,7 +10,6 @@ pub mod compare;
 pub mod connection;
 pub mod consumer;
 pub mod error;
-pub mod judge;
 pub mod ledger;
 pub mod observe;
 pub mod pace;

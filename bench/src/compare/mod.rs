@@ -11,6 +11,7 @@
 //! whether one is warm (`settle`), medians and files (`results`).
 
 pub mod cases;
+pub mod judge;
 pub mod ready;
 pub mod results;
 pub mod run;

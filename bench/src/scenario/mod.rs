@@ -21,10 +21,11 @@ use crate::args::{
     BenchArgs, DelayArgs, FlowArgs, LoadArgs, OutputArgs, ProduceArgs, ReadArgs, Scenario,
     ShapeArgs, TargetArgs, check, check_batch, check_some,
 };
+use crate::compare::judge;
 use crate::error::BenchError;
 use crate::recorder::Latency;
 use crate::wire::templates::{Flavour, SendShape};
-use crate::{compare, judge, sink};
+use crate::{compare, sink};
 use flow::{Plan, ReadPlan, SendPlan};
 
 /// Seconds measured when nothing is said.

@@ -259,8 +259,9 @@ impl<D: Disk> ShardStore<D> {
         Ok(done)
     }
 
-    /// Moves the first offset of every queue to its first record at or after `position`. Where that
-    /// can't be found for a while, its first reader finds it, or a start says that records are lost.
+    /// Moves the first offset of every queue to its first record at or after `position`. Where
+    /// that can't be found for a while, its first reader finds it, or a start says that records are
+    /// lost.
     ///
     /// # Errors
     /// An index page can't be read, or is wrong, and the drop is put off.

@@ -25,6 +25,7 @@ pub mod ticks;
 pub mod timing;
 pub mod transactions;
 pub mod turns;
+mod waking;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -24,17 +24,14 @@ use gantry_storage::shard_store::{ReadLimits, ReadOutcome};
 use gantry_storage::units::{QueueBounds, QueueKey, QueueOffset};
 
 use super::timing::PullTimes;
-use super::{
-    COLD_PULLS_MAX, COLD_WAIT_MS_MAX, Inner, PASS_PULLED_BYTES_MAX, PASS_WAKES_MAX, Shard,
-    TURN_PULLED_BYTES_MAX,
-};
+use super::{COLD_PULLS_MAX, COLD_WAIT_MS_MAX, Inner, Shard};
 use crate::data::host::Host;
 use crate::data::queue::actor::QueueActor;
 use crate::data::queue::offsets::Commit;
 use crate::data::queue::pull::{self, PullStatus, Verdict};
 use crate::data::queue::store::QueueStore;
 use crate::data::queue::tally::Got;
-use crate::data::queue::waiters::{QUEUE_WAITERS_MAX, WaiterId};
+use crate::data::queue::waiters::QUEUE_WAITERS_MAX;
 use crate::data::words::{Pull, ReplyTo};
 use crate::refusal::{BusyCause, Refusal};
 
@@ -72,7 +69,7 @@ pub struct ColdPull {
 }
 
 /// What reading did.
-enum Reading {
+pub(super) enum Reading {
     /// A reply is written, or nobody is there any more; where its reader goes on.
     Answered(Got, QueueOffset),
     /// Nothing matched up to here, and a reply wasn't wanted for that.
@@ -137,7 +134,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// `actor`: the queue's, when it is at work and therefore not in its place.
-    fn read_now(
+    pub(super) fn read_now(
         &self,
         inner: &mut Inner,
         actor: Option<&mut QueueActor>,
@@ -195,7 +192,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
     /// Reads from memory straight into the session's buffer. `always`: answer even when nothing
     /// matched.
-    fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
+    pub(super) fn read_hot(&self, waiter: &Waiter, from: QueueOffset, always: bool) -> Reading {
         let (pull, to) = (&waiter.pull, waiter.reply);
         let mut reading = Reading::Answered(Got::default(), from);
         self.host.write_timed(to.peer, |out| {
@@ -230,7 +227,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     }
 
     /// Busy: its client asks again in a while, and those who don't read are closed meanwhile.
-    fn refuse_without_room(&self, waiter: &Waiter, stage: Stage) {
+    pub(super) fn refuse_without_room(&self, waiter: &Waiter, stage: Stage) {
         let remark = format!(
             "shard {}, replies that this client, or all of them, were sent and have not read hold \
              all the memory for them",
@@ -241,7 +238,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.host.refuse_timed(waiter.reply, &busy, timing);
     }
 
-    fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
+    pub(super) fn read_cold(&self, inner: &mut Inner, mut waiter: Waiter, from: QueueOffset) {
         waiter.times.ask_device(self.stamp_us());
         let cold = ColdPull {
             waiter,
@@ -391,109 +388,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         }
     }
 
-    /// Wakes the pulls that wait for what has become readable, as many as a pass may, the longest
-    /// waiting of a queue first. True when there are more.
-    pub(super) fn wake_pulls(&self, inner: &mut Inner) -> bool {
-        let readable = self.store.acknowledged();
-        let woken_from = inner.pulled_bytes;
-        let mut looks = 0;
-        loop {
-            let of_pass = inner.pulled_bytes - inner.pass_pulled_from;
-            let of_woken = inner.pulled_bytes - woken_from;
-            // Of a pass whose turns gave all its bytes they get a turn's.
-            let gave = of_woken >= TURN_PULLED_BYTES_MAX && of_pass >= PASS_PULLED_BYTES_MAX;
-            if gave || looks >= PASS_WAKES_MAX {
-                return true;
-            }
-            if let Some(id) = inner.waking.pop_front() {
-                looks += 1;
-                self.wake(inner, id);
-                continue;
-            }
-            let next = inner.unread.pop_front_if(|(end, _)| *end <= readable);
-            let Some((_, key)) = next else { return false };
-            if inner.waiters.has(key) {
-                inner.waking.extend(inner.waiters.of_queue(key));
-            }
-        }
-    }
-
-    /// Reads again for a waiting pull; by now another one may wait under this number.
-    fn wake(&self, inner: &mut Inner, id: WaiterId) {
-        let Some(waiter) = inner.waiters.get_mut(id) else {
-            return;
-        };
-        let bounds = self.store.bounds(waiter.key);
-        if waiter.scanned >= bounds.max {
-            return;
-        }
-        waiter.times.wake(self.stamp_us());
-        if !self.host.has_reply_room(waiter.reply.peer) {
-            if let Some(waiter) = inner.waiters.take(id) {
-                self.refuse_without_room(&waiter, Stage::Lookup);
-            }
-            return;
-        }
-        match self.read_hot(waiter, waiter.scanned, false) {
-            Reading::Answered(got, next) => {
-                if let Some(waiter) = inner.waiters.take(id) {
-                    inner.note_got(None, &waiter, got, next);
-                }
-            }
-            Reading::Unmatched(next) if next < bounds.max => {
-                // The scan met its limit; what is wanted may lie behind, and nothing may come
-                // any more that would wake this pull again.
-                if let Some(waiter) = inner.waiters.take(id) {
-                    self.tell(&waiter, unmatched(next), bounds);
-                }
-            }
-            Reading::Unmatched(next) => waiter.scanned = next,
-            Reading::Cold => {
-                let from = waiter.scanned;
-                if let Some(waiter) = inner.waiters.take(id) {
-                    self.read_cold(inner, waiter, from);
-                }
-            }
-        }
-    }
-
-    /// Answers a pull that has waited long enough: the same rules, without suspension.
-    pub(super) fn give_up(&self, inner: &mut Inner, mut waiter: Waiter) {
-        waiter.times.wake(self.stamp_us());
-        let bounds = self.store.bounds(waiter.key);
-        let wanted = i64::try_from(waiter.scanned.0).unwrap_or(i64::MAX);
-        // No reset: a suspended pull is told of one when it comes.
-        match pull::start(bounds, wanted, None) {
-            Ok(from) => self.read_now(inner, None, waiter, from),
-            // Everything that came was looked at and nothing matched (trap 54).
-            Err(verdict) if verdict.may_suspend() && wanted > waiter.pull.wanted => {
-                self.tell(&waiter, unmatched(verdict.next), bounds);
-            }
-            Err(verdict) => self.tell(&waiter, verdict, bounds),
-        }
-    }
-
-    /// Tells a suspended pull that its group was reset.
-    pub(super) fn redirect(&self, mut waiter: Waiter, to: QueueOffset) {
-        waiter.times.wake(self.stamp_us());
-        let bounds = self.store.bounds(waiter.key);
-        self.tell(&waiter, pull::reset_to(to), bounds);
-    }
-
-    /// Tells a suspended pull to come again, from where it began.
-    pub(super) fn begin_again(&self, mut waiter: Waiter) {
-        waiter.times.wake(self.stamp_us());
-        let bounds = self.store.bounds(waiter.key);
-        let wanted = QueueOffset(u64::try_from(waiter.pull.wanted).unwrap_or(0));
-        let verdict = Verdict {
-            status: PullStatus::OffsetOverflowOne,
-            code: response::PULL_NOT_FOUND,
-            next: wanted,
-        };
-        self.tell(&waiter, verdict, bounds);
-    }
-
-    fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
+    pub(super) fn tell(&self, waiter: &Waiter, verdict: Verdict, bounds: QueueBounds) {
         let ext = ext_of(&waiter.pull, verdict.next, bounds);
         let (to, status) = (waiter.reply, Some(verdict.status.remark()));
         if to.one_way {
@@ -511,7 +406,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
 
 impl Inner {
     /// `next`: where its reader goes on (`PullMessageProcessor.tryCommitOffset`, 5.5.0).
-    fn note_got(
+    pub(super) fn note_got(
         &mut self,
         actor: Option<&mut QueueActor>,
         waiter: &Waiter,
@@ -550,7 +445,7 @@ impl Inner {
 }
 
 /// Everything up to `next` was looked at, and nothing is wanted.
-fn unmatched(next: QueueOffset) -> Verdict {
+pub(super) fn unmatched(next: QueueOffset) -> Verdict {
     Verdict {
         status: PullStatus::NoMatchedMessage,
         code: response::PULL_RETRY_IMMEDIATELY,

@@ -86,13 +86,14 @@ pub fn run(args: &JudgeArgs, commit: &str) -> Result<(), BenchError> {
         })
         .collect();
     for round in 1..=args.rounds {
-        judge.round(round, &mut all)?;
+        judge.round(round, &mut all);
+        // What breaks a later round off leaves those before.
+        let table = table::write(&all, (commit, args.quick), &results)?;
+        eprintln!("table: {}", table.display());
     }
-    let table = table::write(&all, (commit, args.quick), &results)?;
     for rounds in &all {
         println!("{}", rounds.line());
     }
-    eprintln!("table: {}", table.display());
     let failed_count = all.iter().filter(|rounds| rounds.has_failed()).count();
     if failed_count > 0 {
         let what = format!("{failed_count} figures failed, the table says which");
@@ -182,26 +183,46 @@ impl Judge {
         })
     }
 
-    fn round(&self, nth: usize, all: &mut [Rounds]) -> Result<(), BenchError> {
+    /// One round, in turn from the first row and from the last: what changes meanwhile doesn't meet
+    /// the same ones.
+    fn round(&self, nth: usize, all: &mut [Rounds]) {
         let needs_device = all.iter().any(|rounds| rounds.row.needs_device());
-        let device = if needs_device {
-            Some(device::measure(self.work.path(), self.scale.device_mib)?)
-        } else {
-            None
-        };
-        for rounds in all {
+        let device = needs_device
+            .then(|| device::measure(self.work.path(), self.scale.device_mib))
+            .transpose();
+        let mut order: Vec<&mut Rounds> = all.iter_mut().collect();
+        if nth.is_multiple_of(2) {
+            order.reverse();
+        }
+        for rounds in order {
             let mut found = Found::default();
-            found.judged = self.measure(rounds.row, device, &mut found)?;
-            found.judged = found.judged.filter(|judged| judged.is_finite());
+            let judged = match &device {
+                Err(error) if rounds.row.needs_device() => {
+                    found.complaints.push(error.to_string());
+                    Ok(None)
+                }
+                device => {
+                    let device = device.as_ref().ok().copied().flatten();
+                    self.measure(rounds.row, device, &mut found)
+                }
+            };
+            match judged {
+                Ok(judged) => found.judged = judged.filter(|judged| judged.is_finite()),
+                Err(error) => found.complaints.push(error.to_string()),
+            }
+            if found.judged.is_none() && found.complaints.is_empty() {
+                let lacks = "a run's report lacks the figure";
+                found.complaints.push(lacks.to_owned());
+            }
             eprintln!(
-                "round {nth}: {} {:?} {:?}",
+                "round {nth}: {} {:?} {:?} {}",
                 rounds.row.name(),
                 found.judged,
-                found.parts
+                found.parts,
+                found.complaints.join("; ")
             );
             rounds.found.push(found);
         }
-        Ok(())
     }
 
     fn measure(
