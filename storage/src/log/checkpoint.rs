@@ -32,11 +32,13 @@ pub struct Parts {
 }
 
 impl Checkpoint {
-    /// Whether a log that ends at `end` has all that was synced when this was written. The parts
-    /// may know of more than the header, for records come while they are taken.
-    pub fn is_reached(&self, end: FilePosition) -> bool {
-        // After a restart the log goes on at a block.
-        self.header.position <= end.block_up() && self.covered() <= end
+    /// Whether a log that ends at `end`, with `sequence` as the number of its next run, has all
+    /// that was synced when this was written. The parts may know of more than the header, for
+    /// records come while they are taken.
+    pub fn is_reached(&self, end: FilePosition, sequence: Option<u64>) -> bool {
+        // After a restart the log goes on at a block, whose runs only their numbers tell of then.
+        let has_runs = sequence.is_none_or(|next| next >= self.header.sequence);
+        has_runs && self.header.position <= end.block_up() && self.covered() <= end
     }
 
     /// Up to where the log was synced, at least.

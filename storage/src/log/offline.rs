@@ -62,6 +62,8 @@ pub struct Survey {
     pub first: FilePosition,
     /// Where it ends.
     pub end: FilePosition,
+    /// The number of the run that would be next; none without a run.
+    pub sequence: Option<u64>,
     /// Sound runs.
     pub runs: u64,
     /// Records in them.
@@ -157,6 +159,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                     self.found.fillers += u64::from(self.found.records == before);
                     self.found.runs += 1;
                     self.found.end = run.header.end();
+                    self.found.sequence = Some(run.header.sequence.wrapping_add(1));
                     let committed = run.header.committed;
                     self.prove(committed);
                     continue;
@@ -309,7 +312,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             found.torn = Some(damage.end);
         }
         found.unreached = checkpoint
-            .filter(|known| !known.is_reached(found.end))
+            .filter(|known| !known.is_reached(found.end, found.sequence))
             .map(Checkpoint::synced_until);
         found
     }

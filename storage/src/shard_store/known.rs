@@ -14,7 +14,6 @@ use crate::format::segment_name;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::recovery::Scan;
 use crate::log::segments::Segments;
-use crate::units::FilePosition;
 
 /// Where nothing says which epochs were used, the runs of so many starts may lie behind the log's
 /// end, un-synced.
@@ -54,17 +53,18 @@ impl Known {
         }
     }
 
-    /// Whether the log, read to `end`, has all that was committed when the checkpoint was written.
+    /// Whether the log, as far as it was read, has all that was committed when the checkpoint was
+    /// written.
     ///
     /// # Errors
     /// `Damaged`, with the place.
     pub(super) fn check_reached<D: Disk>(
         &self,
-        end: FilePosition,
+        scan: &Scan,
         segments: &Segments<D>,
     ) -> Result<(), RecoverError> {
-        let checkpoint = self.checkpoint.as_ref();
-        let Some(missed) = checkpoint.filter(|found| !found.is_reached(end)) else {
+        let (end, checkpoint) = (scan.position, self.checkpoint.as_ref());
+        let Some(missed) = checkpoint.filter(|found| !found.is_reached(end, scan.sequence)) else {
             return Ok(());
         };
         let reached = missed.synced_until();

@@ -79,6 +79,34 @@ fn a_log_that_ends_before_the_last_checkpoint_is_refused() {
     assert!(count == QueueOffset(5) && from > FilePosition(40_000));
 }
 
+/// A start has written a checkpoint at the next block: the log's end alone does not say that a run
+/// before it is missing.
+#[test]
+fn a_log_that_lacks_a_run_of_its_last_block_is_refused() {
+    let disk = SimDisk::new(5);
+    let last = lived(&disk, async |opened| {
+        let (store, _) = opened.unwrap();
+        let mut last = None;
+        for number in 0..3 {
+            let stored = store.append(&record(key(), &[number; 200], &[]));
+            store.seal();
+            last = Some(stored.unwrap());
+        }
+        store.shutdown().await.unwrap();
+        last.unwrap()
+    });
+    assert!(last.end < FilePosition(4096), "{last:?}");
+    bounds(&disk);
+    disk.flip_bit(CHECKPOINT, IN_PARTS, 1).unwrap();
+    let flip = disk.flip_bit(LOG, last.end.0 - 50, 1).unwrap();
+    for _ in 0..3 {
+        let why = refusal(&disk);
+        assert!(why.contains("it was synced up to 4096"), "{why}");
+    }
+    assert!(disk.flip_back(&flip));
+    assert_eq!(bounds(&disk).0, QueueOffset(3));
+}
+
 #[test]
 fn a_log_without_its_segments_is_refused() {
     let disk = SimDisk::new(2);

@@ -334,7 +334,7 @@ impl<D: Disk> Replay<'_, D> {
                 ),
             });
         }
-        self.known.check_reached(scan.position, self.segments)?;
+        self.known.check_reached(scan, self.segments)?;
         // A look is followed by a replay, whose sync may not be a second try of one that failed.
         if self.indexes.is_some() {
             device.sync(self.report.scanned_from, scan.position).await?;
