@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use gantry_actors::control::{ControlPlane, LinkReport, Loaded};
 use gantry_actors::data::seat::read_identity;
-use gantry_actors::memory_plan::MemoryPlan;
 use gantry_actors::seam::ToControl;
 use gantry_actors::settings::BrokerSettings;
 use gantry_runtime::budget::shared::SharedBudget;
@@ -208,14 +207,15 @@ pub fn start_with(
     let machine = fit_machine(&settings, placements.len())?;
     let (mut settings, lock) = open_folder(settings)?;
     let identity = identity(&settings)?;
-    Arc::make_mut(&mut settings).shard_count = identity.shards_count;
-    let settings_now = Arc::make_mut(&mut settings);
-    let memory = fit_memory(settings_now, placements.len(), is_memory_given)?;
+    let fitted = Arc::make_mut(&mut settings);
+    fitted.shard_count = identity.shards_count;
+    fit_memory(fitted, placements.len(), is_memory_given)?;
     let stop = Shutdown::new();
     pass_failures_on(&stop, process);
     let (to_control, at_control) = mailbox(MAILBOX_MESSAGES_MAX);
     let (mut to_data, mut seats, mut reins) = (Vec::new(), Vec::new(), Vec::new());
     let core_count = placements.len();
+    let memory = settings.memory_plan(u16::try_from(core_count).unwrap_or(u16::MAX));
     for mesh in mesh::seats(core_count, memory.road_bytes) {
         let (core, to_core) = cores::core_seat(mesh, &to_control, replies);
         to_data.push(to_core);
@@ -259,22 +259,11 @@ pub fn start_with(
     })
 }
 
-/// What follows from `memoryLimit`. The store may have more shards than this start would make, and
-/// then it needs more.
-fn fit_memory(
-    settings: &mut BrokerSettings,
-    cores: usize,
-    is_given: bool,
-) -> Result<MemoryPlan, String> {
-    let count = u16::try_from(cores).unwrap_or(u16::MAX);
-    if !is_given {
-        let least = settings.memory_shape(count).limit_bytes_min();
-        settings.memory_limit_bytes = settings.memory_limit_bytes.max(least);
-    }
+/// The store may have more shards than this start would make, and needs more memory then.
+fn fit_memory(settings: &mut BrokerSettings, cores: usize, is_given: bool) -> Result<(), String> {
     let limit_mib = settings.memory_limit_bytes >> 20;
-    config::memory_fits(settings, cores)
-        .map_err(|why| format!("memoryLimit={limit_mib}M: {why}"))?;
-    Ok(settings.memory_plan(count))
+    let fits = config::fit_memory(settings, cores, is_given);
+    fits.map_err(|why| format!("memoryLimit={limit_mib}M: {why}"))
 }
 
 /// Whose store it is, or a new store's name.

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use gantry_actors::kept_settings::{FILE_NAME, KeptSettings};
 use gantry_actors::live::{KeyVerdict, StartCheck};
-use gantry_actors::memory_plan::Shape;
 use gantry_actors::settings::{
     BrokerSettings, FlushDiskType, IndexSettings, RegistrationSettings, RetentionSettings,
 };
@@ -178,13 +177,18 @@ pub fn plan(values: &mut Values, memory_bytes: u64) -> Result<BrokerPlan, Config
         cores: placements.len(),
         memory_bytes,
     };
-    let settings = settings(values, &places);
-    check_memory(values, &settings, placements.len());
+    let mut settings = settings(values, &places);
+    let is_memory_given = values.unsigned("memoryLimit") > 0;
+    if let Err(reason) = fit_memory(&mut settings, placements.len(), is_memory_given) {
+        let limit = values.text("memoryLimit").to_owned();
+        let origin = values.origin("memoryLimit");
+        values.refuse("memoryLimit", &limit, origin, &reason);
+    }
     values.finish()?;
     Ok(BrokerPlan {
         settings,
         placements,
-        is_memory_given: values.unsigned("memoryLimit") > 0,
+        is_memory_given,
         notices: values.take_notices(),
     })
 }
@@ -279,12 +283,18 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
         data_dir: values.path("storePathRootDir"),
         retention: retention(values),
         tail_dir: path_or_auto(values, "tailDir"),
-        tail_bytes: tail_bytes(values),
+        tail_bytes: values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES),
         segment_bytes: values
             .unsigned("mappedFileSizeCommitLog")
             .next_multiple_of(BLOCK_BYTES),
-        shard_count: shard_count(values, places.cores),
-        memory_limit_bytes: memory_limit_bytes(values, places),
+        shard_count: match values.unsigned("shardCount") {
+            0 => u8::try_from(places.cores).unwrap_or(u8::MAX),
+            count => u8::try_from(count).unwrap_or(u8::MAX),
+        },
+        memory_limit_bytes: match values.unsigned("memoryLimit") {
+            0 => (places.memory_bytes / 4).min(MEMORY_LIMIT_DEFAULT_MAX),
+            bytes => bytes,
+        },
         config_lines: shown(values, places),
         file_lines: Vec::new(),
         kept: KeptSettings::default(),
@@ -293,50 +303,23 @@ fn settings(values: &Values, places: &Places) -> BrokerSettings {
     }
 }
 
-fn tail_bytes(values: &Values) -> u64 {
-    values.unsigned("tailBytes").next_multiple_of(BLOCK_BYTES)
-}
-
-fn shard_count(values: &Values, cores: usize) -> u8 {
-    match values.unsigned("shardCount") {
-        0 => u8::try_from(cores).unwrap_or(u8::MAX),
-        count => u8::try_from(count).unwrap_or(u8::MAX),
-    }
-}
-
-/// Where none is given, never less than what the cores need: they would use it all the same.
-fn memory_limit_bytes(values: &Values, places: &Places) -> u64 {
-    let shape = Shape {
-        cores: places.cores as u64,
-        shards: u64::from(shard_count(values, places.cores)),
-        tail_bytes: tail_bytes(values),
-    };
-    match values.unsigned("memoryLimit") {
-        0 => (places.memory_bytes / 4)
-            .min(MEMORY_LIMIT_DEFAULT_MAX)
-            .max(shape.limit_bytes_min()),
-        bytes => bytes,
-    }
-}
-
-fn check_memory(values: &mut Values, settings: &BrokerSettings, cores: usize) {
-    if let Err(reason) = memory_fits(settings, cores) {
-        let (limit, origin) = (
-            values.text("memoryLimit").to_owned(),
-            values.origin("memoryLimit"),
-        );
-        values.refuse("memoryLimit", &limit, origin, &reason);
-    }
-}
-
-/// Whether `memoryLimit` leaves room for everything on so many cores.
+/// Sees to it that `memoryLimit` leaves room for everything on so many cores: where none is given,
+/// it is never less than what they need, for they would use it all the same.
 ///
 /// # Errors
-/// What is needed.
-pub fn memory_fits(settings: &BrokerSettings, cores: usize) -> Result<(), String> {
+/// It was given, and what is needed.
+pub fn fit_memory(
+    settings: &mut BrokerSettings,
+    cores: usize,
+    is_given: bool,
+) -> Result<(), String> {
     let shape = settings.memory_shape(u16::try_from(cores).unwrap_or(u16::MAX));
     let least = shape.limit_bytes_min();
     if settings.memory_limit_bytes >= least {
+        return Ok(());
+    }
+    if !is_given {
+        settings.memory_limit_bytes = least;
         return Ok(());
     }
     Err(format!(
