@@ -127,11 +127,8 @@ pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
     }
     ready::check_first(args.port)?;
     ready::await_free(args.port, &ready::ALL, Duration::ZERO)?;
-    let results = results_folder(args);
-    let work = work_folder(args.work.as_deref()).map_err(|source| BenchError::Output {
-        path: "the work folder".to_owned(),
-        source,
-    })?;
+    let results = results_folder(args.results.as_deref(), args.quick);
+    let work = work_folder(args.work.as_deref(), "gantry-compare-")?;
     servers::end_with_us(work.path().to_owned())?;
     let mut bench = Bench {
         scale: Scale::of(args),
@@ -159,16 +156,18 @@ pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn work_folder(within: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+/// A folder that goes when it is dropped.
+fn work_folder(within: Option<&Path>, prefix: &str) -> Result<tempfile::TempDir, BenchError> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix("gantry-compare-");
-    match within {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            builder.tempdir_in(folder)
-        }
+    builder.prefix(prefix);
+    let made = match within {
+        Some(folder) => std::fs::create_dir_all(folder).and_then(|()| builder.tempdir_in(folder)),
         None => builder.tempdir(),
-    }
+    };
+    made.map_err(|source| BenchError::Output {
+        path: "the work folder".to_owned(),
+        source,
+    })
 }
 
 fn settings(args: &CompareArgs, work: &Path, commit: &str) -> Settings {
@@ -191,11 +190,9 @@ fn keep(outcome: &Outcome, results: &Path) -> Result<PathBuf, BenchError> {
 }
 
 /// Where the results go: those of a quick comparison not in the place of full ones.
-fn results_folder(args: &CompareArgs) -> PathBuf {
-    let default = if args.quick { RESULTS_QUICK } else { RESULTS };
-    args.results
-        .clone()
-        .unwrap_or_else(|| Path::new(default).to_owned())
+fn results_folder(given: Option<&Path>, is_quick: bool) -> PathBuf {
+    let default = if is_quick { RESULTS_QUICK } else { RESULTS };
+    given.unwrap_or(Path::new(default)).to_owned()
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Case>, BenchError> {

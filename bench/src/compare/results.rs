@@ -81,6 +81,29 @@ fn value(figure: Figure, report: &Value) -> Option<f64> {
     }
 }
 
+impl Span {
+    /// For tables.
+    pub fn text(self) -> String {
+        let [median, min, max] = [self.median, self.min, self.max].map(short);
+        format!("{median} ({min}–{max})")
+    }
+}
+
+/// What a table says of a bar: `held` is none without a figure, and of a figure without a bar
+/// `Some(None)`.
+pub fn verdict(failure: Option<&str>, held: Option<Option<bool>>) -> String {
+    if let Some(failure) = failure {
+        return format!("FAILED: {failure}");
+    }
+    let verdict = match held {
+        None => "no figure",
+        Some(Some(true)) => "held",
+        Some(Some(false)) => "MISSED",
+        Some(None) => "",
+    };
+    verdict.to_owned()
+}
+
 /// Median, lowest and highest; `None` of nothing.
 pub fn span(mut values: Vec<f64>) -> Option<Span> {
     values.sort_by(f64::total_cmp);
@@ -194,27 +217,14 @@ impl Line {
 
     /// Whether the bar holds, and why that can't be said.
     fn verdict(&self) -> String {
-        if let Some(failure) = &self.failure {
-            return format!("FAILED: {failure}");
-        }
         let ratio = self.ratio().filter(|_| self.is_whole);
-        let verdict = match ratio.map(|ratio| self.bar.holds(ratio)) {
-            None => "no figure",
-            Some(Some(true)) => "held",
-            Some(Some(false)) => "MISSED",
-            Some(None) => "",
-        };
-        verdict.to_owned()
+        let held = ratio.map(|ratio| self.bar.holds(ratio));
+        verdict(self.failure.as_deref(), held)
     }
 
     /// Both sides, the ratio, the bar and whether it holds.
     fn cells(&self) -> Vec<String> {
-        let text = |span: Option<Span>| {
-            span.map_or("–".to_owned(), |s| {
-                let [median, min, max] = [s.median, s.min, s.max].map(short);
-                format!("{median} ({min}–{max})")
-            })
-        };
+        let text = |span: Option<Span>| span.map_or("–".to_owned(), Span::text);
         let ratio = self.ratio().map_or("–".to_owned(), |ratio| {
             if ratio < 1.0 {
                 format!("1/{:.1}", 1.0 / ratio)
@@ -339,11 +349,13 @@ fn complaints<'v>(reports: impl IntoIterator<Item = &'v Value>) -> Vec<String> {
     let runs = reports.into_iter();
     let both = runs.flat_map(|run| [Some(run), run.get("fill")]);
     let all = both.flatten().filter_map(of);
-    all.map(|said| {
-        let lines = said.lines().map(|line| line.trim_start_matches("gantry: "));
-        lines.collect::<Vec<_>>().join(", ").replace('|', "/")
-    })
-    .collect()
+    all.map(one_line).collect()
+}
+
+/// What a program said, in one line that fits a cell of a table.
+pub fn one_line(said: &str) -> String {
+    let lines = said.lines().map(|line| line.trim_start_matches("gantry: "));
+    lines.collect::<Vec<_>>().join(", ").replace('|', "/")
 }
 
 /// Makes the table anew from all files in the folder.

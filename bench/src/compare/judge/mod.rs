@@ -18,10 +18,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::args::{JudgeArgs, ROUNDS_MIN};
-use crate::compare::ready;
 use crate::compare::results::number;
 use crate::compare::run::report_of;
 use crate::compare::servers::{Server, Settings, Side, end_with_us};
+use crate::compare::{ready, results_folder, work_folder};
 use crate::error::BenchError;
 use device::Device;
 use rows::{Found, ROWS, Row};
@@ -39,8 +39,6 @@ const FILL: &[&str] = &["consume", "--phase", "fill"];
 const READ: &[&str] = &["consume", "--phase", "read"];
 /// A fresh store has zeros written ahead in a quiet time (docs/adr/0003).
 const REST: Duration = Duration::from_secs(4);
-const RESULTS: &str = "bench/results";
-const RESULTS_QUICK: &str = "bench/results/quick";
 
 /// How long and how large.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +73,7 @@ pub fn run(args: &JudgeArgs, commit: &str) -> Result<(), BenchError> {
     ready::check_first(args.port)?;
     let judge = Judge::new(args, commit)?;
     end_with_us(judge.work.path().to_owned())?;
-    let default = if args.quick { RESULTS_QUICK } else { RESULTS };
-    let results = args.results.clone();
-    let results = results.unwrap_or_else(|| PathBuf::from(default));
+    let results = results_folder(args.results.as_deref(), args.quick);
     let mut all: Vec<Rounds> = chosen
         .iter()
         .map(|row| Rounds {
@@ -147,18 +143,7 @@ impl Ran<'_> {
 
 impl Judge {
     fn new(args: &JudgeArgs, commit: &str) -> Result<Self, BenchError> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("gantry-judge-");
-        let work = match &args.work {
-            Some(folder) => {
-                std::fs::create_dir_all(folder).and_then(|()| builder.tempdir_in(folder))
-            }
-            None => builder.tempdir(),
-        };
-        let work = work.map_err(|source| BenchError::Output {
-            path: "the work folder".to_owned(),
-            source,
-        })?;
+        let work = work_folder(args.work.as_deref(), "gantry-judge-")?;
         let (scale, log_messages) = if args.quick {
             (Scale::QUICK, 300_000)
         } else {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::rows::{Found, Row};
-use crate::compare::results::{Span, built_from, machine, said_by, short, span};
+use crate::compare::results::{Span, built_from, machine, one_line, said_by, short, span, verdict};
 use crate::error::BenchError;
 
 const JSON: &str = "log.json";
@@ -33,9 +33,9 @@ impl Rounds {
         span(judged?)
     }
 
-    fn complaint(&self) -> Option<&str> {
+    fn complaint(&self) -> Option<String> {
         let mut all = self.found.iter().flat_map(|found| &found.complaints);
-        all.next().map(String::as_str)
+        all.next().map(|said| one_line(said))
     }
 
     /// Whether it failed, or has no figure.
@@ -44,17 +44,8 @@ impl Rounds {
     }
 
     fn verdict(&self) -> String {
-        if let Some(complaint) = self.complaint() {
-            let lines: Vec<&str> = complaint.lines().collect();
-            return format!("FAILED: {}", lines.join(", ").replace('|', "/"));
-        }
-        let verdict = match self.judged().map(|span| self.row.bar().holds(span.median)) {
-            None => "no figure",
-            Some(Some(true)) => "held",
-            Some(Some(false)) => "MISSED",
-            Some(None) => "",
-        };
-        verdict.to_owned()
+        let held = self.judged().map(|span| self.row.bar().holds(span.median));
+        verdict(self.complaint().as_deref(), held)
     }
 
     /// Median of each part.
@@ -76,7 +67,7 @@ impl Rounds {
 
     /// Its line of the table.
     pub fn line(&self) -> String {
-        let judged = self.judged().map_or("–".to_owned(), text);
+        let judged = self.judged().map_or("–".to_owned(), Span::text);
         let parts = self.parts().into_iter();
         let parts: Vec<String> = parts
             .map(|(name, span)| format!("{name} {}", short(span.median)))
@@ -116,11 +107,6 @@ impl Rounds {
             "rounds": rounds,
         })
     }
-}
-
-fn text(span: Span) -> String {
-    let [median, min, max] = [span.median, span.min, span.max].map(short);
-    format!("{median} ({min}–{max})")
 }
 
 /// Writes both files.
