@@ -215,40 +215,24 @@ impl<D: Disk> Indexes<D> {
         if is_resting || !self.queues.needs_flush() {
             return Ok(());
         }
-        match self.flush_queues().await {
+        // Again until pages that fail go to another place.
+        let is_lasting =
+            |error: &_| matches!(error, PageFileError::Disk(error) if is_of_place(error));
+        match tried(async || self.queues.flush().await, is_lasting).await {
             Ok(()) => Ok(()),
             Err(PageFileError::Disk(error)) => self.put_off(error),
             Err(error) => Err(damaged(INDEX_FOLDER, &error)),
         }
     }
 
-    /// Writes pages again until those that fail go to another place.
-    async fn flush_queues(&self) -> Result<(), PageFileError> {
-        for _ in 1..TRIES_MAX {
-            match self.queues.flush().await {
-                Err(PageFileError::Disk(error)) if !is_passing(&error) => {}
-                flushed => return flushed,
-            }
-        }
-        self.queues.flush().await
-    }
-
-    /// Writes keys again, each time to another file.
-    async fn flush_keys(&self) -> Result<(), KeyIndexError> {
-        for _ in 1..TRIES_MAX {
-            match self.keys.write_frozen().await {
-                Err(KeyIndexError::Disk(error)) if !is_passing(&error) => {}
-                flushed => return flushed,
-            }
-        }
-        self.keys.write_frozen().await
-    }
-
     async fn write_keys(&self) -> Result<(), RecoverError> {
         if self.rest.get() > 0 || !self.keys.needs_write() {
             return Ok(());
         }
-        match self.flush_keys().await {
+        // Again, each time to another file.
+        let is_lasting =
+            |error: &_| matches!(error, KeyIndexError::Disk(error) if is_of_place(error));
+        match tried(async || self.keys.write_frozen().await, is_lasting).await {
             Ok(()) => Ok(()),
             Err(KeyIndexError::Disk(error)) => self.put_off(error),
             Err(error) => Err(damaged(KEYS_FOLDER, &error)),
@@ -284,9 +268,23 @@ impl<D: Disk> Indexes<D> {
     }
 }
 
-/// Whether the device is full, or too many files are open: no place is better than another.
-fn is_passing(error: &DiskError) -> bool {
-    error.is_no_space() || error.is_no_handle()
+/// Whether another place may be better: not when the device is full, or too many files are open.
+fn is_of_place(error: &DiskError) -> bool {
+    !error.is_no_space() && !error.is_no_handle()
+}
+
+/// Writes again while that fails so that another try may succeed.
+async fn tried<E>(
+    write: impl AsyncFn() -> Result<(), E>,
+    is_worth_it: impl Fn(&E) -> bool,
+) -> Result<(), E> {
+    for _ in 1..TRIES_MAX {
+        match write().await {
+            Err(error) if is_worth_it(&error) => {}
+            written => return written,
+        }
+    }
+    write().await
 }
 
 fn damaged(folder: &str, error: &dyn std::fmt::Display) -> RecoverError {
