@@ -135,11 +135,10 @@ impl World {
                 slot.copied().flatten()
             };
             let oracle = &mut *self.oracle.borrow_mut();
-            if offset < self.min_of(queue, oracle) {
+            if self.may_be_gone(queue, offset, oracle) {
                 continue;
             }
-            let excused = self.is_passed_over(queue, slot.as_ref(), oracle)
-                || self.may_be_given_up(queue, slot.as_ref());
+            let excused = self.is_passed_over(queue, slot.as_ref(), oracle);
             assert!(
                 excused,
                 "queue {queue} offset {offset}, {slot:?}, is left out, told damaged: {:?}",

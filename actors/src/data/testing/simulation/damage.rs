@@ -13,6 +13,7 @@ use std::ops::Range;
 use gantry_storage::sim_disk::{Flip, LostSector, Random, SimDisk};
 use gantry_storage::units::BLOCK_BYTES;
 
+use super::oracle::position_of;
 use super::world::World;
 
 /// What a record has beyond its body, and an entry before its record.
@@ -111,7 +112,7 @@ impl World {
         let Some(physical) = physical.filter(|_| self.only_sectors_are_lost()) else {
             return self.reads_may_fail();
         };
-        let position = physical & ((1 << 56) - 1);
+        let position = position_of(physical).0;
         let end = position + body_bytes + AROUND_BYTES;
         let bytes = position.saturating_sub(AROUND_BYTES)..end;
         self.damages.borrow().has_lost(self.shard_of(queue), &bytes)

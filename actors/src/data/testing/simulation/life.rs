@@ -18,7 +18,7 @@ use gantry_storage::shard_store::{DAMAGE_NOTED_MAX, FlushMode};
 use gantry_storage::units::FilePosition;
 
 use super::super::{client_addr, ext, long_pull, peer, pull_frame, pull_header, send_header};
-use super::oracle::{Oracle, Outcome, Slot, body_of};
+use super::oracle::{Oracle, Outcome, Slot, body_of, position_of};
 use super::world::World;
 use crate::data::requests::parked::Caller;
 
@@ -289,8 +289,10 @@ impl World {
         let next: u64 = ext(reply, "nextBeginOffset").parse().unwrap();
         let max: u64 = ext(reply, "maxOffset").parse().unwrap();
         let told_min: u64 = ext(reply, "minOffset").parse().unwrap();
-        let min = self.min_of(queue, &self.oracle.borrow());
-        assert!(told_min <= min, "{at}");
+        assert!(
+            told_min <= self.min_of(queue, &self.oracle.borrow()),
+            "{at}"
+        );
         assert!(max >= visible, "{at}");
         match reply.code {
             response::SUCCESS => assert!(next > from && next <= max, "{at}"),
@@ -334,8 +336,7 @@ impl World {
             let slot = slot.flatten();
             let is_wanted =
                 tag.is_none() || slot.is_some_and(|slot| Some(oracle.message(slot.id).tag) == tag);
-            let is_gone = offset < min || self.may_be_given_up(queue, slot.as_ref());
-            let needs_no_excuse = is_gone || !is_wanted;
+            let needs_no_excuse = !is_wanted || self.may_be_gone(queue, offset, &oracle);
             let excused = needs_no_excuse || self.is_passed_over(queue, slot.as_ref(), &mut oracle);
             assert!(excused, "{offset} left out, seen {seen:?}: {at}");
         }
@@ -354,11 +355,11 @@ impl World {
     pub fn is_passed_over(&self, queue: u16, slot: Option<&Slot>, oracle: &mut Oracle) -> bool {
         let told = self.told_damaged(queue);
         let physical = slot.and_then(|slot| slot.physical);
-        let position = physical.map(|physical| physical & ((1 << 56) - 1));
+        let position = physical.map(position_of);
         // Beyond so many places it says no more.
         let is_full = told.len() >= DAMAGE_NOTED_MAX;
         let is_told = position.map_or(!told.is_empty(), |position| {
-            is_full || told.iter().any(|place| place.0 == position)
+            is_full || told.contains(&position)
         });
         let body_bytes = slot.map_or(0, |slot| oracle.message(slot.id).body_bytes);
         is_told && self.may_be_damaged(queue, physical, body_bytes)

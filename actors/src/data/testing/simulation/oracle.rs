@@ -8,7 +8,9 @@
 //! **Not here** how the broker is asked (`life`, `audit`).
 
 use gantry_protocol::message::RecordView;
+use gantry_storage::address;
 use gantry_storage::sim_disk::Random;
+use gantry_storage::units::{FilePosition, PhysicalOffset};
 
 /// What the broker adds to the properties of a single message.
 const ADDED: &str =
@@ -61,6 +63,12 @@ pub struct Slot {
     pub power_safe: bool,
     /// Every consumer must see it.
     pub visible: bool,
+}
+
+/// Where in its shard's log a record is.
+pub fn position_of(physical: u64) -> FilePosition {
+    let (_, position) = address::locate(PhysicalOffset(physical)).expect("as a broker gives it");
+    position
 }
 
 /// All queues of a world.

@@ -13,24 +13,11 @@ use gantry_storage::disk::Disk;
 use gantry_storage::shard_store::RetainError;
 use gantry_storage::units::{FilePosition, QueueKey};
 
-use super::oracle::{Oracle, Slot};
+use super::oracle::{Oracle, position_of};
 use super::world::{Store, TOPIC, World};
 
 /// More than a world's log has segments.
 const SEGMENTS_MAX: usize = 64;
-
-/// What was ordered of one shard.
-#[derive(Debug, Default)]
-pub struct Ordered {
-    /// Everything before it may be gone.
-    before: FilePosition,
-}
-
-/// Where a record is in its shard's log.
-fn position_of(slot: &Slot) -> Option<FilePosition> {
-    let physical = slot.physical?;
-    Some(FilePosition(physical & ((1 << 56) - 1)))
-}
 
 impl World {
     /// Orders a shard to give up some of its oldest segments.
@@ -51,7 +38,7 @@ impl World {
         {
             let mut ordered = self.ordered.borrow_mut();
             let ordered = ordered.entry(shard).or_default();
-            ordered.before = ordered.before.max(before);
+            *ordered = before.max(*ordered);
         }
         let given_up = Rc::clone(&self.given_up);
         let order = async move {
@@ -82,7 +69,9 @@ impl World {
         let below = oracle.queues[usize::from(queue)].iter();
         let below = below.take(usize::try_from(min).unwrap()).flatten();
         for slot in below {
-            let may_go = position_of(slot).is_none_or(|position| position < before);
+            let may_go = slot
+                .physical
+                .is_none_or(|physical| position_of(physical) < before);
             assert!(
                 may_go,
                 "queue {queue} begins at {min}, only what is before {before} may be gone: {slot:?}"
@@ -95,11 +84,13 @@ impl World {
         min
     }
 
+    /// Everything of a shard before it may be gone.
     fn ordered_before(&self, shard: u8) -> FilePosition {
-        let ordered = self.ordered.borrow();
-        ordered
+        self.ordered
+            .borrow()
             .get(&shard)
-            .map_or(FilePosition(0), |ordered| ordered.before)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Whether a shard may have given up segments without knowing where its queues begin then: the
@@ -110,12 +101,18 @@ impl World {
         reads_fail && self.ordered_before(shard) > FilePosition(0)
     }
 
-    /// Whether this record of a queue may be missing because a shard didn't know that.
-    pub fn may_be_given_up(&self, queue: u16, slot: Option<&Slot>) -> bool {
+    /// Whether the record at an offset may be gone: its queue begins behind it, or its shard
+    /// doesn't know that.
+    pub fn may_be_gone(&self, queue: u16, offset: u64, oracle: &Oracle) -> bool {
+        if offset < self.min_of(queue, oracle) {
+            return true;
+        }
         let shard = self.shard_of(queue);
         let before = self.ordered_before(shard);
-        let position = slot.and_then(position_of);
-        self.may_lack_mins(shard) && position.is_none_or(|position| position < before)
+        let slots = &oracle.queues[usize::from(queue)];
+        let slot = slots.get(usize::try_from(offset).unwrap());
+        let physical = slot.copied().flatten().and_then(|slot| slot.physical);
+        self.may_lack_mins(shard) && physical.is_none_or(|physical| position_of(physical) < before)
     }
 
     /// Whether a queue may have lost its beginning.

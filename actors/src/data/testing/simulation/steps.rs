@@ -327,13 +327,7 @@ impl World {
         }
         {
             let oracle = self.oracle.borrow();
-            wanted.retain(|(queue, offset, _)| {
-                let slots = &oracle.queues[usize::from(*queue)];
-                let slot = slots.get(usize::try_from(*offset).unwrap());
-                let slot = slot.copied().flatten();
-                *offset >= self.min_of(*queue, &oracle)
-                    && !self.may_be_given_up(*queue, slot.as_ref())
-            });
+            wanted.retain(|(queue, offset, _)| !self.may_be_gone(*queue, *offset, &oracle));
         }
         let mut ids = wanted.iter().map(|(.., id)| id);
         let complete = ids.all(|id| found.contains(id)) || found.len() == 64;
@@ -378,8 +372,7 @@ impl World {
             assert_eq!(id, slot.id, "another message under this id");
         } else {
             let body_bytes = self.oracle.borrow_mut().message(slot.id).body_bytes;
-            let is_gone = nth < self.min_of(queue, &self.oracle.borrow())
-                || self.may_be_given_up(queue, Some(&slot));
+            let is_gone = self.may_be_gone(queue, nth, &self.oracle.borrow());
             let excused = is_gone || self.may_be_damaged(queue, Some(physical), body_bytes);
             assert!(!slot.visible || excused, "{slot:?}: {reply:?}");
         }

@@ -15,15 +15,14 @@ use gantry_storage::disk::Disk;
 use gantry_storage::error::RecoverError;
 use gantry_storage::shard_store::{FlushMode, RecoveryReport, ShardStore};
 use gantry_storage::sim_disk::{Random, SimDisk, SimTail};
-use gantry_storage::units::{QueueKey, ShardId};
+use gantry_storage::units::{FilePosition, QueueKey, ShardId};
 
 use super::super::{group, settings, topic};
 use super::damage::Damages;
 use super::host::SimHost;
 use super::life::Asked;
 use super::mix::Mix;
-use super::oracle::{Oracle, Outcome};
-use super::retention::Ordered;
+use super::oracle::{Oracle, Outcome, position_of};
 use super::starts::Start;
 use crate::data::core::{CorePlace, DataCore};
 use crate::seam::{CatalogChange, OffsetRow, ToData};
@@ -115,7 +114,7 @@ pub struct World {
     /// Decides what retention gives up: the same.
     pub drops: Random,
     /// What retention was ordered to give up, by shard; queues' first offsets seen in this life.
-    pub ordered: RefCell<BTreeMap<u8, Ordered>>,
+    pub ordered: RefCell<BTreeMap<u8, FilePosition>>,
     pub mins: RefCell<BTreeMap<u16, u64>>,
     pub given_up: Rc<Cell<u64>>,
     /// The last start of each shard.
@@ -458,7 +457,7 @@ impl World {
     /// the same run, which has one checksum.
     fn is_excused(&self, shard: u8, physical: Option<u64>) -> bool {
         let folder = format!("shard-{shard}/");
-        let position = physical.map_or(u64::MAX, |physical| physical & ((1 << 56) - 1));
+        let position = physical.map_or(u64::MAX, |physical| position_of(physical).0);
         self.disk.untold().iter().any(|untold| {
             let name = untold.name.strip_prefix(&folder);
             let start = name.and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
