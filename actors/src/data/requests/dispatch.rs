@@ -254,17 +254,13 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             .park(subject, request, self.host.mono_ms());
         self.timed.set();
         match parked {
-            Park::Waits => {
-                self.reading.put_off();
-                Ok(())
-            }
-            Park::Ask(ticket) if self.host.send_control(ask(ticket)) => {
-                self.reading.put_off();
-                Ok(())
-            }
-            Park::Ask(ticket) => {
+            Park::Ask(ticket) if !self.host.send_control(ask(ticket)) => {
                 self.parked.borrow_mut().take(ticket);
                 Err(self.control_is_behind())
+            }
+            Park::Waits | Park::Ask(_) => {
+                self.reading.put_off();
+                Ok(())
             }
             Park::Full => {
                 let (count, bytes, waited_ms) = self.parked.borrow().waiting(self.host.mono_ms());

@@ -87,7 +87,7 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
             kind: Kind::Send,
             refused: Some(Stage::Mailbox),
             queue: key,
-            bytes: u32::try_from(pending.append.bytes()).unwrap_or(u32::MAX),
+            bytes: short(pending.append.bytes() as u64),
             read_us: to.read_us,
             answered_us: now_us,
             front,
