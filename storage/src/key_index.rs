@@ -40,6 +40,8 @@ use sorting::Buckets;
 pub const ACTIVE_ENTRIES_MAX: usize = 64 << 10;
 /// Full buffers that may wait for the device: 12 MiB.
 pub const FROZEN_MAX: usize = 8;
+/// With so many a start writes them before it goes on: one more may become full meanwhile.
+const CROWDED: usize = FROZEN_MAX - 2;
 /// So many neighbouring small partitions become one: a query reads each partition about twice.
 pub const MERGE_COUNT: usize = 16;
 /// So many partitions may wait for the next checkpoint, and for the queries that hold them, to be
@@ -278,9 +280,8 @@ impl<D: Disk> KeyIndex<D> {
     }
 
     /// Adds one key of the record at `position`. Records come in log order; all keys of a record
-    /// are added in one turn. Positions the index has already (replay) are ignored. Replay must
-    /// call
-    /// `write_frozen` whenever `needs_write`, as nothing else runs then.
+    /// are added in one turn. Positions the index has already (replay) are ignored. Replay calls
+    /// `write_frozen` whenever it `is_crowded`, as nothing else runs then.
     #[inline]
     pub fn add(&self, topic: TopicId, key: &[u8], position: FilePosition, time: StoreTimestamp) {
         self.add_hash(key_hash(topic, key), position, time);
@@ -307,6 +308,11 @@ impl<D: Disk> KeyIndex<D> {
     /// Whether a full buffer waits for `write_frozen`.
     pub fn needs_write(&self) -> bool {
         !self.state.borrow().frozen.is_empty() && !self.writing.get()
+    }
+
+    /// Whether so many wait that a start, which has better things to do, should write them.
+    pub fn is_crowded(&self) -> bool {
+        self.state.borrow().frozen.len() >= CROWDED
     }
 
     /// Keys not indexed because the device took nothing for too long.

@@ -226,7 +226,7 @@ impl<D: Disk> Indexes<D> {
     }
 
     async fn write_keys(&self) -> Result<(), RecoverError> {
-        if self.rest.get() > 0 || !self.keys.needs_write() {
+        if self.rest.get() > 0 || !self.keys.is_crowded() {
             return Ok(());
         }
         // Again, each time to another file.

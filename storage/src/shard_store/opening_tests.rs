@@ -107,3 +107,41 @@ fn a_recovery_that_takes_long_says_once_a_second_how_far_it_is() {
     let (told, took_us) = recovery(20);
     assert!(took_us < PROGRESS_US && told.is_empty(), "{told:?}");
 }
+
+/// How many parts of the key index are on the device after a start that reads so many records.
+fn partitions_after_start(records: u64) -> usize {
+    let (disk, tail) = (SimDisk::new(1), SharedTail::new(4 << 20));
+    let options = StoreOptions {
+        key_entries_max: 100,
+        ..options(FlushMode::Async)
+    };
+    let open = || ShardStore::open(disk.clone(), tail.lend(), options.clone());
+    let store = disk.block_on(async {
+        let (store, _) = open().await.unwrap();
+        for n in 0..records {
+            store
+                .append(&record(QueueKey::new(1, 0), b"x", &[n]))
+                .unwrap();
+            store.until_committed(store.seal()).await.unwrap();
+        }
+        store
+    });
+    disk.kill();
+    drop(store);
+    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    disk.block_on(async {
+        let (store, _) = open().await.unwrap();
+        let partitions = store.keys.partitions_count();
+        disk.sleep_ms(1000).await;
+        assert!(!store.keys.needs_write(), "written while it runs");
+        assert_eq!(store.keys.skipped_count(), 0);
+        partitions
+    })
+}
+
+/// Full buffers of the key index wait until the store runs, while there are few of them.
+#[test]
+fn a_start_does_not_wait_for_keys_to_be_written() {
+    assert_eq!(partitions_after_start(450), 0);
+    assert!(partitions_after_start(1050) > 0);
+}
