@@ -245,6 +245,11 @@ impl Page {
         size_of::<Self>() + self.entries.capacity()
     }
 
+    /// The last entry's last byte.
+    pub fn last_byte(&self) -> Option<u8> {
+        self.entries.last().copied()
+    }
+
     /// Gives unused capacity back; called once a page is complete.
     pub fn shrink(&mut self) {
         self.entries.shrink_to_fit();

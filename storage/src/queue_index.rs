@@ -168,6 +168,14 @@ impl QueueIndex {
         QueueOffset(self.queues.get(&key).map_or(0, next))
     }
 
+    /// Brings what `assign` and `append` will look at into the processor's caches. One queue after
+    /// the other, each would wait for memory by itself; here the waits of many overlap.
+    pub fn touch(&self, keys: impl Iterator<Item = QueueKey>) {
+        let queues = keys.filter_map(|key| self.queues.get(&key));
+        let seen = queues.fold(0, |seen, queue| seen ^ queue.next ^ queue.hot_end());
+        std::hint::black_box(seen);
+    }
+
     /// Gives `next_offset` out: the entry follows with `append`, in this order.
     pub fn assign(&mut self, key: QueueKey) -> QueueOffset {
         let queue = self.queues.entry(key).or_default();

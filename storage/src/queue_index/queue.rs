@@ -74,6 +74,12 @@ impl Queue {
         Some(page)
     }
 
+    /// The byte behind which the next entry goes, whichever it is: to have it in the caches.
+    pub(super) fn hot_end(&self) -> u64 {
+        let last = self.hot.as_ref().and_then(|hot| hot.last_byte());
+        u64::from(last.unwrap_or(0))
+    }
+
     /// Memory of the hot page.
     pub(super) fn hot_bytes(&self) -> usize {
         self.hot.as_ref().map_or(0, |hot| hot.memory_bytes())

@@ -23,6 +23,9 @@ use crate::units::QueueKey;
 const SNAPSHOT_MAGIC: u32 = 0x3153_4947;
 const SNAPSHOT_VERSION: u32 = 1;
 
+/// What a queue takes in a snapshot beside its pages, with one page in its directory.
+const QUEUE_BYTES: usize = 64;
+
 /// Why a snapshot cannot be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SnapshotError {
@@ -53,7 +56,9 @@ impl QueueIndex {
         let mut keys: Vec<QueueKey> = self.queues.keys().copied().collect();
         // Sorted so that equal stores give equal bytes; taken from the end.
         keys.sort_unstable_by(|a, b| b.cmp(a));
-        let mut out = Vec::new();
+        // Room for all, so that nothing moves while it grows; what stays unused costs no memory.
+        let pages_bytes = self.hot_bytes.saturating_add(self.unwritten_bytes);
+        let mut out = Vec::with_capacity(pages_bytes + QUEUE_BYTES * keys.len());
         out.put_u32_le(SNAPSHOT_MAGIC);
         out.put_u32_le(SNAPSHOT_VERSION);
         SnapshotCursor { keys, out }

@@ -19,9 +19,14 @@ use crate::error::AppendError;
 use crate::format::{EntryHead, KEYS_COUNT_MAX, RecordSeed};
 use crate::log::staging::Staging;
 use crate::queue_index::IndexEntry;
-use crate::units::{FilePosition, StoreTimestamp};
+use crate::units::{FilePosition, QueueKey, StoreTimestamp};
 
 impl<D: Disk> ShardStore<D> {
+    /// As `QueueIndex::touch`, for queues that `append` is about to be called for.
+    pub fn touch(&self, keys: impl Iterator<Item = QueueKey>) {
+        self.index.index().touch(keys);
+    }
+
     /// Stages one record in the open run: a memory copy, no wait. Not readable and not
     /// acknowledgeable before `seal`.
     ///

@@ -32,6 +32,7 @@ use gantry_storage::units::{
     reason = "documented where they are implemented: ShardStore"
 )]
 pub trait QueueStore: 'static {
+    fn touch(&self, keys: impl Iterator<Item = QueueKey>);
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError>;
     fn seal(&self) -> FilePosition;
     fn staged(&self) -> FilePosition;
@@ -105,6 +106,9 @@ pub trait QueueStore: 'static {
 }
 
 impl<D: Disk> QueueStore for ShardStore<D> {
+    fn touch(&self, keys: impl Iterator<Item = QueueKey>) {
+        Self::touch(self, keys);
+    }
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
         Self::append(self, record)
     }

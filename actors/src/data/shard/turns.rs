@@ -28,6 +28,8 @@ use crate::refusal::{DISK_FULL, Refusal};
 
 /// Panics of actors that are repaired within [`PANIC_WINDOW_US`].
 pub const PANICS_MAX: usize = 5;
+/// Queues in a pass for which the store is asked to have them in the processor's caches.
+const TOUCH_MIN: usize = 4;
 /// The window of [`PANICS_MAX`].
 pub const PANIC_WINDOW_US: u64 = 60_000_000;
 
@@ -41,6 +43,11 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         self.begin_times(inner);
         let mut turns = std::mem::replace(&mut inner.ready, std::mem::take(&mut inner.spare));
         inner.pass_pulled_from = inner.pulled_bytes;
+        if turns.len() >= TOUCH_MIN {
+            let actors = turns.iter().filter_map(|slot| inner.actors.get(*slot as usize));
+            let writing = actors.flatten().filter(|actor| !actor.appends.is_empty());
+            self.store.touch(writing.map(|actor| actor.key));
+        }
         for slot in turns.drain(..) {
             self.turn_of(inner, slot, was_stalled);
         }

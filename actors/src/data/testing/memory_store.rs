@@ -206,6 +206,7 @@ impl MemoryStore {
 }
 
 impl QueueStore for MemoryStore {
+    fn touch(&self, _keys: impl Iterator<Item = QueueKey>) {}
     fn append(&self, record: &NewRecord<'_>) -> Result<Appended, AppendError> {
         self.appends.set(self.appends.get() + 1);
         if self.room.get() == 0 {
