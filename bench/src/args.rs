@@ -354,25 +354,44 @@ pub struct SinkArgs {
     pub refuse_every: Option<u64>,
 }
 
+/// What `compare` and `judge` share: which rows, how often, where.
+#[derive(Debug, Clone, Args)]
+pub struct TableArgs {
+    /// Only these rows of the table; `--list` shows their names.
+    #[arg(long, value_delimiter = ',')]
+    pub scenario: Vec<String>,
+    /// Name the rows and their bars, run nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// Rounds, 3 and up: a median of fewer is one of them.
+    #[arg(long, default_value_t = ROUNDS_MIN)]
+    pub rounds: usize,
+    /// First of the ports used, which must be free: up to 30 above it.
+    #[arg(long, default_value_t = 20_876)]
+    pub port: u16,
+    /// Folder for the JSON files and the Markdown table (bench/results; with --quick, so that they
+    /// don't take the place of full ones, bench/results/quick).
+    #[arg(long)]
+    pub results: Option<PathBuf>,
+    /// Folder for the stores (the temporary folder), on the device that is meant: some 30 GiB for
+    /// `compare`, 12 for `judge`.
+    #[arg(long)]
+    pub work: Option<PathBuf>,
+}
+
 /// Arguments of `compare`.
 #[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
+    /// Rows, rounds and places.
+    #[command(flatten)]
+    pub table: TableArgs,
     /// The other broker.
     #[arg(long, value_enum, default_value_t = Peer::Rocketmq)]
     pub peer: Peer,
-    /// Only these scenarios of the table; `--list` shows their names.
-    #[arg(long, value_delimiter = ',')]
-    pub scenario: Vec<String>,
-    /// Name the scenarios and their bars, run nothing.
-    #[arg(long)]
-    pub list: bool,
     /// Shorter windows, smaller backlogs, a warm peer kept with its store: about twenty minutes in
     /// all; for a look, not for bars.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds, 3 and up: a median of fewer is one of them.
-    #[arg(long, default_value_t = ROUNDS_MIN)]
-    pub rounds: usize,
     /// Heap of the peer's broker (4g, less where the machine has under 12 GiB).
     #[arg(long)]
     pub peer_heap: Option<String>,
@@ -382,49 +401,21 @@ pub struct CompareArgs {
     /// Further settings of Gantry.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// First of the six ports used, which must be free: name server and broker of the peer, then of
-    /// Gantry; the last is 30 above it.
-    #[arg(long, default_value_t = 20_876)]
-    pub port: u16,
-    /// Folder for the JSON files and the Markdown table (bench/results; with --quick, so that they
-    /// don't take the place of full ones, bench/results/quick).
-    #[arg(long)]
-    pub results: Option<PathBuf>,
-    /// Folder for the stores of both brokers (the temporary folder): some 30 GiB.
-    #[arg(long)]
-    pub work: Option<PathBuf>,
 }
 
 /// Arguments of `judge`.
 #[derive(Debug, Clone, Args)]
 pub struct JudgeArgs {
-    /// Only these figures; `--list` shows their names.
-    #[arg(long, value_delimiter = ',')]
-    pub scenario: Vec<String>,
-    /// Name the figures and their bars, run nothing.
-    #[arg(long)]
-    pub list: bool,
+    /// Rows, rounds and places.
+    #[command(flatten)]
+    pub table: TableArgs,
     /// Shorter windows and smaller logs: for a look, not for bars.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds, 3 and up: a median of fewer is one of them.
-    #[arg(long, default_value_t = ROUNDS_MIN)]
-    pub rounds: usize,
     /// Messages of 1 KiB in the log before the start after `kill -9` (2,000,000; with --quick
     /// 300,000).
     #[arg(long)]
     pub log_messages: Option<u64>,
-    /// The broker's port is 30 above it, its name server's 20; both must be free.
-    #[arg(long, default_value_t = 20_876)]
-    pub port: u16,
-    /// Folder for `log.json` and the table `LOG.md` (bench/results; with --quick
-    /// bench/results/quick).
-    #[arg(long)]
-    pub results: Option<PathBuf>,
-    /// Folder for the store and the files of the device's own figures: on the device to be judged
-    /// (the temporary folder).
-    #[arg(long)]
-    pub work: Option<PathBuf>,
 }
 
 /// Brokers to compare with.

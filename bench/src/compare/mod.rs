@@ -68,7 +68,7 @@ struct Scale {
 
 impl Scale {
     fn of(args: &CompareArgs) -> Self {
-        let rounds = args.rounds;
+        let rounds = args.table.rounds;
         if args.quick {
             return Self {
                 rounds,
@@ -111,24 +111,24 @@ impl Scale {
 /// # Errors
 /// An unknown scenario, a server that does not start, or results that can't be written.
 pub fn run(args: &CompareArgs, commit: &str) -> Result<(), BenchError> {
-    if args.list {
+    if args.table.list {
         let scale = Scale::of(args);
         let what = |case: &Case| case.what_of(scale.messages(case.kind));
         print!("{}", results::list(what));
         return Ok(());
     }
-    let chosen = chosen(&args.scenario)?;
-    if args.rounds < ROUNDS_MIN {
+    let chosen = chosen(&args.table.scenario)?;
+    if args.table.rounds < ROUNDS_MIN {
         return Err(BenchError::Argument {
             name: "--rounds",
-            value: args.rounds.to_string(),
+            value: args.table.rounds.to_string(),
             allowed: "3 and up",
         });
     }
-    ready::check_first(args.port)?;
-    ready::await_free(args.port, &ready::ALL, Duration::ZERO)?;
-    let results = results_folder(args.results.as_deref(), args.quick);
-    let work = work_folder(args.work.as_deref(), "gantry-compare-")?;
+    ready::check_first(args.table.port)?;
+    ready::await_free(args.table.port, &ready::ALL, Duration::ZERO)?;
+    let results = results_folder(args.table.results.as_deref(), args.quick);
+    let work = work_folder(args.table.work.as_deref(), "gantry-compare-")?;
     servers::end_with_us(work.path().to_owned())?;
     let mut bench = Bench {
         scale: Scale::of(args),
@@ -175,7 +175,7 @@ fn settings(args: &CompareArgs, work: &Path, commit: &str) -> Settings {
     let heap = if small { HEAP_SMALL } else { HEAP };
     Settings {
         work: work.to_owned(),
-        port: args.port,
+        port: args.table.port,
         peer_heap: args.peer_heap.clone().unwrap_or_else(|| heap.to_owned()),
         peer_set: args.peer_set.clone(),
         set: args.set.clone(),

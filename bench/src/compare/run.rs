@@ -26,10 +26,45 @@ pub fn report_of(
     topic: &str,
     out: &Path,
 ) -> Result<Value, BenchError> {
+    reported(
+        Command::new(own_binary()),
+        server,
+        (words, more),
+        topic,
+        out,
+    )
+}
+
+/// As [`report_of`], beside a run that measures: this generator gets what that one leaves of the
+/// processors, for on a machine of its own it would take none from it.
+///
+/// # Errors
+/// As there.
+pub fn report_beside(
+    server: &Server,
+    words: &[&str],
+    more: &[String],
+    topic: &str,
+    out: &Path,
+) -> Result<Value, BenchError> {
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(own_binary());
+    reported(command, server, (words, more), topic, out)
+}
+
+fn own_binary() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"))
+}
+
+fn reported(
+    mut command: Command,
+    server: &Server,
+    (words, more): (&[&str], &[String]),
+    topic: &str,
+    out: &Path,
+) -> Result<Value, BenchError> {
     let side = server.side().name();
     let _ = std::fs::remove_file(out);
-    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"));
-    let mut command = Command::new(binary);
     command.arg("bench").args(words).args(more);
     let addr = server.addr().to_string();
     command.args(["--broker", &addr, "--topic", topic]);

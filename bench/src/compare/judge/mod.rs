@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::args::{JudgeArgs, ROUNDS_MIN};
 use crate::compare::results::number;
-use crate::compare::run::report_of;
+use crate::compare::run::{report_beside, report_of};
 use crate::compare::servers::{Server, Settings, Side, end_with_us};
 use crate::compare::{ready, results_folder, work_folder};
 use crate::error::BenchError;
@@ -56,24 +56,24 @@ struct Scale {
 /// An unknown row, a server that does not start, a round that failed, or results that can't be
 /// written.
 pub fn run(args: &JudgeArgs, commit: &str) -> Result<(), BenchError> {
-    if args.list {
+    if args.table.list {
         for row in ROWS {
             println!("{:10} {} {}", row.name(), row.what(), row.bar().text());
         }
         return Ok(());
     }
-    let chosen = chosen(&args.scenario)?;
-    if args.rounds < ROUNDS_MIN && !args.quick {
+    let chosen = chosen(&args.table.scenario)?;
+    if args.table.rounds < ROUNDS_MIN && !args.quick {
         return Err(BenchError::Argument {
             name: "--rounds",
-            value: args.rounds.to_string(),
+            value: args.table.rounds.to_string(),
             allowed: "3 and up",
         });
     }
-    ready::check_first(args.port)?;
+    ready::check_first(args.table.port)?;
     let judge = Judge::new(args, commit)?;
     end_with_us(judge.work.path().to_owned())?;
-    let results = results_folder(args.results.as_deref(), args.quick);
+    let results = results_folder(args.table.results.as_deref(), args.quick);
     let mut all: Vec<Rounds> = chosen
         .iter()
         .map(|row| Rounds {
@@ -81,7 +81,7 @@ pub fn run(args: &JudgeArgs, commit: &str) -> Result<(), BenchError> {
             found: Vec::new(),
         })
         .collect();
-    for round in 1..=args.rounds {
+    for round in 1..=args.table.rounds {
         judge.round(round, &mut all);
         // What breaks a later round off leaves those before.
         let table = table::write(&all, (commit, args.quick), &results)?;
@@ -143,7 +143,7 @@ impl Ran<'_> {
 
 impl Judge {
     fn new(args: &JudgeArgs, commit: &str) -> Result<Self, BenchError> {
-        let work = work_folder(args.work.as_deref(), "gantry-judge-")?;
+        let work = work_folder(args.table.work.as_deref(), "gantry-judge-")?;
         let (scale, log_messages) = if args.quick {
             (Scale::QUICK, 300_000)
         } else {
@@ -155,7 +155,7 @@ impl Judge {
         };
         let settings = Settings {
             work: work.path().to_owned(),
-            port: args.port,
+            port: args.table.port,
             peer_heap: String::new(),
             peer_set: Vec::new(),
             set: Vec::new(),
@@ -188,7 +188,8 @@ impl Judge {
                 }
                 device => {
                     let device = device.as_ref().ok().copied().flatten();
-                    self.measure(rounds.row, device, &mut found)
+                    let is_swapped = nth.is_multiple_of(2);
+                    self.measure(rounds.row, (device, is_swapped), &mut found)
                 }
             };
             match judged {
@@ -210,10 +211,11 @@ impl Judge {
         }
     }
 
+    /// `is_swapped`: of two runs that are held against each other the second one comes first.
     fn measure(
         &self,
         row: Row,
-        device: Option<Device>,
+        (device, is_swapped): (Option<Device>, bool),
         found: &mut Found,
     ) -> Result<Option<f64>, BenchError> {
         Ok(match row {
@@ -223,19 +225,17 @@ impl Judge {
                 found.parts.push(("sequential reader MiB/s", read));
                 device.sync_p50_us
             }),
-            Row::SyncOwn => self.sync_own(found)?,
-            Row::SyncOne => {
-                let server = self.started(true)?;
-                std::thread::sleep(REST);
-                let mut one = self.load(&server, ONE, found)?;
-                let p50 = one.latency("p50 µs", "p50");
-                ratio(p50, device.map(|device| device.sync_p50_us))
+            Row::SyncOwn => {
+                let own = (false, PRODUCE, "ASYNC_FLUSH msgs/s");
+                let sync = (true, PRODUCE, "SYNC_FLUSH msgs/s");
+                self.share(sync, own, is_swapped, found)?
             }
+            Row::SyncOne => self.sync_one(device, found)?,
             Row::Cold => self.cold(device, found)?,
             Row::Queues => {
-                let few = self.rate(false, PRODUCE, "8 queues msgs/s", found)?;
-                let many = self.rate(false, MANY, "10,000 queues msgs/s", found)?;
-                ratio(many, few)
+                let few = (false, PRODUCE, "8 queues msgs/s");
+                let many = (false, MANY, "10,000 queues msgs/s");
+                self.share(many, few, is_swapped, found)?
             }
             Row::Written => {
                 let server = self.started(false)?;
@@ -287,7 +287,7 @@ impl Judge {
         found: &'f mut Found,
     ) -> Result<Ran<'f>, BenchError> {
         let report = report_of(server, words, more, TOPIC, &self.out("report.json"))?;
-        note_complaint(&report, found);
+        found.note(&report);
         Ok(Ran { report, found })
     }
 
@@ -314,9 +314,7 @@ impl Judge {
     /// Messages a second of a load on a fresh server.
     fn rate(
         &self,
-        sync_flush: bool,
-        words: &[&str],
-        name: &'static str,
+        (sync_flush, words, name): (bool, &[&str], &'static str),
         found: &mut Found,
     ) -> Result<Option<f64>, BenchError> {
         let server = self.started(sync_flush)?;
@@ -325,10 +323,43 @@ impl Judge {
         Ok(ran.figure(name, "/per_second"))
     }
 
-    fn sync_own(&self, found: &mut Found) -> Result<Option<f64>, BenchError> {
-        let own = self.rate(false, PRODUCE, "ASYNC_FLUSH msgs/s", found)?;
-        let sync = self.rate(true, PRODUCE, "SYNC_FLUSH msgs/s", found)?;
-        Ok(ratio(sync, own))
+    /// Messages a second of one load as a share of those of another.
+    fn share(
+        &self,
+        of: (bool, &[&str], &'static str),
+        to: (bool, &[&str], &'static str),
+        is_swapped: bool,
+        found: &mut Found,
+    ) -> Result<Option<f64>, BenchError> {
+        if is_swapped {
+            let of = self.rate(of, found)?;
+            return Ok(ratio(of, self.rate(to, found)?));
+        }
+        let to = self.rate(to, found)?;
+        Ok(ratio(self.rate(of, found)?, to))
+    }
+
+    /// One message in flight. What the same way takes without the device is told beside it: with
+    /// the device's own time that is the least a client can see.
+    fn sync_one(
+        &self,
+        device: Option<Device>,
+        found: &mut Found,
+    ) -> Result<Option<f64>, BenchError> {
+        let device_us = device.map(|device| device.sync_p50_us);
+        let mut p50 = |sync_flush, name| -> Result<Option<f64>, BenchError> {
+            let server = self.started(sync_flush)?;
+            std::thread::sleep(REST);
+            Ok(self.load(&server, ONE, found)?.latency(name, "p50"))
+        };
+        let synced_us = p50(true, "p50 µs")?;
+        let way_us = p50(false, "p50 µs under ASYNC_FLUSH")?;
+        let least_us = way_us.zip(device_us).map(|(way, device)| way + device);
+        let least = ratio(least_us, device_us);
+        found
+            .parts
+            .extend(least.map(|least| ("device and way", least)));
+        Ok(ratio(synced_us, device_us))
     }
 
     /// A server with a backlog that is in no memory.
@@ -357,7 +388,7 @@ impl Judge {
         let new = "GantryJudgeNew";
         let mut deliver = |name, out: &Path| -> Result<Option<f64>, BenchError> {
             let report = report_of(&server, E2E, &window, new, out)?;
-            note_complaint(&report, found);
+            found.note(&report);
             let mut ran = Ran { report, found };
             Ok(ran.latency(name, "p99"))
         };
@@ -376,7 +407,7 @@ impl Judge {
         let count = u32::try_from(reads.len()).map_or(f64::NAN, f64::from);
         found.parts.push(("backlogs read", count));
         for read in &reads {
-            note_complaint(read, found);
+            found.complain(read);
         }
         Ok(ratio(beside?, alone))
     }
@@ -386,7 +417,7 @@ impl Judge {
         let mut reads = Vec::new();
         while !is_over.load(Ordering::Relaxed) {
             let out = self.out("reader.json");
-            reads.push(report_of(server, READ, &more, TOPIC, &out)?);
+            reads.push(report_beside(server, READ, &more, TOPIC, &out)?);
         }
         Ok(reads)
     }
@@ -417,9 +448,4 @@ impl Scale {
 
 fn ratio(of: Option<f64>, to: Option<f64>) -> Option<f64> {
     Some(of? / to?)
-}
-
-fn note_complaint(report: &Value, found: &mut Found) {
-    let complaint = report.get("complaint").and_then(Value::as_str);
-    found.complaints.extend(complaint.map(str::to_owned));
 }

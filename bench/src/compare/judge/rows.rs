@@ -6,6 +6,10 @@
 //! **Limits** none.
 //! **Not here** how they are measured (`judge`), the table (`table`).
 
+use serde_json::Value;
+
+use crate::compare::results::number;
+
 /// One row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
@@ -143,6 +147,22 @@ pub struct Found {
     pub parts: Vec<(&'static str, f64)>,
     /// What failed.
     pub complaints: Vec<String>,
+    /// Of each run, the share of the machine that went to others.
+    pub noise: Vec<f64>,
+}
+
+impl Found {
+    /// What a run's report says of itself.
+    pub fn note(&mut self, report: &Value) {
+        self.complain(report);
+        self.noise.extend(number(report, "/machine/noise_share"));
+    }
+
+    /// Only whether it failed.
+    pub fn complain(&mut self, report: &Value) {
+        let complaint = report.get("complaint").and_then(Value::as_str);
+        self.complaints.extend(complaint.map(str::to_owned));
+    }
 }
 
 #[cfg(test)]

@@ -65,13 +65,23 @@ impl Rounds {
             .collect()
     }
 
+    /// The largest share of the machine that went to others in a run.
+    fn noise_max(&self) -> Option<f64> {
+        let all = self.found.iter().flat_map(|found| &found.noise).copied();
+        all.max_by(f64::total_cmp)
+    }
+
     /// Its line of the table.
     pub fn line(&self) -> String {
         let judged = self.judged().map_or("–".to_owned(), Span::text);
         let parts = self.parts().into_iter();
-        let parts: Vec<String> = parts
+        let mut parts: Vec<String> = parts
             .map(|(name, span)| format!("{name} {}", short(span.median)))
             .collect();
+        parts.extend(self.noise_max().map(|share| {
+            let percent = share * 100.0;
+            format!("others at most {percent:.0} % of the machine")
+        }));
         format!(
             "| {} | {} | {judged} | {} | {} | {} |",
             self.row.name(),
@@ -95,6 +105,7 @@ impl Rounds {
                     "judged": found.judged,
                     "parts": parts,
                     "complaints": found.complaints,
+                    "noise": found.noise,
                 })
             })
             .collect();
@@ -147,8 +158,9 @@ fn markdown(all: &[Rounds], about: &Value) -> String {
     let mut out = format!(
         "# Gantry's log beside the device and itself\n\n\
          Written by `gantry bench judge`; what is measured says [bench/README.md](../README.md). \
-         Medians (lowest–highest) of the rounds.\n{}, commit {}, {}{}.\n\n\
+         Medians (lowest–highest) of {} rounds.\n{}, commit {}, {}{}.\n\n\
          | | figure | found | bar | | made of (medians) |\n|---|---|---|---|---|---|\n",
+        all.first().map_or(0, |rounds| rounds.found.len()),
         of("date"),
         of("commit"),
         of("machine"),
@@ -169,7 +181,8 @@ mod tests {
         Found {
             judged,
             parts: vec![("part", 4.0)],
-            complaints: Vec::new(),
+            noise: vec![0.12, 0.034],
+            ..Found::default()
         }
     }
 
@@ -182,6 +195,7 @@ mod tests {
         };
         assert_eq!(rounds.verdict(), "held");
         assert!(rounds.line().contains("0.810 (0.700–0.900)") && !rounds.has_failed());
+        assert!(rounds.line().contains("others at most 12 % of the machine"));
     }
 
     #[test]
@@ -208,6 +222,7 @@ mod tests {
         let table = write(&[rounds], ("abc", true), folder.path()).unwrap();
         let table = std::fs::read_to_string(table).unwrap();
         assert!(table.contains("| device |") && table.contains("quick"));
+        assert!(table.contains("of 1 rounds"));
         let text = std::fs::read_to_string(folder.path().join(JSON)).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["rows"][0]["median"], 90.0);
