@@ -10,6 +10,7 @@
 use bytes::Buf;
 use crc32fast::Hasher;
 use gantry_protocol::message::body_crc;
+use smallvec::SmallVec;
 
 use super::{
     EntryHead, KEYS_COUNT_MAX, RECORD_CHECK_BYTES, RUN_HEADER_BYTES, RunHeader, index_of, seeded,
@@ -113,12 +114,11 @@ impl RecordSeed {
     }
 
     pub(super) fn check_of_two(self, head: &[u8], rest: &[u8]) -> [u8; 4] {
-        let mut both = [0; SUMMED_TOGETHER_BYTES];
-        if let Some(both) = both.get_mut(..head.len() + rest.len()) {
-            let (to_head, to_rest) = both.split_at_mut(head.len());
-            to_head.copy_from_slice(head);
-            to_rest.copy_from_slice(rest);
-            return self.check(both);
+        if head.len() + rest.len() <= SUMMED_TOGETHER_BYTES {
+            // Nothing is zeroed first, which would cost as much as the sum.
+            let mut both: SmallVec<[u8; SUMMED_TOGETHER_BYTES]> = SmallVec::from_slice(head);
+            both.extend_from_slice(rest);
+            return self.check(&both);
         }
         let mut hasher = Hasher::new_with_initial(self.0);
         hasher.update(head);

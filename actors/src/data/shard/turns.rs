@@ -44,7 +44,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
         let mut turns = std::mem::replace(&mut inner.ready, std::mem::take(&mut inner.spare));
         inner.pass_pulled_from = inner.pulled_bytes;
         if turns.len() >= TOUCH_MIN {
-            let actors = turns.iter().filter_map(|slot| inner.actors.get(*slot as usize));
+            let actors = turns
+                .iter()
+                .filter_map(|slot| inner.actors.get(*slot as usize));
             let writing = actors.flatten().filter(|actor| !actor.appends.is_empty());
             self.store.touch(writing.map(|actor| actor.key));
         }
