@@ -4,8 +4,7 @@
 //! **Lives on** a tokio runtime of one thread.
 //! **Invariants** nothing here knows Gantry: it works against any broker of the protocol. Of a
 //! name's several addresses one that hangs leaves time for the others.
-//! **Limits** `CALL_MAX` per call and per connect, its share per address of a name, at least
-//! [`CONNECT_MIN`]; one connection per address or name.
+//! **Limits** `CALL_MAX` per call and per connect; one connection per address or name.
 //! **Not here** what is sent (`send`) or received (`receive`).
 
 pub mod assign;
@@ -31,10 +30,6 @@ use crate::config::value;
 
 /// Longest call, and longest connect; what the Java client takes by default.
 pub const CALL_MAX: Duration = Duration::from_secs(3);
-
-/// An address of several gets at least so long for connecting: far more than the way to another
-/// data centre and back, and short enough for six addresses in one connect.
-const CONNECT_MIN: Duration = Duration::from_millis(500);
 
 /// Runs a command's future.
 ///
@@ -116,7 +111,7 @@ impl Cluster {
         {
             return Ok(client.clone());
         }
-        let (client, pushes) = connect_to(&resolve(address).await?).await?;
+        let (client, pushes) = Client::connect_any(&resolve(address).await?, CALL_MAX).await?;
         tokio::spawn(listen(pushes, std::sync::Arc::clone(&self.members_changed)));
         self.connections.insert(address.to_owned(), client.clone());
         Ok(client)
@@ -175,24 +170,7 @@ async fn resolve(name: &str) -> Result<Vec<SocketAddr>, String> {
     let found = found.map_err(|error| format!("{name}: {error}"))?;
     let mut all: Vec<SocketAddr> = found.collect();
     all.sort_by_key(SocketAddr::is_ipv6);
-    if all.is_empty() {
-        return Err(format!("{name}: the name has no address"));
-    }
     Ok(all)
-}
-
-/// Connects to the first of these that takes the connection in its share of a call's time.
-async fn connect_to(found: &[SocketAddr]) -> Result<(Client, Pushes), String> {
-    let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
-    let share = (CALL_MAX / count).max(CONNECT_MIN);
-    let mut failures = Vec::new();
-    for addr in found {
-        match Client::connect(*addr, share).await {
-            Ok(connected) => return Ok(connected),
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
-    Err(failures.join(", "))
 }
 
 async fn listen(mut pushes: Pushes, members_changed: std::sync::Arc<Notify>) {
@@ -200,37 +178,5 @@ async fn listen(mut pushes: Pushes, members_changed: std::sync::Arc<Notify>) {
         if push.code == request::NOTIFY_CONSUMER_IDS_CHANGED {
             members_changed.notify_one();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    /// An address of this machine that nobody listens at.
-    fn nobody() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    }
-
-    #[test]
-    fn every_address_of_a_name_is_tried() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let good = listener.local_addr().unwrap();
-        block_on(async {
-            let found = [nobody(), good];
-            let (client, _pushes) = connect_to(&found).await?;
-            drop(client);
-            let found = [nobody(), nobody()];
-            let why = connect_to(&found).await.map(drop).unwrap_err();
-            assert!(
-                found.iter().all(|addr| why.contains(&addr.to_string())),
-                "{why}"
-            );
-            Ok(())
-        })
-        .unwrap();
     }
 }

@@ -8,7 +8,7 @@
 //! written leaves first if the peer takes it within [`LAST_WRITE`], and when the peer ends it.
 //! **Limits** [`CALLS_MAX`] calls under way, [`OUT_COMMANDS_MAX`] frames waiting to be written,
 //! [`PUSHES_MAX`] pushes waiting to be taken (further ones are dropped and counted).
-//! **Not here** reconnecting and choosing addresses: callers know what their calls are worth.
+//! **Not here** reconnecting and resolving names: callers know what their calls are worth.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,6 +35,9 @@ pub const PUSHES_MAX: usize = 256;
 /// Frames joined into one write.
 const WRITE_COMMANDS_MAX: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
+/// An address of several gets at least so long for connecting: far more than the way to another
+/// data centre and back, and short enough for six addresses in 3 s.
+const CONNECT_MIN: Duration = Duration::from_millis(500);
 /// Once nobody reads any more, a write may take this long: a last one-way still leaves, and a peer
 /// that doesn't read costs a socket and a frame no longer than that.
 const LAST_WRITE: Duration = Duration::from_secs(1);
@@ -133,6 +136,30 @@ impl Drop for Waiting<'_> {
 }
 
 impl Client {
+    /// Connects to the first of a name's addresses that takes the connection in its share of
+    /// `limit`.
+    ///
+    /// # Errors
+    /// None of them does: what each said.
+    pub async fn connect_any(
+        found: &[SocketAddr],
+        limit: Duration,
+    ) -> Result<(Self, Pushes), String> {
+        let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
+        let share = (limit / count).max(CONNECT_MIN);
+        let mut failures = Vec::new();
+        for addr in found {
+            match Self::connect(*addr, share).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        if failures.is_empty() {
+            return Err("the name has no address".to_owned());
+        }
+        Err(failures.join(", "))
+    }
+
     /// Connects within `limit`.
     ///
     /// # Errors

@@ -159,3 +159,28 @@ fn a_last_one_way_leaves() {
         assert_eq!(seen.await.unwrap(), 1);
     });
 }
+
+/// An address of this machine that nobody listens at.
+fn nobody() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let good = listener.local_addr().unwrap();
+    run(async {
+        let connected = Client::connect_any(&[nobody(), good], LIMIT).await;
+        connected.map(drop).unwrap();
+        let found = [nobody(), nobody()];
+        let why = Client::connect_any(&found, LIMIT).await.map(drop);
+        let why = why.unwrap_err();
+        assert!(
+            found.iter().all(|addr| why.contains(&addr.to_string())),
+            "{why}"
+        );
+        let none = Client::connect_any(&[], LIMIT).await.map(drop);
+        assert_eq!(none.unwrap_err(), "the name has no address");
+    });
+}

@@ -6,23 +6,17 @@
 //! when its connection closes, also when a command is too long for a frame; a call on a connection
 //! that turns out dead is made once more on a new one, which `connections` shows; of a server's
 //! several addresses one that hangs leaves time for the others.
-//! **Limits** `CALL_MAX` a call, connecting included; its share per address, at least
-//! [`CONNECT_MIN`].
+//! **Limits** `CALL_MAX` a call, connecting included.
 //! **Not here** what is said (`body`) and when (`link`).
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use gantry_protocol::command::Command;
 use gantry_runtime::net::client::{CallError, Client, Pushes};
 
 use super::CALL_MAX;
-
-/// An address of several gets at least so long for connecting: far more than the way to another
-/// data centre and back, and short enough for six addresses in one call.
-const CONNECT_MIN: Duration = Duration::from_millis(500);
 
 /// Why there is no reply.
 enum Failure {
@@ -157,7 +151,7 @@ async fn connect(address: &str, failures: usize) -> Result<(Client, Pushes), Str
     let found = found.map_err(|error| format!("the name can't be resolved: {error}"))?;
     let mut found: Vec<SocketAddr> = found.collect();
     order(&mut found, failures);
-    connect_to(&found).await
+    Client::connect_any(&found, CALL_MAX).await
 }
 
 /// IPv4 first, as everywhere. An address may take connections and answer nothing, so each failure
@@ -167,20 +161,6 @@ fn order(found: &mut [SocketAddr], failures: usize) {
     if !found.is_empty() {
         found.rotate_left(failures % found.len());
     }
-}
-
-/// Connects to the first of these that takes the connection in its share of a call's time.
-async fn connect_to(found: &[SocketAddr]) -> Result<(Client, Pushes), String> {
-    let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
-    let share = (CALL_MAX / count).max(CONNECT_MIN);
-    let mut last = "the name has no address".to_owned();
-    for addr in found {
-        match Client::connect(*addr, share).await {
-            Ok(connected) => return Ok(connected),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]
@@ -193,7 +173,7 @@ mod tests {
     use super::*;
 
     /// Longest wait for a listener's queue to be full.
-    const FILL_WAIT: Duration = Duration::from_millis(200);
+    const FILL_WAIT: std::time::Duration = std::time::Duration::from_millis(200);
     /// More connections than a queue of one takes.
     const FILL_MAX: usize = 8;
 
@@ -217,7 +197,8 @@ mod tests {
             let (bad, _listener, _queued) = hanging();
             let good = TcpListener::bind("127.0.0.1:0").unwrap();
             let both = [bad, good.local_addr().unwrap()];
-            let within = actix::clock::timeout(CALL_MAX, connect_to(&both)).await;
+            let within =
+                actix::clock::timeout(CALL_MAX, Client::connect_any(&both, CALL_MAX)).await;
             let connected = within.expect("in the time of one call");
             connected.map(drop).unwrap();
         });
