@@ -13,6 +13,7 @@ use gantry_runtime::shard::IO_MEMORY_BYTES_MAX;
 use gantry_storage::shard_store::{RECORD_BYTES_MAX, StoreOptions};
 
 use crate::data::requests::parked::PARKED_BYTES_MAX;
+use crate::data::requests::pushes::PUSH_BYTES_MAX;
 use crate::data::shard::{COLD_READS_MAX, INBOX_BYTES_MAX};
 
 /// What a broker needs whatever it does: code, executors, tables, connections' own state.
@@ -26,6 +27,8 @@ const INBOX_PARTS: u64 = 4;
 const ROAD_PARTS: u64 = 1;
 /// Of one core: with more it is the receivers that are slow, and producers should hear of it.
 const ROAD_BYTES_MAX: usize = 32 << 20;
+/// Of 32 parts: replies that wait for their requester to say that it got them.
+const PUSH_PARTS: u64 = 1;
 /// Of 32 parts: frames whose end has not arrived. Their buffers grow by doubling, so that they may
 /// take twice of it.
 const ASSEMBLY_PARTS: u64 = 1;
@@ -90,6 +93,8 @@ pub struct MemoryPlan {
     pub inbox_bytes: usize,
     /// Requests of a core that wait for topics and groups to be made.
     pub parked_bytes: usize,
+    /// Replies of a core that are stored once their requester has them.
+    pub push_bytes: usize,
     /// Messages that a core has sent to others and that are not in an inbox yet.
     pub road_bytes: usize,
     /// Bodies of requests of a core that the control plane has not looked at yet.
@@ -142,6 +147,7 @@ impl MemoryPlan {
                 .min(ASSEMBLY_BYTES_MAX),
             inbox_bytes,
             parked_bytes: (inbox_bytes / 2).min(PARKED_BYTES_MAX),
+            push_bytes: size((share(PUSH_PARTS) / cores).max(RECORD_BYTES_MAX)).min(PUSH_BYTES_MAX),
             road_bytes: size((share(roads) / cores).max(roads * RECORD_BYTES_MAX))
                 .min(ROAD_BYTES_MAX),
             control_bytes: size(errands).min(CONTROL_BYTES_MAX),
@@ -158,9 +164,10 @@ impl MemoryPlan {
     fn sum(&self, shape: Shape) -> u64 {
         let (cores, shards) = (shape.cores.max(1), shape.shards.max(1));
         let of_process = self.replies_bytes + self.subscribed_bytes;
-        let waiting = self.parked_bytes + self.road_bytes + self.control_bytes + self.search_bytes;
+        let waiting = self.parked_bytes + self.push_bytes + self.road_bytes;
+        let asked = self.control_bytes + self.search_bytes;
         // Buffers of frames grow by doubling.
-        let of_core = waiting + 2 * self.assembly_bytes;
+        let of_core = waiting + asked + 2 * self.assembly_bytes;
         let caches = self.read_cache_bytes + self.index_cache_bytes;
         let of_shard = self.inbox_bytes as u64 + caches + shape.tail_bytes;
         let device = (self.cold_reads as u64 * COLD_READ_BYTES * shards).max(IO_BYTES * cores);
@@ -197,6 +204,7 @@ mod tests {
         assert_eq!(plan.out_bytes_soft, OUT_BYTES_SOFT);
         assert_eq!(plan.inbox_bytes, INBOX_BYTES_MAX);
         assert_eq!(plan.parked_bytes, PARKED_BYTES_MAX);
+        assert_eq!(plan.push_bytes, PUSH_BYTES_MAX);
         assert_eq!(plan.subscribed_bytes, SUBSCRIBED_BYTES_MAX);
         assert_eq!(plan.cold_reads, COLD_READS_MAX);
         assert_eq!(plan.read_cache_bytes, stock.read_cache_bytes);
@@ -233,6 +241,6 @@ mod tests {
     #[test]
     fn the_least_limit_is_what_the_documents_say() {
         let least = |cores| shape(cores, cores).limit_bytes_min() / MIB;
-        assert_eq!([1, 2, 4, 8].map(least), [128, 189, 303, 531]);
+        assert_eq!([1, 2, 4, 8].map(least), [132, 198, 320, 564]);
     }
 }

@@ -85,10 +85,10 @@ fn a_memory_limit_that_leaves_no_room_is_refused_with_what_is_needed() {
             ("shardCount", shards),
         ])
     };
-    assert!(limit("128M", "1").is_ok());
+    assert!(limit("132M", "1").is_ok());
     for (given, shards, needed) in [
-        ("127M", "1", "at least 128M"),
-        ("256M", "8", "at least 306M"),
+        ("131M", "1", "at least 132M"),
+        ("256M", "8", "at least 310M"),
     ] {
         let why = limit(given, shards).unwrap_err().to_string();
         let names = why.contains(&format!("memoryLimit={given}")) && why.contains(needed);

@@ -124,7 +124,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             parked: RefCell::new(Parked::new(plan.parked_bytes)),
             gathers: RefCell::default(),
             reading: Reading::default(),
-            pushes: RefCell::default(),
+            pushes: RefCell::new(Pushes::new(plan.push_bytes)),
             timed: Signal::default(),
             ready: Rc::default(),
             shards: RefCell::new((0..place.shards_count.max(1)).map(|_| None).collect()),

@@ -5,7 +5,8 @@
 //! **Invariants** a push ends exactly once: answered by the connection it went to, that connection
 //! closed, its time up, or the core's end. Its number names this core, so the core that reads the
 //! answer knows where to pass it on.
-//! **Limits** [`PUSHES_MAX`] and [`PUSH_BYTES_MAX`] a core, each for [`PUSH_MS_MAX`].
+//! **Limits** [`PUSHES_MAX`] and [`PUSH_BYTES_MAX`] a core, or less by `memoryLimit`, each for
+//! [`PUSH_MS_MAX`].
 //! **Not here** what a push says, and what comes of its end (`replies`).
 
 use bytes::Bytes;
@@ -52,8 +53,9 @@ impl Push {
 }
 
 /// The open pushes of a core; see the room's head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pushes {
+    bytes_max: usize,
     open: HashMap<i32, (u64, Push)>,
     bytes: usize,
     count: i32,
@@ -67,6 +69,16 @@ pub fn core_of_push(opaque: i32) -> Option<CoreNumber> {
 }
 
 impl Pushes {
+    /// None open; at most so many bytes of replies, and no more than [`PUSH_BYTES_MAX`].
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max: bytes_max.min(PUSH_BYTES_MAX),
+            open: HashMap::new(),
+            bytes: 0,
+            count: 0,
+        }
+    }
+
     /// Whether nothing is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
@@ -80,7 +92,7 @@ impl Pushes {
     /// Opens one and numbers it; none when too much is open.
     pub fn open(&mut self, core: CoreNumber, mut push: Push, now_ms: u64) -> Option<i32> {
         let bytes = push.bytes();
-        let fits = self.bytes + bytes <= PUSH_BYTES_MAX || self.open.is_empty();
+        let fits = self.bytes + bytes <= self.bytes_max;
         if self.open.len() >= PUSHES_MAX || !fits || i32::from(core) >= CORES_MAX {
             return None;
         }
@@ -164,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_number_names_its_core_and_is_taken_once_by_its_connection() {
-        let mut pushes = Pushes::default();
+        let mut pushes = Pushes::new(PUSH_BYTES_MAX);
         let opaque = pushes.open(3, push(7), 0).unwrap();
         assert_eq!(core_of_push(opaque), Some(3));
         assert_eq!(core_of_push(5), None);
@@ -195,7 +207,7 @@ mod tests {
             store: Some((QueueKey::new(1, 0), append)),
             ..push(7)
         };
-        let mut pushes = Pushes::default();
+        let mut pushes = Pushes::new(PUSH_BYTES_MAX);
         let opaque = pushes.open(0, one, 0).unwrap();
         assert!(read.is_unique());
         let (_, append) = pushes.take(opaque, peer(0, 7)).unwrap().store.unwrap();
@@ -204,7 +216,7 @@ mod tests {
 
     #[test]
     fn they_are_bounded_and_end_in_time() {
-        let mut pushes = Pushes::default();
+        let mut pushes = Pushes::new(PUSH_BYTES_MAX);
         for _ in 0..PUSHES_MAX {
             assert!(pushes.open(0, push(7), 0).is_some());
         }

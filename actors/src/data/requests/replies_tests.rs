@@ -214,6 +214,27 @@ fn a_reply_that_clients_would_split_by_themselves_gets_13() {
     assert!(records(&broker.reply().body).is_empty());
 }
 
+/// What waits for requesters is a part of `memoryLimit`: less under a small one.
+#[test]
+fn open_pushes_have_a_bound_in_bytes_that_follows_the_memory_limit() {
+    let broker = TestBroker::new(1, 1, |s| s.memory_limit_bytes = 64 << 20);
+    let asker = peer(0, 4);
+    knows(&broker, Some(asker));
+    let mut header = send_header("T");
+    header.properties = PROPERTIES;
+    let body = vec![1; 1 << 20];
+    let reply = request_frame(V2, 9, &header.to_ext(V2), &body);
+    let most = broker.cores[0].settings.memory_plan(1).push_bytes / body.len();
+    for _ in 0..=most {
+        broker.request(&reply);
+    }
+    broker.settle();
+    assert_eq!(broker.world.take_replies(asker).len(), most);
+    let refused = broker.reply();
+    assert_eq!(refused.code, response::SYSTEM_BUSY);
+    assert!(refused.remark.unwrap().contains("stage push"));
+}
+
 /// Answers to questions of the control plane count as requests on their way there do: what comes
 /// while it doesn't look is bounded.
 #[test]
