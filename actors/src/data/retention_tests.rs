@@ -1,11 +1,15 @@
 use std::sync::Arc;
 
 use gantry_protocol::code::response;
+use gantry_protocol::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_ROLLBACK};
 use gantry_storage::retention::{Moment, Plan, Reason, SegmentAge, ShardAges, ShardDrop, Usage};
 use gantry_storage::units::{FilePosition, ShardId, StoreTimestamp, TopicId};
 
 use super::OWN_LOOKS;
 use crate::data::testing::{TestBroker, send_frame, send_header};
+use crate::data::transactions::ends_tests::{
+    checks, delivered, end, end_header, end_with, send_half,
+};
 use crate::seam::{Answer, OwnTimes, Question, Ticket, ToControl, ToData};
 
 fn ask(broker: &TestBroker, question: &Question) -> Vec<Answer> {
@@ -181,4 +185,29 @@ fn writes_are_refused_with_the_reason_until_they_are_not() {
     assert_eq!((counted.cause, counted.count), ("disk full", 1));
     ask(&broker, &Question::RefuseWrites(None));
     assert_eq!(send().code, 0);
+}
+
+/// A commit stores a message: it is refused as a send is, and its half waits for the next try.
+#[test]
+fn a_commit_is_refused_as_a_send_is_and_a_rollback_is_taken() {
+    let broker = TestBroker::new(1, 1, |_| {}).with_transactions();
+    let told = [0, 1].map(|queue| send_half(&broker, queue, "", b"half"));
+    let why = "the disk is full";
+    ask(&broker, &Question::RefuseWrites(Some(Arc::from(why))));
+    let refused = end_with(&broker, &end_header(told[0], TRANSACTION_COMMIT));
+    assert_eq!(refused.code, response::SERVICE_NOT_AVAILABLE);
+    assert_eq!(refused.remark.as_deref(), Some(why));
+    assert!(delivered(&broker).is_empty());
+    assert_eq!(broker.open_halves(), 2);
+    assert_eq!(end(&broker, told[1], TRANSACTION_ROLLBACK), 0);
+    broker.pass_ms(6_100);
+    let asked = checks(&broker);
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    let mut checked = end_header(told[0], TRANSACTION_COMMIT);
+    checked.from_check = true;
+    let refused = end_with(&broker, &checked);
+    assert_eq!(refused.code, response::SERVICE_NOT_AVAILABLE);
+    ask(&broker, &Question::RefuseWrites(None));
+    assert_eq!(end_with(&broker, &checked).code, 0);
+    assert_eq!((delivered(&broker).len(), broker.open_halves()), (1, 0));
 }

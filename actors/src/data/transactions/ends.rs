@@ -4,7 +4,8 @@
 //! **Lives on** the session's core (the header) and on the core of the half's shard (the rest).
 //! **Invariants** only an open half is ended, once; a repeated or late end changes nothing. Ends
 //! that came on one connection keep their order, wherever their halves must be read from.
-//! "Unknown" gets no answer (trap 84): the check asks again.
+//! A commit stores a message: while sends are refused for a full disk, so is it, and its half stays
+//! open. "Unknown" gets no answer (trap 84): the check asks again.
 //! **Limits** `shard::transactions::TURN_ENDS_MAX` a pass.
 //! **Not here** the table and the op records (`shard::transactions`).
 
@@ -136,6 +137,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
                 self.host.reply(to, response::SUCCESS, None, None, &[]);
             }
             Verdict::Commit => {
+                self.desk.check_room()?;
                 let (key, append) = self.committed(&half, &record, step)?;
                 self.post_end_step(shard, offset, (key, to, append))?;
             }

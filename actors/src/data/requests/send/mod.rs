@@ -256,6 +256,14 @@ impl SendDesk {
 
     fn check_acceptance(&self, now_ms: u64) -> Result<(), Refusal> {
         self.check_opening_time(now_ms, response::SERVICE_NOT_AVAILABLE)?;
+        self.check_room()
+    }
+
+    /// Whether messages are taken; each one that isn't is counted.
+    ///
+    /// # Errors
+    /// With the reason that [`Self::refuse_writes`] gave.
+    pub fn check_room(&self) -> Result<(), Refusal> {
         match &*self.refusing.borrow() {
             Some(reason) => {
                 self.refused_full.set(self.refused_full.get() + 1);
