@@ -1,12 +1,12 @@
 //! Bodies that producers compressed.
 //!
-//! **Owns** the three algorithms of `sysFlag`, and packing with the one all clients understand.
+//! **Owns** unpacking by the three algorithms of `sysFlag`.
 //! **Lives on** clients, command line and tests; the broker stores bodies as they came.
 //! **Invariants** unpacking stops at the caller's bound, so a small body cannot grow without limit.
 //! **Limits** the caller's `bytes_max`.
 //! **Not here** the flags (`sys_flag`).
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use thiserror::Error;
 
@@ -69,24 +69,21 @@ fn bounded(
     }
 }
 
-/// A body packed with zlib; send it with [`ZLIB_FLAGS`].
-pub fn pack_zlib(body: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    // Writing into memory does not fail.
-    encoder
-        .write_all(body)
-        .and_then(|()| encoder.finish())
-        .unwrap_or_default()
-}
-
-/// The `sysFlag` bits of a body made by [`pack_zlib`].
-pub const ZLIB_FLAGS: i32 = sys_flag::COMPRESSED | 0x300;
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
+    const ZLIB_FLAGS: i32 = sys_flag::COMPRESSED | 0x300;
     const BODY: &[u8] = b"the same words again and again and again and again";
+
+    fn pack_zlib(body: &[u8]) -> Vec<u8> {
+        let level = flate2::Compression::default();
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    }
 
     #[test]
     fn every_algorithm_is_unpacked() {

@@ -2,9 +2,8 @@
 //!
 //! **Owns** the namespaces, their numbers, batches, and the embedded store (redb, ADR 0001).
 //! **Lives on** the control plane's thread, or a blocking thread beside it; `Send`, blocking calls.
-//! **Invariants** a batch is there wholly or not at all, whatever dies; a `Now` commit survives a
-//! power cut; `Soon` commits are seen at once but a dying process loses those after the last `Now`,
-//! and so does one whose disk fails a write: the file is opened anew then.
+//! **Invariants** a batch is there wholly or not at all, whatever dies; a commit
+//! survives a power cut. After a failed write the file is opened anew, as of the last commit.
 //! **Limits** keys up to `KEY_BYTES_MAX`, values up to `VALUE_BYTES_MAX`; one process per file.
 //! **Not here** what keys and values mean (the actors), message bodies (the shard logs).
 
@@ -15,7 +14,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition};
 use thiserror::Error;
 
 /// Longest key: topic, group and separators fit several times.
@@ -45,27 +44,21 @@ pub enum Namespace {
     Groups,
     /// Consumer offsets.
     Offsets,
-    /// The name server's key-values.
-    KeyValues,
     /// Data versions of the other namespaces.
     DataVersions,
     /// Due times of delayed messages.
     Timers,
-    /// Open half messages.
-    Halves,
 }
 
 impl Namespace {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 6] = [
         Self::Meta,
         Self::Topics,
         Self::Groups,
         Self::Offsets,
-        Self::KeyValues,
         Self::DataVersions,
         Self::Timers,
-        Self::Halves,
     ];
 
     /// The name in the file; never change one.
@@ -75,26 +68,14 @@ impl Namespace {
             Self::Topics => "topics",
             Self::Groups => "groups",
             Self::Offsets => "offsets",
-            Self::KeyValues => "key-values",
             Self::DataVersions => "data-versions",
             Self::Timers => "timers",
-            Self::Halves => "halves",
         }
     }
 
     fn definition(self) -> Definition {
         TableDefinition::new(self.name())
     }
-}
-
-/// When a commit must be on the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durable {
-    /// Before the call returns: one or two syncs, 1–3 ms on a disk.
-    Now,
-    /// With the next `Now` commit or `sync`. Until then a dying process loses it, so only for what
-    /// can be rebuilt or may be repeated.
-    Soon,
 }
 
 /// Why a call on the tables failed.
@@ -255,7 +236,7 @@ impl Tables {
         let Some(found) = self.get(Namespace::Meta, LAYOUT_KEY)? else {
             let mut batch = Batch::new();
             batch.put(Namespace::Meta, LAYOUT_KEY, LAYOUT_VERSION.to_be_bytes());
-            return self.commit(&batch, Durable::Now);
+            return self.commit(&batch);
         };
         let found = <[u8; 4]>::try_from(found.as_slice()).map_or(u32::MAX, u32::from_be_bytes);
         if found > LAYOUT_VERSION {
@@ -350,65 +331,19 @@ impl Tables {
         self.range(namespace, &[], None, usize::MAX)
     }
 
-    /// Number of keys of a namespace.
-    ///
-    /// # Errors
-    /// `Store`.
-    pub fn count(&self, namespace: Namespace) -> Result<u64, TablesError> {
-        use redb::ReadableTableMetadata;
-        self.read(namespace, ReadableTableMetadata::len)
-    }
-
-    /// Sets one key.
-    ///
-    /// # Errors
-    /// As `commit`.
-    pub fn put(
-        &self,
-        namespace: Namespace,
-        key: &[u8],
-        value: &[u8],
-        durable: Durable,
-    ) -> Result<(), TablesError> {
-        let mut batch = Batch::new();
-        batch.put(namespace, key, value);
-        self.commit(&batch, durable)
-    }
-
-    /// Removes one key; an absent one is fine.
-    ///
-    /// # Errors
-    /// As `commit`.
-    pub fn delete(
-        &self,
-        namespace: Namespace,
-        key: &[u8],
-        durable: Durable,
-    ) -> Result<(), TablesError> {
-        let mut batch = Batch::new();
-        batch.delete(namespace, key);
-        self.commit(&batch, durable)
-    }
-
-    /// Makes every change of the batch, or none of them.
+    /// Makes every change of the batch, or none of them; on the device when this returns: one or
+    /// two syncs, 1–3 ms on a disk.
     ///
     /// # Errors
     /// `TooLong` before anything is changed; `Store`.
-    pub fn commit(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {
+    pub fn commit(&self, batch: &Batch) -> Result<(), TablesError> {
         check_lengths(batch)?;
-        self.again(|| self.commit_once(batch, durable))
+        self.again(|| self.commit_once(batch))
     }
 
-    fn commit_once(&self, batch: &Batch, durable: Durable) -> Result<(), TablesError> {
+    fn commit_once(&self, batch: &Batch) -> Result<(), TablesError> {
         let failed = "writing";
-        let mut transaction = self.begin(failed, Database::begin_write)?;
-        let durability = match durable {
-            Durable::Now => Durability::Immediate,
-            Durable::Soon => Durability::None,
-        };
-        transaction
-            .set_durability(durability)
-            .map_err(self.failed(failed))?;
+        let transaction = self.begin(failed, Database::begin_write)?;
         let mut changes = batch.changes.iter().peekable();
         // A table is opened once per stretch of changes in the same namespace.
         while let Some(&&(namespace, _)) = changes.peek() {
@@ -429,14 +364,6 @@ impl Tables {
             }
         }
         transaction.commit().map_err(self.failed(failed))
-    }
-
-    /// Makes every commit so far survive a power cut.
-    ///
-    /// # Errors
-    /// `Store`.
-    pub fn sync(&self) -> Result<(), TablesError> {
-        self.commit(&Batch::new(), Durable::Now)
     }
 }
 

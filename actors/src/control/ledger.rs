@@ -17,7 +17,7 @@ use gantry_protocol::body::SubscriptionGroupConfig;
 use gantry_protocol::body::{DataVersion, TopicConfig};
 use gantry_protocol::code::response;
 use gantry_protocol::fastjson::{self, IntegerKeys, Value, to_bytes};
-use gantry_storage::tables::{Batch, Durable, KEY_BYTES_MAX, Namespace, Tables, TablesError};
+use gantry_storage::tables::{Batch, KEY_BYTES_MAX, Namespace, Tables, TablesError};
 use gantry_storage::units::{QueueId, QueueKey, QueueOffset, TopicId};
 
 use crate::refusal::Refusal;
@@ -230,7 +230,7 @@ impl Ledger {
             NEXT_TOPIC_ID,
             table.next_id().to_be_bytes(),
         );
-        self.tables.commit(&batch, Durable::Now).map_err(failed)
+        self.tables.commit(&batch).map_err(failed)
     }
 
     /// Reads all groups.
@@ -298,7 +298,7 @@ impl Ledger {
         );
         let forbidden = forbidden_row(table.all_forbidden());
         batch.put(Namespace::DataVersions, FORBIDDEN, forbidden);
-        self.tables.commit(&batch, Durable::Now).map_err(failed)
+        self.tables.commit(&batch).map_err(failed)
     }
 
     /// Reads all positions.
@@ -326,7 +326,7 @@ impl Ledger {
                 None => batch.delete(Namespace::Offsets, key),
             };
         }
-        self.tables.commit(&batch, Durable::Now).map_err(failed)
+        self.tables.commit(&batch).map_err(failed)
     }
 
     /// Forgets all positions in a topic.
@@ -345,7 +345,7 @@ impl Ledger {
         for (key, _) in pairs {
             batch.delete(Namespace::Offsets, key);
         }
-        self.tables.commit(&batch, Durable::Now).map_err(failed)
+        self.tables.commit(&batch).map_err(failed)
     }
 
     /// The keys of all positions of these groups. All positions there are must be read for that, as

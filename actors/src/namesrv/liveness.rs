@@ -89,16 +89,6 @@ impl Liveness {
         self.select(|live| live.connection == connection)
     }
 
-    /// How many live.
-    pub fn len(&self) -> usize {
-        self.brokers.len()
-    }
-
-    /// Whether none lives.
-    pub fn is_empty(&self) -> bool {
-        self.brokers.is_empty()
-    }
-
     fn select(&self, want: impl Fn(&Live) -> bool) -> Vec<BrokerPlace> {
         let mut places: Vec<BrokerPlace> = self
             .brokers

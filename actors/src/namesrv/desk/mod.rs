@@ -134,11 +134,6 @@ impl Desk {
         self.routes.connection_closed(connection)
     }
 
-    /// How many brokers are alive.
-    pub fn broker_count(&self) -> usize {
-        self.routes.liveness.len()
-    }
-
     /// How often to look for silent brokers, in ms.
     pub fn scan_interval_ms(&self) -> u64 {
         self.settings.scan_interval_ms

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use gantry_storage::tables::{Batch, Durable, Namespace, Tables, TablesError};
+use gantry_storage::tables::{Batch, Namespace, Tables, TablesError};
 use gantry_storage::units::{PhysicalOffset, QueueId, QueueKey, QueueOffset, TopicId};
 
 use crate::seam::owed::OwedRow;
@@ -158,7 +158,7 @@ pub fn store_queues(tables: &Tables, queues: &[QueueMark]) -> Result<(), TablesE
     }
     let mut batch = Batch::new();
     put_queues(&mut batch, queues);
-    tables.commit(&batch, Durable::Now)
+    tables.commit(&batch)
 }
 
 /// Stores the marks and forgets recalled messages whose time has passed.
@@ -172,7 +172,7 @@ pub fn store(tables: &Tables, marks: &Marks, forget: &[u64]) -> Result<(), Table
     for physical in forget {
         batch.delete(Namespace::Timers, recalled_key(*physical));
     }
-    tables.commit(&batch, Durable::Now)
+    tables.commit(&batch)
 }
 
 /// Stores that the records at these physical offsets won't be delivered.
@@ -186,7 +186,7 @@ pub fn store_recalled(tables: &Tables, recalled: &[(u64, Recalled)]) -> Result<(
         let key = recalled_key(*physical);
         batch.put(Namespace::Timers, key, value.as_flattened());
     }
-    tables.commit(&batch, Durable::Now)
+    tables.commit(&batch)
 }
 
 #[cfg(test)]
@@ -211,7 +211,7 @@ mod tests {
         // As earlier versions wrote them.
         let mut batch = Batch::new();
         batch.put(Namespace::Timers, recalled_key(6), 66_u64.to_be_bytes());
-        tables.commit(&batch, Durable::Now).unwrap();
+        tables.commit(&batch).unwrap();
         store(&tables, &marks, &[4]).unwrap();
         let stored = load(&tables).unwrap();
         assert_eq!(stored.marks, marks);
