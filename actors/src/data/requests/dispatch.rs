@@ -34,8 +34,8 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
     /// # Errors
     /// The header is none: the connection has lost its place.
     pub fn handle(self: &Rc<Self>, caller: Caller, frame: &Frame) -> Result<(), HeaderError> {
-        let read_us = self.host.mono_us();
-        self.handle_with(caller, frame, Waited::NEVER, read_us)
+        let waited = Waited::never(self.host.mono_us());
+        self.handle_with(caller, frame, waited)
     }
 
     fn handle_with(
@@ -43,7 +43,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         caller: Caller,
         frame: &Frame,
         waited: Waited,
-        read_us: u64,
     ) -> Result<(), HeaderError> {
         let mut view = HeaderView::empty(frame.encoding);
         view.read(&frame.header)?;
@@ -60,7 +59,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             opaque: view.opaque,
             encoding: frame.encoding,
             one_way: view.is_oneway(),
-            read_us,
+            read_us: waited.read_us,
         };
         if self.host.profile().is_on() {
             self.reading.note(kind_of(view.code));
@@ -134,7 +133,7 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         waited: Waited,
     ) -> Result<(), Refusal> {
         let header = SendHeader::parse(view).map_err(Refusal::malformed)?;
-        if waited == Waited::NEVER && self.parked.borrow().holds_topic(header.topic) {
+        if waited.is_never() && self.parked.borrow().holds_topic(header.topic) {
             return self.park_send(&header, caller, frame, waited);
         }
         let now = Now {
@@ -245,7 +244,6 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         let request = ParkedRequest {
             caller,
             frame: frame.clone(),
-            read_us: self.host.mono_us(),
             waited,
         };
         let parked = self
@@ -281,16 +279,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
             let ParkedRequest {
                 caller,
                 frame,
-                read_us,
                 waited,
             } = request;
             match outcome {
                 // The header was parsed before the request was parked.
                 Ok(()) => {
-                    drop(self.handle_with(caller, &frame, waited.once_more(), read_us));
-                    self.resumed(read_us);
+                    drop(self.handle_with(caller, &frame, waited.once_more()));
+                    self.resumed(waited.read_us);
                 }
-                Err(refusal) => self.refuse_parked(caller, &frame, read_us, refusal),
+                Err(refusal) => self.refuse_parked(caller, &frame, waited.read_us, refusal),
             }
         }
     }
@@ -300,14 +297,15 @@ impl<S: QueueStore, H: Host> DataCore<S, H> {
         for (subject, requests) in late {
             let count = requests.len();
             for request in requests {
-                let waited_ms = self.host.mono_us().saturating_sub(request.read_us) / 1000;
+                let read_us = request.waited.read_us;
+                let waited_ms = self.host.mono_us().saturating_sub(read_us) / 1000;
                 let why = format!(
                     "core {}, {subject} was not made within {PARKED_MS} ms, waited {waited_ms} ms, \
                      {count} requests wait for it",
                     self.number
                 );
                 let refusal = self.host.busy(BusyCause::ParkedLate, &why);
-                self.refuse_parked(request.caller, &request.frame, request.read_us, &refusal);
+                self.refuse_parked(request.caller, &request.frame, read_us, &refusal);
             }
         }
     }

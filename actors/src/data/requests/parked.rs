@@ -32,23 +32,37 @@ pub const PARKED_MS: u64 = 3_000;
 /// topic of the group's dead letters.
 const WAITS_MAX: u8 = 3;
 
-/// How often a request has waited for a topic or a group to be made.
+/// How often a request has waited for a topic or a group to be made, and since when it is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waited(u8);
+pub struct Waited {
+    count: u8,
+    /// When the read that completed the request was done, µs: the same for all of its waits.
+    pub read_us: u64,
+}
 
 impl Waited {
     /// It came from the wire.
-    pub const NEVER: Self = Self(0);
+    pub fn never(read_us: u64) -> Self {
+        Self { count: 0, read_us }
+    }
+
+    /// Whether it came from the wire.
+    pub fn is_never(self) -> bool {
+        self.count == 0
+    }
 
     /// Whether it may wait again.
     pub fn may_again(self) -> bool {
-        self.0 < WAITS_MAX
+        self.count < WAITS_MAX
     }
 
     /// One wait is over.
     #[must_use]
     pub fn once_more(self) -> Self {
-        Self(self.0.saturating_add(1))
+        Self {
+            count: self.count.saturating_add(1),
+            ..self
+        }
     }
 }
 
@@ -86,8 +100,6 @@ pub struct ParkedRequest {
     pub caller: Caller,
     /// The request as it came.
     pub frame: Frame,
-    /// When the read that completed it was done, µs.
-    pub read_us: u64,
     /// Waits before this one.
     pub waited: Waited,
 }
@@ -242,8 +254,7 @@ mod tests {
                 addr: "127.0.0.1:1".parse().unwrap(),
             },
             frame,
-            read_us: 0,
-            waited: Waited::NEVER,
+            waited: Waited::never(0),
         }
     }
 

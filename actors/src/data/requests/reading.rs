@@ -166,6 +166,7 @@ mod tests {
 
     use super::*;
     use crate::data::testing::{TestBroker, TestCore, send_frame, send_header};
+    use crate::seam::{ToControl, ToData};
 
     fn figures(core: &TestCore, stage: Stage) -> Figures {
         let snapshot = core.host.profile().snapshot(2_000_000).unwrap();
@@ -234,5 +235,29 @@ mod tests {
         broker.request(&send_frame(1, &send_header("unknown"), b"x"));
         core.frames_done(read_us, read_us, read_us + 5);
         assert_eq!(figures(core, Stage::Decode).count, 0);
+    }
+
+    /// Two waits are one time, from the read on.
+    #[test]
+    fn a_send_that_waits_twice_is_timed_from_its_read() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        let core = &broker.cores[0];
+        core.host.profile().begin(0);
+        broker.request(&send_frame(1, &send_header("Never"), b"x"));
+        broker.pass_ms(1_000);
+        let asked = broker.world.take_control();
+        let [ToControl::EnsureTopic { ticket, .. }] = asked[..] else {
+            panic!("{asked:?}")
+        };
+        broker.tell_all(|| ToData::Resolved {
+            ticket,
+            outcome: Ok(()),
+        });
+        broker.pass_ms(3_000);
+        let remark = broker.reply().remark.unwrap();
+        assert!(remark.contains("waited 4000 ms"), "{remark}");
+        let decode = figures(core, Stage::Decode);
+        assert_eq!(decode.count, 1);
+        assert!(decode.max_us > 3_900_000, "{decode:?}");
     }
 }
