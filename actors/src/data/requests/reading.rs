@@ -260,4 +260,21 @@ mod tests {
         assert_eq!(decode.count, 1);
         assert!(decode.max_us > 3_900_000, "{decode:?}");
     }
+
+    /// It came no further than this.
+    #[test]
+    fn a_send_that_its_read_sees_refused_is_in_read_and_decode() {
+        let broker = TestBroker::new(1, 1, |_| {});
+        let core = &broker.cores[0];
+        core.host.profile().begin(0);
+        core.desk.refuse_writes(Some("full".into()));
+        let read_us = broker.world.now_us.get();
+        broker.request(&send_frame(1, &send_header("T"), b"x"));
+        core.frames_done(read_us - 7, read_us, read_us + 5);
+        assert_eq!(broker.reply().code, 14);
+        for (stage, us) in [(Stage::Read, 7), (Stage::Decode, 5)] {
+            let told = figures(core, stage);
+            assert_eq!((told.count, told.max_us), (1, us), "{stage:?}");
+        }
+    }
 }
