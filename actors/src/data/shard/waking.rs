@@ -23,6 +23,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
     /// waiting of a queue first. True when there are more.
     pub(super) fn wake_pulls(&self, inner: &mut Inner) -> bool {
         let readable = self.store.acknowledged();
+        // A pass's messages count as one here. Those before a failed write are readable and those
+        // behind it never will be: nothing else would wake who waits.
+        let is_over = !inner.unread.is_empty() && self.store.poisoned().is_some();
         let woken_from = inner.pulled_bytes;
         let mut looks = 0;
         loop {
@@ -38,7 +41,9 @@ impl<S: QueueStore, H: Host> Shard<S, H> {
                 self.wake(inner, id);
                 continue;
             }
-            let next = inner.unread.pop_front_if(|(end, _)| *end <= readable);
+            let next = inner
+                .unread
+                .pop_front_if(|(end, _)| is_over || *end <= readable);
             let Some((_, key)) = next else { return false };
             if inner.waiters.has(key) {
                 inner.waking.extend(inner.waiters.of_queue(key));
