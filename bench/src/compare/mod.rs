@@ -28,7 +28,7 @@ use crate::error::BenchError;
 use crate::observe::process::{cpu_seconds, unbacked_bytes};
 use cases::{BACKLOG, CASES, Case, Kind, words_for};
 use results::Outcome;
-use run::report_of;
+use run::{generator, report_of};
 use servers::{Server, Settings, Side, StartTook};
 use settle::Settling;
 
@@ -306,7 +306,8 @@ impl Bench {
         self.await_quiet();
         let out = self.settings.work.join("report.json");
         let server = self.server(side)?;
-        report_of(server, &words_for(side, words), more, topic, &out)
+        let words = words_for(side, words);
+        report_of(generator(), server, (&words, more), topic, &out)
     }
 
     /// Waits until both servers have done what they put off, or for a while.

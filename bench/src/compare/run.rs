@@ -15,48 +15,28 @@ use serde_json::{Value, json};
 use super::servers::{Server, run_noted};
 use crate::error::BenchError;
 
-/// Runs `gantry bench` with these words against a server; its report, also of a run that failed.
-///
-/// # Errors
-/// It can't be started, or left no report.
-pub fn report_of(
-    server: &Server,
-    words: &[&str],
-    more: &[String],
-    topic: &str,
-    out: &Path,
-) -> Result<Value, BenchError> {
-    reported(
-        Command::new(own_binary()),
-        server,
-        (words, more),
-        topic,
-        out,
-    )
+/// The program that runs, its words to come.
+pub fn generator() -> Command {
+    Command::new(own_binary())
 }
 
-/// As [`report_of`], beside a run that measures: this generator gets what that one leaves of the
+/// As [`generator`], for a run beside one that measures: it gets what that one leaves of the
 /// processors, for on a machine of its own it would take none from it.
-///
-/// # Errors
-/// As there.
-pub fn report_beside(
-    server: &Server,
-    words: &[&str],
-    more: &[String],
-    topic: &str,
-    out: &Path,
-) -> Result<Value, BenchError> {
+pub fn generator_beside() -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "19"]).arg(own_binary());
-    reported(command, server, (words, more), topic, out)
+    command
 }
 
 fn own_binary() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gantry"))
 }
 
-fn reported(
+/// Runs `gantry bench` with these words against a server; its report, also of a run that failed.
+///
+/// # Errors
+/// It can't be started, or left no report.
+pub fn report_of(
     mut command: Command,
     server: &Server,
     (words, more): (&[&str], &[String]),

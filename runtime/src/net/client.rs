@@ -7,7 +7,8 @@
 //! replies are dropped. The connection ends when the last clone is dropped, what waits to be
 //! written leaves first if the peer takes it within [`LAST_WRITE`], and when the peer ends it.
 //! **Limits** [`CALLS_MAX`] calls under way, [`OUT_COMMANDS_MAX`] frames waiting to be written,
-//! [`PUSHES_MAX`] pushes waiting to be taken (further ones are dropped and counted).
+//! [`PUSHES_MAX`] pushes waiting to be taken (further ones are dropped and counted); each of a
+//! name's addresses has its share of the time for connecting, at least [`CONNECT_MIN`].
 //! **Not here** reconnecting and resolving names: callers know what their calls are worth.
 
 use std::collections::HashMap;

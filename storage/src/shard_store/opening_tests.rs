@@ -68,17 +68,15 @@ impl Subscriber for Told {
     fn exit(&self, _: &Id) {}
 }
 
-/// A start with 8 MiB of log to read from a device on which each operation takes so long: what is
-/// told, and the time it took.
-fn recovery(latency_us: u64) -> (Vec<u64>, u64) {
+/// What a killed store with so many committed records has left behind, but for its checkpoint.
+fn killed(options: &StoreOptions, records: u64, body: &[u8]) -> (SimDisk, SharedTail) {
     let (disk, tail) = (SimDisk::new(1), SharedTail::new(4 << 20));
-    let open = || ShardStore::open(disk.clone(), tail.lend(), options(FlushMode::Async));
     let store = disk.block_on(async {
-        let (store, _) = open().await.unwrap();
-        let body = vec![7; 16 << 10];
-        for _ in 0..512 {
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options.clone()).await;
+        let (store, _) = opened.unwrap();
+        for n in 0..records {
             store
-                .append(&record(QueueKey::new(1, 0), &body, &[]))
+                .append(&record(QueueKey::new(1, 0), body, &[n]))
                 .unwrap();
             store.until_committed(store.seal()).await.unwrap();
         }
@@ -87,6 +85,15 @@ fn recovery(latency_us: u64) -> (Vec<u64>, u64) {
     disk.kill();
     drop(store);
     disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    (disk, tail)
+}
+
+/// A start with 8 MiB of log to read from a device on which each operation takes so long: what is
+/// told, and the time it took.
+fn recovery(latency_us: u64) -> (Vec<u64>, u64) {
+    let options = options(FlushMode::Async);
+    let (disk, tail) = killed(&options, 512, &[7; 16 << 10]);
+    let open = || ShardStore::open(disk.clone(), tail.lend(), options.clone());
     disk.set_latency_us(latency_us, latency_us);
     let told = Told::default();
     let report = tracing::subscriber::with_default(told.clone(), || {
@@ -110,27 +117,14 @@ fn a_recovery_that_takes_long_says_once_a_second_how_far_it_is() {
 
 /// How many parts of the key index are on the device after a start that reads so many records.
 fn partitions_after_start(records: u64) -> usize {
-    let (disk, tail) = (SimDisk::new(1), SharedTail::new(4 << 20));
     let options = StoreOptions {
         key_entries_max: 100,
         ..options(FlushMode::Async)
     };
-    let open = || ShardStore::open(disk.clone(), tail.lend(), options.clone());
-    let store = disk.block_on(async {
-        let (store, _) = open().await.unwrap();
-        for n in 0..records {
-            store
-                .append(&record(QueueKey::new(1, 0), b"x", &[n]))
-                .unwrap();
-            store.until_committed(store.seal()).await.unwrap();
-        }
-        store
-    });
-    disk.kill();
-    drop(store);
-    disk.block_on(disk.remove("shard-0/checkpoint")).unwrap();
+    let (disk, tail) = killed(&options, records, b"x");
     disk.block_on(async {
-        let (store, _) = open().await.unwrap();
+        let opened = ShardStore::open(disk.clone(), tail.lend(), options).await;
+        let (store, _) = opened.unwrap();
         let partitions = store.keys.partitions_count();
         disk.sleep_ms(1000).await;
         assert!(!store.keys.needs_write(), "written while it runs");

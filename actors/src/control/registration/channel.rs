@@ -166,6 +166,7 @@ fn order(found: &mut [SocketAddr], failures: usize) {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     use gantry_protocol::frame::FRAME_BYTES_MAX;
     use tokio::net::TcpSocket;
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     /// Longest wait for a listener's queue to be full.
-    const FILL_WAIT: std::time::Duration = std::time::Duration::from_millis(200);
+    const FILL_WAIT: Duration = Duration::from_millis(200);
     /// More connections than a queue of one takes.
     const FILL_MAX: usize = 8;
 

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::args::{JudgeArgs, ROUNDS_MIN};
 use crate::compare::results::number;
-use crate::compare::run::{report_beside, report_of};
+use crate::compare::run::{generator, generator_beside, report_of};
 use crate::compare::servers::{Server, Settings, Side, end_with_us};
 use crate::compare::{ready, results_folder, work_folder};
 use crate::error::BenchError;
@@ -283,10 +283,11 @@ impl Judge {
     fn run<'f>(
         &self,
         server: &Server,
-        (words, more): (&[&str], &[String]),
+        words: (&[&str], &[String]),
         found: &'f mut Found,
     ) -> Result<Ran<'f>, BenchError> {
-        let report = report_of(server, words, more, TOPIC, &self.out("report.json"))?;
+        let out = self.out("report.json");
+        let report = report_of(generator(), server, words, TOPIC, &out)?;
         found.note(&report);
         Ok(Ran { report, found })
     }
@@ -387,7 +388,7 @@ impl Judge {
         let window = self.scale.window();
         let new = "GantryJudgeNew";
         let mut deliver = |name, out: &Path| -> Result<Option<f64>, BenchError> {
-            let report = report_of(&server, E2E, &window, new, out)?;
+            let report = report_of(generator(), &server, (E2E, &window), new, out)?;
             found.note(&report);
             let mut ran = Ran { report, found };
             Ok(ran.latency(name, "p99"))
@@ -417,7 +418,8 @@ impl Judge {
         let mut reads = Vec::new();
         while !is_over.load(Ordering::Relaxed) {
             let out = self.out("reader.json");
-            reads.push(report_beside(server, READ, &more, TOPIC, &out)?);
+            let command = generator_beside();
+            reads.push(report_of(command, server, (READ, &more), TOPIC, &out)?);
         }
         Ok(reads)
     }
